@@ -2,3 +2,83 @@
 
 if __name__ != "eqloop.tasks":
     raise ImportError(f"import eqloop.tasks, not {__name__!r}")
+
+import dataclasses
+import difflib
+import importlib
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from .._errors import InputError
+
+if TYPE_CHECKING:
+    from .._task import AbstractTask
+
+
+class _Tasks(Mapping[str, "type[AbstractTask]"]):
+    """Name -> class; a task's module is imported when its class is asked for, so that listing
+    the names imports neither JAX nor Numba."""
+
+    _places: typing.ClassVar[dict[str, tuple[str, str]]] = {
+        "prefix-sums": (".prefix_sums", "PrefixSums"),
+        "sudoku": (".sudoku", "Sudoku"),
+        "chess": (".chess", "Chess"),
+    }
+
+    def __getitem__(self, name: str) -> "type[AbstractTask]":
+        module, attribute = self._places[name]
+        return getattr(importlib.import_module(module, __name__), attribute)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+TASKS: Mapping[str, "type[AbstractTask]"] = _Tasks()
+"""Every task by its name on the command line. To add one, write its file and name it above."""
+
+
+def make_task(name: str, fields: Mapping[str, object]) -> "AbstractTask":
+    """The task called `name` with the given fields, and its defaults for the others.
+
+    **Raises** `InputError` for an unknown name or field (with the nearest known one), and for a
+    value of a wrong type. An integer will do for a float.
+    """
+    if name not in TASKS:
+        raise InputError(f"task {name!r} is not known; {_nearest(name, TASKS)}")
+    task = TASKS[name]
+    known = {field.name: field.type for field in dataclasses.fields(task)}
+    values = {}
+    for field, value in fields.items():
+        if field not in known:
+            raise InputError(f"task.{field} is no field of {name}; {_nearest(field, known)}")
+        values[field] = _typed(f"task.{field}", value, known[field])
+    return task(**values)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(word, known, 1, 0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+
+
+def _typed(where: str, value: object, kind: object) -> object:
+    if typing.get_origin(kind) is typing.Literal:
+        choices = typing.get_args(kind)
+        if value in choices and type(value) in {type(choice) for choice in choices}:
+            return value
+        raise InputError(f"{where}={value!r}: must be one of {', '.join(map(repr, choices))}")
+    if kind is float and type(value) is int:
+        return float(value)
+    if isinstance(kind, type) and type(value) is not kind:
+        article = "an" if kind is int else "a"
+        raise InputError(
+            f"{where}={value!r}: must be {article} {kind.__name__}, not {type(value).__name__}"
+        )
+    return value

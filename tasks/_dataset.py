@@ -1,0 +1,201 @@
+"""From rows to named splits: the cache on the disk, the manifest, the 80/20 partition."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .._errors import InputError
+from .._task import AbstractTask, Dataset, Split
+from ._files import explained, write_atomic
+
+_LOG = logging.getLogger(__name__)
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def cache_folder() -> Path:
+    """`$EQLOOP_CACHE`, or `$XDG_CACHE_HOME/eqloop`, or `~/.cache/eqloop`. Not created."""
+    if own := os.environ.get("EQLOOP_CACHE"):
+        return Path(own)
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg) / "eqloop"
+    return Path.home() / ".cache" / "eqloop"
+
+
+def cached(key: Mapping[str, object], build: Callable[[], Arrays]) -> dict[str, np.ndarray]:
+    """`build()`, remembered on the disk under the sha256 of `key`.
+
+    **Arguments:**
+
+    - `key`: JSON-ready; everything the arrays depend on (see `key_of`). `key["task"]` begins the
+      file's name.
+    - `build`: name -> array, no object arrays.
+
+    A cache file that cannot be read is made anew, and one that cannot be written is done without;
+    either is logged as a warning.
+    """
+    text = json.dumps(key, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    path = cache_folder() / "data" / f"{key.get('task', 'data')}-{digest[:32]}.npz"
+    try:
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            if arrays.pop("_key").tobytes().decode() == text:
+                return arrays
+            raise ValueError("it belongs to another key")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        _LOG.warning("cache file %s cannot be used (%s); making it anew", path, error)
+    arrays = dict(build())
+    try:
+        with write_atomic(path, "wb") as handle:
+            # numpy's stub takes `allow_pickle` for one of the arrays
+            np.savez(handle, _key=np.frombuffer(text.encode(), np.uint8), **arrays)  # pyright: ignore[reportArgumentType]
+    except (InputError, OSError) as error:
+        _LOG.warning("the encoded data are not cached (%s)", error)
+    return arrays
+
+
+def pack(splits: Mapping[str, Split]) -> dict[str, np.ndarray]:
+    """Splits as one flat mapping "split/field" or "split/columns/name" -> array."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, split in splits.items():
+        for field in ("inputs", "targets", "difficulty", "puzzles"):
+            arrays[f"{name}/{field}"] = getattr(split, field)
+        for column, values in split.columns.items():
+            arrays[f"{name}/columns/{column}"] = values
+    return arrays
+
+
+def unpack(arrays: Arrays) -> dict[str, Split]:
+    """The inverse of `pack`; the splits are in the order in which they were packed."""
+    fields: dict[str, dict[str, np.ndarray]] = {}
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    for path, values in arrays.items():
+        name, _, rest = path.partition("/")
+        fields.setdefault(name, {})
+        columns.setdefault(name, {})
+        if rest.startswith("columns/"):
+            columns[name][rest.removeprefix("columns/")] = values
+        else:
+            fields[name][rest] = values
+    return {name: Split(**fields[name], columns=columns[name]) for name in fields}
+
+
+def save(splits: Mapping[str, Split], path: Path | str) -> None:
+    """Writes splits to one `.npz` file, atomically."""
+    with write_atomic(path, "wb") as handle:
+        np.savez(handle, **pack(splits))  # pyright: ignore[reportArgumentType]
+
+
+def load(path: Path | str) -> dict[str, Split]:
+    """Reads what `save` wrote. **Raises** `InputError` where it cannot be read."""
+    path = Path(path)
+    try:
+        with explained(path), np.load(path, allow_pickle=False) as stored:
+            return unpack({name: stored[name] for name in stored.files})
+    except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a file of splits ({error}); make it anew") from None
+
+
+def describe(path: Path | str, files: Sequence[str] = ()) -> dict[str, object]:
+    """Where rows come from: `path`, `size` in bytes and `sha256`, of a file or, for a folder, of
+    the named `files` in it, in this order.
+
+    **Raises** `InputError` where one cannot be read.
+    """
+    path = Path(path)
+    digest, size = hashlib.sha256(), 0
+    for part in [path / name for name in files] or [path]:
+        with explained(part), part.open("rb") as handle:
+            while chunk := handle.read(1 << 20):
+                digest.update(chunk)
+                size += len(chunk)
+    return {"path": str(path.absolute()), "size": size, "sha256": digest.hexdigest()}
+
+
+def rows_hash(split: Split) -> str:
+    """sha256 of the rows of a split: names, dtypes, shapes and bytes of all its arrays."""
+    digest = hashlib.sha256()
+    for name, values in sorted(pack({"": split}).items()):
+        digest.update(f"{name}{values.dtype.str}{values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def partition(rows: int, seed: int, share: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of a random `share` of the rows and of the rest, each in ascending order.
+
+    `RandomState`, for its streams are frozen: the same seed gives the same split with every
+    version of numpy.
+    """
+    order = np.random.RandomState(seed).permutation(rows)
+    first = round(rows * share)
+    return np.sort(order[:first]), np.sort(order[first:])
+
+
+def key_of(task: AbstractTask, source: Mapping[str, object]) -> dict[str, object]:
+    """The cache key of a task's data: what it was made from and how, not where it lay."""
+    fields = dataclasses.asdict(task)
+    for without in ("data", "augment"):
+        del fields[without]
+    kept = {name: value for name, value in source.items() if name != "path"}
+    return {"task": task.name, "version": task.version, "fields": fields, "source": kept}
+
+
+def manifest(
+    task: AbstractTask,
+    splits: Mapping[str, Split],
+    source: Mapping[str, object],
+    read: Mapping[str, object],
+) -> dict[str, object]:
+    """The JSON-ready record of the data of a run.
+
+    **Arguments:**
+
+    - `source`: from `describe`, or `{"generator": ...}`.
+    - `read`: counts of the task's own (rows read, bad rows, duplicates, ...).
+    """
+    return {
+        "task": task.name,
+        "version": task.version,
+        "fields": dataclasses.asdict(task),
+        "source": dict(source),
+        "read": dict(read),
+        "splits": {
+            name: {"rows": len(split), "sha256": rows_hash(split)} for name, split in splits.items()
+        },
+    }
+
+
+def dataset(
+    task: AbstractTask,
+    source: Mapping[str, object],
+    build: Callable[[], tuple[Mapping[str, Split], Mapping[str, object]]],
+) -> Dataset:
+    """The splits that `build` makes, cached on the disk, with their manifest.
+
+    **Arguments:**
+
+    - `source`: from `describe`, or `{"generator": ...}`.
+    - `build`: gives the splits and the JSON-ready `read` of `manifest`.
+    """
+
+    def arrays() -> dict[str, np.ndarray]:
+        splits, read = build()
+        return pack(splits) | {"_read": np.frombuffer(json.dumps(read).encode(), np.uint8)}
+
+    stored = cached(key_of(task, source), arrays)
+    read = json.loads(stored.pop("_read").tobytes())
+    splits = unpack(stored)
+    return Dataset(splits, manifest(task, splits, source, read))
