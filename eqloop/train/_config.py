@@ -1,0 +1,307 @@
+"""What a run is: the resolved spec, its checks, and its one readable form (`spec.toml`)."""
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from .._errors import InputError
+from ._fields import build, nearest
+
+FORMAT = 1
+"""Version of `spec.toml`; raised when an old file can no longer be read as it stands."""
+
+
+def _check(ok: bool, field: str, value: object, wanted: str) -> None:
+    if not ok:
+        raise InputError(f"{field} must be {wanted}, got {value!r}")
+
+
+def _positive(value: float) -> bool:
+    return math.isfinite(value) and value > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """The `[model]` table: `eqloop.LoopedTransformer` as text.
+
+    **Attributes:**
+
+    - `attention`: `"full"`, a window in cells, or `"task"` for the task's own default (resolved
+      before it is stored).
+    - `precision`: the dtype of the computation; parameters are always float32.
+    - `loop`: false for the untied baseline, `depth` distinct blocks passed once.
+    - `grid`, `channels`, `classes`: filled in from the task, so that a stored spec rebuilds the
+      model without it.
+    """
+
+    width: int = 256
+    heads: int = 8
+    recall: Literal["none", "external", "internal"] = "internal"
+    norm: Literal["pre", "peri", "post", "sandwich"] = "post"
+    residual: Literal["add", "gru"] = "add"
+    blocks: int = 1
+    mlp_ratio: int = 4
+    attention: int | Literal["task", "full"] = "task"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    loop: bool = True
+    depth: int = 15
+    grid: tuple[int, ...] = ()
+    channels: int = 0
+    classes: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "heads", "blocks", "mlp_ratio", "depth"):
+            _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        # Rotary positions turn pairs of channels of each head.
+        _check(
+            self.width % (2 * self.heads) == 0,
+            "model.width",
+            self.width,
+            f"a multiple of 2 x model.heads = {2 * self.heads}",
+        )
+        if isinstance(self.attention, int):
+            _check(
+                self.attention >= 1 and self.attention % 2 == 1,
+                "model.attention",
+                self.attention,
+                '"full" or an odd window',
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class SolverSpec:
+    """The `[solver]` table: how the loop is run in training, and how it is differentiated.
+
+    **Attributes:**
+
+    - `steps`: iterations of `unroll` (and the largest number that the progressive loss draws).
+    - `rtol`, `atol`: tolerance of `fixed-point`; `rtol` is also the relative residual below
+      which an example counts as converged in the training log.
+    - `damping`: of `fixed-point`: `z <- (1 - damping) z + damping f(z)` has `damping` 1.
+    - `max_steps`: iterations after which `fixed-point` gives up (and says so).
+    - `gradient_steps`: iterations that `truncated` differentiates; vector-Jacobian products that
+      `implicit` may take.
+    - `gradient_rtol`, `gradient_atol`, `gradient_restart`: of the GMRES solve of `implicit`.
+    """
+
+    name: Literal["unroll", "fixed-point"] = "unroll"
+    gradient: Literal["backprop", "truncated", "one-step", "implicit"] = "backprop"
+    steps: int = 30
+    rtol: float = 1e-3
+    atol: float = 1e-6
+    damping: float = 1.0
+    max_steps: int = 64
+    gradient_steps: int = 6
+    gradient_rtol: float = 1e-2
+    gradient_atol: float = 1e-6
+    gradient_restart: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "max_steps", "gradient_steps", "gradient_restart"):
+            _check(getattr(self, name) >= 1, f"solver.{name}", getattr(self, name), "at least 1")
+        for name in ("rtol", "gradient_rtol"):
+            value = getattr(self, name)
+            _check(_positive(value) and value < 1, f"solver.{name}", value, "between 0 and 1")
+        for name in ("atol", "gradient_atol"):
+            value = getattr(self, name)
+            _check(math.isfinite(value) and value >= 0, f"solver.{name}", value, "at least 0")
+        _check(0 < self.damping <= 1, "solver.damping", self.damping, "above 0 and at most 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSpec:
+    """The `[train]` table: optimiser, schedule, loss and what is written when.
+
+    **Attributes:**
+
+    - `steps`, `batch`: optimiser steps, examples per step.
+    - `lr`, `betas`, `eps`, `weight_decay`: AdamW; the decay spares biases and norm gains.
+    - `clip`: largest global norm of the gradient; 0 for none.
+    - `schedule`: `"paper"` (see `epochs`), `"warmup-cosine"` or `"constant"`.
+    - `epochs`: the paper's schedule in units of `steps / epochs`: factor `1 - exp(-(epoch + 1) /
+      10)` in the first tenth, then 1, and 0.1 of it from `0.6 epochs` on.
+    - `warmup`: optimiser steps of linear warm-up of `"warmup-cosine"`.
+    - `loss`: `"progressive"` (the paper's), `"mean"` over all iterations, or `"last"`.
+    - `burn_in`: with `"mean"`: up to this many iterations, drawn anew at every step, run without
+      gradient before the `solver.steps` that count.
+    - `ema`: decay of the averaged weights that are validated and evaluated; 0 for none.
+    - `validation_split`, `validation_rows`, `validation_iterations`: what the best checkpoint is
+      chosen on. Its name starts with `validation`: never a test set. 0 rows: all of them;
+      0 iterations: as many as in training.
+    - `checkpoint_every`, `keep`: how often the whole state is written; how many of these stay.
+    """
+
+    steps: int = 8000
+    batch: int = 500
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip: float = 1.0
+    schedule: Literal["paper", "warmup-cosine", "constant"] = "paper"
+    epochs: int = 100
+    warmup: int = 100
+    loss: Literal["progressive", "mean", "last"] = "progressive"
+    burn_in: int = 0
+    ema: float = 0.0
+    seed: int = 0
+    log_every: int = 1
+    validate_every: int = 500
+    validation_split: str = "validation"
+    validation_rows: int = 1000
+    validation_iterations: int = 0
+    checkpoint_every: int = 500
+    keep: int = 3
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+
+    def __post_init__(self) -> None:
+        least = {
+            1: ("steps", "batch", "epochs", "log_every", "validate_every", "checkpoint_every"),
+            0: ("warmup", "burn_in", "seed", "validation_rows", "validation_iterations"),
+            # The one before the last is what a damaged last checkpoint is replaced by.
+            2: ("keep",),
+        }
+        for bound, names in least.items():
+            for name in names:
+                value = getattr(self, name)
+                _check(value >= bound, f"train.{name}", value, f"at least {bound}")
+        _check(self.seed < 2**32, "train.seed", self.seed, "below 2**32")
+        _check(_positive(self.lr), "train.lr", self.lr, "above 0")
+        _check(_positive(self.eps), "train.eps", self.eps, "above 0")
+        for name in ("weight_decay", "clip"):
+            value = getattr(self, name)
+            _check(math.isfinite(value) and value >= 0, f"train.{name}", value, "at least 0")
+        _check(
+            all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "in [0, 1)"
+        )
+        _check(0 <= self.ema < 1, "train.ema", self.ema, "in [0, 1)")
+        _check(
+            self.validation_split.startswith("validation"),
+            "train.validation_split",
+            self.validation_split,
+            "a validation split: a checkpoint is never chosen on test data",
+        )
+
+
+GROUPS = {"model": ModelSpec, "solver": SolverSpec, "train": TrainSpec}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Everything that decides what a run computes, stored in it as `spec.toml`.
+
+    `task` holds the name of the task under `"name"` and its fields; the task class itself checks
+    them, since the library knows no tasks. `preset` is only a record of where the values began.
+    """
+
+    task: Mapping[str, Any]
+    model: ModelSpec = ModelSpec()
+    solver: SolverSpec = SolverSpec()
+    train: TrainSpec = TrainSpec()
+    preset: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.task.get("name"), str):
+            raise InputError('task.name is missing: which task is it? (name = "sudoku")')
+        loss, solver = self.train.loss, self.solver
+        where = f"train.loss = {loss!r}"
+        if not self.model.loop and loss != "last":
+            raise InputError(f'{where} needs a loop: with model.loop = false use "last"')
+        if solver.name == "fixed-point":
+            if loss != "last":
+                raise InputError(
+                    f'{where} draws or averages over iterations, which solver.name = "fixed-point"'
+                    ' does not have: use "last"'
+                )
+            if solver.gradient in ("backprop", "truncated"):
+                raise InputError(
+                    f'solver.gradient = {solver.gradient!r} needs a number of iterations known in '
+                    'advance: with solver.name = "fixed-point" use "implicit" or "one-step"'
+                )
+        elif loss == "mean" and solver.gradient != "backprop":
+            raise InputError(
+                f"{where} is differentiated through every iteration: with solver.gradient = "
+                f'{solver.gradient!r} use "last" or "progressive"'
+            )
+        if solver.gradient == "truncated" and solver.gradient_steps > solver.steps:
+            raise InputError(
+                f"solver.gradient_steps = {solver.gradient_steps} iterations cannot be "
+                f"differentiated out of solver.steps = {solver.steps}"
+            )
+
+    @property
+    def task_name(self) -> str:
+        return self.task["name"]
+
+    @property
+    def task_fields(self) -> dict[str, Any]:
+        """The fields of the task, without its name."""
+        return {name: value for name, value in self.task.items() if name != "name"}
+
+    def tables(self) -> dict[str, Any]:
+        """As nested tables of plain values."""
+        groups = {name: dataclasses.asdict(getattr(self, name)) for name in GROUPS}
+        return {"format": FORMAT, "preset": self.preset, "task": dict(self.task), **groups}
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.tables())
+
+    @staticmethod
+    def from_toml(path: Path) -> "Spec":
+        """Read a `spec.toml`. **Raises** `InputError` naming the file and what is wrong."""
+        try:
+            text = path.read_text("utf-8")
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{path} is not text in UTF-8") from None
+        return Spec.from_text(text, str(path))
+
+    @staticmethod
+    def from_text(text: str, where: str) -> "Spec":
+        """Parse the text of a `spec.toml`; `where` names it in errors."""
+        tables = parse_tables(text, where)
+        if tables.get("format") != FORMAT:
+            raise InputError(
+                f"{where}: format {tables.get('format')!r} is not the one this eqloop reads"
+                f" ({FORMAT}); use the version of eqloop that wrote it"
+            )
+        try:
+            return from_tables(tables)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+
+    def differences(self, other: "Spec") -> list[str]:
+        """`group.field: here -> there` for every value in which two specs differ."""
+        found = []
+        for group in ("task", *GROUPS):
+            mine, theirs = self.tables()[group], other.tables()[group]
+            for name in sorted(mine.keys() | theirs.keys()):
+                if mine.get(name) != theirs.get(name):
+                    found.append(f"{group}.{name}: {mine.get(name)!r} -> {theirs.get(name)!r}")
+        return found
+
+
+def parse_tables(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{where} is not valid TOML: {error}") from None
+
+
+def from_tables(tables: Mapping[str, Any]) -> Spec:
+    """A spec from nested tables. **Raises** `InputError` naming the field that is wrong."""
+    for name, table in tables.items():
+        if name in ("format", "preset"):
+            continue
+        if name not in ("task", *GROUPS):
+            raise InputError(f"unknown table [{name}]{nearest(name, ['task', *GROUPS])}")
+        if not isinstance(table, Mapping):
+            raise InputError(f"[{name}] must be a table, got {table!r}")
+    groups = {name: build(cls, name, tables.get(name, {})) for name, cls in GROUPS.items()}
+    return Spec(task=dict(tables.get("task", {})), preset=str(tables.get("preset", "")), **groups)
