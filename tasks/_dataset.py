@@ -47,7 +47,8 @@ def cached(key: Mapping[str, object], build: Callable[[], Arrays]) -> dict[str, 
     path = cache_folder() / "data" / f"{key.get('task', 'data')}-{digest[:32]}.npz"
     try:
         if path.is_file():
-            with np.load(path, allow_pickle=False) as stored:
+            # Opened here, for np.load leaks the handle of a file that is no zip file.
+            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             if arrays.pop("_key").tobytes().decode() == text:
                 return arrays
@@ -100,7 +101,11 @@ def load(path: Path | str) -> dict[str, Split]:
     """Reads what `save` wrote. **Raises** `InputError` where it cannot be read."""
     path = Path(path)
     try:
-        with explained(path), np.load(path, allow_pickle=False) as stored:
+        with (
+            explained(path),
+            path.open("rb") as handle,
+            np.load(handle, allow_pickle=False) as stored,
+        ):
             return unpack({name: stored[name] for name in stored.files})
     except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):

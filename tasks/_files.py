@@ -23,7 +23,8 @@ from .._task import Bad, Progress
 
 OnBad = Callable[[Bad], None]
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 12
+"""Compressed bytes at a time: few, since how much comes out of them is not in our hands."""
 _LONGEST_LINE = 1 << 20
 """Characters. A longer line is one bad row, so that a file without line ends stays bounded too."""
 
@@ -133,7 +134,7 @@ def _opened(path: Path, errors: str) -> Iterator[tuple[TextIO, BinaryIO]]:
         if path.suffix == ".gz":
             data = cast(IO[bytes], gzip.GzipFile(fileobj=raw, mode="rb"))
         elif path.suffix == ".zst":
-            data = io.BufferedReader(_ZstdReader(raw), _CHUNK)
+            data = io.BufferedReader(_ZstdReader(raw), 1 << 16)
         else:
             data = raw
         with io.TextIOWrapper(data, encoding="utf-8", errors=errors) as text:
