@@ -1,7 +1,7 @@
 """Looped transformers whose loop is solved, differentiated and examined by parts you can swap.
 
-The public names are listed in `_contents.py`. They are loaded on first use, because importing JAX
-takes about a second and `eqloop --help` should not.
+The public names are listed in `_contents.py` (new ones go there) and loaded on first use: importing
+JAX takes about a second, and `eqloop --help` should not.
 """
 
 import importlib

@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What every part may use: the exception for users, and the words for shapes.
 WORDS = {"_errors", "_custom_types"}
-LOOP = {"_solution", "_solver", "_adjoint", "_equilibrium"}
+# The loop: its pieces, each of which may use those before it.
+PIECES = ("_norms", "_solution", "_iteration", "_solver", "_adjoint", "_equilibrium")
+LOOP = set(PIECES)
 
 ARROWS: dict[str, set[str]] = {
     "_errors": set(),
@@ -23,10 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "_task": WORDS,
     "nn": WORDS,
     # Solvers, gradients and stability see a function f(z, x) and never a model.
-    "_solution": WORDS,
-    "_solver": WORDS | {"_solution"},
-    "_adjoint": WORDS | {"_solution", "_solver"},
-    "_equilibrium": WORDS | {"_solution", "_solver", "_adjoint"},
+    **{name: WORDS | set(PIECES[:number]) for number, name in enumerate(PIECES)},
     "stability": WORDS | LOOP,
     "_model": WORDS | LOOP | {"nn"},
     "interop": WORDS | {"nn", "_model"},
@@ -40,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
 }
 
 SOLVERS = {"optimistix", "lineax", "diffrax"}
-MAY_SOLVE = {"_solution", "_solver", "_adjoint", "_equilibrium", "stability"}
+MAY_SOLVE = LOOP | {"stability"}
 
 FILES = {"csv", "gzip", "io", "mmap", "os", "safetensors", "shutil", "tempfile", "zipfile"}
 MAY_TOUCH_FILES = {"train", "report", "tasks", "cli"}
