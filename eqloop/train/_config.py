@@ -34,7 +34,8 @@ class ModelSpec:
     - `attention`: `"full"`, a window in cells, or `"task"` for the task's own default (resolved
       before it is stored).
     - `precision`: the dtype of the computation; parameters are always float32.
-    - `loop`: false for the untied baseline, `depth` distinct blocks passed once.
+    - `blocks`: distinct blocks in one iteration. With `blocks = 15`, `recall = "none"`,
+      `solver.steps = 1` and `train.loss = "last"` it is the untied baseline of fixed depth.
     - `grid`, `channels`, `classes`: filled in from the task, so that a stored spec rebuilds the
       model without it.
     """
@@ -48,14 +49,12 @@ class ModelSpec:
     mlp_ratio: int = 4
     attention: int | Literal["task", "full"] = "task"
     precision: Literal["float32", "bfloat16"] = "float32"
-    loop: bool = True
-    depth: int = 15
     grid: tuple[int, ...] = ()
     channels: int = 0
     classes: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("width", "heads", "blocks", "mlp_ratio", "depth"):
+        for name in ("width", "heads", "blocks", "mlp_ratio"):
             _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         # Rotary positions turn pairs of channels of each head.
         _check(
@@ -82,35 +81,33 @@ class SolverSpec:
     - `steps`: iterations of `unroll` (and the largest number that the progressive loss draws).
     - `rtol`, `atol`: tolerance of `fixed-point`; `rtol` is also the relative residual below
       which an example counts as converged in the training log.
-    - `damping`: of `fixed-point`: `z <- (1 - damping) z + damping f(z)` has `damping` 1.
+    - `damping`: of `fixed-point`: `z <- (1 - damping) f(z) + damping z`.
     - `max_steps`: iterations after which `fixed-point` gives up (and says so).
-    - `gradient_steps`: iterations that `truncated` differentiates; vector-Jacobian products that
-      `implicit` may take.
-    - `gradient_rtol`, `gradient_atol`, `gradient_restart`: of the GMRES solve of `implicit`.
+    - `gradient_steps`: iterations that `truncated` differentiates.
+    - `gradient_rtol`, `gradient_restart`, `gradient_cycles`: of the GMRES solve of `implicit`:
+      its relative tolerance, vector-Jacobian products per cycle, cycles at most.
     """
 
     name: Literal["unroll", "fixed-point"] = "unroll"
     gradient: Literal["backprop", "truncated", "one-step", "implicit"] = "backprop"
     steps: int = 30
     rtol: float = 1e-3
-    atol: float = 1e-6
-    damping: float = 1.0
+    atol: float = 0.0
+    damping: float = 0.0
     max_steps: int = 64
     gradient_steps: int = 6
-    gradient_rtol: float = 1e-2
-    gradient_atol: float = 1e-6
+    gradient_rtol: float = 1e-3
     gradient_restart: int = 10
+    gradient_cycles: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("steps", "max_steps", "gradient_steps", "gradient_restart"):
+        for name in ("steps", "max_steps", "gradient_steps", "gradient_restart", "gradient_cycles"):
             _check(getattr(self, name) >= 1, f"solver.{name}", getattr(self, name), "at least 1")
         for name in ("rtol", "gradient_rtol"):
             value = getattr(self, name)
             _check(_positive(value) and value < 1, f"solver.{name}", value, "between 0 and 1")
-        for name in ("atol", "gradient_atol"):
-            value = getattr(self, name)
-            _check(math.isfinite(value) and value >= 0, f"solver.{name}", value, "at least 0")
-        _check(0 < self.damping <= 1, "solver.damping", self.damping, "above 0 and at most 1")
+        _check(math.isfinite(self.atol) and self.atol >= 0, "solver.atol", self.atol, "at least 0")
+        _check(0 <= self.damping < 1, "solver.damping", self.damping, "in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,29 +207,22 @@ class Spec:
             raise InputError('task.name is missing: which task is it? (name = "sudoku")')
         loss, solver = self.train.loss, self.solver
         where = f"train.loss = {loss!r}"
-        if not self.model.loop and loss != "last":
-            raise InputError(f'{where} needs a loop: with model.loop = false use "last"')
-        if solver.name == "fixed-point":
-            if loss != "last":
-                raise InputError(
-                    f'{where} draws or averages over iterations, which solver.name = "fixed-point"'
-                    ' does not have: use "last"'
-                )
-            if solver.gradient in ("backprop", "truncated"):
-                raise InputError(
-                    f'solver.gradient = {solver.gradient!r} needs a number of iterations known in '
-                    'advance: with solver.name = "fixed-point" use "implicit" or "one-step"'
-                )
-        elif loss == "mean" and solver.gradient != "backprop":
+        if solver.name == "fixed-point" and loss != "last":
             raise InputError(
-                f"{where} is differentiated through every iteration: with solver.gradient = "
-                f'{solver.gradient!r} use "last" or "progressive"'
+                f'{where} draws or averages over iterations, which solver.name = "fixed-point"'
+                ' does not have: use train.loss = "last"'
             )
-        if solver.gradient == "truncated" and solver.gradient_steps > solver.steps:
-            raise InputError(
-                f"solver.gradient_steps = {solver.gradient_steps} iterations cannot be "
-                f"differentiated out of solver.steps = {solver.steps}"
-            )
+        if solver.name == "unroll":
+            if loss == "mean" and solver.gradient != "backprop":
+                raise InputError(
+                    f"{where} is differentiated through every iteration: with solver.gradient = "
+                    f'{solver.gradient!r} use train.loss = "last" or "progressive"'
+                )
+            if solver.gradient == "truncated" and solver.gradient_steps > solver.steps:
+                raise InputError(
+                    f"solver.gradient_steps = {solver.gradient_steps} iterations cannot be "
+                    f"differentiated out of solver.steps = {solver.steps}"
+                )
 
     @property
     def task_name(self) -> str:

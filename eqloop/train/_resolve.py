@@ -136,8 +136,7 @@ def _follow(tables: dict[str, dict[str, Any]], given: set[str]) -> None:
     if "solver.name" in given and "solver.gradient" not in given:
         solver["gradient"] = "implicit" if fixed_point else "backprop"
     if "train.loss" not in given:
-        untied = tables["model"].get("loop", True) is False
         partial = solver.get("gradient", "backprop") != "backprop"
         mean = train.get("loss", "progressive") == "mean"
-        if untied or fixed_point or (partial and mean):
+        if fixed_point or (partial and mean):
             train["loss"] = "last"

@@ -1,0 +1,137 @@
+"""From a spec to the model, the solver, the optimiser and the state that training carries."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from .._adjoint import AbstractGradient, Backprop, Implicit, OneStep, Truncated
+from .._model import LoopedTransformer
+from .._solver import FixedPoint, Solver, Unroll
+from ._config import ModelSpec, SolverSpec, Spec, TrainSpec
+
+
+class TrainState(eqx.Module):
+    """All that the next step depends on; what a checkpoint holds.
+
+    **Attributes:**
+
+    - `model`: the weights in training, float32.
+    - `ema`: their exponential moving average, or None.
+    - `optimiser`: the state of AdamW.
+    - `step`: optimiser steps done.
+    """
+
+    model: LoopedTransformer
+    ema: LoopedTransformer | None
+    optimiser: Any
+    step: Int[Array, ""]
+
+    @property
+    def best_weights(self) -> LoopedTransformer:
+        """The weights to evaluate: the average where there is one."""
+        return self.model if self.ema is None else self.ema
+
+
+def make_model(spec: ModelSpec, key: PRNGKeyArray) -> LoopedTransformer:
+    """A new model. `spec` is a resolved one (see `resolve`): it says what the grid is."""
+    return LoopedTransformer(
+        grid=spec.grid,
+        channels=spec.channels,
+        classes=spec.classes,
+        width=spec.width,
+        heads=spec.heads,
+        recall=spec.recall,
+        norm=spec.norm,
+        residual=spec.residual,
+        blocks=spec.blocks,
+        attention=spec.attention,  # pyright: ignore[reportArgumentType] (resolved: not "task")
+        mlp_ratio=spec.mlp_ratio,
+        dtype=jnp.dtype(spec.precision),
+        key=key,
+    )
+
+
+def make_solver(spec: SolverSpec) -> Solver:
+    if spec.name == "unroll":
+        return Unroll(spec.steps, rtol=spec.rtol)
+    return FixedPoint(rtol=spec.rtol, atol=spec.atol, damping=spec.damping)
+
+
+def make_gradient(spec: SolverSpec) -> AbstractGradient:
+    if spec.gradient == "backprop":
+        return Backprop()
+    if spec.gradient == "truncated":
+        return Truncated(spec.gradient_steps)
+    if spec.gradient == "one-step":
+        return OneStep()
+    return Implicit(
+        rtol=spec.gradient_rtol, max_steps=spec.gradient_cycles, restart=spec.gradient_restart
+    )
+
+
+def make_schedule(spec: TrainSpec) -> optax.Schedule:
+    """Learning rate of step 0, 1, ...; see `TrainSpec`."""
+    if spec.schedule == "constant":
+        return optax.constant_schedule(spec.lr)
+    if spec.schedule == "warmup-cosine":
+        # `warmup` counts steps that are below the full rate; the first of them is not zero.
+        warmup = min(spec.warmup, spec.steps - 1)
+
+        def warmup_cosine(step: Int[Array, ""]) -> Float[Array, ""]:
+            step = jnp.asarray(step, jnp.float32)
+            rise = (step + 1) / (warmup + 1)
+            way = jnp.clip((step - warmup) / (spec.steps - warmup), 0, 1)
+            return spec.lr * jnp.minimum(rise, 0.5 * (1 + jnp.cos(jnp.pi * way)))
+
+        return warmup_cosine
+
+    def paper(step: Int[Array, ""]) -> Float[Array, ""]:
+        epoch = jnp.asarray(step) * spec.epochs // spec.steps
+        rise = 1 - jnp.exp(-(epoch.astype(jnp.float32) + 1) / 10)
+        factor = jnp.where(epoch < 0.1 * spec.epochs, rise, 1.0)
+        return spec.lr * factor * jnp.where(epoch >= 0.6 * spec.epochs, 0.1, 1.0)
+
+    return paper
+
+
+def make_optimiser(spec: TrainSpec) -> optax.GradientTransformation:
+    """AdamW with clipping; biases and norm gains, which have one axis, are not decayed."""
+    clip = optax.clip_by_global_norm(spec.clip) if spec.clip else optax.identity()
+    adamw = optax.adamw(
+        make_schedule(spec),
+        b1=spec.betas[0],
+        b2=spec.betas[1],
+        eps=spec.eps,
+        weight_decay=spec.weight_decay,
+        mask=lambda weights: jax.tree.map(lambda leaf: leaf.ndim >= 2, weights),
+    )
+    return optax.chain(clip, adamw)
+
+
+def init_state(spec: Spec) -> TrainState:
+    """The state before the first step: a pure function of the spec."""
+    # The other half of this split seeds the steps: see `step_key`.
+    model = make_model(spec.model, jr.split(jr.key(spec.train.seed))[0])
+    weights = eqx.filter(model, eqx.is_inexact_array)
+    return TrainState(
+        model=model,
+        # A copy: the step donates its arguments, and no buffer can be given away twice.
+        ema=jax.tree.map(jnp.array, model) if spec.train.ema else None,
+        optimiser=make_optimiser(spec.train).init(weights),
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def step_key(spec: Spec, step: Int[Array, ""]) -> PRNGKeyArray:
+    """All the randomness of one step comes from here."""
+    return jr.fold_in(jr.split(jr.key(spec.train.seed))[1], step)
+
+
+def skeleton(spec: Spec) -> TrainState:
+    """`init_state(spec)` with shapes and dtypes in place of arrays: nothing is computed."""
+    return eqx.filter_eval_shape(init_state, spec)

@@ -1,0 +1,122 @@
+"""One training step, compiled once for a whole run."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, UInt8
+
+from .._errors import InputError
+from .._solution import BackwardReport
+from .._task import AbstractTask, Split
+from ._config import Spec
+from ._loss import batch_loss
+from ._state import TrainState, make_optimiser, make_schedule, step_key
+
+
+class Data(NamedTuple):
+    """The whole training split on the device, as tokens: a byte per cell."""
+
+    inputs: UInt8[Array, "examples *grid"]
+    targets: UInt8[Array, "examples *grid"]
+
+
+Metrics = dict[str, Float[Array, ""]]
+Step = Callable[[Data, TrainState, Int[np.ndarray, " batch"]], tuple[TrainState, Metrics]]
+
+
+def put(split: Split) -> Data:
+    """Move a split to the device once; batches are gathered there."""
+    return Data(jnp.asarray(split.inputs), jnp.asarray(split.targets))
+
+
+class Order:
+    """Which examples a step sees: a pure function of (seed, epoch, index), never of the past.
+
+    Epoch e is a permutation by `Philox(key=[seed, e])`, cut into batches; the examples left over
+    at its end (fewer than a batch) sit that epoch out.
+    """
+
+    def __init__(self, seed: int, examples: int, batch: int):
+        if batch > examples:
+            raise InputError(
+                f"train.batch = {batch} exceeds the {examples} training examples: lower it, or "
+                "raise task.rows"
+            )
+        self.seed, self.examples, self.batch = seed, examples, batch
+        self.per_epoch = examples // batch
+        self._epoch = -1
+        self._permutation = np.zeros(0, np.int64)
+
+    def __call__(self, step: int) -> Int[np.ndarray, " batch"]:
+        """Indices of the batch of step 0, 1, ..."""
+        epoch, index = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+            self._permutation = generator.permutation(self.examples).astype(np.int32)
+            self._epoch = epoch
+        return self._permutation[index * self.batch : (index + 1) * self.batch]
+
+
+def make_step(spec: Spec, task: AbstractTask) -> Step:
+    """The compiled step `(data, state, indices) -> (state, metrics)`.
+
+    Gathers the batch, transforms and encodes it, takes the gradient, clips, and updates the
+    weights and their average. The state is donated: its memory is reused for the new one.
+
+    The metrics are scalars on the device: reading one waits for the step to end.
+    """
+    optimiser, schedule = make_optimiser(spec.train), make_schedule(spec.train)
+    batch = spec.train.batch
+    decay = spec.train.ema
+
+    @eqx.filter_jit(donate="all-except-first")
+    def compiled(data: Data, state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
+        keys = jr.split(step_key(spec, state.step))
+        tokens, targets = data.inputs[index], data.targets[index]
+        if task.augment:
+            tokens, targets = jax.vmap(task.transform)(jr.split(keys[0], batch), tokens, targets)
+        inputs = jax.vmap(task.encode)(tokens)
+        probes = jax.tree.map(lambda leaf: jnp.zeros((batch,), leaf.dtype), BackwardReport.zeros())
+
+        def objective(differentiated):
+            model, probes = differentiated
+            return batch_loss(model, probes, inputs, targets, keys[1], spec)
+
+        (loss, examples), (gradient, reports) = eqx.filter_value_and_grad(
+            objective, has_aux=True
+        )((state.model, probes))
+        weights = eqx.filter(state.model, eqx.is_inexact_array)
+        with jax.numpy_dtype_promotion("standard"):  # Optax raises a float to an integer power
+            updates, optimiser_state = optimiser.update(gradient, state.optimiser, weights)
+        model = eqx.apply_updates(state.model, updates)
+        metrics = {
+            "loss": loss,
+            "cells": jnp.mean(examples.cells),
+            "grad_norm": optax.global_norm(gradient),
+            "lr": jnp.asarray(schedule(state.step), jnp.float32),
+            "iterations": jnp.mean(examples.iterations, dtype=jnp.float32),
+            "residual": jnp.mean(examples.residual),
+            "converged": jnp.mean(examples.converged, dtype=jnp.float32),
+            "fallback": jnp.mean(reports.fallback),
+        }
+        ema = state.ema
+        if ema is not None:
+            # Early on the average must not hold on to the random weights it began with.
+            count = state.step.astype(jnp.float32)
+            kept = jnp.minimum(decay, (1 + count) / (10 + count))
+            ema = jax.tree.map(
+                lambda a, b: a + (1 - kept) * (b - a) if eqx.is_inexact_array(a) else a, ema, model
+            )
+        return TrainState(model, ema, optimiser_state, state.step + 1), metrics
+
+    def step(data: Data, state: TrainState, index: np.ndarray) -> tuple[TrainState, Metrics]:
+        return compiled(data, state, jnp.asarray(index))
+
+    step.compiled = compiled  # pyright: ignore[reportFunctionMemberAccess] (for benchmarks)
+    return step
