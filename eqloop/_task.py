@@ -168,9 +168,9 @@ class AbstractTask(abc.ABC):
 
     # --- one example, on the host
 
-    def judge(self, split: Split, predictions: Shaped[np.ndarray, "examples *grid"]) -> dict[
-        str, Float[np.ndarray, " examples"]
-    ]:
+    def judge(
+        self, split: Split, predictions: Shaped[np.ndarray, "examples *grid"]
+    ) -> dict[str, Float[np.ndarray, " examples"]]:
         """Scores that need rules code on the host (legal moves, mates); NaN where one does not
         apply to an example. None by default."""
         del split, predictions
@@ -190,9 +190,7 @@ class AbstractTask(abc.ABC):
         one line that says why. None where the rules alone cannot tell."""
 
     @abc.abstractmethod
-    def render(
-        self, split: Split, prediction: Shaped[np.ndarray, "*grid"] | None = None
-    ) -> str:
+    def render(self, split: Split, prediction: Shaped[np.ndarray, "*grid"] | None = None) -> str:
         """The one example in `split` as a board for the terminal (rich markup), with the
         predicted cells filled in and told apart from the givens also without colour."""
 

@@ -21,5 +21,7 @@ def shared() -> Path:
     """The folder of real data and reference vectors that lies beside a checkout, where it does."""
     path = Path(__file__).resolve().parents[1].parent / "shared"
     if not path.is_dir():
-        pytest.skip(f"{path} is absent: real data and reference vectors are not part of the project")
+        pytest.skip(
+            f"{path} is absent: real data and reference vectors are not part of the project"
+        )
     return path

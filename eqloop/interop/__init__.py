@@ -1,0 +1,4 @@
+"""Weights of other codes."""
+
+from ._paper import from_paper_state_dict as from_paper_state_dict
+from ._paper import to_paper_state_dict as to_paper_state_dict

@@ -1,0 +1,28 @@
+"""The interface of a gradient."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import PyTree
+
+from .._solution import BackwardReport, Equilibrium
+from .._solver import Solver
+
+
+class AbstractGradient(eqx.Module):
+    """How a loop is differentiated, chosen independently of how it is solved."""
+
+    @abc.abstractmethod
+    def run(
+        self,
+        f: Any,
+        z0: PyTree,
+        x: PyTree,
+        solver: Solver,
+        *,
+        max_steps: int,
+        probe: BackwardReport | None,
+    ) -> Equilibrium:
+        """Solve, so that differentiating the state gives this gradient. See
+        `eqloop.equilibrium` for the arguments."""

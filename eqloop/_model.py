@@ -1,0 +1,176 @@
+"""The looped transformer: prelude, recurrent block iterated, coda."""
+
+import math
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ._adjoint import AbstractGradient
+from ._equilibrium import equilibrium
+from ._solution import RESULTS, BackwardReport
+from ._solver import Solver
+from .nn import Block, Linear, Loop, NormKind, RecallKind, ResidualKind, RMSNorm
+
+
+class Output(eqx.Module):
+    """What a looped transformer returns for one example; under `vmap` one of each per example.
+
+    **Attributes:**
+
+    - `logits`: class scores of each cell.
+    - `state`: the last state of the loop.
+    - `steps`, `residual`, `result`: see `Equilibrium`.
+    """
+
+    logits: Float[Array, "*grid classes"]
+    state: Float[Array, "*grid width"]
+    steps: Int[Array, ""]
+    residual: Float[Array, ""]
+    result: RESULTS
+
+
+class Coda(eqx.Module):
+    """`Linear(gelu(Linear(RMSNorm(z))))`: from the state to class scores, cell by cell."""
+
+    norm: RMSNorm
+    hidden: Linear
+    output: Linear
+
+    def __init__(self, width: int, classes: int, *, key: PRNGKeyArray):
+        hidden_key, output_key = jr.split(key)
+        self.norm = RMSNorm(width)
+        self.hidden = Linear(width, width, key=hidden_key)
+        self.output = Linear(width, classes, key=output_key)
+
+    def __call__(self, z: Float[Array, "*grid width"]) -> Float[Array, "*grid classes"]:
+        return self.output(jax.nn.gelu(self.hidden(self.norm(z)), approximate=False))
+
+
+class LoopedTransformer(eqx.Module):
+    """A transformer whose recurrent block is iterated: the model family of arXiv 2604.15259.
+
+    ```
+    e = Linear(x);  z_0 = e;  r = block.inject(e)      (prelude)
+    z_{t+1} = f(z_t, r)                                (recurrent block, iterated by the solver)
+    logits = Coda(z_T)                                 (coda)
+    ```
+
+    Written for one example on a grid of cells with one or two axes; `jax.vmap` it for a batch. It
+    may be called on a grid of another size than it was made for: no weight depends on the size.
+    With `blocks = 15`, `recall = "none"` and `Unroll(1)` it is the paper's untied baseline of
+    fixed depth.
+
+    **Arguments:**
+
+    - `grid`: cells along each axis.
+    - `channels`, `classes`: per cell, in and out.
+    - `width`, `heads`, `mlp_ratio`: of the block.
+    - `recall`: "none", "external" or "internal"; see `nn.Recall`.
+    - `norm`: "pre", "peri", "post" (outer normalisation) or "sandwich"; see `nn.NormPlacement`.
+    - `residual`: "add" or "gru"; see `nn.GRU`.
+    - `blocks`: distinct blocks in one iteration.
+    - `attention`: "full", or the window of neighbourhood attention; see `nn.Attention`.
+    - `dtype`: the precision of the matrix products, float32 or bfloat16. Weights, norms and the
+        state of the loop are float32 all the same.
+
+    **Raises** `ValueError` naming the argument that is out of range.
+    """
+
+    prelude: Linear
+    blocks: tuple[Block, ...]
+    coda: Coda
+    grid: tuple[int, ...] = eqx.field(static=True)
+    dtype: np.dtype = eqx.field(static=True)
+
+    def __init__(
+        self,
+        grid: tuple[int, ...],
+        channels: int,
+        classes: int,
+        width: int = 256,
+        heads: int = 8,
+        *,
+        recall: RecallKind = "internal",
+        norm: NormKind = "post",
+        residual: ResidualKind = "add",
+        blocks: int = 1,
+        attention: Literal["full"] | int = "full",
+        mlp_ratio: int = 4,
+        dtype: DTypeLike = jnp.float32,
+        key: PRNGKeyArray,
+    ):
+        if blocks < 1:
+            raise ValueError(f"blocks = {blocks} must be at least 1")
+        if width % heads:
+            raise ValueError(f"width = {width} must be a multiple of heads = {heads}")
+        prelude_key, coda_key, *block_keys = jr.split(key, 2 + blocks)
+        self.prelude = Linear(channels, width, key=prelude_key)
+        self.blocks = tuple(
+            Block(
+                width,
+                heads,
+                recall=recall,
+                norm=norm,
+                residual=residual,
+                attention=attention,
+                mlp_ratio=mlp_ratio,
+                key=block_key,
+            )
+            for block_key in block_keys
+        )
+        self.coda = Coda(width, classes, key=coda_key)
+        self.grid = tuple(grid)
+        self.dtype = np.dtype(dtype)
+
+    def embed(self, x: Float[Array, "*grid channels"]) -> Float[Array, "*grid width"]:
+        """`e`, which is also the initial state z_0."""
+        if x.ndim != len(self.grid) + 1:
+            raise ValueError(
+                f"x has shape {x.shape}, not one example of {len(self.grid)} grid axes and a "
+                "channel axis: jax.vmap the model over a batch"
+            )
+        return self.prelude(x)
+
+    def loop(self, *, fold: bool = False) -> Loop:
+        """The map that is iterated. It depends on the weights alone: make it once, outside any
+        `vmap`, then `r = loop.inject(e)` and `z = loop(z, r)` per example."""
+        return Loop(self.blocks, fold=fold, dtype=self.dtype)
+
+    def __call__(
+        self,
+        x: Float[Array, "*grid channels"],
+        *,
+        solver: Solver,
+        gradient: AbstractGradient | None = None,
+        max_steps: int = 256,
+        fold: bool = False,
+        probe: BackwardReport | None = None,
+    ) -> Output:
+        """Solve the loop for one example; see `eqloop.equilibrium` for the arguments.
+
+        `fold` multiplies internal recall into the layers that follow it: the same function,
+        fewer operations per iteration, wider constants (see `nn.FoldedBlock`).
+        """
+        f = self.loop(fold=fold)
+        e = self.embed(x)
+        out = equilibrium(
+            f,
+            e,
+            f.inject(e),
+            solver=solver,
+            gradient=gradient,
+            max_steps=max_steps,
+            probe=probe,
+        )
+        return Output(self.coda(out.state), out.state, out.steps, out.residual, out.result)
+
+
+def parameter_count(model: eqx.Module) -> int:
+    """The number of weights of a module."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(eqx.filter(model, eqx.is_array)))

@@ -1,0 +1,62 @@
+"""What a solve returns."""
+
+from typing import Generic, TypeVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, Float, Int
+
+Y = TypeVar("Y")
+
+
+class RESULTS(optx.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
+    """How a solve ended; `RESULTS[result]` is the text. Extends those of Optimistix."""
+
+    successful = ""
+    not_converged = (
+        "The loop ended before its relative residual reached the tolerance. Allow more steps, "
+        "loosen rtol, or add damping; see `residual` for how far it got."
+    )
+
+
+class Equilibrium(eqx.Module, Generic[Y]):
+    """The state at the end of a loop, and how it got there. Under `vmap` each is per example.
+
+    **Attributes:**
+
+    - `state`: z, the last iterate.
+    - `steps`: evaluations of f on the way.
+    - `residual`: `|f(z') - z'| / |f(z')|`, 2-norm, of the last evaluation, whose value
+        `f(z')` is `state`.
+    - `result`: `RESULTS.successful` where the solve reached its tolerance.
+    """
+
+    state: Y
+    steps: Int[Array, ""]
+    residual: Float[Array, ""]
+    result: RESULTS
+
+
+class BackwardReport(eqx.Module):
+    """What happened in a backward solve, delivered as a *gradient*.
+
+    A backward pass has no outputs of its own, so the report travels as the cotangent of an
+    argument: pass `BackwardReport.zeros()` as `probe=` and differentiate with respect to it. It
+    is pure, so it works under `jit`, `vmap` and on several devices. Without a backward solve
+    (`Backprop`, `Truncated`, `OneStep`) the gradient is zero.
+
+    **Attributes:**
+
+    - `residual`: `|(I - J)^T u - g| / |g|` of the linear solve.
+    - `fallback`: 1 where the linear solve missed its tolerance and the one-step gradient was
+        used in its place, else 0.
+    """
+
+    residual: Float[Array, ""]
+    fallback: Float[Array, ""]
+
+    @classmethod
+    def zeros(cls) -> "BackwardReport":
+        """The probe to pass in."""
+        return cls(jnp.zeros(()), jnp.zeros(()))

@@ -1,0 +1,30 @@
+"""Iterate a given number of times."""
+
+import equinox as eqx
+from jaxtyping import Array, Int
+
+
+class Unroll(eqx.Module):
+    """`z <- f(z, x)`, `steps` times, converged or not.
+
+    The paper's own way to run the loop, for training and at test time. When not to use it: where
+    a fixed point is wanted and the number of iterations that it takes is not known.
+
+    **Arguments:**
+
+    - `steps`: an integer, or a traced one, so that the number can change from call to call
+        without a new compilation.
+    - `max_steps`: a static bound on a traced `steps`; back-propagation needs it (see
+        `eqloop.trajectory` for all the iterates). Not looked at where `steps` is an integer.
+    - `rtol`: the result is `successful` where the last relative residual is at most this.
+
+    **Raises** `ValueError` where `steps` is an integer below 1.
+    """
+
+    steps: int | Int[Array, ""]
+    max_steps: int | None = eqx.field(default=None, static=True)
+    rtol: float = 1e-3
+
+    def __check_init__(self):
+        if isinstance(self.steps, int) and self.steps < 1:
+            raise ValueError(f"Unroll: steps = {self.steps} must be at least 1")

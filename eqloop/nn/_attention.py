@@ -1,0 +1,130 @@
+"""Self-attention over the cells of a grid: over all of them, or over a neighbourhood."""
+
+import math
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._linear import Linear, at_least_float32
+from ._norm import RMSNorm
+from ._rotary import rotate
+
+
+class AttentionBias(NamedTuple):
+    """Biases per cell that replace those of the three projections (see `Linear`)."""
+
+    query: Float[Array, "*grid width"]
+    key: Float[Array, "*grid width"]
+    value: Float[Array, "*grid width"]
+
+
+class Attention(eqx.Module):
+    """Multi-head self-attention with axial rotary positions and normalised queries and keys.
+
+    `softmax(q k^T / sqrt(head_width)) v`, where queries and keys are first rotated, then divided
+    by their root mean square per head (with gain). With `window = "full"` each cell attends to
+    all of them. With an integer it attends to the block of `window` cells along each axis that is
+    centred on it, shifted (not cut) at the edges so that every cell has `window ** axes`
+    neighbours: neighbourhood attention (arXiv 2204.07143) in plain JAX, at a cost linear in the
+    number of cells.
+
+    **Raises** `ValueError` where `width` is not a multiple of `heads`, where `window` is neither
+    "full" nor an odd positive integer, or where the grid is smaller than the window.
+    """
+
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    query_norm: RMSNorm
+    key_norm: RMSNorm
+    heads: int = eqx.field(static=True)
+    window: Literal["full"] | int = eqx.field(static=True)
+
+    def __init__(
+        self, width: int, heads: int, window: Literal["full"] | int = "full", *, key: PRNGKeyArray
+    ):
+        keys = jr.split(key, 4)
+        self.query, self.key, self.value, self.output = (Linear(width, width, key=k) for k in keys)
+        self.query_norm = RMSNorm(width // heads)
+        self.key_norm = RMSNorm(width // heads)
+        self.heads = heads
+        self.window = window
+
+    def __check_init__(self):
+        width = self.output.bias.size
+        if width % self.heads:
+            raise ValueError(f"width = {width} must be a multiple of heads = {self.heads}")
+        if self.window != "full" and (self.window < 1 or self.window % 2 == 0):
+            raise ValueError(
+                f'attention = {self.window!r} must be "full" or an odd number of cells'
+            )
+
+    def __call__(
+        self, x: Float[Array, "*grid width"], bias: AttentionBias | None = None
+    ) -> Float[Array, "*grid width"]:
+        b = bias or AttentionBias(None, None, None)  # pyright: ignore[reportArgumentType]
+        q, k, v = self.query(x, b.query), self.key(x, b.key), self.value(x, b.value)
+        q, k, v = (a.reshape(*a.shape[:-1], self.heads, -1) for a in (q, k, v))
+        dtype = v.dtype
+        q = self.query_norm(rotate(q)).astype(dtype)
+        k = self.key_norm(rotate(k)).astype(dtype)
+        attend = _full if self.window == "full" else self._neighbourhood
+        return self.output(attend(q, k, v).reshape(x.shape))
+
+    def _neighbourhood(self, q: Array, k: Array, v: Array) -> Array:
+        assert self.window != "full"
+        keys, values = _neighbours(k, self.window), _neighbours(v, self.window)
+        scale = 1 / math.sqrt(q.shape[-1])
+        scores = jnp.sum(q[None] * keys, axis=-1, dtype=at_least_float32(q.dtype))
+        weights = jax.nn.softmax(scores * scale, axis=0).astype(v.dtype)
+        return jnp.sum(weights[..., None] * values, axis=0)
+
+
+def _full(
+    q: Float[Array, "*grid heads head_width"],
+    k: Float[Array, "*grid heads head_width"],
+    v: Float[Array, "*grid heads head_width"],
+) -> Float[Array, "*grid heads head_width"]:
+    shape = v.shape
+    q, k, v = (a.reshape(-1, *shape[-2:]) for a in (q, k, v))
+    scale = 1 / math.sqrt(shape[-1])
+    accumulate = at_least_float32(q.dtype)
+    scores = jnp.einsum("qhc,khc->hqk", q, k, preferred_element_type=accumulate)
+    weights = jax.nn.softmax(scores * scale, axis=-1).astype(v.dtype)
+    return jnp.einsum("hqk,khc->qhc", weights, v).reshape(shape)
+
+
+def _neighbours(
+    x: Float[Array, "*grid heads head_width"], window: int
+) -> Float[Array, "neighbours *grid heads head_width"]:
+    """For each cell the values at its `window ** axes` neighbours, as a new first axis.
+
+    Neighbour j of cell i along an axis of n cells is `clip(i - window // 2, 0, n - window) + j`.
+    For a fixed j that is the slice `x[j : j + n - window + 1]` with its ends repeated: slices
+    and copies only, whose gradient needs no scatter.
+    """
+    stacked = x[None]
+    for axis in range(1, x.ndim - 1):
+        cells = stacked.shape[axis]
+        if cells < window:
+            raise ValueError(
+                f"a grid of {x.shape[:-2]} is smaller than the neighbourhood of {window} cells"
+            )
+        pad = [(0, 0)] * stacked.ndim
+        pad[axis] = (window // 2, window // 2)
+        stacked = jnp.concatenate(
+            [
+                jnp.pad(
+                    jax.lax.slice_in_dim(stacked, j, j + cells - window + 1, axis=axis),
+                    pad,
+                    mode="edge",
+                )
+                for j in range(window)
+            ]
+        )
+    return stacked

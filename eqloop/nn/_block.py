@@ -1,0 +1,190 @@
+"""The recurrent block: an attention sub-block, then an MLP sub-block, with the input recalled."""
+
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._attention import Attention, AttentionBias
+from ._feedforward import FeedForward
+from ._linear import Linear
+from ._norm_placement import NormKind, NormPlacement
+from ._recall import Recall, RecallKind
+from ._residual import Add, GRU, ResidualKind, make_residual
+
+
+class Block(eqx.Module):
+    """One application of the shared block, `z -> f(z, r)`, with `r = block.inject(e)`.
+
+    A sub-block with branch F (attention or MLP) is `z <- N_out(residual(z, N_branch(F(c))))`,
+    where `c = N_pre(z)`, or `W_x N_pre(z) + r` with internal recall. External recall first
+    replaces z by `W_x z + r`. See `NormPlacement`, `Recall` and arXiv 2604.15259, section 3.
+    """
+
+    attention: Attention
+    feedforward: FeedForward
+    norms: NormPlacement
+    residual: Add | GRU
+    recall: Recall | None
+    recall_kind: RecallKind = eqx.field(static=True)
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        recall: RecallKind,
+        norm: NormKind,
+        residual: ResidualKind = "add",
+        attention: Literal["full"] | int = "full",
+        mlp_ratio: int = 4,
+        key: PRNGKeyArray,
+    ):
+        attention_key, feedforward_key, residual_key, recall_key = jr.split(key, 4)
+        self.attention = Attention(width, heads, attention, key=attention_key)
+        self.feedforward = FeedForward(width, mlp_ratio, key=feedforward_key)
+        self.norms = NormPlacement(norm, width)
+        self.residual = make_residual(residual, width, key=residual_key)
+        self.recall = None if recall == "none" else Recall(width, key=recall_key)
+        self.recall_kind = recall
+
+    def __check_init__(self):
+        if self.recall_kind not in ("none", "external", "internal"):
+            raise ValueError(
+                f'recall = {self.recall_kind!r} must be "none", "external" or "internal"'
+            )
+
+    def inject(self, e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"] | None:
+        """What the input adds at every iteration: `W_h e + b`, or None without recall."""
+        return None if self.recall is None else self.recall.inject(e)
+
+    def __call__(
+        self, z: Float[Array, "*grid width"], r: Float[Array, "*grid width"] | None
+    ) -> Float[Array, "*grid width"]:
+        if self.recall_kind == "external":
+            assert self.recall is not None and r is not None
+            z = self.recall(z, r).astype(z.dtype)
+        for branch in (self.attention, self.feedforward):
+            c = z if self.norms.pre is None else self.norms.pre(z)
+            if self.recall_kind == "internal":
+                assert self.recall is not None and r is not None
+                c = self.recall(c, r)
+            z = join(self, z, branch(c))
+        return z
+
+
+def join(block: "Block | FoldedBlock", z: Array, branch: Array) -> Array:
+    """`N_out(residual(z, N_branch(branch)))`."""
+    norms = block.norms
+    branch = branch if norms.branch is None else norms.branch(branch)
+    z = block.residual(z, branch)
+    return z if norms.out is None else norms.out(z)
+
+
+class FoldedInjection(NamedTuple):
+    """`W r + b` for each first layer W of the two branches."""
+
+    attention: AttentionBias
+    feedforward: Float[Array, "*grid hidden"]
+
+
+class FoldedBlock(eqx.Module):
+    """A block with internal recall whose `W_x` is multiplied into the layers that follow it.
+
+    `W (W_x n + r) + b = (W W_x) n + (W r + b)` for W among the query, key, value and first MLP
+    weights: the same function as the block it was made from, without the product by `W_x` in
+    each iteration, but with wider injected constants.
+    """
+
+    attention: Attention
+    feedforward: FeedForward
+    norms: NormPlacement
+    residual: Add | GRU
+    unfolded: Block
+
+    def __init__(self, block: Block):
+        assert block.recall is not None
+        weight_x = block.recall.state.weight
+
+        def fold(layer: Linear) -> Linear:
+            return eqx.tree_at(lambda m: m.weight, layer, layer.weight @ weight_x)
+
+        layers = _first_layers(block.attention)
+        self.attention = eqx.tree_at(_first_layers, block.attention, [fold(m) for m in layers])
+        self.feedforward = eqx.tree_at(
+            lambda m: m.hidden, block.feedforward, fold(block.feedforward.hidden)
+        )
+        self.norms = block.norms
+        self.residual = block.residual
+        self.unfolded = block
+
+    def inject(self, e: Float[Array, "*grid width"]) -> FoldedInjection:
+        """The injected input as it arrives behind each first layer."""
+        r = self.unfolded.inject(e)
+        assert r is not None
+        query, key, value = (layer(r) for layer in _first_layers(self.unfolded.attention))
+        return FoldedInjection(
+            AttentionBias(query, key, value), self.unfolded.feedforward.hidden(r)
+        )
+
+    def __call__(
+        self, z: Float[Array, "*grid width"], r: FoldedInjection
+    ) -> Float[Array, "*grid width"]:
+        for branch, bias in ((self.attention, r.attention), (self.feedforward, r.feedforward)):
+            c = z if self.norms.pre is None else self.norms.pre(z)
+            z = join(self, z, branch(c, bias))  # pyright: ignore[reportArgumentType]
+        return z
+
+
+def _first_layers(attention: Attention) -> list[Linear]:
+    return [attention.query, attention.key, attention.value]
+
+
+class Loop(eqx.Module):
+    """The map that is iterated: the blocks, one after another.
+
+    `loop(z, r)` is one iteration and `r = loop.inject(e)` all that the input contributes to it.
+    It depends on the weights alone, so one loop serves a whole batch under `vmap`.
+
+    **Arguments:**
+
+    - `blocks`: at least one `Block`.
+    - `fold`: fold internal recall into the layers that follow it (see `FoldedBlock`); without
+        internal recall this changes nothing.
+    - `dtype`: the precision of the matrix products. Norms, residual stream and state stay in
+        the precision of the state.
+    """
+
+    blocks: tuple[Block | FoldedBlock, ...]
+
+    def __init__(self, blocks: tuple[Block, ...], *, fold: bool = False, dtype=jnp.float32):
+        folded = tuple(
+            FoldedBlock(b) if fold and b.recall_kind == "internal" else b for b in blocks
+        )
+        self.blocks = cast_linear(folded, dtype)
+
+    def inject(self, e: Float[Array, "*grid width"]) -> tuple[Any, ...]:
+        """One entry per block: what the input adds at every iteration."""
+        return tuple(block.inject(e) for block in self.blocks)
+
+    def __call__(
+        self, z: Float[Array, "*grid width"], r: tuple[Any, ...]
+    ) -> Float[Array, "*grid width"]:
+        for block, injected in zip(self.blocks, r, strict=True):
+            z = block(z, injected)
+        return z
+
+
+def cast_linear(tree, dtype):
+    """`tree` with the weights of its linear layers in `dtype`, unless they are wider on purpose
+    (float64)."""
+
+    def cast(node):
+        if isinstance(node, Linear) and node.weight.dtype == jnp.float32:
+            return node.astype(dtype)
+        return node
+
+    return jax.tree.map(cast, tree, is_leaf=lambda node: isinstance(node, Linear))

@@ -1,0 +1,27 @@
+"""The two-layer perceptron of a transformer block."""
+
+import equinox as eqx
+import jax
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._linear import Linear
+
+
+class FeedForward(eqx.Module):
+    """`W_2 gelu(W_1 x + b_1) + b_2` for each cell, with the exact (erf) GELU."""
+
+    hidden: Linear
+    output: Linear
+
+    def __init__(self, width: int, ratio: int = 4, *, key: PRNGKeyArray):
+        hidden_key, output_key = jr.split(key)
+        self.hidden = Linear(width, ratio * width, key=hidden_key)
+        self.output = Linear(ratio * width, width, key=output_key)
+
+    def __call__(
+        self,
+        x: Float[Array, "*grid width"],
+        bias: Float[Array, "*grid hidden"] | None = None,
+    ) -> Float[Array, "*grid width"]:
+        return self.output(jax.nn.gelu(self.hidden(x, bias), approximate=False))

@@ -1,0 +1,59 @@
+"""An affine map over the last axis."""
+
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Linear(eqx.Module):
+    """`y = W x + b` over the last axis of an array with any number of leading axes.
+
+    Unlike `equinox.nn.Linear` it takes whole grids: one matrix product, with the cells as rows,
+    instead of a `vmap` whose transposed layout costs a copy. Weights and bias are drawn from
+    U(-1/sqrt(inputs), 1/sqrt(inputs)), as in the paper's code.
+    """
+
+    weight: Float[Array, "outputs inputs"]
+    bias: Float[Array, " outputs"]
+
+    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
+        weight_key, bias_key = jr.split(key)
+        bound = 1 / math.sqrt(inputs)
+        self.weight = jr.uniform(weight_key, (outputs, inputs), minval=-bound, maxval=bound)
+        self.bias = jr.uniform(bias_key, (outputs,), minval=-bound, maxval=bound)
+
+    def matmul(self, x: Float[Array, "*grid inputs"]) -> Float[Array, "*grid outputs"]:
+        """`W x`, in the precision of the weights."""
+        return x.astype(self.weight.dtype) @ self.weight.T
+
+    def __call__(
+        self,
+        x: Float[Array, "*grid inputs"],
+        bias: Float[Array, "*grid outputs"] | None = None,
+    ) -> Float[Array, "*grid outputs"]:
+        """`W x + b`, where a `bias` per cell replaces the layer's own if it is given."""
+        bias = add_axes(self.bias, x.ndim) if bias is None else bias
+        return self.matmul(x) + bias.astype(self.weight.dtype)
+
+    def astype(self, dtype: DTypeLike) -> "Linear":
+        """The same map computed in `dtype`."""
+        return eqx.tree_at(
+            lambda m: (m.weight, m.bias),
+            self,
+            (self.weight.astype(dtype), self.bias.astype(dtype)),
+        )
+
+
+def add_axes(x: Array, ndim: int) -> Array:
+    """`x` with leading axes of length one, up to `ndim` axes (rank promotion is an error here)."""
+    return jnp.reshape(x, (1,) * (ndim - x.ndim) + x.shape)
+
+
+def at_least_float32(dtype: DTypeLike) -> np.dtype:
+    """The dtype to accumulate in: float32 for narrower ones, else the dtype itself."""
+    return np.promote_types(dtype, np.float32)

@@ -1,0 +1,26 @@
+"""Root-mean-square normalisation."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._linear import add_axes, at_least_float32
+
+
+class RMSNorm(eqx.Module):
+    """`g x / sqrt(mean(x^2) + eps)` over the last axis, computed in at least float32.
+
+    `eps` is the machine epsilon of the dtype that it is computed in, as in the paper's code.
+    """
+
+    gain: Float[Array, " width"]
+
+    def __init__(self, width: int):
+        self.gain = jnp.ones(width)
+
+    def __call__(self, x: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
+        x = x.astype(at_least_float32(x.dtype))
+        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        eps = jnp.finfo(x.dtype).eps
+        return x * jax.lax.rsqrt(mean_square + eps) * add_axes(self.gain, x.ndim)

@@ -1,0 +1,36 @@
+"""Where a sub-block normalises."""
+
+from typing import Literal
+
+import equinox as eqx
+
+from ._norm import RMSNorm
+
+NormKind = Literal["pre", "peri", "post", "sandwich"]
+
+# (before the branch, at the branch's end, after the residual sum)
+_PLACES = {
+    "pre": (True, False, False),
+    "peri": (True, True, False),
+    "post": (False, False, True),
+    "sandwich": (True, False, True),
+}
+
+
+class NormPlacement(eqx.Module):
+    """The norms of `z <- N_out(z + N_branch(F(N_pre(z))))`; a place without a norm is None.
+
+    One gain per place, shared by the attention and the MLP sub-block (arXiv 2604.15259). `post`
+    is the paper's outer normalisation: it keeps the state on a compact set.
+    """
+
+    pre: RMSNorm | None
+    branch: RMSNorm | None
+    out: RMSNorm | None
+
+    def __init__(self, kind: NormKind, width: int):
+        if kind not in _PLACES:
+            raise ValueError(f"norm = {kind!r} must be one of {', '.join(_PLACES)}")
+        self.pre, self.branch, self.out = (
+            RMSNorm(width) if place else None for place in _PLACES[kind]
+        )

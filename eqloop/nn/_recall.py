@@ -1,0 +1,36 @@
+"""Recall: the input, injected again at every iteration."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._linear import Linear, add_axes
+
+RecallKind = Literal["none", "external", "internal"]
+
+
+class Recall(eqx.Module):
+    """`R(z, e) = W_x z + W_h e + b`, with `W_x` on the state and `W_h` on the input embedding.
+
+    External recall replaces the residual stream by `R(z, e)` before the block; internal recall
+    takes `R(N_pre(z), e)` as the input of each residual branch (arXiv 2604.15259).
+    """
+
+    state: Linear
+    input: Linear
+
+    def __init__(self, width: int, *, key: PRNGKeyArray):
+        state_key, input_key = jr.split(key)
+        self.state = Linear(width, width, key=state_key)
+        self.input = Linear(width, width, key=input_key)
+
+    def inject(self, e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
+        """`W_h e + b`: what does not change over the loop."""
+        return self.input(e) + add_axes(self.state.bias, e.ndim)
+
+    def __call__(
+        self, z: Float[Array, "*grid width"], injected: Float[Array, "*grid width"]
+    ) -> Float[Array, "*grid width"]:
+        return self.state(z, injected)

@@ -1,0 +1,51 @@
+"""Axial rotary position embedding."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._float32_trig import cos_sin
+
+
+@functools.lru_cache(maxsize=32)
+def rotary_tables(
+    grid: tuple[int, ...], head_width: int, base: float = 10000.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of the rotation of each cell and pair of features.
+
+    Each axis of the grid has `head_width / (2 axes)` frequencies `base^(-i / frequencies)`, and
+    the axes follow one another in order (RoFormer, arXiv 2104.09864, taken axis by axis).
+    Two float32 arrays `(*grid, head_width / 2)`: float32 also where the model is float64, as in
+    the paper's code.
+
+    **Raises** `ValueError` where `head_width` cannot be divided so.
+    """
+    axes = len(grid)
+    if head_width % (2 * axes):
+        raise ValueError(
+            f"width / heads = {head_width} must be a multiple of {2 * axes}: a pair of features "
+            f"for each of {axes} axes"
+        )
+    frequencies = head_width // (2 * axes)
+    exponents = np.arange(frequencies, dtype=np.float32) / np.float32(frequencies)
+    rates = np.float32(1) / np.float32(base) ** exponents
+    position = np.stack(np.indices(grid), axis=-1).astype(np.float32)
+    angles = position[..., None] * rates
+    return cos_sin(angles.reshape(*grid, -1))
+
+
+def rotate(
+    x: Float[Array, "*grid heads head_width"],
+) -> Float[Array, "*grid heads head_width"]:
+    """Rotate each pair of neighbouring features `(x_2i, x_2i+1)` by its cell's angle."""
+    *grid, _, head_width = x.shape
+    pairs = x.reshape(*x.shape[:-1], head_width // 2, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    cos, sin = (
+        jnp.broadcast_to(jnp.asarray(table, x.dtype)[..., None, :], even.shape)
+        for table in rotary_tables(tuple(grid), head_width)
+    )
+    rotated = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return rotated.reshape(x.shape)
