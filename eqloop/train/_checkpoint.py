@@ -64,8 +64,13 @@ def _digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> st
     for name in sorted(arrays):
         array = arrays[name]
         sha.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())
-        sha.update(memoryview(array).cast("B") if array.size else b"")
+        sha.update(_bytes(array))
     return sha.hexdigest()
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """The memory of a contiguous array, as it lies there."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def save(path: Path, state: Any, header: Header) -> None:
@@ -105,8 +110,7 @@ def _serialise(
     text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8 bytes
     yield struct.pack("<Q", len(text)) + text
     for array in arrays.values():
-        if array.size:
-            yield memoryview(array).cast("B")
+        yield _bytes(array)
 
 
 def load_header(path: Path) -> Header:

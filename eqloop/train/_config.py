@@ -173,9 +173,7 @@ class TrainSpec:
         for name in ("weight_decay", "clip"):
             value = getattr(self, name)
             _check(math.isfinite(value) and value >= 0, f"train.{name}", value, "at least 0")
-        _check(
-            all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "in [0, 1)"
-        )
+        _check(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "in [0, 1)")
         _check(0 <= self.ema < 1, "train.ema", self.ema, "in [0, 1)")
         _check(
             self.validation_split.startswith("validation"),

@@ -19,7 +19,7 @@ def write_atomic(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -11,6 +11,8 @@ from .._task import AbstractTask
 from ._config import GROUPS, Spec, from_tables, parse_tables
 from ._fields import field_types, nearest, typed
 
+PACKAGE = __name__.rpartition(".")[0]
+
 SHORTCUTS = {
     "data": "task.data",
     "recall": "model.recall",
@@ -27,7 +29,7 @@ MakeTask = Callable[[str, Mapping[str, Any]], AbstractTask]
 
 def presets() -> dict[str, list[str]]:
     """Preset -> the tasks that it exists for."""
-    root = importlib.resources.files(__package__) / "presets"
+    root = importlib.resources.files(PACKAGE) / "presets"
     folders = sorted((each for each in root.iterdir() if each.is_dir()), key=lambda f: f.name)
     return {
         folder.name: sorted(each.name.removesuffix(".toml") for each in folder.iterdir())
@@ -44,7 +46,9 @@ def load_preset(task: str, preset: str) -> dict[str, Any]:
         raise InputError(
             f"no preset {preset!r} for the task {task!r}{nearest(task, known[preset])}"
         )
-    file = importlib.resources.files(__package__) / "presets" / preset / f"{task}.toml"
+    file = (
+        importlib.resources.files(__name__.rpartition(".")[0]) / "presets" / preset / f"{task}.toml"
+    )
     return parse_tables(file.read_text("utf-8"), f"preset {preset}/{task}")
 
 
@@ -103,14 +107,13 @@ def resolve(
         if name not in SHORTCUTS:
             raise TypeError(f"unknown shortcut {name!r}")
         if value is not None:
-            put(*SHORTCUTS[name].split("."), value)
+            group, _, field = SHORTCUTS[name].partition(".")
+            put(group, field, value)
     for setting in settings:
         group, field, value = parse_setting(setting)
         if group not in tables:
             known = [f"{name}.{each}" for name, cls in GROUPS.items() for each in field_types(cls)]
-            raise InputError(
-                f"unknown field {group}.{field}{nearest(f'{group}.{field}', known)}"
-            )
+            raise InputError(f"unknown field {group}.{field}{nearest(f'{group}.{field}', known)}")
         put(group, field, value)
 
     _follow(tables, given)

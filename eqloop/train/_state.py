@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jax.typing import ArrayLike
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._adjoint import AbstractGradient, Backprop, Implicit, OneStep, Truncated
 from .._model import LoopedTransformer
@@ -82,7 +83,7 @@ def make_schedule(spec: TrainSpec) -> optax.Schedule:
         # `warmup` counts steps that are below the full rate; the first of them is not zero.
         warmup = min(spec.warmup, spec.steps - 1)
 
-        def warmup_cosine(step: Int[Array, ""]) -> Float[Array, ""]:
+        def warmup_cosine(step: ArrayLike) -> Array:
             step = jnp.asarray(step, jnp.float32)
             rise = (step + 1) / (warmup + 1)
             way = jnp.clip((step - warmup) / (spec.steps - warmup), 0, 1)
@@ -90,7 +91,7 @@ def make_schedule(spec: TrainSpec) -> optax.Schedule:
 
         return warmup_cosine
 
-    def paper(step: Int[Array, ""]) -> Float[Array, ""]:
+    def paper(step: ArrayLike) -> Array:
         epoch = jnp.asarray(step) * spec.epochs // spec.steps
         rise = 1 - jnp.exp(-(epoch.astype(jnp.float32) + 1) / 10)
         factor = jnp.where(epoch < 0.1 * spec.epochs, rise, 1.0)

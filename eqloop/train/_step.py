@@ -26,6 +26,20 @@ class Data(NamedTuple):
     targets: UInt8[Array, "examples *grid"]
 
 
+METRICS = (
+    "loss",
+    "cells",
+    "grad_norm",
+    "lr",
+    "iterations",
+    "residual",
+    "converged",
+    "fallback",
+)
+"""What a step reports, means over its batch. `cells`: share of cells right after the last
+iteration; `iterations`: evaluations of the loop; `converged`: share of examples; `fallback`: share
+whose implicit gradient fell back to the one-step gradient."""
+
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[Data, TrainState, Int[np.ndarray, " batch"]], tuple[TrainState, Metrics]]
 
@@ -88,9 +102,9 @@ def make_step(spec: Spec, task: AbstractTask) -> Step:
             model, probes = differentiated
             return batch_loss(model, probes, inputs, targets, keys[1], spec)
 
-        (loss, examples), (gradient, reports) = eqx.filter_value_and_grad(
-            objective, has_aux=True
-        )((state.model, probes))
+        (loss, examples), (gradient, reports) = eqx.filter_value_and_grad(objective, has_aux=True)(
+            (state.model, probes)
+        )
         weights = eqx.filter(state.model, eqx.is_inexact_array)
         with jax.numpy_dtype_promotion("standard"):  # Optax raises a float to an integer power
             updates, optimiser_state = optimiser.update(gradient, state.optimiser, weights)

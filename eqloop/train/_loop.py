@@ -1,0 +1,364 @@
+"""The training loop: steps, log, validation and checkpoints, from wherever the run stands."""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from .._errors import InputError
+from .._task import AbstractTask, Dataset
+from ._config import Spec
+from ._evaluate import Evaluation, evaluate
+from ._files import remove_leftovers
+from ._metrics import MetricsLog, plain
+from ._run import CHECKPOINTS, Run, create_run, open_run
+from ._state import TrainState, init_state
+from ._step import METRICS, Metrics, Order, make_step, put
+from ._tracker import AbstractTracker, make_tracker
+
+AHEAD = 2
+"""Steps that may be under way while an older one is logged: reading a metric waits for its step,
+and a device that is waited for after every step is idle in between."""
+
+
+class Diverged(ArithmeticError):
+    """The loss or the weights are no longer finite; one line: where, what is kept, what to try."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How training ended.
+
+    **Attributes:**
+
+    - `status`: "finished", or "interrupted" by `signal` (its number), the state saved.
+    - `step`: optimiser steps done.
+    - `best`: step and scores of the best validation, if there was one.
+    """
+
+    run: Run
+    status: Literal["finished", "interrupted"]
+    step: int
+    best: dict[str, Any] | None
+    signal: int | None = None
+
+
+def train(
+    spec: Spec | None,
+    task: AbstractTask,
+    path: Path,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Outcome:
+    """Train to the end of the spec, writing the run folder `path`.
+
+    A run killed at any moment and resumed ends bit-identical, on the same machine, to one that
+    was never stopped: the state in a checkpoint is all that the next step depends on. (On a GPU
+    this takes `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.) SIGINT and SIGTERM end the step
+    under way, save, and return; a second signal acts at once.
+
+    **Arguments:**
+
+    - `spec`: what to train; with `resume` None, or the spec of the run again.
+    - `task`: as the spec says; the library cannot make it, as it knows no tasks.
+    - `resume`: go on with the run in `path` from its last checkpoint instead of beginning one.
+    - `console`: where progress is shown; nowhere by default.
+
+    **Raises** `InputError` for data, run or checkpoint that cannot be used; `Diverged` where the
+    loss is no longer finite.
+    """
+    old = open_run(path) if resume else None
+    if old is None and spec is None:
+        raise TypeError("a new run needs a spec")
+    if old is not None and spec is not None and (changed := old.spec.differences(spec)):
+        raise InputError(
+            f"{path} was begun with another spec ({'; '.join(changed[:3])}): resume it as it "
+            "was, or begin a new run with --out"
+        )
+    console = Console(quiet=True) if console is None else console
+    with console.status("reading the data"):
+        data = task.load()
+    if old is not None:
+        _same_data(old, data)
+        run = old
+    else:
+        assert spec is not None
+        _check_splits(spec, data)
+        run = create_run(path, spec, data.manifest)
+    trainer = _Trainer(run, task, data, console)
+    with _signals() as received:
+        return trainer.go(received)
+
+
+def _check_splits(spec: Spec, data: Dataset) -> None:
+    Order(spec.train.seed, len(data.splits["train"]), spec.train.batch)
+    wanted = spec.train.validation_split
+    if wanted not in data.splits:
+        known = ", ".join(name for name in data.splits if name.startswith("validation"))
+        raise InputError(f"train.validation_split = {wanted!r}: the task has {known}")
+
+
+def _same_data(run: Run, data: Dataset) -> None:
+    """What is loaded now must be what the run began with: rows and hashes of every split."""
+    now = plain(data.manifest)
+    for part in sorted(now.keys() | run.manifest.keys()):
+        if now.get(part) != run.manifest.get(part):
+            raise InputError(
+                f"the data has changed since {run.path} began ({part!r} in its data.json "
+                "differs): restore it, or begin a new run with --out"
+            )
+
+
+class _Trainer:
+    """The state of one process that trains a run."""
+
+    def __init__(self, run: Run, task: AbstractTask, data: Dataset, console: Console):
+        self.run, self.task, self.console = run, task, console
+        self.spec = spec = run.spec
+        self.data = put(data.splits["train"])
+        self.order = Order(spec.train.seed, len(data.splits["train"]), spec.train.batch)
+        self.validation = data.splits[spec.train.validation_split].take(
+            slice(spec.train.validation_rows or None)
+        )
+        remove_leftovers(run.path)
+        remove_leftovers(run.path / CHECKPOINTS)
+        self.state: TrainState
+        self.best: dict[str, Any] | None = None
+        self.done = self.saved = 0
+        if run.steps():
+            self.state, header = run.load("last")
+            self.best, self.done = header.notes["best"], header.step
+            self.saved = self.done
+            # A process killed between a checkpoint and what follows it left that undone.
+            run.point(self.best)
+            run.prune(self.best)
+        else:
+            self.state = init_state(spec)
+        self.pending: deque[tuple[int, Metrics]] = deque()
+
+    def go(self, received: "_Received") -> Outcome:
+        spec = self.spec.train
+        self.log = MetricsLog(self.run.metrics, self.done)
+        self.tracker: AbstractTracker = make_tracker(self.spec, self.run.path, self.done)
+        self.step = make_step(self.spec, self.task)
+        self.clock = _Clock(self.done)
+        if self.done:
+            self.console.print(f"going on from step {self.done} of {self.run.path}")
+        try:
+            with self._progress() as show:
+                while self.done < spec.steps and received.signal is None:
+                    self._one_step()
+                    show(self.done)
+            if received.signal is not None and self.done < spec.steps:
+                self._save()
+                name = signal.Signals(received.signal).name
+                self.console.print(
+                    f"{name}: saved step {self.done}; go on with --resume {self.run.path}"
+                )
+                return Outcome(self.run, "interrupted", self.done, self.best, received.signal)
+            return Outcome(self.run, "finished", self.done, self.best)
+        finally:
+            self.log.close()
+            self.tracker.close()
+
+    def _one_step(self) -> None:
+        spec = self.spec.train
+        self.state, metrics = self.step(self.data, self.state, self.order(self.done))
+        self.done += 1
+        self.pending.append((self.done, metrics))
+        self._flush(AHEAD)
+        last = self.done == spec.steps
+        better = False
+        if self.done % spec.validate_every == 0 or last:
+            self._flush()
+            better = self._validate()
+        if better or last or self.done % spec.checkpoint_every == 0:
+            self._save()
+
+    def _flush(self, ahead: int = 0) -> None:
+        """Log the steps done, all but the newest `ahead`."""
+        while len(self.pending) > ahead:
+            step, metrics = self.pending.popleft()
+            read = jax.device_get(metrics)
+            values = {name: float(read[name]) for name in METRICS}
+            timing = self.clock.lap(step, self.spec.train.batch)
+            bad = next(
+                (name for name in ("loss", "grad_norm") if not np.isfinite(values[name])), None
+            )
+            if step % self.spec.train.log_every == 0 or step == self.spec.train.steps or bad:
+                epoch = (step - 1) // self.order.per_epoch
+                self.log.write({"kind": "train", "step": step, "epoch": epoch} | values | timing)
+                self.tracker.log(step, _under("train", values | timing))
+                self.latest = values
+            if bad:
+                self._diverged("loss" if bad == "loss" else "gradient", step, values[bad])
+
+    def _validate(self) -> bool:
+        """Evaluate; whether this is the best so far."""
+        spec = self.spec.train
+        iterations = spec.validation_iterations or self.spec.solver.steps
+        measured = evaluate(
+            self.state.best_weights,
+            self.task,
+            self.validation,
+            iterations=iterations,
+            early_exit=iterations > 64,  # below that, compiling it costs more than it saves
+            tolerance=self.spec.solver.rtol,
+        )
+        self.clock.skip()
+        last = {name: curve[-1] for name, curve in measured.overall.scores.items()}
+        rank = [last["exact"], last["cells"]]
+        better = self.best is None or rank > [self.best["exact"], self.best["cells"]]
+        if better:
+            self.best = {"step": self.done, "exact": rank[0], "cells": rank[1]}
+        self.log.write(
+            {
+                "kind": "validation",
+                "step": self.done,
+                "split": spec.validation_split,
+                "best": better,
+                "examples": measured.overall.examples,
+                "iterations": measured.iterations,
+                **measured.overall.scores,
+                "residual": measured.overall.residual_mean,
+                "converged": measured.overall.converged,
+            }
+        )
+        self.tracker.log(self.done, _under("validation", last))
+        self.console.print(_sentence(self.done, measured, better))
+        return better
+
+    def _save(self) -> None:
+        if self.saved == self.done:
+            return
+        self._flush()
+        for leaf in jax.tree.leaves(eqx.filter(self.state.model, eqx.is_inexact_array)):
+            if not bool(jnp.isfinite(leaf).all()):
+                self._diverged("weights", self.done, float("nan"))
+        self.log.sync()
+        self.run.save(self.state, self.done, self.best)
+        self.saved = self.done
+        self.clock.skip()
+
+    def _diverged(self, what: str, step: int, value: float) -> None:
+        kept = (
+            f"the checkpoint of step {self.saved} is kept"
+            if self.saved
+            else "no checkpoint had been written yet"
+        )
+        raise Diverged(
+            f"the {what} became {value} at step {step}; {kept}. Try a lower train.lr (now "
+            f"{self.spec.train.lr:g}), a longer train.warmup, a lower train.clip, model.norm = "
+            '"post", or model.precision = "float32"'
+        )
+
+    @contextlib.contextmanager
+    def _progress(self) -> Iterator[Any]:
+        """A bar with rate and time left where there is a terminal; validation lines elsewhere."""
+        if not self.console.is_terminal:
+            yield lambda step: None
+            return
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            row = bar.add_task("", total=self.spec.train.steps, completed=self.done, told="")
+
+            def show(step: int) -> None:
+                latest = getattr(self, "latest", None)
+                told = "" if latest is None else f"loss {latest['loss']:.4f}"
+                told += f"  {self.clock.rate:.0f} examples/s" if self.clock.rate else ""
+                bar.update(row, completed=step, told=told)
+
+            yield show
+
+
+class _Clock:
+    """Examples per second over the last steps, without compilation, validation, checkpoints."""
+
+    def __init__(self, step: int):
+        self.began = time.perf_counter()
+        self.laps = deque([(step, self.began)], maxlen=20)
+        self.first, self.rate = True, 0.0
+
+    def lap(self, step: int, batch: int) -> dict[str, float]:
+        now = time.perf_counter()
+        before, then = self.laps[0]
+        self.rate = (step - before) * batch / max(now - then, 1e-9)
+        self.laps.append((step, now))
+        if self.first:
+            self.skip()
+            self.first = False
+        return {"examples_per_s": self.rate, "seconds": now - self.began}
+
+    def skip(self) -> None:
+        """What was done since the last lap was no training."""
+        step, _ = self.laps[-1]
+        self.laps.clear()
+        self.laps.append((step, time.perf_counter()))
+
+
+def _under(group: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{group}/{name}": value for name, value in values.items()}
+
+
+def _sentence(step: int, measured: Evaluation, better: bool) -> str:
+    scores = "  ".join(
+        f"{name} {100 * curve[-1]:.1f} %" for name, curve in measured.overall.scores.items()
+    )
+    star = "  (best so far)" if better else ""
+    return (
+        f"step {step}: validation after {measured.iterations[-1]} iterations: {scores}  "
+        f"residual {measured.overall.residual_mean[-1]:.1e}{star}"
+    )
+
+
+class _Received:
+    signal: int | None = None
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[_Received]:
+    """Note the first SIGINT or SIGTERM instead of dying of it; the second one acts as usual."""
+    received = _Received()
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # Python lets only the main thread handle signals
+        return
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.signal = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for each in before:
+        signal.signal(each, note)
+    try:
+        yield received
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,85 @@
+"""Where metrics go besides `metrics.jsonl`: nowhere, TensorBoard, or Weights & Biases."""
+
+import abc
+from collections.abc import Mapping
+from pathlib import Path
+
+from .._errors import InputError
+from ._config import Spec
+
+
+class AbstractTracker(abc.ABC):
+    """The whole interface; a new tracker is a class with these two methods."""
+
+    @abc.abstractmethod
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Scalars of one step, by name (`train/loss`, `validation/exact`)."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Flush; nothing is logged after it."""
+
+
+class NoTracker(AbstractTracker):
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class TensorBoard(AbstractTracker):
+    """Event files in `RUN/tensorboard`; see them with `tensorboard --logdir RUN`."""
+
+    def __init__(self, path: Path, start: int):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise _missing("tensorboard", "tensorboardX") from None
+        # What a killed run logged past its last checkpoint is taken back.
+        self.writer = SummaryWriter(str(path / "tensorboard"), purge_step=start + 1)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WeightsAndBiases(AbstractTracker):
+    """A run in the project `eqloop`; without an account set `WANDB_MODE=offline`."""
+
+    def __init__(self, path: Path, spec: Spec):
+        try:
+            import wandb
+        except ImportError:
+            raise _missing("wandb", "wandb") from None
+        self.run = wandb.init(
+            project="eqloop",
+            name=path.name,
+            dir=str(path),
+            config=spec.tables(),
+            resume="allow",
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def _missing(tracker: str, package: str) -> InputError:
+    return InputError(
+        f"train.tracker = {tracker!r} needs the package {package}: pip install eqloop[track]"
+    )
+
+
+def make_tracker(spec: Spec, path: Path, start: int) -> AbstractTracker:
+    """The tracker that the spec names, for a run that goes on from step `start`."""
+    if spec.train.tracker == "tensorboard":
+        return TensorBoard(path, start)
+    if spec.train.tracker == "wandb":
+        return WeightsAndBiases(path, spec)
+    return NoTracker()
