@@ -1,0 +1,312 @@
+"""Rows of a Lichess puzzle file: checked, encoded in chunks, and written again.
+
+A row's FEN is the position *before* the opponent's move, `Moves[0]`; the puzzle is the board
+after it and the answer is `Moves[1]`. The compiled encoder takes the common rows; python-chess
+takes the rest and is the one that says what is wrong with a row.
+"""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import chess
+import numpy as np
+
+from .._task import Bad, Progress, Split
+from ._files import read_csv, write_text
+
+Encoding = Literal["paper", "easy-to-hard"]
+ENCODINGS: tuple[Encoding, ...] = ("paper", "easy-to-hard")
+
+CHUNK = 16384
+"""Rows encoded at a time: what is in memory besides the result."""
+HEADER = "PuzzleId,FEN,Moves,Rating,RatingDeviation,Popularity,NbPlays,Themes,GameUrl,OpeningTags"
+_LONGEST = {"PuzzleId": 32, "FEN": 120, "Moves": 1024, "Themes": 512}
+"""Bytes. The columns of a split are as wide as their longest entry, so one must not run away."""
+_PUZZLE_BYTES = 96
+
+
+class Row(NamedTuple):
+    """The fields of a row that are used, as they stand in the file, and its line number."""
+
+    line: int
+    id: str
+    fen: str
+    moves: str
+    rating: str
+    themes: str
+
+
+def cells_of(board: chess.Board, encoding: Encoding) -> np.ndarray:
+    """`cells[square]`: the cell, row * 8 + column, at which the model sees each square.
+
+    - `"paper"`: the mover sits at the bottom (row 0 is rank 8 for White; for Black the board is
+      turned by 180 degrees), then files are mirrored where needed so that the mover's king is in
+      columns 4..7, the e to h files of a White king.
+    - `"easy-to-hard"`: the mover sits at row 0 (rank 1 for White; ranks mirrored for Black), files
+      as they are.
+    """
+    rank, file = np.divmod(np.arange(64), 8)
+    black = board.turn == chess.BLACK
+    if encoding == "easy-to-hard":
+        return (7 - rank if black else rank) * 8 + file
+    row, column = (rank, 7 - file) if black else (7 - rank, file)
+    king = board.king(board.turn)
+    assert king is not None
+    if column[king] < 4:
+        column = 7 - column
+    return row * 8 + column
+
+
+def tokens_of(board: chess.Board, encoding: Encoding) -> np.ndarray:
+    """Tokens `(8, 8)`: 0 empty, 1..6 the mover's pieces and 7..12 the other side's, in the order
+    P N B R Q K (`"paper"`) or K Q B N R P (`"easy-to-hard"`)."""
+    order = {"paper": "pnbrqk", "easy-to-hard": "kqbnrp"}[encoding]
+    cells = cells_of(board, encoding)
+    tokens = np.zeros(64, np.uint8)
+    for square, piece in board.piece_map().items():
+        token = 1 + order.index(chess.piece_symbol(piece.piece_type))
+        tokens[cells[square]] = token + (0 if piece.color == board.turn else 6)
+    return tokens.reshape(8, 8)
+
+
+def quote(text: str, limit: int = 80) -> str:
+    """`text` on one line, in quotation marks, cut where it is long."""
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def read_board(fen: str) -> chess.Board:
+    """The position that a FEN describes. **Raises** `ValueError`, one line, where it has no legal
+    meaning."""
+    try:
+        board = chess.Board(fen)
+    except ValueError as error:
+        # python-chess repeats the FEN after a colon
+        why = " ".join(str(error).split(": '")[0].split(': "')[0].split())
+        raise ValueError(f"FEN {quote(fen)} cannot be read ({why})") from None
+    status = board.status()
+    if status != chess.STATUS_VALID:
+        names = [flag.name or "" for flag in chess.Status if flag and flag in status]
+        why = ", ".join(name.lower().replace("_", " ") for name in names)
+        raise ValueError(f"FEN {quote(fen)} is illegal ({why})")
+    return board
+
+
+def replay(row: Row) -> tuple[chess.Board, chess.Move, chess.Move]:
+    """The puzzle's board, the opponent's move and the answer, by python-chess.
+
+    **Raises** `ValueError` with one line that says what is wrong with the row.
+    """
+    board = read_board(row.fen)
+    moves = row.moves.split()
+    if len(moves) < 2:
+        raise ValueError(
+            f"Moves {quote(row.moves)} holds {len(moves)} move(s), but the opponent's move and "
+            "the answer are needed"
+        )
+    played: list[chess.Move] = []
+    puzzle = board
+    for index, text in enumerate(moves):
+        if index == 1:
+            puzzle = board.copy(stack=False)
+        try:
+            move = board.parse_uci(text)
+        except chess.InvalidMoveError:
+            move = None
+        except chess.IllegalMoveError:
+            raise ValueError(
+                f"move {index + 1} of Moves, {quote(text)}, is illegal in {board.fen()!r}"
+            ) from None
+        if not move:  # also the null move, which python-chess lets pass
+            raise ValueError(f"move {index + 1} of Moves, {quote(text)}, is not a UCI move")
+        board.push(move)
+        played.append(move)
+        if index == 1 and "mateIn1" in row.themes.split() and not board.is_checkmate():
+            raise ValueError(f"the themes say mateIn1, but the answer {text!r} does not mate")
+    if len(puzzle.fen()) > _PUZZLE_BYTES:
+        raise ValueError(f"FEN {quote(row.fen)} has clocks too large to be true")
+    return puzzle, played[0], played[1]
+
+
+def encode(
+    rows: Sequence[Row], encoding: Encoding, on_bad: Callable[[Bad], None], source: str
+) -> Split:
+    """The good rows as a split, in their order; `on_bad` gets the others, as `source:line`."""
+    from . import _chess_kernels as kernels  # compiles: only where rows come in numbers
+
+    if not _all_sound(rows):
+        sound = []
+        for row in rows:
+            if why := _faults(row):
+                on_bad(Bad(f"{source}:{row.line}", why))
+            else:
+                sound.append(row)
+        rows = sound
+    count = len(rows)
+    squares = np.zeros((count, 2), np.int64)
+    tokens = np.zeros((count, 64), np.uint8)
+    answers = np.zeros((count, 5), np.uint8)
+    puzzles = np.zeros((count, _PUZZLE_BYTES), np.uint8)
+    good = np.zeros(count, np.bool_)
+    themed = np.array(["mateIn1" in row.themes.split() for row in rows], np.bool_)
+    kernels.encode_rows(
+        lines([row.fen for row in rows]),
+        lines([row.moves for row in rows]),
+        themed,
+        ENCODINGS.index(encoding),
+        tokens,
+        squares,
+        answers,
+        puzzles,
+        good,
+    )
+    puzzle, answer = _strings(puzzles), _strings(answers)
+    opponents = [row.moves[: row.moves.find(" ")] for row in rows]
+    for index in np.flatnonzero(~good).tolist():
+        try:
+            board, opponent, move = replay(rows[index])
+        except ValueError as error:
+            on_bad(Bad(f"{source}:{rows[index].line}", str(error)))
+            continue
+        cells = cells_of(board, encoding)
+        good[index] = True
+        tokens[index] = tokens_of(board, encoding).ravel()
+        squares[index] = cells[move.from_square], cells[move.to_square]
+        answer[index] = move.uci().encode()
+        puzzle[index] = board.fen().encode()
+        opponents[index] = opponent.uci()
+    targets = np.zeros((count, 64), np.uint8)
+    np.put_along_axis(targets, squares, 1, axis=1)
+    return Split(
+        inputs=tokens.reshape(count, 8, 8),
+        targets=targets.reshape(count, 8, 8),
+        difficulty=np.array([int(row.rating) for row in rows], np.float32),
+        puzzles=puzzle,
+        columns={
+            "answer": answer,
+            "answered": np.ones(count, np.bool_),
+            "themes": _bytes(row.themes for row in rows),
+            "ids": _bytes(row.id for row in rows),
+            "before": _bytes(row.fen for row in rows),
+            "opponent": _bytes(opponents),
+        },
+    ).take(slice(None) if good.all() else good)
+
+
+def hashes(tokens: np.ndarray) -> np.ndarray:
+    """64 bits for each position as the model sees it, `(examples,)`: equal ones are duplicates."""
+    from . import _chess_kernels as kernels
+
+    out = np.empty(len(tokens), np.uint64)
+    kernels.hash_rows(np.ascontiguousarray(tokens).reshape(len(tokens), 64), out)
+    return out
+
+
+def stream(
+    path: Path,
+    encoding: Encoding,
+    *,
+    on_bad: Callable[[Bad], None],
+    progress: Progress | None = None,
+) -> Iterator[Split]:
+    """The good rows of a Lichess file, up to `CHUNK` at a time: 4.9 million rows pass through the
+    memory of one chunk."""
+    rows: list[Row] = []
+    for line, fields in read_csv(
+        path, ("FEN", "Moves", "Rating"), on_bad=on_bad, progress=progress
+    ):
+        get = fields.get
+        rows.append(
+            Row(
+                line,
+                get("PuzzleId", ""),
+                fields["FEN"],
+                fields["Moves"],
+                fields["Rating"],
+                get("Themes", ""),
+            )
+        )
+        if len(rows) == CHUNK:
+            yield encode(rows, encoding, on_bad, str(path))
+            rows = []
+    if rows:
+        yield encode(rows, encoding, on_bad, str(path))
+
+
+def _all_sound(rows: Sequence[Row]) -> bool:
+    """Whether no row has a fault in its fields: the question of `_faults` for all at once."""
+    if not rows:
+        return True
+    _, ids, fens, moves, ratings, themes = zip(*rows, strict=True)
+    for texts, longest in zip((ids, fens, moves, themes), _LONGEST.values(), strict=True):
+        whole = "".join(texts)
+        if "\0" in whole or not whole.isascii() or max(map(len, texts)) > longest:
+            return False
+    digits = "".join(ratings)
+    sizes = set(map(len, ratings))
+    return digits.isascii() and digits.isdigit() and min(sizes) > 0 and max(sizes) <= 4
+
+
+def _faults(row: Row) -> str:
+    """What is wrong with the fields as such; "" if nothing."""
+    if not (row.rating.isascii() and row.rating.isdigit() and len(row.rating) <= 4):
+        return f"Rating {quote(row.rating)} is not a whole number from 0 to 9999"
+    for name, text in zip(_LONGEST, (row.id, row.fen, row.moves, row.themes), strict=True):
+        if len(text.encode()) > _LONGEST[name]:
+            return f"{name} {quote(text, 40)} is longer than {_LONGEST[name]} bytes"
+        if "\0" in text:  # a column of bytes could not hold it
+            return f"{name} {quote(text, 40)} holds a zero byte"
+    return ""
+
+
+def write(split: Split, path: Path) -> None:
+    """Write a Lichess file: its columns, those not known left empty, and of the solution the
+    opponent's move and the answer."""
+    column = {
+        name: [item.decode() for item in split.columns[name]]
+        for name in ("ids", "before", "opponent", "answer", "themes")
+    }
+    with write_text(path) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(HEADER.split(","))
+        for index in range(len(split)):
+            moves = f"{column['opponent'][index]} {column['answer'][index]}"
+            rating = round(float(split.difficulty[index]))
+            start = [column["ids"][index], column["before"][index], moves, rating]
+            writer.writerow([*start, "", "", "", column["themes"][index], "", ""])
+
+
+def join(chunks: list[Split]) -> Split:
+    """One split of all the chunks, which are emptied on the way: about one copy in memory."""
+    if not chunks:
+        return encode([], "paper", lambda bad: None, "")
+    parts = [
+        {"inputs": c.inputs, "targets": c.targets, "difficulty": c.difficulty, "puzzles": c.puzzles}
+        | {f"columns/{name}": column for name, column in c.columns.items()}
+        for c in chunks
+    ]
+    chunks.clear()
+    whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    columns = {
+        name.removeprefix("columns/"): whole.pop(name) for name in list(whole) if "/" in name
+    }
+    return Split(**whole, columns=columns)
+
+
+def lines(texts: Sequence[str]) -> np.ndarray:
+    """The texts, one a line, as bytes for the compiled functions. One that would be several lines
+    becomes an empty one, which they are not sure of."""
+    joined = "\n".join(texts)
+    if joined.count("\n") != max(len(texts) - 1, 0):
+        joined = "\n".join("" if "\n" in text else text for text in texts)
+    return np.frombuffer(joined.encode(), np.uint8)
+
+
+def _strings(characters: np.ndarray) -> np.ndarray:
+    return characters.view(f"S{characters.shape[1]}").reshape(len(characters))
+
+
+def _bytes(texts: Iterator[str] | Sequence[str]) -> np.ndarray:
+    # an empty list or only empty texts would otherwise give another kind of array
+    return np.array([text.encode() for text in texts], np.bytes_)
