@@ -1,7 +1,7 @@
 """The one way in which a loop is run."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import equinox as eqx
 from jaxtyping import PyTree

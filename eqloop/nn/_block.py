@@ -13,7 +13,7 @@ from ._feedforward import FeedForward
 from ._linear import Linear
 from ._norm_placement import NormKind, NormPlacement
 from ._recall import Recall, RecallKind
-from ._residual import Add, GRU, ResidualKind, make_residual
+from ._residual import GRU, Add, ResidualKind, make_residual
 
 
 class Block(eqx.Module):
@@ -65,12 +65,14 @@ class Block(eqx.Module):
         self, z: Float[Array, "*grid width"], r: Float[Array, "*grid width"] | None
     ) -> Float[Array, "*grid width"]:
         if self.recall_kind == "external":
-            assert self.recall is not None and r is not None
+            assert self.recall is not None
+            assert r is not None
             z = self.recall(z, r).astype(z.dtype)
         for branch in (self.attention, self.feedforward):
             c = z if self.norms.pre is None else self.norms.pre(z)
             if self.recall_kind == "internal":
-                assert self.recall is not None and r is not None
+                assert self.recall is not None
+                assert r is not None
                 c = self.recall(c, r)
             z = join(self, z, branch(c))
         return z

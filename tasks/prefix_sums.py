@@ -1,0 +1,286 @@
+"""Prefix sums: the running parity of a string of bits, at any length."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
+
+from .._errors import InputError
+from .._task import AbstractTask, Bad, Dataset, Progress, Split
+from ._dataset import dataset, describe, partition
+from ._files import Tally, read_csv, refuse, write_text
+
+WINDOW = 5
+"""Cells that a cell attends to by default, in the paper: two on each side."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixSums(AbstractTask):
+    """Cell i of the answer is `bit_0 + ... + bit_i mod 2`.
+
+    One channel, `bit - 0.5`; two classes. Models are trained on one length and tested on longer
+    strings, with more iterations: with attention to two cells on each side, information from the
+    first bit reaches cell n after n / 2 iterations, and not before (arXiv 2604.15259).
+
+    **Files:** CSV with the columns `question,answer` (bit strings of one length), plain, `.gz` or
+    `.zst`; `answer` may be absent.
+
+    **Splits:** `train` and `validation` (80/20 of `rows`, by `seed`) and `test`, of distinct
+    strings; `hard`, `hard-x2` and `hard-x4`, of `hard_length` bits and 2 and 4 times as many. From
+    a file of strings of `length` bits: `train` and `validation`, with the others generated.
+    """
+
+    length: int = 32
+    """Bits of the training strings."""
+    validation_length: int = 0
+    """Bits of the validation strings; 0 for `length`. With a middle length, between `length` and
+    `hard_length`, the best checkpoint is chosen for how it extrapolates."""
+    hard_length: int = 0
+    """Bits of the hard strings; 0 for 4 times `length`."""
+    test_rows: int = 1000
+    """Strings in each of the test and hard splits."""
+
+    name: ClassVar[str] = "prefix-sums"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self):
+        for field in ("length", "validation_length", "hard_length"):
+            value = getattr(self, field)
+            if value < WINDOW and not (value == 0 and field != "length"):
+                raise InputError(
+                    f"task.{field}={value}: must be at least {WINDOW}, the cells that a cell "
+                    "attends to"
+                )
+        for field in ("rows", "test_rows"):
+            if getattr(self, field) < 0:
+                raise InputError(f"task.{field}={getattr(self, field)}: must be 0 or more")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"task.seed={self.seed}: must be from 0 to 2^32 - 1")
+
+    # --- what a model for this task looks like
+
+    @property
+    def grid(self) -> tuple[int]:
+        return (self.length,)
+
+    @property
+    def channels(self) -> int:
+        return 1
+
+    @property
+    def classes(self) -> int:
+        return 2
+
+    @property
+    def attention(self) -> int:
+        return WINDOW
+
+    # --- data
+
+    def generate(self, rows: int, seed: int, *, progress: Progress | None = None) -> Split:
+        """`rows` distinct strings of `length` bits. **Raises** `InputError` where there are not
+        that many."""
+        del progress
+        return _split(_distinct(rows, self.length, np.random.RandomState(seed)))
+
+    def read(
+        self, path: Path, *, on_bad: Callable[[Bad], None], progress: Progress | None = None
+    ) -> Split:
+        rows: list[np.ndarray] = []
+        for number, row in read_csv(path, ["question"], on_bad=on_bad, progress=progress):
+            question, answer = row["question"].strip(), row.get("answer", "").strip()
+            length = len(rows[0]) if rows else len(question)
+            why = _fault(question, answer, length)
+            if why:
+                on_bad(Bad(f"{path}:{number}", why))
+            else:
+                rows.append(_bits(question))
+        if not rows:
+            raise InputError(f"{path}: no good row; `eqloop data check` lists what is wrong")
+        return _split(np.stack(rows))
+
+    def write(self, split: Split, path: Path) -> None:
+        with write_text(path) as file:
+            file.write("question,answer\n")
+            for question, target in zip(split.puzzles, split.targets, strict=True):
+                file.write(f"{question.decode()},{_text(target)}\n")
+
+    def load(self, *, progress: Progress | None = None) -> Dataset:
+        if not self.data:
+            return dataset(
+                self, {"generator": "uniform bits"}, lambda: (self._splits(None), {"bad": 0})
+            )
+        path = Path(self.data)
+
+        def build():
+            tally = Tally()
+            split = self.read(path, on_bad=tally if self.skip_bad else refuse, progress=progress)
+            if split.inputs.shape[1] != self.length:
+                raise InputError(
+                    f"{path}: strings of {split.inputs.shape[1]} bits; set "
+                    f"task.length={split.inputs.shape[1]} to train on them"
+                )
+            read = {"rows": len(split), "bad": tally.count}
+            return self._splits(split.inputs[: self.rows or None]), read
+
+        return dataset(self, describe(path), build)
+
+    def _splits(self, given: np.ndarray | None) -> dict[str, Split]:
+        random = np.random.RandomState(self.seed)
+        rows = 10_000 if given is None else len(np.unique(given, axis=0))
+        rows = min(self.rows or rows, rows) if given is not None else self.rows or rows
+        # Short strings are few: train, validation and test share what there is.
+        if given is None:
+            pool = _distinct(rows + self.test_rows, self.length, random)
+        else:
+            pool = _distinct(rows + self.test_rows, self.length, random, first=given)
+        kept, held = partition(rows, self.seed)
+        middle = self.validation_length or self.length
+        hard = self.hard_length or 4 * self.length
+        validation = pool[held]
+        if middle != self.length:
+            validation = _distinct(len(held), middle, random)
+        return {
+            "train": _split(pool[kept]),
+            "validation": _split(validation),
+            "test": _split(pool[rows:]),
+            **{
+                f"hard{suffix}": _split(
+                    # Of the validation length too, perhaps: then apart from those strings.
+                    _distinct(len(validation) + self.test_rows, middle, random, first=validation)[
+                        len(validation) :
+                    ]
+                    if hard * times == middle
+                    else _distinct(self.test_rows, hard * times, random)
+                )
+                for suffix, times in (("", 1), ("-x2", 2), ("-x4", 4))
+            },
+        }
+
+    def bands(self, split: Split) -> dict[str, Bool[np.ndarray, " examples"]]:
+        return {
+            f"{length:g} bits": split.difficulty == length for length in np.unique(split.difficulty)
+        }
+
+    # --- one example, on the device
+
+    def encode(self, tokens: UInt8[Array, " cells"]) -> Float[Array, "cells 1"]:
+        return tokens[:, None].astype(jnp.float32) - 0.5
+
+    def transform(
+        self, key: PRNGKeyArray, tokens: UInt8[Array, " cells"], targets: UInt8[Array, " cells"]
+    ) -> tuple[UInt8[Array, " cells"], UInt8[Array, " cells"]]:
+        """Add a random string to both: the task is linear over the field of two elements, so this
+        is a symmetry, and it maps any string to any other with the same probability."""
+        added = jr.bernoulli(key, shape=tokens.shape).astype(tokens.dtype)
+        return tokens ^ added, targets ^ (jnp.cumsum(added, dtype=tokens.dtype) & 1)
+
+    def predict(
+        self, logits: Float[Array, "cells 2"], tokens: UInt8[Array, " cells"]
+    ) -> UInt8[Array, " cells"]:
+        del tokens
+        return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
+    def score(
+        self,
+        prediction: UInt8[Array, " cells"],
+        tokens: UInt8[Array, " cells"],
+        targets: UInt8[Array, " cells"],
+    ) -> dict[str, Float[Array, ""] | Bool[Array, ""]]:
+        del tokens
+        right = prediction == targets
+        return {"exact": jnp.all(right), "cells": jnp.mean(right.astype(jnp.float32))}
+
+    # --- one example, on the host
+
+    def parse(self, text: str) -> Split:
+        text = text.strip()
+        why = _fault(text, "", len(text))
+        if why:
+            raise InputError(f"puzzle {_short(text)!r}: {why}")
+        return _split(_bits(text)[None])
+
+    def check(
+        self, split: Split, prediction: Shaped[np.ndarray, " cells"]
+    ) -> tuple[bool | None, str]:
+        wrong = np.flatnonzero(prediction != split.targets[0])
+        if len(wrong) == 0:
+            return True, f"all {len(prediction)} prefix sums are right"
+        return (
+            False,
+            f"{len(wrong)} of {len(prediction)} prefix sums are wrong, first at bit {wrong[0]}",
+        )
+
+    def render(self, split: Split, prediction: Shaped[np.ndarray, " cells"] | None = None) -> str:
+        bits = _text(split.inputs[0])
+        lines = []
+        for start in range(0, len(bits), 64):
+            part = slice(start, start + 64)
+            lines.append(f"[dim]bits[/]  {bits[part]}")
+            if prediction is not None:
+                wrong = prediction[part] != split.targets[0][part]
+                lines.append(f"[bold]sums  {_text(prediction[part])}[/]")
+                if wrong.any():
+                    marks = "".join("^" if w else " " for w in wrong).rstrip()
+                    lines.append(f"[red]wrong {marks}[/]")
+        return "\n".join(lines)
+
+
+def _split(bits: np.ndarray) -> Split:
+    text = np.ascontiguousarray(bits + ord("0"), np.uint8)
+    return Split(
+        inputs=bits,
+        targets=(np.cumsum(bits, axis=-1) & 1).astype(np.uint8),
+        difficulty=np.full(len(bits), bits.shape[-1], np.float32),
+        puzzles=text.view(f"S{bits.shape[-1]}")[:, 0],
+        columns={"answered": np.ones(len(bits), bool)},
+    )
+
+
+def _distinct(
+    rows: int, length: int, random: np.random.RandomState, first: np.ndarray | None = None
+) -> np.ndarray:
+    """`rows` different strings, beginning with the different ones among `first`."""
+    if length < 62 and rows > 2**length:
+        raise InputError(
+            f"there are only {2**length} strings of {length} bits, not {rows}; lower task.rows and "
+            "task.test_rows, or take a greater length"
+        )
+    found = np.zeros((0, length), np.uint8) if first is None else first
+    while True:
+        _, index = np.unique(found, axis=0, return_index=True)
+        found = found[np.sort(index)]
+        if len(found) >= rows:
+            return found[:rows]
+        more = random.randint(0, 2, (max(rows - len(found), 16), length), np.uint8)
+        found = np.concatenate([found, more])
+
+
+def _fault(question: str, answer: str, length: int) -> str:
+    """What is wrong with a row, or nothing."""
+    if set(question) - set("01"):
+        return f"a string of 0 and 1 is expected, not {_short(question)!r}"
+    if len(question) < WINDOW:
+        return f"{len(question)} bits; at least {WINDOW} are needed"
+    if len(question) != length:
+        return f"{len(question)} bits, but the rows before have {length}"
+    if answer and answer != _text(np.cumsum(_bits(question)) & 1):
+        return f"the answer {_short(answer)!r} is not the prefix sums of the question"
+    return ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _bits(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8) - np.uint8(ord("0"))
+
+
+def _text(bits: np.ndarray) -> str:
+    return (np.asarray(bits, np.uint8) + ord("0")).astype(np.uint8).tobytes().decode()
