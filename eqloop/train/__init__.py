@@ -12,8 +12,11 @@ from ._loop import Diverged as Diverged
 from ._loop import Outcome as Outcome
 from ._loop import train as train
 from ._metrics import read_metrics as read_metrics
+from ._resolve import parse_setting as parse_setting
 from ._resolve import presets as presets
 from ._resolve import resolve as resolve
+from ._results import save_evaluation as save_evaluation
+from ._results import trained_iterations as trained_iterations
 from ._run import Run as Run
 from ._run import open_run as open_run
 from ._state import TrainState as TrainState
@@ -22,3 +25,5 @@ from ._state import make_gradient as make_gradient
 from ._state import make_model as make_model
 from ._state import make_solver as make_solver
 from ._step import make_step as make_step
+from ._trace import Trace as Trace
+from ._trace import trace as trace

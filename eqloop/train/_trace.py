@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped, UInt8
+from jaxtyping import Array, Float, PyTree, Shaped, UInt8
 
 from .._model import LoopedTransformer
 from .._norms import relative_residual
@@ -64,14 +64,14 @@ def trace(
 
 
 @eqx.filter_jit
-def _start(model: LoopedTransformer, task: AbstractTask, tokens: Array) -> tuple[Array, Array]:
+def _start(model: LoopedTransformer, task: AbstractTask, tokens: Array) -> tuple[Array, PyTree]:
     e = model.embed(task.encode(tokens))
     return e, model.loop().inject(e)
 
 
 @eqx.filter_jit
 def _advance(
-    model: LoopedTransformer, task: AbstractTask, tokens: Array, z: Array, r: Array | None
+    model: LoopedTransformer, task: AbstractTask, tokens: Array, z: Array, r: PyTree
 ) -> tuple[Array, tuple[Array, Array]]:
     f = model.loop()
 

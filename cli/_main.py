@@ -1,0 +1,81 @@
+"""The entry point: the table of commands, and how a mistake becomes one line and an exit code.
+
+0: done. 1: done, and the answer is no (a puzzle not solved, a file with bad rows). 2: bad input.
+An exception that is no `InputError` is a defect of ours and keeps its traceback.
+
+Nothing here imports JAX: `--help` answers at once, and a command pays for what it uses.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from .. import InputError, __version__
+from . import data as _data
+from . import eval as _eval
+from . import solve as _solve
+from . import train as _train
+
+app = typer.Typer(
+    name="eqloop",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help is the faster one, and rewraps its paragraphs
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(_train.train)
+app.command("eval")(_eval.evaluate)
+app.command("solve")(_solve.solve)
+app.add_typer(_data.app, name="data")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"eqloop {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Looped transformers: train a loop, run it for longer than it was trained, see what it does.
+
+    A RUN is a folder: its spec, its metrics, its checkpoints. eqloop train with no options
+    trains prefix sums in a few minutes on a laptop.
+    """
+    del version
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=args, prog_name="eqloop", standalone_mode=False)
+    except InputError as error:
+        return _refuse(str(error))
+    except TyperException as error:  # an unknown option, a value that is no number, ...
+        ctx = getattr(error, "ctx", None)
+        hint = f"; see `{ctx.command_path} --help`" if ctx is not None else ""
+        return _refuse(error.format_message().rstrip(".") + hint)
+    except BrokenPipeError:  # `eqloop ... | head`: whoever read the output has seen enough
+        sys.stderr.close()
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(message: str) -> int:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    return 2

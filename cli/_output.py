@@ -1,0 +1,101 @@
+"""How commands print: text for people or JSON for machines on stdout, progress on stderr."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def console() -> "Console":
+    """Made afresh for each use, because tests and shells replace `sys.stdout`."""
+    from rich.console import Console  # here and below: `--help` does without
+
+    return Console(highlight=False)
+
+
+def notes() -> "Console":
+    """For what is not the answer: progress, and remarks that a pipe should not see."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def emit(answer: Mapping[str, Any]) -> None:
+    """One JSON object on stdout; NaN and infinity, which JSON lacks, become null."""
+    print(json.dumps(plain(answer), ensure_ascii=False, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """`value` in the types of JSON: NumPy scalars and arrays and paths included."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if hasattr(value, "tolist"):  # NumPy and JAX, without importing either
+        return plain(value.tolist())
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [plain(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.decode()
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> "Table":
+    """A table whose first column is a name and whose other columns are figures."""
+    from rich.table import Table
+
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=None)
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage with one decimal; a dash where there is none."""
+    return "-" if share is None or math.isnan(share) else f"{100 * share:.1f}"
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Any]:
+    """A progress bar that a loader feeds: yields `report(done, total)`. Silent in a pipe."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=notes(),
+        transient=True,
+    )
+    shown = bar.console.is_terminal
+    task = bar.add_task(label, total=None)
+
+    def report(done: int, total: int | None) -> None:
+        if shown:
+            bar.update(task, completed=done, total=total)
+
+    if not shown:
+        yield report
+        return
+    with bar:
+        yield report

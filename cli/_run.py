@@ -1,0 +1,148 @@
+"""What `train`, `eval` and `solve` share: a model out of a run folder, and tables of its curves."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import InputError
+from ._output import percent, progress, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .._task import AbstractTask, Split
+    from ..train import Curve, Evaluation, Run
+
+Checkpoint = Annotated[
+    str, typer.Option(help="best (on validation), last, or the number of a step.")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Go on past bad rows of a file, and count them.")
+]
+
+
+def open_model(run: Path, checkpoint: str, **fields: Any) -> "tuple[Any, AbstractTask, Run, int]":
+    """The model, the task (with `fields` in place of those of the run), the opened run, and the
+    step that the checkpoint is of."""
+    from ..tasks import make_task
+    from ..train import open_run
+
+    opened = open_run(run)
+    task = make_task(opened.spec.task_name, opened.spec.task_fields | fields)
+    if checkpoint == "best" or checkpoint == "last":
+        model, step = opened.restore(checkpoint)
+    elif checkpoint.isdecimal():
+        model, step = opened.restore(int(checkpoint))
+    else:
+        steps = ", ".join(map(str, opened.steps()))
+        raise InputError(f"--checkpoint {checkpoint}: must be best, last or a step ({steps})")
+    return model, task, opened, step
+
+
+def measure(
+    run: "Run",
+    step: int,
+    model: Any,
+    task: "AbstractTask",
+    splits: "Mapping[str, Split]",
+    *,
+    iterations: int,
+    rows: int,
+) -> "dict[str, Evaluation]":
+    """Evaluate on each split, at most `rows` examples of it (0: all), and save the results."""
+    import numpy as np
+
+    from ..train import evaluate, save_evaluation, trained_iterations
+
+    measured = {}
+    for name, split in splits.items():
+        of = len(split)
+        if 0 < rows < of:
+            # Spread evenly: a split may be sorted, and the same rows are taken every time.
+            split = split.take(np.arange(rows) * of // rows)
+        with progress(f"evaluating {name}") as report:
+            found = evaluate(model, task, split, iterations=iterations, progress=report)
+        record = {
+            "task": task.name,
+            "split": name,
+            "step": step,
+            "rows": len(split),
+            "rows_of_split": of,
+            "trained_iterations": trained_iterations(run.spec),
+        }
+        save_evaluation(run, name, record | found.tables())
+        measured[name] = found
+    return measured
+
+
+def accuracy_table(measured: "Mapping[str, Evaluation]") -> "Table":
+    """Share of examples solved: iterations down (powers of two and the last), splits across."""
+    first = next(iter(measured.values()))
+    points = [
+        (place, point)
+        for place, point in enumerate(first.iterations)
+        if point & (point - 1) == 0 or point == first.iterations[-1]
+    ]
+    rows = [
+        (str(point), *(percent(each.overall.scores["exact"][place]) for each in measured.values()))
+        for place, point in points
+    ]
+    columns = [f"{name}, %" for name in labels(measured).values()]
+    return table(("iterations", *columns), rows, title="solved after so many iterations")
+
+
+def labels(measured: "Mapping[str, Evaluation]") -> dict[str, str]:
+    """Split -> its name, with its band where all of its examples are in one."""
+    found = {}
+    for name, each in measured.items():
+        only = [band for band, c in each.bands.items() if c.examples == each.overall.examples]
+        found[name] = f"{name} ({only[0]})" if only and len(each.bands) == 1 else name
+    return found
+
+
+def curve_table(name: str, iterations: Sequence[int], curve: "Curve") -> "Table":
+    """Everything that is known of one set of examples, iteration by iteration."""
+    rows = [
+        (
+            str(point),
+            *(percent(scores[place]) for scores in curve.scores.values()),
+            f"{curve.residual_median[place]:.1e}",
+            percent(curve.converged[place]),
+        )
+        for place, point in enumerate(iterations)
+    ]
+    columns = ("iterations", *(f"{score} %" for score in curve.scores), "residual", "converged %")
+    return table(columns, rows, title=f"{name}: {curve.examples:,} examples")
+
+
+def band_table(measured: "Evaluation") -> "Table":
+    """One line for each difficulty band, and one for all: where it ends, and where it was best."""
+    rows = []
+    for name, curve in {**measured.bands, "all": measured.overall}.items():
+        best = curve.overthinking["exact"]
+        median = curve.settled_median
+        rows.append(
+            (
+                name,
+                f"{curve.examples:,}",
+                *(percent(scores[-1]) for scores in curve.scores.values()),
+                f"{percent(best['best'])} at {best['iterations']:.0f}",
+                percent(best["penalty"]),
+                percent(curve.converged[-1]),
+                percent(curve.settled),
+                "-" if median != median else f"{median:.0f}",
+            )
+        )
+    columns = (
+        "band",
+        "examples",
+        *(f"{score} %" for score in measured.overall.scores),
+        "best exact %",
+        "overthinking",
+        "converged %",
+        "ever settled %",
+        "median at",
+    )
+    return table(columns, rows, title=f"after {measured.iterations[-1]} iterations")

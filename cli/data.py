@@ -1,0 +1,170 @@
+"""`eqloop data make | check | show`: the data of a task, without any model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import InputError
+from ._output import Json, console, emit, notes, progress, table
+
+if TYPE_CHECKING:
+    from .._task import AbstractTask
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=False,
+    help="Make a set, check any file, print an example as a board.",
+)
+
+Task = Annotated[
+    str, typer.Option("--task", "-t", help="prefix-sums, sudoku or chess.", show_default=False)
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A field of the task, as task.FIELD=VALUE; repeatable."),
+]
+
+
+def build(name: str, settings: list[str] | None, **fields: Any) -> "AbstractTask":
+    """The task `name` with the fields that `--set task.FIELD=VALUE` gives."""
+    from ..tasks import make_task
+    from ..train import parse_setting
+
+    for setting in settings or []:
+        group, field, value = parse_setting(setting)
+        if group != "task":
+            raise InputError(f"--set {setting}: there is only data here; write task.FIELD=VALUE")
+        fields[field] = value
+    return make_task(name, fields)
+
+
+@app.command()
+def make(
+    task: Task,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many examples.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    seed: Annotated[int, typer.Option(help="The same seed makes the same file.")] = 42,
+    settings: Settings = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a set with the task's own generator.
+
+    Reads nothing. Writes OUT (compressed if its name ends in .gz or .zst), whole or not at all.
+
+    Example: eqloop data make --task sudoku --rows 1000 --out sudoku.csv.gz
+    """
+    made = build(task, settings, seed=seed)
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; give the name of a file")
+    if out.exists() and not force:
+        raise InputError(f"--out {out}: exists; add --force to replace it")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}; make it first")
+    with progress("making") as report:
+        split = made.generate(rows, seed, progress=report)
+    made.write(split, out)
+    bands = {name: int(mask.sum()) for name, mask in made.bands(split).items()}
+    if as_json:
+        emit({"file": out, "task": task, "rows": len(split), "seed": seed, "bands": bands})
+        return
+    console().print(f"{out}: {len(split):,} rows")
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to read.")],
+    task: Task,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Check every row of a file: is it well formed, legal, and is its answer right.
+
+    Reads FILE (plain, .gz or .zst; the HRM folder format for sudoku). Writes nothing. Exits with 0
+    where every row is good, 1 where some are bad, 2 where FILE cannot be read at all.
+
+    Example: eqloop data check lichess_db_puzzle.csv.zst --task chess
+    """
+    from ..tasks._files import Tally
+
+    made = build(task, settings)
+    tally = Tally()
+    with progress("checking") as report:
+        split = made.read(file, on_bad=tally, progress=report)
+    bands = {name: int(mask.sum()) for name, mask in made.bands(split).items()}
+    if as_json:
+        first = [{"where": bad.where, "why": bad.why} for bad in tally.first]
+        emit(
+            {
+                "file": file,
+                "task": task,
+                "rows": len(split) + tally.count,
+                "good": len(split),
+                "bad": tally.count,
+                "first": first,
+                "bands": bands,
+            }
+        )
+    else:
+        for bad in tally.first:
+            console().print(str(bad), markup=False, soft_wrap=True)
+        if tally.count > len(tally.first):
+            console().print(f"... and {tally.count - len(tally.first):,} more")
+        console().print(f"{file}: {len(split):,} rows are good, {tally.count:,} are bad")
+        console().print(table(("band", "rows"), [(k, f"{v:,}") for k, v in bands.items()]))
+    if tally.count:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    task: Task,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="The file to read; left out, one is generated."),
+    ] = None,
+    index: Annotated[
+        int, typer.Option("--index", "-i", min=0, help="Which of its good rows, from 0.")
+    ] = 0,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Print one example and its answer as a board.
+
+    Reads FILE, or generates examples where there is none. Writes nothing.
+
+    Example: eqloop data show sudoku.csv.gz --task sudoku --index 3
+    """
+    from ..tasks._files import Tally
+
+    made = build(task, settings)
+    with progress("reading") as report:
+        if file is None:
+            split = made.generate(index + 1, made.seed, progress=report)
+        else:
+            tally = Tally()
+            split = made.read(file, on_bad=tally, progress=report)
+            if tally.count:
+                notes().print(f"note: {tally.count:,} bad rows are not counted", markup=False)
+    if index >= len(split):
+        raise InputError(f"--index {index}: {file} has {len(split):,} good rows, 0 is the first")
+    one = split.take(slice(index, index + 1))
+    bands = [name for name, mask in made.bands(one).items() if mask[0]]
+    if as_json:
+        emit(
+            {
+                "index": index,
+                "puzzle": one.puzzles[0],
+                "targets": one.targets[0],
+                "difficulty": float(one.difficulty[0]),
+                "bands": bands,
+            }
+        )
+        return
+    out = console()
+    out.print(one.puzzles[0].decode(), markup=False, soft_wrap=True)
+    out.print(made.render(one))
+    out.print("answer:")
+    out.print(made.render(one, one.targets[0]))
+    out.print(f"difficulty {one.difficulty[0]:g} ({', '.join(bands)})", markup=False)

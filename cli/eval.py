@@ -1,0 +1,143 @@
+"""`eqloop eval RUN`: what more iterations do, on every split and band."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import InputError
+from ._output import Json, console, emit, notes, progress
+from ._run import Checkpoint, SkipBad, band_table, curve_table, labels, measure, open_model
+
+if TYPE_CHECKING:
+    from .._task import AbstractTask, Split
+    from ..train import Evaluation, Run
+
+_FORMATS = (".png", ".svg", ".pdf")
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Another file: all of its rows, or with --split its split.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="One split; left out, all but that for training.")
+    ] = None,
+    iterations: Annotated[int, typer.Option(min=1, help="The most iterations.")] = 512,
+    rows: Annotated[
+        int, typer.Option(min=0, help="Examples of each split at most, evenly spread; 0 for all.")
+    ] = 1000,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw accuracy against iterations: .png, .svg or .pdf.")
+    ] = None,
+    checkpoint: Checkpoint = "best",
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what more iterations do, by split and band.
+
+    Accuracy, residual and share converged over a geometric grid of iterations, up to far more than
+    the run was trained with; when examples settle; what is lost by going on (overthinking).
+
+    Reads RUN and its data, or the file that --data names. Writes RUN/eval/SPLIT.json, and the
+    picture that --plot names. An example stops early once its answer can no longer change.
+
+    Example: eqloop eval runs/prefix-sums-001 --plot accuracy.png
+    """
+    fields: dict[str, Any] = {} if data is None else {"data": str(data)}
+    if skip_bad:
+        fields["skip_bad"] = True
+    if plot is not None:
+        _check_plot(plot)
+    model, task, opened, step = open_model(run, checkpoint, **fields)
+    splits = _splits(opened, task, data, split)
+    measured = measure(opened, step, model, task, splits, iterations=iterations, rows=rows)
+    if plot is not None:
+        _draw(plot, opened, measured)
+    if as_json:
+        tables = {name: each.tables() for name, each in measured.items()}
+        emit({"run": run, "task": task.name, "step": step, "splits": tables})
+        return
+    out = console()
+    out.print(f"{run}: {task.name}, step {step}", markup=False)
+    for name, each in measured.items():
+        out.print()
+        out.print(curve_table(name, each.iterations, each.overall))
+        out.print(band_table(each))
+        for score, value in each.judged.items():
+            out.print(f"{score} {100 * value:.1f} %")
+
+
+def _splits(
+    run: "Run", task: "AbstractTask", data: Path | None, split: str | None
+) -> "Mapping[str, Split]":
+    if data is not None and split is None:
+        return {data.name.split(".")[0]: _whole(task, data)}
+    with progress("reading the data") as report:
+        loaded = task.load(progress=report)
+    if split is not None and split not in loaded.splits:
+        raise InputError(f"--split {split}: there are {', '.join(loaded.splits)}")
+    wanted = [split] if split else [name for name in loaded.splits if name != "train"]
+    if data is None:
+        _same(run, loaded.manifest, wanted)
+    return {name: loaded.splits[name] for name in wanted}
+
+
+def _whole(task: "AbstractTask", data: Path) -> "Split":
+    """Every row of a file."""
+    from ..tasks._files import Tally, refuse
+
+    tally = Tally()
+    with progress("reading") as report:
+        found = task.read(data, on_bad=tally if task.skip_bad else refuse, progress=report)
+    if tally.count:
+        notes().print(f"note: {tally.count:,} bad rows of {data} are left out", markup=False)
+    return found
+
+
+def _same(run: "Run", manifest: Mapping[str, Any], wanted: list[str]) -> None:
+    """Splits made from a file that has changed may hold examples that the run was trained on."""
+    for name in wanted:
+        now, then = (each.get("splits", {}).get(name) for each in (manifest, run.manifest))
+        if now != then:
+            raise InputError(
+                f"the data of {run.path} has changed since it was trained ({name} is no longer the "
+                "same); restore the file, or name another with --data"
+            )
+
+
+def _check_plot(path: Path) -> None:
+    """What can go wrong with the picture goes wrong before the work is done."""
+    import importlib.util
+
+    if path.suffix not in _FORMATS:
+        raise InputError(f"--plot {path}: the name must end in {', '.join(_FORMATS)}")
+    if not path.parent.is_dir():
+        raise InputError(f"--plot {path}: there is no folder {path.parent}; make it first")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("--plot needs matplotlib: pip install 'eqloop[plot]'")
+
+
+def _draw(path: Path, run: "Run", measured: "Mapping[str, Evaluation]") -> None:
+    from ..report import accuracy_figure
+    from ..tasks._files import write_atomic
+    from ..train import trained_iterations
+
+    first = next(iter(measured.values()))
+    if len(measured) == 1:
+        curves = {name: curve.scores["exact"] for name, curve in first.bands.items()}
+        curves["all"] = first.overall.scores["exact"]
+    else:
+        names = labels(measured)
+        curves = {names[name]: e.overall.scores["exact"] for name, e in measured.items()}
+    model = run.spec.model
+    figure = accuracy_figure(
+        curves,
+        first.iterations,
+        trained=trained_iterations(run.spec),
+        title=f"{run.spec.task_name}: {model.recall} recall, {model.norm} norm",
+    )
+    with write_atomic(path) as file:
+        figure.savefig(file, format=path.suffix[1:])

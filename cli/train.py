@@ -1,0 +1,121 @@
+"""`eqloop train`: a run from a preset, or one that goes on."""
+
+import itertools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import InputError
+from ._output import Json, console, emit, notes
+from ._run import SkipBad, accuracy_table, measure, open_model
+
+_ROWS, _LONGER = 500, 8
+"""Examples of each split for the table at the end, and how many times as many iterations as in
+training: `eqloop eval` takes more of both."""
+
+
+def train(
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="prefix-sums (default), sudoku or chess.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="quick (default: minutes on a laptop) or paper.")
+    ] = None,
+    solver: Annotated[str | None, typer.Option(help="unroll or fixed-point.")] = None,
+    gradient: Annotated[
+        str | None, typer.Option(help="backprop, truncated, one-step or implicit.")
+    ] = None,
+    recall: Annotated[str | None, typer.Option(help="none, external or internal.")] = None,
+    norm: Annotated[str | None, typer.Option(help="pre, peri, post or sandwich.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A file or folder; left out, examples are generated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run folder; default runs/TASK-001, ...")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="A run folder to go on with, bit for bit.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any field, as GROUP.FIELD=VALUE; repeatable."),
+    ] = None,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Train a looped transformer, then evaluate it.
+
+    Reads the file that --data names, or nothing. Writes the run folder: spec.toml, data.json,
+    metrics.jsonl, checkpoints/, eval/. Ctrl-C saves; --resume RUN goes on from there. The fields
+    that --set knows are those of a spec.toml, in the groups task, model, solver and train. Ends
+    with a table of accuracy against iterations on the splits test and hard. Exits with 1 where it
+    was stopped before its end, by Ctrl-C or by a loss that is no longer finite.
+
+    Example: eqloop train --task sudoku --set model.width=128
+    """
+    fields = {
+        "data": data,
+        "recall": recall,
+        "norm": norm,
+        "solver": solver,
+        "gradient": gradient,
+        "steps": steps,
+        "seed": seed,
+    }
+    if resume is not None:
+        others = {"task": task, "preset": preset, **fields, "out": out}
+        others |= {"set": settings or None, "skip-bad": skip_bad or None}
+        given = [name for name, value in others.items() if value is not None]
+        if given:
+            raise InputError(
+                f"--resume {resume}: goes on as its spec.toml says; leave out --{given[0]}"
+            )
+
+    from ..tasks import make_task
+    from ..train import Diverged, open_run, resolve, trained_iterations
+    from ..train import train as run_training
+
+    if resume is not None:
+        path, spec = resume, open_run(resume).spec
+    else:
+        name = task or "prefix-sums"
+        wishes = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
+        spec = resolve(name, preset or "quick", wishes, make_task=make_task, **fields)
+        path = out or next_free(Path("runs"), name)
+    built = make_task(spec.task_name, spec.task_fields)
+    notes().print(f"training {spec.task_name} in {path}", markup=False)
+    try:
+        outcome = run_training(spec, built, path, resume=resume is not None, console=notes())
+    except Diverged as error:
+        notes().print(f"error: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    if outcome.status == "interrupted":
+        raise typer.Exit(1)
+    model, built, opened, step = open_model(path, "best")
+    loaded = built.load()
+    splits = {name: loaded.splits[name] for name in ("test", "hard")}
+    iterations = min(512, _LONGER * trained_iterations(spec)[1])
+    measured = measure(opened, step, model, built, splits, iterations=iterations, rows=_ROWS)
+    if as_json:
+        emit(
+            {
+                "run": path,
+                "task": built.name,
+                "steps": outcome.step,
+                "best": outcome.best,
+                "splits": {name: each.tables() for name, each in measured.items()},
+            }
+        )
+        return
+    shown = console()
+    shown.print(accuracy_table(measured))
+    shown.print(f"\nrun: {path}   next: eqloop eval {path}", markup=False, soft_wrap=True)
+
+
+def next_free(folder: Path, name: str) -> Path:
+    """`folder/name-001`, or the first number that is not taken."""
+    numbered = (folder / f"{name}-{number:03d}" for number in itertools.count(1))
+    return next(path for path in numbered if not path.exists())

@@ -1,0 +1,37 @@
+"""What evaluations leave in a run folder: `eval/SPLIT.json`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .._errors import InputError
+from ._config import Spec
+from ._files import write_atomic
+from ._metrics import plain
+from ._run import Run
+
+EVAL = "eval"
+
+
+def save_evaluation(run: Run, name: str, table: Mapping[str, Any]) -> Path:
+    """Write `eval/NAME.json`, in place of an older one; returns its path."""
+    path = run.path / EVAL / f"{name}.json"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, [json.dumps(plain(table), indent=1).encode() + b"\n"])
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    return path
+
+
+def trained_iterations(spec: Spec) -> tuple[int, int]:
+    """The fewest and the most iterations after which training asks for the answer."""
+    solver, loss = spec.solver, spec.train.loss
+    if not spec.model.loop:
+        return 1, 1
+    if solver.name == "fixed-point":
+        return 1, solver.max_steps
+    if loss == "last":
+        return solver.steps, solver.steps
+    return 1, solver.steps + (spec.train.burn_in if loss == "mean" else 0)

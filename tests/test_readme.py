@@ -1,0 +1,80 @@
+"""What the README tells a reader to do works."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from eqloop.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+def test_the_library_example_runs(capsys):
+    (example,) = blocks("python")
+    assert len(example.splitlines()) == 5
+    exec(compile(example, "README.md", "exec"), {})
+    assert "(9, 9, 10)" in capsys.readouterr().out
+
+
+def test_two_commands():
+    """Each one line, for a machine that has pip and no uv."""
+    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    assert [c for c in commands if "pip install" in c] == [
+        "pip install uv && uv run eqloop train",
+        "pip install uv && uv run pytest",
+    ]
+
+
+def named_commands() -> list[str]:
+    """Every `eqloop ...` that the README mentions, in a block or in the text."""
+    found = set()
+    for text in re.findall(r"`(eqloop [a-z][^`]*)`", README):
+        found.add(text.split("[")[0])
+    for block in blocks("sh"):
+        for line in block.splitlines():
+            found |= set(re.findall(r"(?:^|uv run )(eqloop .*)$", line))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("command", named_commands())
+def test_commands_exist(command, capsys):
+    words = [w.strip(",") for w in shlex.split(command)[1:]]
+    path = [w for w in words if w.isalpha() and w.islower()]
+    while path and main([*path, "--help"]) != 0:
+        path.pop()  # an argument of the command, not the name of one
+    assert path, f"README names `{command}`, which does not exist"
+    shown = capsys.readouterr().out
+    for option in (w for w in words if w.startswith("--")):
+        assert option.split("=")[0] in shown, f"README gives `{command}` an unknown {option}"
+
+
+def test_the_tree_is_the_tree():
+    """One comment per folder, and every folder is there."""
+    (tree,) = [text for text in blocks("") if text.startswith("eqloop/")]
+    listed, parent = set(), ""
+    for line in tree.splitlines():
+        name, comment = line.strip().split(maxsplit=1)
+        assert comment
+        parent = name if not line.startswith(" ") else parent
+        listed.add(parent + (name if line.startswith(" ") else ""))
+    for folder in listed:
+        assert (ROOT / folder).is_dir(), folder
+    folders = {f"eqloop/{p.parent.name}/" for p in (ROOT / "eqloop").glob("*/__init__.py")}
+    assert folders - {"eqloop/tasks/", "eqloop/cli/"} <= listed
+
+
+def test_nothing_is_left_to_fill_in():
+    assert "FIGURE" not in README
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
