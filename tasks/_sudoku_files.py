@@ -41,7 +41,7 @@ def tokens_of(text: bytes, box: int) -> np.ndarray:
 
 def texts_of(tokens: np.ndarray) -> np.ndarray:
     """Tokens `(rows, ...)` as bytes strings, `(rows,)`, with `.` for blanks."""
-    flat = np.ascontiguousarray(tokens.reshape(len(tokens), -1))
+    flat = np.ascontiguousarray(tokens.reshape(len(tokens), math.prod(tokens.shape[1:])))
     characters = np.where(flat == 0, np.uint8(ord(".")), flat + np.uint8(ord("0")))
     return characters.view(f"S{flat.shape[1]}").reshape(-1)
 
@@ -149,9 +149,16 @@ def read_rows(
     """Every good row of a CSV file (see `AbstractTask.read`)."""
     # Rows and bad rows in the order of the file, for they are checked in chunks.
     faulty: list[Bad] = []
-    rows = _interleaved(
-        read_csv(path, COLUMNS, on_bad=faulty.append, progress=progress), faulty, path
-    )
+
+    def note(bad: Bad) -> None:
+        faulty.append(bad)
+        if len(faulty) > _CHUNK:
+            # Nothing but bad rows: in bounded memory, if not quite in order.
+            for one in faulty:
+                on_bad(one)
+            faulty.clear()
+
+    rows = _interleaved(read_csv(path, COLUMNS, on_bad=note, progress=progress), faulty, path)
     parts = []
     while chunk := list(itertools.islice(rows, _CHUNK)):
         parts.append(_checked(chunk, box, on_bad, unique))

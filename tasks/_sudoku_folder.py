@@ -52,8 +52,8 @@ def read_folder(
             ) from None
     if length != cells:
         raise InputError(
-            f"{path / 'dataset.json'}: seq_len is {repr(length)[:40]}, but boxes of {box}x{box} have {cells} "
-            "cells; is task.box right?"
+            f"{path / 'dataset.json'}: seq_len is {repr(length)[:40]}, but boxes of {box}x{box} "
+            f"have {cells} cells; is task.box right?"
         )
     inputs, labels = (_array(path / name, (None, cells)) for name in NEEDED[1:])
     if len(inputs) != len(labels):

@@ -27,7 +27,7 @@ def symmetry(
     down, across = jnp.where(flipped, 1, n), jnp.where(flipped, n, 1)
     index = (rows * down)[:, None] + (columns * across)[None, :]
     # Both grids in one gather: a token and a target have four bits each.
-    both = (tokens * np.uint8(16) + targets).reshape(-1)
+    both = jnp.ravel(tokens * np.uint8(16) + targets)
     moved = both.at[index].get(mode="promise_in_bounds").astype(jnp.uint32)
 
     def renamed(digits: UInt32[Array, "n n"]) -> UInt8[Array, "n n"]:

@@ -78,15 +78,6 @@ class Sudoku(AbstractTask):
                     f"task.{field}={value}: the generator reaches {low} to {high} givens"
                     + (" (17 to 21 exist, but are too rare to come upon)" if self.box == 3 else "")
                 )
-        if self._hard_givens < low:
-            raise InputError(
-                f"task.givens={self.givens}: the hard split needs fewer; take {low + 1} or more"
-            )
-        if self._hard_givens >= self._givens:
-            raise InputError(
-                f"task.hard_givens={self._hard_givens}: must be below the {self._givens} givens of "
-                "the other splits; set task.givens or task.hard_givens"
-            )
         if self.scale and self.scale not in _SCALES:
             raise InputError(f"task.scale={self.scale!r}: must be one of {', '.join(_SCALES)}")
         if not 0 <= self.seed < 2**32:
@@ -178,6 +169,11 @@ class Sudoku(AbstractTask):
         return dataset(self, source, lambda: self._read_splits(path, progress))
 
     def _made(self, progress: Progress | None) -> tuple[dict[str, Split], dict[str, object]]:
+        if not _LIMITS[self.box][0] <= self._hard_givens < self._givens:
+            raise InputError(
+                f"task.givens={self._givens}, task.hard_givens={self._hard_givens}: the hard split "
+                f"must have fewer givens, though {_LIMITS[self.box][0]} or more; set either"
+            )
         rows, held = _GENERATED[self.box]
         rows = self.rows or rows
         # The two sets differ in their givens, so none of one is in the other.
