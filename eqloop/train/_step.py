@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, UInt8
 
 from .._errors import InputError
+from .._norms import two_norm
 from .._solution import BackwardReport
 from .._task import AbstractTask, Split
 from ._config import Spec
@@ -112,7 +112,7 @@ def make_step(spec: Spec, task: AbstractTask) -> Step:
         metrics = {
             "loss": loss,
             "cells": jnp.mean(examples.cells),
-            "grad_norm": optax.global_norm(gradient),
+            "grad_norm": two_norm(gradient),
             "lr": jnp.asarray(schedule(state.step), jnp.float32),
             "iterations": jnp.mean(examples.iterations, dtype=jnp.float32),
             "residual": jnp.mean(examples.residual),

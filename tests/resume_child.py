@@ -1,0 +1,74 @@
+"""A real process that trains: `python resume_child.py RUN SOLVER`, begun or gone on with.
+
+Every checkpoint is written in small pieces with pauses in between, so that a signal from outside
+finds it in the middle of a write; steps are slowed down as well.
+"""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tiny_task import make_task
+
+from eqloop.train import Spec, _checkpoint, _step, resolve, train
+
+SOLVERS = {
+    "unroll": ["solver.steps=4", "train.loss=mean", "train.burn_in=2", "train.ema=0.9"],
+    "progressive": ["solver.steps=4", "train.loss=progressive"],
+    "fixed-point": ["solver.name=fixed-point", "solver.gradient=implicit", "solver.max_steps=12"],
+}
+STEPS = 40
+
+
+def make_spec(solver: str) -> Spec:
+    settings = [
+        "model.width=16",
+        "model.heads=2",
+        "task.augment=true",
+        "train.batch=8",
+        f"train.steps={STEPS}",
+        "train.validate_every=10",
+        "train.validation_iterations=6",
+        "train.checkpoint_every=7",
+        "train.keep=2",
+    ]
+    return resolve("prefix-sums", "quick", [*settings, *SOLVERS[solver]], make_task=make_task)
+
+
+def slow_writes(pause: float) -> None:
+    fast = _checkpoint.write_atomic
+
+    def slow(path, chunks):
+        def pieces():
+            for chunk in chunks:
+                yield chunk
+                time.sleep(pause)
+
+        fast(path, pieces())
+
+    _checkpoint.write_atomic = slow
+
+
+def slow_steps(pause: float) -> None:
+    order = _step.Order.__call__
+
+    def slow(self, step):
+        time.sleep(pause)
+        return order(self, step)
+
+    _step.Order.__call__ = slow
+
+
+def main(path: Path, solver: str, pause: float) -> int:
+    slow_writes(pause)
+    slow_steps(2 * pause)
+    spec = make_spec(solver)
+    task = make_task("tiny", spec.task_fields)
+    begun = (path / "spec.toml").exists()
+    outcome = train(None if begun else spec, task, path, resume=begun)
+    return 0 if outcome.status == "finished" else 128 + (outcome.signal or signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])))

@@ -1,0 +1,124 @@
+"""Kill a training process wherever it stands; go on; nothing may tell."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from resume_child import SOLVERS, STEPS
+
+from eqloop.train import open_run, read_metrics
+
+CHILD = Path(__file__).with_name("resume_child.py")
+PAUSE = 0.004
+TIMING = ("examples_per_s", "seconds")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """Compiled programs are shared between the processes, or compiling would be all they do."""
+    return {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def start(run: Path, solver: str, environment: dict[str, str], pause: float = PAUSE):
+    command = [sys.executable, "-W", "error", str(CHILD), str(run), solver, str(pause)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(child: subprocess.Popen) -> int:
+    output, _ = child.communicate(timeout=300)
+    assert child.returncode in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM), output
+    return child.returncode
+
+
+def without_timing(run: Path) -> list[dict]:
+    rows = read_metrics(run / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in rows]
+
+
+def wait_for(child: subprocess.Popen, condition) -> None:
+    deadline = time.monotonic() + 120
+    while child.poll() is None and not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def same_run(one: Path, other: Path) -> None:
+    """The last and the best checkpoint byte for byte, what is best, and every logged number."""
+    last, best = open_run(one).find("last"), open_run(one).find("best")
+    assert last == STEPS
+    assert open_run(other).find("best") == best
+    for step in (last, best):
+        left, right = open_run(one).checkpoint(step), open_run(other).checkpoint(step)
+        assert left.read_bytes() == right.read_bytes()
+    assert without_timing(one) == without_timing(other)
+    assert (one / "checkpoints/best.json").read_text() == (
+        other / "checkpoints/best.json"
+    ).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_killed_anywhere_ends_bit_identical(solver, tmp_path, environment):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert finish(start(whole, solver, environment, pause=0.0)) == 0
+
+    rng = random.Random(solver)
+    kills = in_a_write = 0
+    while kills < 8:
+        child = start(killed, solver, environment)
+        log, folder = killed / "metrics.jsonl", killed / "checkpoints"
+        before = log.stat().st_size if log.exists() else -1
+
+        # It has logged something new, so it is past loading and compiling ...
+        def moved(log=log, before=before):
+            return log.exists() and log.stat().st_size != before
+
+        wait_for(child, moved)
+        if kills % 2:  # ... and every other time, wait until it is inside a checkpoint.
+            wait_for(child, lambda folder=folder: any(folder.glob(".*.tmp")))
+            time.sleep(rng.uniform(0, 0.1))
+        else:
+            time.sleep(rng.uniform(0, 0.4))
+        child.kill()
+        child.communicate()
+        if child.returncode == 0:  # it was quicker
+            break
+        kills += 1
+        in_a_write += any(folder.glob(".*.tmp"))
+    assert finish(start(killed, solver, environment, pause=0.0)) == 0
+    assert kills >= 3
+    assert in_a_write >= 1
+    assert not list(killed.rglob("*.tmp"))
+    same_run(whole, killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_so(number, tmp_path, environment):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert finish(start(whole, "unroll", environment, pause=0.0)) == 0
+    child = start(stopped, "unroll", environment)
+    log = stopped / "metrics.jsonl"
+    wait_for(child, lambda: log.exists() and log.read_text().count("\n") > 3)
+    child.send_signal(number)
+    assert finish(child) == 128 + number
+    steps = open_run(stopped).steps()
+    assert steps
+    assert steps[-1] < STEPS
+    logged = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert logged[-1] == steps[-1]
+    assert finish(start(stopped, "unroll", environment, pause=0.0)) == 0
+    same_run(whole, stopped)
