@@ -6,13 +6,13 @@
 augmentation move at least 300,000 boards/s on 2 cores, and is a file read faster than it takes to
 notice? The best of several rounds counts, for the machine is shared; compiling is not counted.
 
-**Machine:** 2 cores of an AMD EPYC, Python 3.11, jax 0.10.2, numba 0.68.1; other work was running on
-it (load average 5), so these are lower bounds.
+**Machine:** 2 cores of an AMD EPYC, Python 3.11, jax 0.10.2, numba 0.68.1; other work was
+running on it (load average 5), so these are lower bounds.
 
 **Last numbers** (per second): puzzles made 4,164 with 32 givens, 2,586 with 28, 1,303 with 25, 831
 with 24; boards augmented 868,646 in batches of 500 and 1,017,526 in batches of 4,096; rows read
-75,238 of the Sudoku Exchange file, proven unique 34,802. Without other work: 5,312 puzzles with 28
-givens, 135,503 rows read.
+75,238 of the Sudoku Exchange file, proven unique 34,802. One round each at load average
+1.4: 5,312 puzzles with 28 givens, 135,503 rows read.
 """
 
 import argparse
