@@ -736,14 +736,15 @@ def attempt(seed, fen, moves, legal):
                 return True
             make(board, state, move)
         return False
-    if not _place(word, board, state):
-        return False
-    count = legal_moves(board, state, buffer)
-    for i in range(count):  # in random order, without replacement
-        j = i + _below(word, count - i)
-        buffer[i], buffer[j] = buffer[j], buffer[i]
-        if _try(board, state, buffer[i], fen, moves, legal):
-            return True
+    for _ in range(20):
+        if not _place(word, board, state):
+            continue
+        count = legal_moves(board, state, buffer)
+        for i in range(count):  # in random order, without replacement
+            j = i + _below(word, count - i)
+            buffer[i], buffer[j] = buffer[j], buffer[i]
+            if _try(board, state, buffer[i], fen, moves, legal):
+                return True
     return False
 
 

@@ -245,7 +245,7 @@ FEN = "4k3/8/8/8/8/8/4P3/4K3 w - - 0 1"
     ],
 )
 def test_bad_rows_are_reported_with_their_line(fields, why):
-    rows = [Row(2, *fields), Row(3, "b", FEN, "e2e4 e8e7", "1000", "")]
+    rows = [Row._make((2, *fields)), Row(3, "b", FEN, "e2e4 e8e7", "1000", "")]
     split, tally = bad_rows(rows)
     assert len(split) == 1
     assert tally.count == 1
@@ -280,7 +280,7 @@ def test_optional_columns_may_be_absent(tmp_path):
     assert split.columns["themes"].tolist() == [b""]
 
 
-ROW = Row(2, "x", *GOOD.split(",")[1:4], "mate endgame")
+ROW = Row._make((2, "x", *GOOD.split(",")[1:4], "mate endgame"))
 TEXT = st.text(max_size=60)
 ALPHABET = "abcdefgh12345678 /-PNBRQKpnbrqkw09,~\té"
 
@@ -295,7 +295,7 @@ def near_rows(draw):
         at = draw(st.integers(0, len(text)))
         new = draw(st.sampled_from(["", *ALPHABET]))
         fields[which] = text[:at] + new + text[at + draw(st.integers(0, 1)) :]
-    return Row(2, *fields)
+    return Row._make((2, *fields))
 
 
 @settings(max_examples=300, deadline=None)
@@ -555,9 +555,9 @@ def test_judge_and_check(encoding, fen, squares, legal, mate, right, why):
     one = task.parse(fen)
     mask = prediction(task, fen, *squares)
     judged = task.judge(one, mask[None])
-    np.testing.assert_array_equal(judged["legal"], np.float32([legal]))
-    np.testing.assert_array_equal(judged["mate"], np.float32([mate]))
-    np.testing.assert_array_equal(judged["credit"], np.float32([mate]))
+    np.testing.assert_array_equal(judged["legal"], np.array([legal], np.float32))
+    np.testing.assert_array_equal(judged["mate"], np.array([mate], np.float32))
+    np.testing.assert_array_equal(judged["credit"], np.array([mate], np.float32))
     assert task.check(one, mask)[0] is right
     assert why in task.check(one, mask)[1]
 
@@ -610,9 +610,9 @@ def test_bad_puzzles(text, why):
 
 def test_board_can_be_read_without_colour():
     def plain(markup):
-        console = Console(file=io.StringIO(), color_system=None, width=80)
-        console.print(markup)
-        return console.file.getvalue()
+        out = io.StringIO()
+        Console(file=out, color_system=None, width=80).print(markup)
+        return out.getvalue()
 
     task = Chess()
     one = task.parse(EXAMPLE)
