@@ -19,7 +19,10 @@ def console() -> "Console":
     """Made afresh for each use, because tests and shells replace `sys.stdout`."""
     from rich.console import Console  # here and below: `--help` does without
 
-    return Console(highlight=False)
+    made = Console(highlight=False)
+    if not made.is_terminal:
+        made.width = 120  # not 80: nothing is gained by cutting a table short in a file
+    return made
 
 
 def notes() -> "Console":
@@ -54,6 +57,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
     from rich.table import Table
 
     made = Table(title=title or None, title_justify="left", title_style="bold", box=None)
+    made.pad_edge = False
     for number, column in enumerate(columns):
         made.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for row in rows:

@@ -1,5 +1,6 @@
 """What `train`, `eval` and `solve` share: a model out of a run folder, and tables of its curves."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,19 +79,22 @@ def measure(
 
 
 def accuracy_table(measured: "Mapping[str, Evaluation]") -> "Table":
-    """Share of examples solved: iterations down (powers of two and the last), splits across."""
-    first = next(iter(measured.values()))
-    points = [
-        (place, point)
-        for place, point in enumerate(first.iterations)
-        if point & (point - 1) == 0 or point == first.iterations[-1]
-    ]
+    """Share of examples solved: iterations down, splits across."""
+    grid = next(iter(measured.values())).iterations
     rows = [
-        (str(point), *(percent(each.overall.scores["exact"][place]) for each in measured.values()))
-        for place, point in points
+        (
+            str(grid[place]),
+            *(percent(each.overall.scores["exact"][place]) for each in measured.values()),
+        )
+        for place in shown(grid)
     ]
-    columns = [f"{name}, %" for name in labels(measured).values()]
-    return table(("iterations", *columns), rows, title="solved after so many iterations")
+    title = "solved after so many iterations, in %"
+    return table(("iterations", *labels(measured).values()), rows, title=title)
+
+
+def shown(grid: Sequence[int]) -> list[int]:
+    """Places in the grid that a table has lines for: the powers of two, and the last."""
+    return [p for p, n in enumerate(grid) if n & (n - 1) == 0 or p == len(grid) - 1]
 
 
 def labels(measured: "Mapping[str, Evaluation]") -> dict[str, str]:
@@ -102,47 +106,39 @@ def labels(measured: "Mapping[str, Evaluation]") -> dict[str, str]:
     return found
 
 
-def curve_table(name: str, iterations: Sequence[int], curve: "Curve") -> "Table":
+def curve_table(name: str, grid: Sequence[int], curve: "Curve") -> "Table":
     """Everything that is known of one set of examples, iteration by iteration."""
     rows = [
         (
-            str(point),
+            str(grid[place]),
             *(percent(scores[place]) for scores in curve.scores.values()),
-            f"{curve.residual_median[place]:.1e}",
             percent(curve.converged[place]),
+            f"{curve.residual_median[place]:.1e}",
         )
-        for place, point in enumerate(iterations)
+        for place in shown(grid)
     ]
-    columns = ("iterations", *(f"{score} %" for score in curve.scores), "residual", "converged %")
-    return table(columns, rows, title=f"{name}: {curve.examples:,} examples")
+    columns = ("iterations", *curve.scores, "converged", "median residual")
+    return table(columns, rows, title=f"{name}: {curve.examples:,} examples, in %")
 
 
 def band_table(measured: "Evaluation") -> "Table":
-    """One line for each difficulty band, and one for all: where it ends, and where it was best."""
+    """One line for each difficulty band and one for all: where it ends, and where it was best."""
+    scores = [score for score in measured.overall.scores if score != "cells"]
     rows = []
-    for name, curve in {**measured.bands, "all": measured.overall}.items():
+    bands = measured.bands if len(measured.bands) > 1 else {}
+    for name, curve in {**bands, "all": measured.overall}.items():
         best = curve.overthinking["exact"]
-        median = curve.settled_median
         rows.append(
             (
                 name,
                 f"{curve.examples:,}",
-                *(percent(scores[-1]) for scores in curve.scores.values()),
-                f"{percent(best['best'])} at {best['iterations']:.0f}",
+                *(percent(curve.scores[score][-1]) for score in scores),
+                percent(best["best"]),
+                f"{best['iterations']:.0f}",
                 percent(best["penalty"]),
-                percent(curve.converged[-1]),
                 percent(curve.settled),
-                "-" if median != median else f"{median:.0f}",
+                "-" if math.isnan(curve.settled_median) else f"{curve.settled_median:.0f}",
             )
         )
-    columns = (
-        "band",
-        "examples",
-        *(f"{score} %" for score in measured.overall.scores),
-        "best exact %",
-        "overthinking",
-        "converged %",
-        "ever settled %",
-        "median at",
-    )
-    return table(columns, rows, title=f"after {measured.iterations[-1]} iterations")
+    columns = ("band", "examples", *scores, "best", "at", "lost", "settled", "median at")
+    return table(columns, rows, title=f"after {measured.iterations[-1]} iterations, in %")

@@ -92,6 +92,7 @@ def check(
     tally = Tally()
     with progress("checking") as report:
         split = made.read(file, on_bad=tally, progress=report)
+    good = len(split)
     bands = {name: int(mask.sum()) for name, mask in made.bands(split).items()}
     if as_json:
         first = [{"where": bad.where, "why": bad.why} for bad in tally.first]
@@ -99,8 +100,8 @@ def check(
             {
                 "file": file,
                 "task": task,
-                "rows": len(split) + tally.count,
-                "good": len(split),
+                "rows": good + tally.count,
+                "good": good,
                 "bad": tally.count,
                 "first": first,
                 "bands": bands,
@@ -111,8 +112,9 @@ def check(
             console().print(str(bad), markup=False, soft_wrap=True)
         if tally.count > len(tally.first):
             console().print(f"... and {tally.count - len(tally.first):,} more")
-        console().print(f"{file}: {len(split):,} rows are good, {tally.count:,} are bad")
-        console().print(table(("band", "rows"), [(k, f"{v:,}") for k, v in bands.items()]))
+        console().print(f"{file}: {good:,} rows are good, {tally.count:,} are bad")
+        if bands:
+            console().print(table(("band", "rows"), [(k, f"{v:,}") for k, v in bands.items()]))
     if tally.count:
         raise typer.Exit(1)
 

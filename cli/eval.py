@@ -62,12 +62,20 @@ def evaluate(
         return
     out = console()
     out.print(f"{run}: {task.name}, step {step}", markup=False)
-    for name, each in measured.items():
+    for name, label in labels(measured).items():
+        each = measured[name]
         out.print()
-        out.print(curve_table(name, each.iterations, each.overall))
+        out.print(curve_table(label, each.iterations, each.overall))
         out.print(band_table(each))
         for score, value in each.judged.items():
             out.print(f"{score} {100 * value:.1f} %")
+        share = each.iterations_run / each.iterations_asked
+        out.print(f"{each.seconds:.1f} s; {100 * share:.0f} % of the iterations had to be run")
+    out.print(
+        f"\nlost: best - last, what going on costs (overthinking). settled: ever below a residual "
+        f"of {each.tolerance:g}, and the median iteration at which.",
+        soft_wrap=True,
+    )
 
 
 def _splits(
@@ -127,7 +135,8 @@ def _draw(path: Path, run: "Run", measured: "Mapping[str, Evaluation]") -> None:
 
     first = next(iter(measured.values()))
     if len(measured) == 1:
-        curves = {name: curve.scores["exact"] for name, curve in first.bands.items()}
+        bands = first.bands if len(first.bands) > 1 else {}
+        curves = {name: curve.scores["exact"] for name, curve in bands.items()}
         curves["all"] = first.overall.scores["exact"]
     else:
         names = labels(measured)

@@ -100,9 +100,7 @@ class PrefixSums(AbstractTask):
                 on_bad(Bad(f"{path}:{number}", why))
             else:
                 rows.append(_bits(question))
-        if not rows:
-            raise InputError(f"{path}: no good row; `eqloop data check` lists what is wrong")
-        return _split(np.stack(rows))
+        return _split(np.stack(rows) if rows else np.zeros((0, self.length), np.uint8))
 
     def write(self, split: Split, path: Path) -> None:
         with write_text(path) as file:
@@ -120,6 +118,8 @@ class PrefixSums(AbstractTask):
         def build():
             tally = Tally()
             split = self.read(path, on_bad=tally if self.skip_bad else refuse, progress=progress)
+            if not len(split):
+                raise InputError(f"{path}: no good row; `eqloop data check` lists what is wrong")
             if split.inputs.shape[1] != self.length:
                 raise InputError(
                     f"{path}: strings of {split.inputs.shape[1]} bits; set "

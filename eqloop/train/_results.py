@@ -28,8 +28,6 @@ def save_evaluation(run: Run, name: str, table: Mapping[str, Any]) -> Path:
 def trained_iterations(spec: Spec) -> tuple[int, int]:
     """The fewest and the most iterations after which training asks for the answer."""
     solver, loss = spec.solver, spec.train.loss
-    if not spec.model.loop:
-        return 1, 1
     if solver.name == "fixed-point":
         return 1, solver.max_steps
     if loss == "last":
