@@ -61,7 +61,8 @@ def check(
     if same and known is not None:
         return True, f"{name(board, known)} is the answer"
     if mates(board, move):
-        return True, f"{name(board, move)} mates, as the puzzle's own answer does otherwise"
+        own = f"; the puzzle's own answer is {name(board, known)}" if known else ""
+        return True, f"{name(board, move)} mates{own}"
     if known is not None:
         return False, f"{name(board, move)} is legal, but the answer is {name(board, known)}"
     return None, f"{name(board, move)} is legal; whether it is best the rules alone cannot tell"
