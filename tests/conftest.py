@@ -1,9 +1,12 @@
 """Every test runs under strict dtype and rank promotion, with warnings as errors."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
+
+from eqloop.cli import main
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -25,3 +28,35 @@ def shared() -> Path:
             f"{path} is absent: real data and reference vectors are not part of the project"
         )
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> Iterator[Path]:
+    """A cache of its own for the whole session: tests neither read nor fill that of the user."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EQLOOP_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, cache) -> Path:
+    """A run folder with two checkpoints, trained for four steps by the command itself; not to be
+    changed: copy it."""
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    settings = {
+        "task.length": 8,
+        "task.hard_length": 8,  # one shape: each one more is compiled for
+        "task.rows": 60,
+        "task.test_rows": 16,
+        "model.width": 16,
+        "model.heads": 2,
+        "solver.steps": 4,
+        "train.batch": 8,
+        "train.checkpoint_every": 2,
+        "train.validate_every": 4,
+        "train.validation_iterations": 4,
+    }
+    options = [f"--set={name}={value}" for name, value in settings.items()]
+    assert main(["train", "--out", str(run), "--steps", "4", *options]) == 0
+    return run

@@ -1,0 +1,308 @@
+"""The commands, run as a user would: what they print, write and return."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from eqloop.cli import main
+from eqloop.cli.solve import few
+
+COMMANDS = (
+    ["train"],
+    ["eval"],
+    ["solve"],
+    ["data"],
+    ["data", "make"],
+    ["data", "check"],
+    ["data", "show"],
+)
+SUDOKU = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
+MATE_IN_1 = "6k1/5ppp/8/8/8/8/5PPP/4R1K1 w - - 0 1"
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        code = main([str(each) for each in args])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+# --- help
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help(command, cli):
+    """Says what it reads and writes, with an example."""
+    code, out, err = cli(*command, "--help")
+    assert (code, err) == (0, "")
+    assert "Usage: eqloop" in out
+    if command != ["data"]:
+        for word in ("Reads ", "Writes ", "Example: eqloop", "--json"):
+            assert word in " ".join(out.split()) + " "
+
+
+def test_no_arguments_is_help(cli):
+    code, out, _ = cli()
+    assert code == 0
+    assert "train" in out
+
+
+def test_version(cli):
+    code, out, _ = cli("--version")
+    assert code == 0
+    assert out.startswith("eqloop 0.")
+
+
+def test_help_does_not_import_jax():
+    """It would take a second; what help needs takes a fifth of one."""
+    program = (
+        "import sys; from eqloop.cli import main; code = main(['train', '--help'])\n"
+        "heavy = {'jax', 'numpy', 'equinox', 'rich', 'numba', 'chess'} & set(sys.modules)\n"
+        "print(code, sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+# --- data
+
+
+@pytest.mark.parametrize("task", ["prefix-sums", "sudoku", "chess"])
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".csv.zst"])
+def test_data_make_check_show(task, suffix, cli, tmp_path):
+    path = tmp_path / f"set{suffix}"
+    code, out, err = cli("data", "make", "--task", task, "--rows", 12, "--out", path)
+    assert (code, err) == (0, "")
+    assert "12 rows" in out
+    code, out, _ = cli("data", "check", path, "--task", task, "--json")
+    checked = json.loads(out)
+    assert code == 0
+    assert (checked["good"], checked["bad"], checked["first"]) == (12, 0, [])
+    code, out, _ = cli("data", "show", path, "--task", task, "--index", 11)
+    assert code == 0
+    assert "answer:" in out
+    code, out, _ = cli("data", "show", path, "--task", task, "--index", 11, "--json")
+    assert json.loads(out)["puzzle"]
+
+
+def test_data_make_is_a_function_of_the_seed(cli, tmp_path):
+    def make(name: str, seed: int) -> bytes:
+        path = tmp_path / name
+        args = ("--task", "sudoku", "--rows", 5, "--seed", seed, "--set", "task.givens=40")
+        assert cli("data", "make", *args, "--out", path)[0] == 0
+        return path.read_bytes()
+
+    first = make("a.csv.gz", 1)
+    assert make("b.csv.gz", 1) == first
+    assert make("c.csv.gz", 2) != first
+
+
+def test_data_make_replaces_only_when_told(cli, tmp_path):
+    path = tmp_path / "set.csv"
+    make = ("data", "make", "--task", "prefix-sums", "--rows", 3, "--out", path)
+    path.write_text("mine")
+    assert cli(*make)[0] == 2
+    assert path.read_text() == "mine"
+    assert cli(*make, "--force")[0] == 0
+    assert path.read_text().startswith("question,answer\n")
+
+
+def test_data_check_counts_bad_rows(cli, tmp_path):
+    path = tmp_path / "set.csv"
+    path.write_text("question\n" + "010101\n" * 3 + "0101\n" * 12)
+    code, out, err = cli("data", "check", path, "--task", "prefix-sums")
+    assert (code, err) == (1, "")
+    lines = out.splitlines()
+    assert sum(line.startswith(f"{path}:") for line in lines) == 10 + 1
+    assert lines[0].startswith(f"{path}:5: ")
+    assert "... and 2 more" in lines
+    assert f"{path}: 3 rows are good, 12 are bad" in lines
+    code, out, _ = cli("data", "check", path, "--task", "prefix-sums", "--json")
+    checked = json.loads(out)
+    assert (code, checked["rows"], checked["bad"], len(checked["first"])) == (1, 15, 12, 10)
+
+
+def test_data_show_generates_without_a_file(cli):
+    code, out, _ = cli("data", "show", "--task", "sudoku", "--set", "task.box=2", "--index", 2)
+    assert code == 0
+    assert "difficulty" in out
+
+
+# --- train
+
+
+def test_train_leaves_a_whole_run(tiny_run):
+    names = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
+    assert names == {
+        "spec.toml",
+        "data.json",
+        "metrics.jsonl",
+        "checkpoints/best.json",
+        "checkpoints/step-00000002.safetensors",
+        "checkpoints/step-00000004.safetensors",
+        "eval/test.json",
+        "eval/hard.json",
+    }
+
+
+def test_train_json_and_shortcuts(cli, tiny_run, tmp_path):
+    """Every option ends up in the stored spec; --json prints one object."""
+    import tomllib
+
+    options = ["--norm=pre", "--recall=external", "--solver=fixed-point", "--seed=3", "--steps=1"]
+    small = ["task.length=8", "task.hard_length=8", "task.rows=40", "task.test_rows=8"]
+    small += ["model.width=8", "model.heads=2"]
+    small += ["train.batch=4", "solver.max_steps=4", "train.validation_iterations=2"]
+    out = tmp_path / "run"
+    code, printed, _ = cli(
+        "train", "--out", out, *options, *(f"--set={s}" for s in small), "--json"
+    )
+    assert code == 0
+    assert json.loads(printed)["steps"] == 1
+    spec = tomllib.loads((out / "spec.toml").read_text())
+    assert spec["model"]["norm"] == "pre"
+    assert spec["model"]["recall"] == "external"
+    assert (spec["solver"]["name"], spec["solver"]["gradient"]) == ("fixed-point", "implicit")
+    assert (spec["train"]["seed"], spec["train"]["steps"]) == (3, 1)
+
+
+def test_resuming_a_finished_run_changes_nothing(cli, tiny_run, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(tiny_run, run)
+    before = (run / "checkpoints" / "step-00000004.safetensors").read_bytes()
+    code, out, _ = cli("train", "--resume", run)
+    assert code == 0
+    assert "iterations" in out
+    assert (run / "checkpoints" / "step-00000004.safetensors").read_bytes() == before
+
+
+def test_default_run_folders_are_numbered(tmp_path):
+    from eqloop.cli.train import next_free
+
+    assert next_free(tmp_path, "chess") == tmp_path / "chess-001"
+    (tmp_path / "chess-001").mkdir()
+    (tmp_path / "chess-003").mkdir()
+    assert next_free(tmp_path, "chess") == tmp_path / "chess-002"
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    run = tmp_path / "run"
+    small = ["task.length=8", "task.rows=60", "task.test_rows=16", "model.width=8"]
+    small += ["model.heads=2", "train.batch=8", "train.validate_every=1000000", "train.log_every=1"]
+    command = [sys.executable, "-m", "eqloop.cli", "train", "--out", str(run), "--steps", "1000000"]
+    process = subprocess.Popen(
+        command + [f"--set={each}" for each in small],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    log = run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert f"--resume {run}" in " ".join(err.split())
+    assert list((run / "checkpoints").glob("step-*.safetensors"))
+
+
+# --- eval
+
+
+def test_eval(cli, tiny_run, tmp_path):
+    run, picture = tmp_path / "run", tmp_path / "accuracy.png"
+    shutil.copytree(tiny_run, run)
+    code, out, err = cli("eval", run, "--iterations", 6, "--rows", 10, "--plot", picture)
+    assert (code, err) == (0, "")
+    assert "validation (8 bits): 10 examples" in out
+    assert "overthinking" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    stored = json.loads((run / "eval" / "hard.json").read_text())
+    assert stored["iterations"] == [1, 2, 3, 4, 6]
+    assert stored["trained_iterations"] == [1, 4]
+    assert (stored["rows"], stored["rows_of_split"]) == (10, 16)
+
+
+def test_eval_json_of_one_split_and_step(cli, tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    args = ("--split", "test", "--iterations", 3, "--checkpoint", 2, "--json")
+    code, out, _ = cli("eval", run, *args)
+    answer = json.loads(out)
+    assert code == 0
+    assert (answer["step"], list(answer["splits"])) == (2, ["test"])
+    assert len(answer["splits"]["test"]["overall"]["scores"]["exact"]) == 3
+    assert len(answer["splits"]["test"]["settled"]) == 16
+
+
+def test_eval_of_another_file(cli, tiny_run, tmp_path):
+    """All of its rows, of whatever length; bad ones are refused, or counted with --skip-bad."""
+    run, path = tmp_path / "run", tmp_path / "mine.csv"
+    shutil.copytree(tiny_run, run)
+    path.write_text("question\n" + "0101010101\n" * 5)
+    code, out, _ = cli("eval", run, "--data", path, "--iterations", 2)
+    assert code == 0
+    assert "mine (10 bits): 5 examples" in out
+    path.write_text("question\n" + "0101010101\n" * 5 + "01\n")
+    code, _, err = cli("eval", run, "--data", path, "--iterations", 2)
+    assert code == 2
+    assert "--skip-bad" in err
+    code, out, err = cli("eval", run, "--data", path, "--iterations", 2, "--skip-bad")
+    assert code == 0
+    assert "1 bad rows" in err
+
+
+# --- solve
+
+
+def test_solve(cli, tiny_run):
+    code, out, err = cli("solve", tiny_run, "0110100110010110", "--iterations", 20)
+    assert err == ""
+    assert code in (0, 1)
+    assert "iteration 1, residual" in out
+    assert ("right: all 16" if code == 0 else "wrong: ") in out
+    code_json, out, _ = cli("solve", tiny_run, "0110100110010110", "--iterations", 20, "--json")
+    answer = json.loads(out)
+    assert code_json == code
+    assert answer["solved"] is (code == 0)
+    assert len(answer["answer"]) == 16
+    assert len(answer["residuals"]) == answer["iterations"] <= 20
+    assert answer["changes"][0] == 1
+
+
+def test_few_frames():
+    assert few([1]) == [1]
+    assert few([1, 2, 5]) == [1, 2, 5]
+    many = few(list(range(1, 400)))
+    assert len(many) == 6
+    assert many[0] == 1
+    assert many[-1] == 399
+    assert many == sorted(set(many))
+
+
+# --- pipes
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path):
+    """`eqloop ... | head -1`."""
+    path = tmp_path / "set.csv"
+    path.write_text("question\n" + "0\n" * 50_000)
+    command = f"{sys.executable} -m eqloop.cli data check {path} --task prefix-sums | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
