@@ -14,8 +14,7 @@ from tiny_task import make_task
 from eqloop.train import Spec, _checkpoint, _step, resolve, train
 
 SOLVERS = {
-    "unroll": ["solver.steps=4", "train.loss=mean", "train.burn_in=2", "train.ema=0.9"],
-    "progressive": ["solver.steps=4", "train.loss=progressive"],
+    "unroll": ["solver.steps=4", "train.loss=progressive", "train.ema=0.9"],
     "fixed-point": ["solver.name=fixed-point", "solver.gradient=implicit", "solver.max_steps=12"],
 }
 STEPS = 40

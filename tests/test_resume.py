@@ -1,5 +1,6 @@
 """Kill a training process wherever it stands; go on; nothing may tell."""
 
+import functools
 import json
 import os
 import random
@@ -28,6 +29,19 @@ def environment(tmp_path_factory) -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory, environment):
+    """The run that a solver makes when it is left alone, made once."""
+
+    @functools.cache
+    def make(solver: str) -> Path:
+        run = tmp_path_factory.mktemp(solver) / "whole"
+        assert finish(start(run, solver, environment, pause=0.0)) == 0
+        return run
+
+    return make
 
 
 def start(run: Path, solver: str, environment: dict[str, str], pause: float = PAUSE):
@@ -71,13 +85,11 @@ def same_run(one: Path, other: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_killed_anywhere_ends_bit_identical(solver, tmp_path, environment):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert finish(start(whole, solver, environment, pause=0.0)) == 0
-
+def test_killed_anywhere_ends_bit_identical(solver, never_stopped, tmp_path, environment):
+    whole, killed = never_stopped(solver), tmp_path / "killed"
     rng = random.Random(solver)
     kills = in_a_write = 0
-    while kills < 8:
+    while kills < 6:
         child = start(killed, solver, environment)
         log, folder = killed / "metrics.jsonl", killed / "checkpoints"
         before = log.stat().st_size if log.exists() else -1
@@ -106,19 +118,18 @@ def test_killed_anywhere_ends_bit_identical(solver, tmp_path, environment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_says_so(number, tmp_path, environment):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert finish(start(whole, "unroll", environment, pause=0.0)) == 0
-    child = start(stopped, "unroll", environment)
-    log = stopped / "metrics.jsonl"
-    wait_for(child, lambda: log.exists() and log.read_text().count("\n") > 3)
-    child.send_signal(number)
-    assert finish(child) == 128 + number
-    steps = open_run(stopped).steps()
-    assert steps
-    assert steps[-1] < STEPS
-    logged = [json.loads(line)["step"] for line in log.read_text().splitlines()]
-    assert logged[-1] == steps[-1]
+def test_a_signal_saves_and_says_so(never_stopped, tmp_path, environment):
+    stopped = tmp_path / "stopped"
+    log, before = stopped / "metrics.jsonl", 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        child = start(stopped, "unroll", environment)
+        wait_for(child, lambda n=before: log.exists() and log.read_text().count("\n") > n + 3)
+        child.send_signal(number)
+        assert finish(child) == 128 + number
+        steps = open_run(stopped).steps()
+        assert steps[-1] < STEPS
+        logged = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+        assert logged[-1] == steps[-1]
+        before = len(logged)
     assert finish(start(stopped, "unroll", environment, pause=0.0)) == 0
-    same_run(whole, stopped)
+    same_run(never_stopped("unroll"), stopped)

@@ -222,6 +222,9 @@ class Spec:
                     f"differentiated out of solver.steps = {solver.steps}"
                 )
 
+    def __hash__(self) -> int:
+        return hash(self.to_toml())
+
     @property
     def task_name(self) -> str:
         return self.task["name"]

@@ -33,7 +33,7 @@ from ._metrics import MetricsLog, plain
 from ._run import CHECKPOINTS, Run, create_run, open_run
 from ._state import TrainState, init_state
 from ._step import METRICS, Metrics, Order, make_step, put
-from ._tracker import AbstractTracker, make_tracker
+from ._tracker import AbstractTracker, make_tracker, require_tracker
 
 AHEAD = 2
 """Steps that may be under way while an older one is logged: reading a metric waits for its step,
@@ -95,6 +95,9 @@ def train(
             f"{path} was begun with another spec ({'; '.join(changed[:3])}): resume it as it "
             "was, or begin a new run with --out"
         )
+    begun = spec if old is None else old.spec
+    assert begun is not None
+    require_tracker(begun)
     console = Console(quiet=True) if console is None else console
     with console.status("reading the data"):
         data = task.load()
@@ -102,9 +105,8 @@ def train(
         _same_data(old, data)
         run = old
     else:
-        assert spec is not None
-        _check_splits(spec, data)
-        run = create_run(path, spec, data.manifest)
+        _check_splits(begun, data)
+        run = create_run(path, begun, data.manifest)
     trainer = _Trainer(run, task, data, console)
     with _signals() as received:
         return trainer.go(received)

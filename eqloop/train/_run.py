@@ -93,18 +93,18 @@ class Run:
         try:
             # The header first: the spec decides what the arrays must look like.
             stored = Spec.from_text(load_header(path).spec, str(path))
-            if changed := stored.differences(self.spec):
-                raise InputError(
-                    f"{path} was trained with another spec than {self.path / SPEC} "
-                    f"({'; '.join(changed[:3])}): restore that file"
-                )
-            return load(path, skeleton(self.spec))
+            if not (changed := stored.differences(self.spec)):
+                return load(path, skeleton(self.spec))
         except InputError as error:
             before = [each for each in self.steps() if each < step]
             offer = f"; the checkpoint before it is of step {before[-1]}" if before else ""
             if before and step == self.steps()[-1]:
                 offer += ": delete the file to go on from there"
             raise InputError(f"{error}{offer}") from None
+        raise InputError(
+            f"{path} was trained with another spec than {self.path / SPEC} now holds "
+            f"({'; '.join(changed[:3])}): restore that file"
+        )
 
     def restore(self, which: Which = "best") -> tuple[LoopedTransformer, int]:
         """The weights to evaluate (the average, where one is kept) and the step they are of."""
@@ -124,7 +124,7 @@ class Run:
 
     def point(self, best: Mapping[str, Any] | None) -> None:
         if best is not None:
-            text = json.dumps(dict(best)) + "\n"
+            text = json.dumps(dict(best), sort_keys=True) + "\n"
             write_atomic(self.path / CHECKPOINTS / BEST, [text.encode()])
 
     def prune(self, best: Mapping[str, Any] | None) -> None:

@@ -94,8 +94,8 @@ def make_schedule(spec: TrainSpec) -> optax.Schedule:
     def paper(step: ArrayLike) -> Array:
         epoch = jnp.asarray(step) * spec.epochs // spec.steps
         rise = 1 - jnp.exp(-(epoch.astype(jnp.float32) + 1) / 10)
-        factor = jnp.where(epoch < 0.1 * spec.epochs, rise, 1.0)
-        return spec.lr * factor * jnp.where(epoch >= 0.6 * spec.epochs, 0.1, 1.0)
+        factor = jnp.where(10 * epoch < spec.epochs, rise, 1.0)
+        return spec.lr * factor * jnp.where(10 * epoch >= 6 * spec.epochs, 0.1, 1.0)
 
     return paper
 

@@ -1,6 +1,7 @@
 """Where metrics go besides `metrics.jsonl`: nowhere, TensorBoard, or Weights & Biases."""
 
 import abc
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,10 +33,8 @@ class TensorBoard(AbstractTracker):
     """Event files in `RUN/tensorboard`; see them with `tensorboard --logdir RUN`."""
 
     def __init__(self, path: Path, start: int):
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise _missing("tensorboard", "tensorboardX") from None
+        from tensorboardX import SummaryWriter
+
         # What a killed run logged past its last checkpoint is taken back.
         self.writer = SummaryWriter(str(path / "tensorboard"), purge_step=start + 1)
 
@@ -51,10 +50,8 @@ class WeightsAndBiases(AbstractTracker):
     """A run in the project `eqloop`; without an account set `WANDB_MODE=offline`."""
 
     def __init__(self, path: Path, spec: Spec):
-        try:
-            import wandb
-        except ImportError:
-            raise _missing("wandb", "wandb") from None
+        import wandb
+
         self.run = wandb.init(
             project="eqloop",
             name=path.name,
@@ -70,10 +67,22 @@ class WeightsAndBiases(AbstractTracker):
         self.run.finish()
 
 
-def _missing(tracker: str, package: str) -> InputError:
-    return InputError(
-        f"train.tracker = {tracker!r} needs the package {package}: pip install eqloop[track]"
-    )
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+def require_tracker(spec: Spec) -> None:
+    """**Raises** `InputError` where the package of the tracker is not installed: to be called
+    before a run begins."""
+    package = PACKAGES.get(spec.train.tracker)
+    if package is None:
+        return
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        raise InputError(
+            f"train.tracker = {spec.train.tracker!r} needs the package {package}: "
+            "pip install eqloop[track]"
+        ) from None
 
 
 def make_tracker(spec: Spec, path: Path, start: int) -> AbstractTracker:

@@ -1,0 +1,177 @@
+"""Specs: presets, settings, and the line that each mistake gets."""
+
+import dataclasses
+
+import pytest
+from tiny_task import Tiny, make_task
+
+from eqloop import InputError
+from eqloop.train import ModelSpec, SolverSpec, Spec, TrainSpec, presets, resolve
+from eqloop.train._resolve import SHORTCUTS, parse_setting
+
+
+def spec(*settings: str, preset: str = "quick", **shortcuts) -> Spec:
+    return resolve("prefix-sums", preset, settings, make_task=make_task, **shortcuts)
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+@pytest.mark.parametrize("task", ["prefix-sums", "sudoku", "chess"])
+def test_every_preset_resolves_and_survives_toml(preset, task, tmp_path):
+    assert task in presets()[preset]
+    made = resolve(task, preset, make_task=make_task)
+    path = tmp_path / "spec.toml"
+    path.write_text(made.to_toml())
+    assert Spec.from_toml(path) == made
+    assert made.model.attention == 3, "the task's own default, resolved"
+    assert (made.model.grid, made.model.channels, made.model.classes) == ((6,), 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("task", "steps", "rates"),
+    [
+        ("prefix-sums", 1600, {1e-4, 3e-4, 1e-3}),
+        ("chess", 8000, {1e-4, 3e-4, 1e-3}),
+        ("sudoku", 8000, {3e-4, 1e-3, 3e-3}),
+    ],
+)
+def test_the_paper_preset_is_the_paper(task, steps, rates):
+    made = resolve(task, "paper", make_task=make_task)
+    assert made.train.lr in rates
+    assert made.solver == SolverSpec(name="unroll", gradient="backprop", steps=30)
+    got = {field: getattr(made.model, field) for field in ("width", "heads", "mlp_ratio", "blocks")}
+    assert got == {"width": 256, "heads": 8, "mlp_ratio": 4, "blocks": 1}
+    assert made.model.precision == "bfloat16"
+    train = made.train
+    assert (train.steps, train.epochs, train.batch) == (steps, 100, 500)
+    assert (train.loss, train.schedule, train.clip) == ("progressive", "paper", 1.0)
+    assert (train.betas, train.eps, train.weight_decay) == ((0.9, 0.999), 1e-8, 0.01)
+
+
+def test_later_settings_win():
+    made = spec("train.steps=7", "train.steps=8", steps=6, seed=3, norm="pre", recall="none")
+    assert (made.train.steps, made.train.seed) == (8, 3)
+    assert (made.model.norm, made.model.recall) == ("pre", "none")
+    assert spec(data="some file.csv").task["data"] == "some file.csv"
+
+
+def test_shortcuts_name_real_fields():
+    groups = {"model": ModelSpec, "solver": SolverSpec, "train": TrainSpec, "task": Tiny}
+    for field in SHORTCUTS.values():
+        group, _, name = field.partition(".")
+        assert name in {each.name for each in dataclasses.fields(groups[group])}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a.b=1", 1),
+        ("a.b = 1e-3", 1e-3),
+        ("a.b=true", True),
+        ("a.b=[0.9, 0.99]", [0.9, 0.99]),
+        ('a.b="x=y"', "x=y"),
+        ("a.b=post", "post"),
+        ("a.b=/some where/x.csv.gz", "/some where/x.csv.gz"),
+        ("a.b=", ""),
+        ("a.b=1\nc = 2", "1\nc = 2"),
+    ],
+)
+def test_values_are_toml_or_bare_words(text, value):
+    assert parse_setting(text) == ("a", "b", value)
+
+
+def test_the_gradient_and_the_loss_follow_the_solver():
+    implicit = spec(solver="fixed-point")
+    assert (implicit.solver.gradient, implicit.train.loss) == ("implicit", "last")
+    paper = spec(solver="fixed-point", gradient="one-step", preset="paper")
+    assert (paper.solver.gradient, paper.train.loss) == ("one-step", "last")
+    assert spec(gradient="one-step").train.loss == "last"
+    assert spec(gradient="one-step", preset="paper").train.loss == "progressive"
+    assert spec().train.loss == "mean"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.widht=64"], "unknown field model.widht; did you mean model.width?"),
+        (["modle.width=64"], "unknown field modle.width; did you mean model.width?"),
+        (["train.LR=1"], "unknown field train.LR; did you mean train.lr?"),
+        (["task.lenght=8"], "unknown field task.lenght; did you mean length?"),
+        (["model.width"], "write GROUP.FIELD=VALUE"),
+        (["width=64"], "write GROUP.FIELD=VALUE"),
+        (["model.width=big"], "model.width must be a whole number, got 'big'"),
+        (["model.width=64.5"], "model.width must be a whole number, got 64.5"),
+        (["model.width=true"], "model.width must be a whole number, got True"),
+        (["model.width=63"], "model.width must be a multiple of 2 x model.heads = 16, got 63"),
+        (["model.heads=0"], "model.heads must be at least 1, got 0"),
+        (["model.attention=4"], 'model.attention must be "full" or an odd window, got 4'),
+        (["model.attention=none"], "must be a whole number or one of task, full, got 'none'"),
+        (["model.channels=3"], "model.channels is given by the task"),
+        (["task.name=chess"], "name the task with --task"),
+        (["model.norm=pots"], "must be one of pre, peri, post, sandwich, got 'pots'; did you mean"),
+        (["solver.name=picard"], "solver.name must be one of unroll, fixed-point"),
+        (["solver.gradient=1"], "solver.gradient must be one of"),
+        (["solver.rtol=2"], "solver.rtol must be between 0 and 1, got 2.0"),
+        (["solver.rtol=nan"], "solver.rtol must be between 0 and 1, got nan"),
+        (["solver.damping=1"], "solver.damping must be in [0, 1), got 1.0"),
+        (["solver.gradient=truncated", "solver.gradient_steps=99"], "cannot be differentiated"),
+        (["train.steps=0"], "train.steps must be at least 1, got 0"),
+        (["train.lr=-1"], "train.lr must be above 0, got -1.0"),
+        (["train.lr=inf"], "train.lr must be above 0, got inf"),
+        (["train.betas=0.9"], "train.betas must be a list of 2 numbers, got 0.9"),
+        (["train.betas=[0.9, 1]"], "train.betas must be in [0, 1)"),
+        (["train.ema=1"], "train.ema must be in [0, 1)"),
+        (["train.keep=1"], "train.keep must be at least 2"),
+        (["train.seed=-1"], "train.seed must be at least 0"),
+        (["train.validation_split=test"], "never chosen on test data"),
+        (["train.tracker=tensorbord"], "did you mean tensorboard?"),
+        (["train.loss=mean", "solver.name=fixed-point"], 'use train.loss = "last"'),
+        (["train.loss=mean", "solver.gradient=implicit"], 'use train.loss = "last"'),
+    ],
+)
+def test_mistakes_get_one_clear_line(settings, message):
+    with pytest.raises(InputError) as caught:
+        spec(*settings)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_tasks_and_presets():
+    with pytest.raises(InputError, match="unknown preset 'quik'; did you mean quick"):
+        resolve("sudoku", "quik", make_task=make_task)
+    with pytest.raises(InputError, match="no preset 'quick' for the task 'sodoku'; did you mean"):
+        resolve("sodoku", "quick", make_task=make_task)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("format = 1", "format = 2", "format 2 is not the one this eqloop reads"),
+        ("[solver]", "[sovler]", "unknown table [sovler]; did you mean solver?"),
+        ("width = 64", "width = 'x'", "model.width must be a whole number"),
+        ("width = 64", "width = ", "is not valid TOML"),
+        ('name = "prefix-sums"', "", "task.name is missing"),
+        ("width = 64", "depth = 64", "unknown field model.depth"),
+    ],
+)
+def test_a_damaged_spec_is_refused_with_its_name(old, new, message, tmp_path):
+    text = spec().to_toml()
+    assert old in text
+    path = tmp_path / "spec.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError) as caught:
+        Spec.from_toml(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_spec_that_is_not_there_or_not_text(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        Spec.from_toml(tmp_path / "spec.toml")
+    (tmp_path / "spec.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not text in UTF-8"):
+        Spec.from_toml(tmp_path / "spec.toml")
+
+
+def test_differences_name_both_values():
+    assert spec().differences(spec()) == []
+    assert spec().differences(spec("model.width=32")) == ["model.width: 64 -> 32"]

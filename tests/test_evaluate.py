@@ -1,0 +1,167 @@
+"""Evaluation: the grid, the numbers in it, and an early exit that changes no prediction."""
+
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from tiny_task import Tiny
+
+import eqloop
+from eqloop import InputError
+from eqloop.train import evaluate, geometric
+
+TASK = Tiny()
+SPLIT = TASK.generate(70, 0)
+
+
+def make_model(norm="post", scale=1.0, **fields) -> eqloop.LoopedTransformer:
+    """A small model; `scale` on the recall's state weight decides how fast it contracts."""
+    model = eqloop.LoopedTransformer(
+        (6,), 1, 2, width=16, heads=2, norm=norm, attention=3, key=jr.key(0), **fields
+    )
+    where = lambda m: m.blocks[0].recall.state.weight  # noqa: E731
+    return eqx.tree_at(where, model, scale * where(model))
+
+
+def by_hand(model, iterations: int):
+    """States after 1 ... iterations, for the whole split, one plain call after another."""
+    f = model.loop()
+
+    def one(tokens):
+        e = model.embed(TASK.encode(tokens))
+        return eqloop.trajectory(f, e, f.inject(e), iterations)
+
+    states = jax.jit(jax.vmap(one))(jnp.asarray(SPLIT.inputs))
+    logits = jax.jit(jax.vmap(jax.vmap(model.coda)))(states)
+    return np.asarray(states), np.asarray(jnp.argmax(logits, -1))
+
+
+def test_the_grid_is_geometric_and_ends_where_asked():
+    assert geometric(16) == [1, 2, 3, 4, 6, 8, 12, 16]
+    assert geometric(500)[-3:] == [256, 384, 500]
+    assert geometric(1) == [1]
+    assert geometric(7) == [1, 2, 3, 4, 6, 7]
+
+
+def test_every_number_against_plain_iteration():
+    model = make_model()
+    found = evaluate(model, TASK, SPLIT, iterations=40, batch_size=32, early_exit=False)
+    states, predictions = by_hand(model, 40)
+    place = np.array(found.iterations) - 1
+    right = predictions == SPLIT.targets[:, None]
+    np.testing.assert_allclose(found.overall.scores["cells"], right.mean((0, 2))[place], rtol=1e-5)
+    np.testing.assert_allclose(found.overall.scores["exact"], right.all(2).mean(0)[place])
+    np.testing.assert_array_equal(found.predictions, predictions[:, -1])
+
+    flat = states.reshape(len(states), 40, -1)
+    residual = np.linalg.norm(flat[:, 1:] - flat[:, :-1], axis=-1)
+    residual /= np.linalg.norm(flat[:, 1:], axis=-1)
+    points = place[1:] - 1
+    np.testing.assert_allclose(
+        found.overall.residual_mean[1:], residual.mean(0)[points], rtol=1e-2, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        found.overall.converged[1:], (residual < 1e-3).mean(0)[points], atol=0.03
+    )
+    assert found.iterations_run == found.iterations_asked == 40 * 70
+
+
+def test_bands_and_host_scores():
+    found = evaluate(make_model(), TASK, SPLIT, iterations=4, early_exit=False)
+    few, many = found.bands["few ones"], found.bands["many ones"]
+    assert few.examples + many.examples == found.overall.examples == 70
+    mixed = (
+        few.examples * np.array(few.scores["cells"])
+        + many.examples * np.array(many.scores["cells"])
+    ) / 70
+    np.testing.assert_allclose(mixed, found.overall.scores["cells"])
+    np.testing.assert_allclose(found.judged["ones"], found.predictions.mean(), rtol=1e-6)
+    assert list(found.overall.scores) == ["exact", "cells"]
+
+
+@pytest.mark.parametrize(
+    ("recall", "norm", "scale", "batch_size"),
+    [
+        ("external", "post", 0.3, 64),
+        ("internal", "post", 1.0, 64),
+        ("internal", "post", 2.5, 70),
+        ("internal", "pre", 3.0, 32),
+    ],
+)
+def test_early_exit_changes_no_prediction(recall, norm, scale, batch_size):
+    """Fast, slow and not at all converging; batches that shrink and one that is padded."""
+    model = make_model(norm, scale, recall=recall)
+    options = {"iterations": 200, "batch_size": batch_size}
+    full = evaluate(model, TASK, SPLIT, early_exit=False, **options)
+    early = evaluate(model, TASK, SPLIT, early_exit=True, **options)
+    np.testing.assert_array_equal(early.predictions, full.predictions)
+    np.testing.assert_array_equal(early.settled, full.settled)
+    for name, curve in full.overall.scores.items():
+        assert early.overall.scores[name] == curve
+    assert early.overall.converged == full.overall.converged
+    assert (early.iterations_run < full.iterations_run) == (norm == "post")
+
+
+def test_what_converges_stops_and_what_does_not_goes_on():
+    fast = evaluate(make_model(scale=0.3, recall="external"), TASK, SPLIT, iterations=500)
+    assert fast.overall.settled == 1.0
+    assert fast.iterations_run * 20 < fast.iterations_asked
+    # With W_x = 3 and no outer normalisation the state grows for ever.
+    drift = evaluate(make_model("pre", 3.0, recall="external"), TASK, SPLIT, iterations=64)
+    assert drift.overall.settled < 1.0
+    assert drift.iterations_run > 0.5 * drift.iterations_asked
+
+
+def test_settling_is_the_first_residual_below_the_tolerance():
+    model = make_model(scale=0.3, recall="external")
+    states, _ = by_hand(model, 60)
+    flat = states.reshape(len(states), 60, -1)
+    residual = np.linalg.norm(np.diff(flat, axis=1), axis=-1) / np.linalg.norm(flat[:, 1:], axis=-1)
+    first = 2 + np.argmax(residual < 1e-2, axis=1)
+    found = evaluate(model, TASK, SPLIT, iterations=60, tolerance=1e-2)
+    assert np.mean(found.settled == first) > 0.95  # the rest: rounding at the border
+    assert np.max(np.abs(found.settled - first)) <= 1
+    assert found.overall.settled_median == np.median(found.settled)
+
+
+def test_overthinking_is_best_less_last():
+    found = evaluate(make_model(scale=2.5), TASK, SPLIT, iterations=30, early_exit=False)
+    curve = found.overall.scores["cells"]
+    told = found.overall.overthinking["cells"]
+    assert told["best"] == max(curve)
+    assert told["iterations"] == found.iterations[int(np.argmax(curve))]
+    assert told["penalty"] == max(curve) - curve[-1]
+
+
+def test_other_grids_than_the_model_was_made_for():
+    longer = Tiny(length=11)
+    found = evaluate(make_model(), longer, longer.generate(5, 1), iterations=12)
+    assert found.predictions.shape == (5, 11)
+
+
+def test_a_state_that_blows_up_is_told_not_hidden():
+    model = make_model()
+    broken = eqx.tree_at(lambda m: m.prelude.bias, model, jnp.full(16, jnp.nan))
+    found = evaluate(broken, TASK, SPLIT, iterations=20)
+    assert found.overall.converged == [0.0] * len(found.iterations)
+    assert found.overall.settled == 0.0
+    assert found.tables()["overall"]["residual_mean"][-1] is None
+
+
+def test_it_is_json():
+    found = evaluate(make_model(), TASK, SPLIT, iterations=9)
+    back = json.loads(json.dumps(found.tables(), allow_nan=False))
+    assert back["iterations"] == [1, 2, 3, 4, 6, 8, 9]
+    assert len(back["settled"]) == 70
+    assert back["overall"]["scores"].keys() == {"exact", "cells"}
+
+
+def test_nothing_to_evaluate():
+    with pytest.raises(InputError, match="the split is empty"):
+        evaluate(make_model(), TASK, SPLIT.take(slice(0)))
+    with pytest.raises(InputError, match="iterations must be at least 1, got 0"):
+        evaluate(make_model(), TASK, SPLIT, iterations=0)

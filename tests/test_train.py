@@ -1,0 +1,380 @@
+"""The step, the losses, the schedule and the loop."""
+
+import dataclasses
+import json
+import sys
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from rich.console import Console
+from tiny_task import Tiny, make_task
+
+import eqloop
+from eqloop import InputError
+from eqloop.train import Diverged, Spec, _step, init_state, open_run, read_metrics, resolve, train
+from eqloop.train._loss import batch_loss, cross_entropy, progressive
+from eqloop.train._state import make_optimiser, make_schedule, step_key
+from eqloop.train._step import METRICS, Order, make_step, put
+
+SMALL = ["model.width=16", "model.heads=2", "train.batch=8", "train.steps=20", "solver.steps=4"]
+
+
+def spec(*settings: str) -> Spec:
+    return resolve("prefix-sums", "quick", [*SMALL, *settings], make_task=make_task)
+
+
+def batch(made: Spec, size: int = 8):
+    task = make_task("tiny", made.task_fields)
+    split = task.generate(size, 0)
+    inputs = jax.vmap(task.encode)(jnp.asarray(split.inputs))
+    return inputs, jnp.asarray(split.targets)
+
+
+def probes(size: int = 8) -> eqloop.BackwardReport:
+    return jax.tree.map(lambda leaf: jnp.zeros(size), eqloop.BackwardReport.zeros())
+
+
+# --- order
+
+
+def test_the_order_is_a_pure_function_of_seed_epoch_and_index():
+    order = Order(3, 20, 6)
+    first = [order(step).tolist() for step in range(9)]
+    jumped = Order(3, 20, 6)
+    assert [jumped(step).tolist() for step in (8, 0, 5)] == [first[8], first[0], first[5]]
+    for epoch in range(3):
+        seen = {each for part in first[3 * epoch : 3 * epoch + 3] for each in part}
+        assert len(seen) == 18, "no example twice in an epoch"
+    assert first[:3] != first[3:6]
+    assert [Order(4, 20, 6)(step).tolist() for step in range(3)] != first[:3]
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(InputError, match=r"train\.batch = 9 exceeds the 8 training examples"):
+        Order(0, 8, 9)
+
+
+# --- schedule and optimiser
+
+
+def test_the_schedule_of_the_paper():
+    made = resolve("chess", "paper", make_task=make_task)
+    rate = jax.vmap(make_schedule(made.train))(jnp.arange(8000)) / made.train.lr
+    epoch = np.arange(8000) // 80
+    wanted = np.where(epoch < 10, 1 - np.exp(-(epoch + 1) / 10), 1.0)
+    wanted = np.where(epoch >= 60, 0.1, wanted)
+    np.testing.assert_allclose(rate, wanted, rtol=1e-6)
+
+
+def test_warmup_and_cosine():
+    made = spec("train.steps=100", "train.warmup=9", "train.lr=1")
+    rate = jax.vmap(make_schedule(made.train))(jnp.arange(100))
+    np.testing.assert_allclose(rate[:9], np.arange(1, 10) / 10, rtol=1e-6)
+    assert rate[9] == 1
+    assert np.all(np.diff(rate[9:]) < 0)
+    assert 0 < rate[-1] < 1e-3
+
+
+def test_the_decay_spares_biases_and_gains():
+    """With a zero gradient AdamW only decays: matrices shrink, what has one axis stays."""
+    made = spec("train.schedule=constant", "train.lr=0.1", "train.weight_decay=0.5")
+    state = init_state(made)
+    weights = eqx.filter(state.model, eqx.is_inexact_array)
+    zero = jax.tree.map(jnp.zeros_like, weights)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = make_optimiser(made.train).update(zero, state.optimiser, weights)
+    for leaf, update in zip(jax.tree.leaves(weights), jax.tree.leaves(updates), strict=True):
+        np.testing.assert_allclose(update, -0.05 * leaf if leaf.ndim > 1 else 0, rtol=1e-5)
+
+
+# --- losses
+
+
+def test_cross_entropy_is_the_mean_over_cells():
+    logits = jr.normal(jr.key(0), (2, 3, 4))
+    targets = jr.randint(jr.key(1), (2, 3), 0, 4).astype(jnp.uint8)
+    chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    wanted = -np.mean([np.log(chances[i, j, targets[i, j]]) for i in (0, 1) for j in range(3)])
+    np.testing.assert_allclose(cross_entropy(logits, targets), wanted, rtol=1e-5)
+
+
+def test_the_mean_loss_is_the_mean_of_last_losses():
+    made = spec("train.loss=mean")
+    inputs, targets = batch(made)
+    model = init_state(made).model
+
+    def value(made):
+        return batch_loss(model, probes(), inputs, targets, jr.key(0), made)
+
+    mean, told = value(made)
+    each = [value(spec("train.loss=last", f"solver.steps={n}")) for n in (1, 2, 3, 4)]
+    np.testing.assert_allclose(mean, np.mean([loss for loss, _ in each]), rtol=1e-5)
+    np.testing.assert_allclose(told.residual, each[-1][1].residual, rtol=1e-4)
+    assert told.iterations.tolist() == [4] * 8
+
+
+def test_burn_in_runs_without_gradient_before_what_counts():
+    made = spec("train.loss=mean", "train.burn_in=5")
+    inputs, targets = batch(made)
+    model = init_state(made).model
+    seen = {}
+    value = eqx.filter_jit(batch_loss)
+    for key in jr.split(jr.key(0), 20):
+        loss, told = value(model, probes(), inputs, targets, key, made)
+        seen[int(told.iterations[0]) - 4] = float(loss)
+    assert seen.keys() <= set(range(6))
+    assert len(seen) > 3
+    plain, _ = value(model, probes(), inputs, targets, jr.key(0), spec("train.loss=mean"))
+    np.testing.assert_allclose(seen[0], plain, rtol=1e-6)
+
+
+def test_progressive_draws_what_the_paper_draws():
+    """n ~ U{0 .. T-1}, then k ~ U{1 .. T-n}: means 14.5 and 8.25 for T = 30."""
+    made = resolve("chess", "paper", make_task=make_task)
+
+    @jax.vmap
+    def draw(key):
+        solver, gradient = progressive(made, key)
+        return solver.steps - gradient.steps, gradient.steps
+
+    n, k = map(np.asarray, draw(jr.split(jr.key(0), 20_000)))
+    assert (n.min(), n.max(), k.min(), k.max()) == (0, 29, 1, 30)
+    assert (n + k).max() == 30
+    np.testing.assert_allclose([n.mean(), k.mean()], [14.5, 8.25], rtol=0.02)
+
+
+def test_progressive_is_n_iterations_without_and_k_with_gradient():
+    made = spec("train.loss=progressive")
+    inputs, targets = batch(made)
+    model = init_state(made).model
+    for key in jr.split(jr.key(0), 20):
+        solver, gradient = progressive(made, key)
+        n, k = int(solver.steps - gradient.steps), int(gradient.steps)
+        if n > 0 and k > 1:
+            break
+
+    def by_hand(model):
+        f = model.loop()
+
+        def one(x, wanted):
+            e = model.embed(x)
+            r, z = f.inject(e), e
+            for _ in range(n):
+                z = jax.lax.stop_gradient(f(z, r))
+            for _ in range(k):
+                z = f(z, r)
+            return cross_entropy(model.coda(z), wanted)
+
+        return jnp.mean(jax.vmap(one)(inputs, targets))
+
+    def by_loss(model):
+        return batch_loss(model, probes(), inputs, targets, key, made)[0]
+
+    wanted, got = (eqx.filter_jit(eqx.filter_grad(f))(model) for f in (by_hand, by_loss))
+    for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(got), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+# --- the step
+
+WAYS = {
+    "mean": ["train.loss=mean", "train.burn_in=2", "train.ema=0.9"],
+    "progressive": ["train.loss=progressive"],
+    "implicit": ["solver.name=fixed-point", "solver.max_steps=20", "train.ema=0.5"],
+    "truncated": ["solver.gradient=truncated", "solver.gradient_steps=2"],
+    "one-step bf16": ["solver.gradient=one-step", "model.precision=bfloat16"],
+    "untied": ["model.blocks=2", "model.recall=none", "solver.steps=1", "train.loss=last"],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_program_serves_every_step(way, monkeypatch):
+    """Traced once, whatever is drawn; the weights move and stay float32."""
+    made = spec("task.augment=true", *WAYS[way])
+    traces = []
+    original = _step.batch_loss
+    monkeypatch.setattr(_step, "batch_loss", lambda *a: (traces.append(1), original(*a))[1])
+    task = make_task("tiny", made.task_fields)
+    step, order = make_step(made, task), Order(0, 64, 8)
+    data = put(task.load().splits["train"])
+    before, state = init_state(made), init_state(made)
+    for index in range(4):
+        state, metrics = step(data, state, order(index))
+    assert len(traces) == 1
+    assert state.step == 4
+    assert metrics.keys() == set(METRICS)
+    assert all(np.isfinite(float(value)) for value in metrics.values())
+    assert metrics["grad_norm"] > 0
+    for old, new in zip(jax.tree.leaves(before.model), jax.tree.leaves(state.model), strict=True):
+        assert new.dtype == jnp.float32
+        assert np.any(old != new)
+    if made.train.ema:
+        assert np.any(state.ema.prelude.weight != state.model.prelude.weight)
+
+
+def test_the_share_of_fallback_gradients_is_told():
+    """One matrix product cannot solve the backward system to 1e-6: every gradient falls back."""
+    told = {}
+    for rtol, restart, cycles in ((1e-6, 1, 1), (1e-2, 10, 5)):
+        made = spec(
+            "solver.name=fixed-point",
+            f"solver.gradient_rtol={rtol}",
+            f"solver.gradient_restart={restart}",
+            f"solver.gradient_cycles={cycles}",
+        )
+        task = make_task("tiny", made.task_fields)
+        data = put(task.load().splits["train"])
+        _, metrics = make_step(made, task)(data, init_state(made), Order(0, 64, 8)(0))
+        told[restart] = float(metrics["fallback"])
+    assert told == {1: 1.0, 10: 0.0}
+
+
+def test_step_randomness_depends_on_seed_and_step_alone():
+    made = spec()
+    keys = [jr.key_data(step_key(made, jnp.asarray(n))).tolist() for n in (0, 1, 0)]
+    assert keys[0] == keys[2] != keys[1]
+    other = jr.key_data(step_key(spec("train.seed=1"), jnp.asarray(0))).tolist()
+    assert other != keys[0]
+
+
+def test_adamw_is_optax_adamw():
+    """The step against a plain loop written with optax, by hand."""
+    made = spec("train.loss=last", "train.schedule=constant", "train.clip=0.1")
+    task = make_task("tiny", made.task_fields)
+    order = Order(0, 64, 8)
+    step, data = make_step(made, task), put(task.load().splits["train"])
+    state, model = init_state(made), init_state(made).model
+    mask = jax.tree.map(lambda leaf: leaf.ndim > 1, model)
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(0.1),
+        optax.adamw(made.train.lr, weight_decay=0.01, mask=mask),
+    )
+    memory = optimiser.init(model)
+
+    def objective(model, index):
+        def one(tokens, targets):
+            out = model(task.encode(tokens), solver=eqloop.Unroll(4))
+            return cross_entropy(out.logits, targets)
+
+        return jnp.mean(
+            jax.vmap(one)(jnp.asarray(data.inputs[index]), jnp.asarray(data.targets[index]))
+        )
+
+    differentiate = eqx.filter_jit(eqx.filter_grad(objective))
+    for n in range(3):
+        state, _ = step(data, state, order(n))
+        gradient = differentiate(model, order(n))
+        with jax.numpy_dtype_promotion("standard"):
+            updates, memory = optimiser.update(gradient, memory, model)
+        model = eqx.apply_updates(model, updates)
+    for a, b in zip(jax.tree.leaves(model), jax.tree.leaves(state.model), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+
+# --- the loop
+
+
+def run(path, *settings, **options):
+    made = spec("train.validate_every=10", "train.checkpoint_every=7", *settings)
+    return train(made, make_task("tiny", made.task_fields), path, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trained") / "run"
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    outcome = run(path, "train.tracker=tensorboard", console=console)
+    console.file.close()
+    return outcome, console.export_text()
+
+
+def test_a_run_is_what_it_says(trained):
+    outcome, shown = trained
+    path = outcome.run.path
+    assert (outcome.status, outcome.step) == ("finished", 20)
+    rows = read_metrics(path / "metrics.jsonl")
+    steps = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in steps] == list(range(1, 21))
+    assert set(METRICS) | {"examples_per_s", "seconds", "epoch"} <= steps[0].keys()
+    validations = [row for row in rows if row["kind"] == "validation"]
+    assert [row["step"] for row in validations] == [10, 20]
+    assert validations[0]["iterations"][-1] == 24
+    assert json.loads((path / "data.json").read_text())["task"] == "tiny"
+    assert outcome.run.steps()[-1] == 20
+    assert outcome.best["step"] in outcome.run.steps()
+    assert "step 20: validation after 24 iterations: exact" in shown
+    assert list((path / "tensorboard").glob("events*"))
+
+
+def test_the_loss_falls(trained):
+    rows = read_metrics(trained[0].run.metrics)
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+def test_a_finished_run_has_nothing_left_to_do(trained):
+    path = trained[0].run.path
+    before = {each: each.read_bytes() for each in path.glob("checkpoints/*")}
+    outcome = train(None, Tiny(), path, resume=True)
+    assert (outcome.status, outcome.step, outcome.best) == ("finished", 20, trained[0].best)
+    assert {each: each.read_bytes() for each in path.glob("checkpoints/*")} == before
+
+
+def test_a_run_is_not_written_over(trained):
+    with pytest.raises(InputError, match="a run already"):
+        run(trained[0].run.path)
+
+
+def test_resuming_with_another_spec_or_other_data_is_refused(trained):
+    path = trained[0].run.path
+    made = trained[0].run.spec
+    longer = dataclasses.replace(made, train=dataclasses.replace(made.train, steps=30))
+    with pytest.raises(InputError, match=r"begun with another spec \(train.steps: 20 -> 30\)"):
+        train(longer, Tiny(), path, resume=True)
+    with pytest.raises(InputError, match=r"the data has changed .*'fields'"):
+        train(made, Tiny(rows=32), path, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    path = tmp_path / "run"
+
+    made = spec("train.checkpoint_every=2", "train.schedule=constant", "train.lr=1e30")
+    with pytest.raises(Diverged) as caught:
+        train(made, Tiny(), path)
+    message = str(caught.value)
+    assert "at step" in message
+    assert "train.lr (now 1e+30)" in message
+    assert "\n" not in message
+    for step in open_run(path).steps():
+        state, _ = open_run(path).load(step)
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.model))
+    last = read_metrics(path / "metrics.jsonl")[-1]
+    assert last["loss"] is None or last["grad_norm"] is None or last["step"] > 0
+
+
+def test_a_validation_split_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="validation_split = 'validation-long': the task has vali"):
+        run(tmp_path / "run", "train.validation_split=validation-long")
+    assert not (tmp_path / "run").exists(), "nothing is left of a run that could not begin"
+
+
+def test_a_batch_that_does_not_fit_leaves_no_run(tmp_path):
+    with pytest.raises(InputError, match="exceeds the 64 training examples"):
+        run(tmp_path / "run", "train.batch=65")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("tracker", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")]
+)
+def test_a_missing_tracker_says_how_to_get_it(tracker, package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        InputError, match=rf"needs the package {package}: pip install eqloop\[track"
+    ):
+        run(tmp_path / "run", f"train.tracker={tracker}")
