@@ -12,13 +12,14 @@ from tiny_task import Tiny
 
 import eqloop
 from eqloop import InputError
+from eqloop.nn import NormKind
 from eqloop.train import evaluate, geometric
 
 TASK = Tiny()
 SPLIT = TASK.generate(70, 0)
 
 
-def make_model(norm="post", scale=1.0, **fields) -> eqloop.LoopedTransformer:
+def make_model(norm: NormKind = "post", scale=1.0, **fields) -> eqloop.LoopedTransformer:
     """A small model; `scale` on the recall's state weight decides how fast it contracts."""
     model = eqloop.LoopedTransformer(
         (6,), 1, 2, width=16, heads=2, norm=norm, attention=3, key=jr.key(0), **fields

@@ -13,7 +13,7 @@ from .._model import LoopedTransformer
 from .._norms import relative_residual
 from .._solution import RESULTS, BackwardReport
 from .._solver import Solver, Unroll
-from ._config import Spec
+from ._config import SolverSpec, Spec
 from ._state import make_gradient, make_solver
 
 
@@ -45,23 +45,28 @@ def cells_right(
     return jnp.mean(jnp.argmax(logits, -1) == targets.astype(jnp.int32), dtype=jnp.float32)
 
 
-def progressive(spec: Spec, key: PRNGKeyArray) -> tuple[Solver, AbstractGradient]:
-    """The paper's scheme for one batch: n iterations without gradient, then k with it.
-
-    `n ~ U{0 .. T-1}` and `k ~ U{1 .. T-n}`, T = `solver.steps`, both traced: one program serves
-    every draw. With another gradient than `backprop` that one is taken at the end of the n + k
-    iterations (`truncated`: of at most k of them).
-    """
-    most = spec.solver.steps
+def draw(most: int, key: PRNGKeyArray) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """`n ~ U{0 .. most-1}` and `k ~ U{1 .. most-n}`."""
     n_key, k_key = jr.split(key)
     n = jr.randint(n_key, (), 0, most)
-    k = jr.randint(k_key, (), 1, most - n + 1)
-    gradient = make_gradient(spec.solver)
+    return n, jr.randint(k_key, (), 1, most - n + 1)
+
+
+def progressive(spec: SolverSpec, key: PRNGKeyArray) -> tuple[Solver, AbstractGradient]:
+    """The paper's scheme for one batch: n iterations without gradient, then k with it.
+
+    Both are drawn (see `draw`, with `most` = `solver.steps`) and traced: one program serves every
+    draw. With another gradient than `backprop` that one is taken at the end of the n + k
+    iterations (`truncated`: of at most k of them).
+    """
+    most = spec.steps
+    n, k = draw(most, key)
+    gradient = make_gradient(spec)
     if isinstance(gradient, Backprop):
         gradient = Truncated(k, max_steps=most)
     elif isinstance(gradient, Truncated):
-        gradient = Truncated(jnp.minimum(k, gradient.steps), max_steps=spec.solver.gradient_steps)
-    return Unroll(n + k, max_steps=most, rtol=spec.solver.rtol), gradient
+        gradient = Truncated(jnp.minimum(k, gradient.steps), max_steps=spec.gradient_steps)
+    return Unroll(n + k, max_steps=most, rtol=spec.rtol), gradient
 
 
 def batch_loss(
@@ -84,7 +89,7 @@ def batch_loss(
         examples = _mean_over_iterations(model, inputs, targets, key, spec)
         return jnp.mean(examples.loss), examples
     if spec.train.loss == "progressive":
-        solver, gradient = progressive(spec, key)
+        solver, gradient = progressive(spec.solver, key)
     else:
         solver, gradient = make_solver(spec.solver), make_gradient(spec.solver)
 
