@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def console() -> "Console":
+def console(*, stderr: bool = False) -> "Console":
     """Made afresh for each use, because tests and shells replace `sys.stdout`."""
     from rich.console import Console  # here and below: `--help` does without
 
-    made = Console(highlight=False)
+    made = Console(stderr=stderr, highlight=False)
     if not made.is_terminal:
         made.width = 120  # not 80: nothing is gained by cutting a table short in a file
     return made
@@ -27,9 +27,7 @@ def console() -> "Console":
 
 def notes() -> "Console":
     """For what is not the answer: progress, and remarks that a pipe should not see."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
+    return console(stderr=True)
 
 
 def emit(answer: Mapping[str, Any]) -> None:
@@ -75,8 +73,8 @@ def progress(label: str) -> Iterator[Any]:
     """A progress bar that a loader feeds: yields `report(done, total)`. Silent in a pipe."""
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
+        TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -85,7 +83,7 @@ def progress(label: str) -> Iterator[Any]:
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=notes(),

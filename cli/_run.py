@@ -31,7 +31,10 @@ def open_model(run: Path, checkpoint: str, **fields: Any) -> "tuple[Any, Abstrac
     from ..train import open_run
 
     opened = open_run(run)
-    task = make_task(opened.spec.task_name, opened.spec.task_fields | fields)
+    try:
+        task = make_task(opened.spec.task_name, opened.spec.task_fields | fields)
+    except InputError as error:
+        raise InputError(f"{run / 'spec.toml'}: {error}") from None
     if checkpoint == "best" or checkpoint == "last":
         model, step = opened.restore(checkpoint)
     elif checkpoint.isdecimal():

@@ -141,16 +141,19 @@ def show(
     from ..tasks._files import Tally
 
     made = build(task, settings)
+    tally = Tally()
     with progress("reading") as report:
         if file is None:
             split = made.generate(index + 1, made.seed, progress=report)
         else:
-            tally = Tally()
             split = made.read(file, on_bad=tally, progress=report)
-            if tally.count:
-                notes().print(f"note: {tally.count:,} bad rows are not counted", markup=False)
+    bad = f" and {tally.count:,} bad ones, which do not count" if tally.count else ""
     if index >= len(split):
-        raise InputError(f"--index {index}: {file} has {len(split):,} good rows, 0 is the first")
+        raise InputError(
+            f"--index {index}: {file} has {len(split):,} good rows{bad}; the first is 0"
+        )
+    if bad:
+        notes().print(f"note: {file} has {len(split):,} good rows{bad}", markup=False)
     one = split.take(slice(index, index + 1))
     bands = [name for name, mask in made.bands(one).items() if mask[0]]
     if as_json:

@@ -86,7 +86,6 @@ def train(
         spec = resolve(name, preset or "quick", wishes, make_task=make_task, **fields)
         path = out or next_free(Path("runs"), name)
     built = make_task(spec.task_name, spec.task_fields)
-    notes().print(f"training {spec.task_name} in {path}", markup=False)
     try:
         outcome = run_training(spec, built, path, resume=resume is not None, console=notes())
     except Diverged as error:

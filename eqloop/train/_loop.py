@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -99,8 +100,7 @@ def train(
     assert begun is not None
     require_tracker(begun)
     console = Console(quiet=True) if console is None else console
-    with console.status("reading the data"):
-        data = task.load()
+    data = _load(task, console)
     if old is not None:
         _same_data(old, data)
         run = old
@@ -108,8 +108,26 @@ def train(
         _check_splits(begun, data)
         run = create_run(path, begun, data.manifest)
     trainer = _Trainer(run, task, data, console)
+    console.print(f"{task.name}: training in {run.path}", markup=False, soft_wrap=True)
+    if left_out := _bad_rows(data):
+        console.print(f"{left_out:,} bad rows are left out; data.json has the count")
     with _signals() as received:
         return trainer.go(received)
+
+
+def _load(task: AbstractTask, console: Console) -> Dataset:
+    columns = (TextColumn("reading the data"), BarColumn(), TaskProgressColumn())
+    shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+        row = bar.add_task("", total=None)
+        return task.load(progress=lambda done, total: bar.update(row, completed=done, total=total))
+
+
+def _bad_rows(data: Dataset) -> int:
+    """How many rows the task could not use, where its manifest says so."""
+    read = data.manifest.get("read")
+    found = read.get("bad", 0) if isinstance(read, Mapping) else 0
+    return found if isinstance(found, int) else 0
 
 
 def _check_splits(spec: Spec, data: Dataset) -> None:
@@ -165,7 +183,7 @@ class _Trainer:
         self.step = make_step(self.spec, self.task)
         self.clock = _Clock(self.done)
         if self.done:
-            self.console.print(f"going on from step {self.done} of {self.run.path}")
+            self.console.print(f"going on from step {self.done}")
         try:
             with self._progress() as show:
                 while self.done < spec.steps and received.signal is None:
@@ -175,7 +193,9 @@ class _Trainer:
                 self._save()
                 name = signal.Signals(received.signal).name
                 self.console.print(
-                    f"{name}: saved step {self.done}; go on with --resume {self.run.path}"
+                    f"{name}: saved step {self.done}; go on with --resume {self.run.path}",
+                    markup=False,
+                    soft_wrap=True,
                 )
                 return Outcome(self.run, "interrupted", self.done, self.best, received.signal)
             return Outcome(self.run, "finished", self.done, self.best)
