@@ -75,6 +75,8 @@ def _forward(perturbed, state_and_probe, gradient, f, z, x):
 @_solve_cotangent.def_bwd
 def _backward(residuals, cotangent, perturbed, state_and_probe, gradient, f, z, x):
     del residuals, perturbed, state_and_probe
+    # A part of the state that the loss does not look at comes without a cotangent.
+    cotangent = jtu.tree_map(lambda a, g: jnp.zeros_like(a) if g is None else g, z, cotangent)
     _, transpose = jax.vjp(lambda z: f(z, x), z)
 
     def operator(u):
