@@ -71,9 +71,10 @@ def evaluate(
             out.print(f"{score} {100 * value:.1f} %")
         share = each.iterations_run / each.iterations_asked
         out.print(f"{each.seconds:.1f} s; {100 * share:.0f} % of the iterations had to be run")
+    tolerance = next(iter(measured.values())).tolerance
     out.print(
         f"\nlost: best - last, what going on costs (overthinking). settled: ever below a residual "
-        f"of {each.tolerance:g}, and the median iteration at which.",
+        f"of {tolerance:g}, and the median iteration at which.",
         soft_wrap=True,
     )
 

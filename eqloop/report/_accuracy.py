@@ -1,4 +1,4 @@
-"""Accuracy against iterations, as a picture: does running the loop for longer help, and when not."""
+"""Accuracy against iterations, as a picture: does running the loop longer help, and when not."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING

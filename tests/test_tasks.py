@@ -1,0 +1,128 @@
+"""The laws that every task keeps: the table is `TASKS`, so a new task is tested as it is named."""
+
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+
+from eqloop import InputError
+from eqloop._task import AbstractTask, Split
+from eqloop.tasks import TASKS, make_task
+from eqloop.tasks._files import refuse
+
+ROWS = 12
+
+
+@pytest.fixture(scope="module", params=list(TASKS))
+def task(request) -> AbstractTask:
+    return make_task(request.param, {"rows": 60})
+
+
+@pytest.fixture(scope="module")
+def made(task) -> Split:
+    return task.generate(ROWS, 7)
+
+
+def test_name_and_shapes(task, made):
+    assert TASKS[task.name] is type(task)
+    assert made.inputs.shape == made.targets.shape == (ROWS, *task.grid)
+    assert made.inputs.dtype == made.targets.dtype == np.uint8
+    assert made.difficulty.shape == made.puzzles.shape == (ROWS,)
+    assert made.targets.max() < task.classes
+    encoded = jax.eval_shape(task.encode, made.inputs[0])
+    assert encoded.shape == (*task.grid, task.channels)
+    assert encoded.dtype == np.float32
+
+
+def test_generation_is_a_pure_function(task, made):
+    again = task.generate(ROWS, 7)
+    np.testing.assert_array_equal(again.inputs, made.inputs)
+    np.testing.assert_array_equal(again.targets, made.targets)
+    assert (task.generate(ROWS, 8).inputs != made.inputs).any()
+    assert len(set(made.puzzles.tolist())) == ROWS
+
+
+def test_the_target_is_the_answer(task, made):
+    """Certain logits for the target are predicted, score full marks and pass the checker."""
+    logits = 20 * jax.nn.one_hot(made.targets, task.classes)
+    predictions = np.asarray(jax.vmap(task.predict)(logits, made.inputs))
+    np.testing.assert_array_equal(predictions, made.targets)
+    scores = jax.vmap(task.score)(predictions, made.inputs, made.targets)
+    assert {"exact", "cells"} <= set(scores)
+    for values in scores.values():
+        assert np.all(np.asarray(values, np.float32) == 1)
+    for index in range(ROWS):
+        answered, why = task.check(made.take(slice(index, index + 1)), predictions[index])
+        assert answered is True, why
+
+
+def test_a_wrong_cell_is_no_answer(task, made):
+    wrong = made.targets.copy()
+    wrong[:, *(0 for _ in task.grid)] ^= 1
+    scores = jax.vmap(task.score)(wrong, made.inputs, made.targets)
+    assert not np.any(np.asarray(scores["exact"]))
+    assert np.all(np.asarray(scores["cells"]) < 1)
+
+
+def test_a_puzzle_is_parsed_as_it_is_written(task, made):
+    for index in range(4):
+        one = task.parse(made.puzzles[index].decode())
+        assert len(one) == 1
+        np.testing.assert_array_equal(one.inputs[0], made.inputs[index])
+        assert one.puzzles[0] == made.puzzles[index]
+
+
+@pytest.mark.parametrize("text", ["", "?", "\x00", "12" * 2500, "é" * 81, "[bold]"])
+def test_a_malformed_puzzle_is_one_line(task, text):
+    with pytest.raises(InputError) as caught:
+        task.parse(text)
+    line = str(caught.value)
+    assert line
+    assert "\n" not in line
+    assert len(line) < 300
+
+
+def test_a_file_is_read_as_it_was_written(task, made, tmp_path):
+    task.write(made, tmp_path / "set.csv.gz")
+    back = task.read(tmp_path / "set.csv.gz", on_bad=refuse)
+    np.testing.assert_array_equal(back.inputs, made.inputs)
+    np.testing.assert_array_equal(back.targets, made.targets)
+    np.testing.assert_array_equal(back.difficulty, made.difficulty)
+
+
+def test_a_symmetry_maps_examples_to_examples(task, made):
+    keys = jr.split(jr.key(0), ROWS)
+    inputs, targets = jax.vmap(task.transform)(keys, made.inputs, made.targets)
+    assert inputs.dtype == targets.dtype == np.uint8
+    assert inputs.shape == targets.shape == made.inputs.shape
+    # Still solvable cell by cell from what is there: a given is where it was answered.
+    assert np.asarray(targets).max() < task.classes
+
+
+def test_bands_and_board(task, made):
+    bands = task.bands(made)
+    assert bands
+    assert all(mask.shape == (ROWS,) and mask.dtype == bool for mask in bands.values())
+    assert np.any(list(bands.values()), axis=0).all()
+    one = made.take(slice(0, 1))
+    assert task.render(one).strip()
+    assert task.render(one, one.targets[0]) != task.render(one)
+
+
+def test_splits_and_manifest(task):
+    data = task.load()
+    assert list(data.splits)[:4] == ["train", "validation", "test", "hard"]
+    pools = {name: set(split.puzzles.tolist()) for name, split in data.splits.items()}
+    assert all(pools.values())
+    assert not pools["train"] & pools["validation"]
+    for name in pools.keys() - {"train", "validation"}:
+        assert not (pools["train"] | pools["validation"]) & pools[name], name
+    assert data.manifest["task"] == task.name
+    assert data.manifest == task.load().manifest  # from the cache
+
+
+def test_an_unknown_task_or_field_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'sudoku'"):
+        make_task("soduku", {})
+    with pytest.raises(InputError, match=r"task\.bix is no field of sudoku; did you mean 'box'"):
+        make_task("sudoku", {"bix": 3})
