@@ -1,0 +1,191 @@
+"""The model family: its sizes, its equivalent forms, its precision, its refusals."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import eqloop
+from eqloop import nn
+
+
+def make(**overrides):
+    settings = {
+        "grid": (4, 5),
+        "channels": 3,
+        "classes": 6,
+        "width": 16,
+        "heads": 4,
+        "recall": "internal",
+        "norm": "post",
+        "key": jr.key(0),
+    }
+    return eqloop.LoopedTransformer(**(settings | overrides))
+
+
+def double(tree):
+    """The weights in float64."""
+    return jax.tree.map(lambda a: a.astype(jnp.float64) if eqx.is_inexact_array(a) else a, tree)
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"recall": "internal"}, 992_074),
+        ({"recall": "external"}, 992_074),
+        ({"recall": "none"}, 992_074 - 2 * (256 * 256 + 256)),
+        # The fixed-depth baseline: 15 blocks, one pass.
+        ({"recall": "none", "blocks": 15}, 11_907_274),
+    ],
+)
+def test_parameter_counts_are_the_papers(settings, count):
+    model = eqx.filter_eval_shape(
+        lambda: eqloop.LoopedTransformer((9, 9), 10, 10, 256, 8, key=jr.key(0), **settings)
+    )
+    assert eqloop.parameter_count(model) == count
+
+
+@pytest.mark.parametrize("norm", ["pre", "peri", "post", "sandwich"])
+@pytest.mark.parametrize("residual", ["add", "gru"])
+def test_folded_recall_is_the_same_function(norm, residual, x64):
+    model = double(make(norm=norm, residual=residual, blocks=2))
+    x = jr.normal(jr.key(1), (4, 5, 3))
+
+    @eqx.filter_jit
+    def run(model, fold):
+        return model(x, solver=eqloop.Unroll(5), fold=fold).state
+
+    np.testing.assert_allclose(run(model, True), run(model, False), rtol=1e-11, atol=1e-12)
+
+
+def dense_neighbourhood(attention: nn.Attention, x):
+    """The same attention as one over all cells with all but the neighbours masked out."""
+    grid, heads = x.shape[:-1], attention.heads
+    assert attention.window != "full"
+    q, k, v = (
+        layer(x).reshape(*grid, heads, -1)
+        for layer in (attention.query, attention.key, attention.value)
+    )
+    q, k = attention.query_norm(nn.rotate(q)), attention.key_norm(nn.rotate(k))
+    q, k, v = (a.reshape(-1, heads, a.shape[-1]) for a in (q, k, v))
+    places = np.stack(np.indices(grid), -1).reshape(-1, len(grid))
+    start = np.clip(places - attention.window // 2, 0, np.array(grid) - attention.window)
+    offset = places[None] - start[:, None]
+    near = np.all((offset >= 0) & (offset < attention.window), axis=-1)
+    scores = jnp.einsum("qhc,khc->hqk", q, k) / math.sqrt(q.shape[-1])
+    weights = jax.nn.softmax(jnp.where(near[None], scores, -jnp.inf))
+    assert np.all(near.sum(1) == attention.window ** len(grid))
+    return attention.output(jnp.einsum("hqk,khc->qhc", weights, v).reshape(x.shape))
+
+
+@pytest.mark.parametrize(("grid", "window"), [((11,), 5), ((5,), 5), ((6, 7), 3), ((3, 5), 3)])
+def test_neighbourhood_attention_is_masked_full_attention(grid, window, x64):
+    attention = double(nn.Attention(16, 2, window, key=jr.key(0)))
+    x = jr.normal(jr.key(1), (*grid, 16))
+    near = eqx.filter_jit(lambda a, x: a(x))(attention, x)
+    dense = eqx.filter_jit(dense_neighbourhood)(attention, x)
+    np.testing.assert_allclose(near, dense, rtol=1e-10, atol=1e-12)
+
+
+def test_information_moves_two_cells_an_iteration():
+    model = make(grid=(20,), channels=1, classes=2, attention=5)
+    x = jr.normal(jr.key(1), (20, 1))
+
+    @eqx.filter_jit
+    def logits(x, steps):
+        return model(x, solver=eqloop.Unroll(steps)).logits
+
+    for steps in (1, 3):
+        changed = np.any(logits(x, steps) != logits(x.at[0].add(1.0), steps), axis=-1)
+        # The window of the first cells is shifted inwards: they reach as far as cell 4.
+        assert changed[0]
+        assert not np.any(changed[4 + 2 * steps :])
+
+
+def test_attention_depends_on_relative_positions_alone():
+    """Rotary positions: a shifted input gives a shifted output, away from the ends."""
+    attention = nn.Attention(16, 2, 3, key=jr.key(0))
+    x = jr.normal(jr.key(1), (12, 16))
+    out, shifted = attention(x), attention(jnp.roll(x, 1, axis=0))
+    np.testing.assert_allclose(out[2:-3], shifted[3:-2], atol=1e-5)
+
+
+def test_rotary_tables_are_cosine_and_sine():
+    cos, sin = nn.rotary_tables((300,), 8)
+    np.testing.assert_allclose(cos**2 + sin**2, 1, atol=3e-7)
+    angles = np.arange(300)[:, None] * 10000.0 ** (-np.arange(4) / 4)
+    # The angles themselves are float32, as in the paper's code.
+    np.testing.assert_allclose(cos, np.cos(angles), atol=3e-5)
+    np.testing.assert_allclose(sin, np.sin(angles), atol=3e-5)
+
+
+def test_a_model_runs_on_grids_of_other_sizes():
+    model = make(grid=(8,), channels=1, classes=2, attention=5)
+    out = jax.vmap(lambda x: model(x, solver=eqloop.Unroll(2)))(jnp.ones((3, 33, 1)))
+    assert out.logits.shape == (3, 33, 2)
+    assert out.state.shape == (3, 33, 16)
+    assert out.steps.shape == out.residual.shape == (3,)
+
+
+def test_bfloat16_computes_nearly_the_same_on_a_float32_state():
+    x = jr.normal(jr.key(1), (4, 5, 3))
+    model, low = make(), make(dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(low)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(low.loop())} == {
+        jnp.dtype("bfloat16"),
+        jnp.dtype("float32"),  # the gains of the norms
+    }
+
+    def loss(model):
+        out = model(x, solver=eqloop.FixedPoint(rtol=1e-2), gradient=eqloop.Implicit(rtol=1e-1))
+        return jnp.mean(jnp.square(out.logits)), out
+
+    grad = eqx.filter_jit(eqx.filter_grad(loss, has_aux=True))
+    (exact_grad, exact), (low_grad, rough) = grad(model), grad(low)
+    assert rough.state.dtype == rough.logits.dtype == jnp.float32
+    np.testing.assert_allclose(rough.logits, exact.logits, atol=0.1)
+    flat = [
+        jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(each)])
+        for each in (exact_grad, low_grad)
+    ]
+    assert flat[1].dtype == jnp.float32
+    cosine = jnp.vdot(*flat) / (jnp.linalg.norm(flat[0]) * jnp.linalg.norm(flat[1]))
+    assert cosine > 0.9
+
+
+def test_outer_normalisation_keeps_the_state_on_a_sphere():
+    out = make(norm="post")(jr.normal(jr.key(1), (4, 5, 3)), solver=eqloop.Unroll(40))
+    np.testing.assert_allclose(jnp.mean(jnp.square(out.state), axis=-1), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"recall": "sometimes"}, "recall = 'sometimes'"),
+        ({"norm": "last"}, "norm = 'last'"),
+        ({"residual": "mul"}, "residual = 'mul'"),
+        ({"heads": 3}, "width = 16 must be a multiple of heads = 3"),
+        ({"blocks": 0}, "blocks = 0"),
+        ({"attention": 4}, "attention = 4"),
+    ],
+)
+def test_wrong_arguments_are_named(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        make(**overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shape", "message"),
+    [
+        ({}, (2, 4, 5, 3), "vmap"),
+        ({"attention": 5}, (4, 5, 3), "smaller than the neighbourhood"),
+        ({"heads": 8}, (4, 5, 3), "must be a multiple of 4"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named(overrides, shape, message):
+    with pytest.raises(ValueError, match=message):
+        make(**overrides)(jnp.ones(shape), solver=eqloop.Unroll(1))
