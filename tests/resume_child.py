@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from tiny_task import make_task
+from tiny_task import make_task, tiny_spec
 
-from eqloop.train import Spec, _checkpoint, _step, resolve, train
+from eqloop.train import Spec, _checkpoint, _step, train
 
 SOLVERS = {
-    "unroll": ["solver.steps=4", "train.loss=progressive", "train.ema=0.9"],
+    "unroll": ["train.loss=progressive", "train.ema=0.9"],
     "fixed-point": ["solver.name=fixed-point", "solver.gradient=implicit", "solver.max_steps=12"],
 }
 STEPS = 40
@@ -22,17 +22,14 @@ STEPS = 40
 
 def make_spec(solver: str) -> Spec:
     settings = [
-        "model.width=16",
-        "model.heads=2",
         "task.augment=true",
-        "train.batch=8",
         f"train.steps={STEPS}",
         "train.validate_every=10",
         "train.validation_iterations=6",
         "train.checkpoint_every=7",
         "train.keep=2",
     ]
-    return resolve("prefix-sums", "quick", [*settings, *SOLVERS[solver]], make_task=make_task)
+    return tiny_spec(*settings, *SOLVERS[solver])
 
 
 def slow_writes(pause: float) -> None:

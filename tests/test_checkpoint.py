@@ -9,20 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from tiny_task import make_task
+from tiny_task import tiny_spec
 
 from eqloop import InputError
-from eqloop.train import init_state, open_run, resolve
+from eqloop.train import init_state, open_run
 from eqloop.train._checkpoint import Header, load, load_header, named_arrays, save
 from eqloop.train._run import create_run
 from eqloop.train._state import skeleton
 
-SPEC = resolve(
-    "prefix-sums", "quick", ["model.width=8", "model.heads=2", "train.ema=0.5"], make_task=make_task
-)
-OTHER = resolve(
-    "prefix-sums", "quick", ["model.width=8", "model.heads=1", "train.ema=0.5"], make_task=make_task
-)
+SPEC = tiny_spec("train.ema=0.5")
+OTHER = tiny_spec("train.ema=0.5", "model.heads=1")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +51,7 @@ def test_what_is_written_is_read(state, path):
 
 def test_the_names_are_paths_and_any_safetensors_reader_sees_them(state, path):
     arrays = safetensors.numpy.load_file(path)
-    assert arrays["model.prelude.weight"].shape == (8, 1)
+    assert arrays["model.prelude.weight"].shape == (16, 1)
     assert "ema.coda.output.bias" in arrays
     assert any(name.startswith("optimiser.") and "mu" in name for name in arrays)
     np.testing.assert_array_equal(arrays["model.prelude.weight"], state.model.prelude.weight)

@@ -3,15 +3,13 @@
 import dataclasses
 
 import pytest
-from tiny_task import Tiny, make_task
+from tiny_task import Tiny
+from tiny_task import tiny_spec as spec
 
 from eqloop import InputError
+from eqloop.tasks import make_task
 from eqloop.train import ModelSpec, SolverSpec, Spec, TrainSpec, presets, resolve
 from eqloop.train._resolve import SHORTCUTS, parse_setting
-
-
-def spec(*settings: str, preset: str = "quick", **shortcuts) -> Spec:
-    return resolve("prefix-sums", preset, settings, make_task=make_task, **shortcuts)
 
 
 @pytest.mark.parametrize("preset", ["quick", "paper"])
@@ -22,8 +20,10 @@ def test_every_preset_resolves_and_survives_toml(preset, task, tmp_path):
     path = tmp_path / "spec.toml"
     path.write_text(made.to_toml())
     assert Spec.from_toml(path) == made
-    assert made.model.attention == 3, "the task's own default, resolved"
-    assert (made.model.grid, made.model.channels, made.model.classes) == ((6,), 1, 2)
+    built = make_task(task, made.task_fields)
+    assert made.model.attention == built.attention, "the task's own default, resolved"
+    assert made.model.grid == built.grid
+    assert (made.model.channels, made.model.classes) == (built.channels, built.classes)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,13 @@ def test_values_are_toml_or_bare_words(text, value):
 def test_the_gradient_and_the_loss_follow_the_solver():
     implicit = spec(solver="fixed-point")
     assert (implicit.solver.gradient, implicit.train.loss) == ("implicit", "last")
-    paper = spec(solver="fixed-point", gradient="one-step", preset="paper")
+    progressive = "train.loss=progressive"
+    paper = resolve(
+        "chess", "paper", make_task=make_task, solver="fixed-point", gradient="one-step"
+    )
     assert (paper.solver.gradient, paper.train.loss) == ("one-step", "last")
     assert spec(gradient="one-step").train.loss == "last"
-    assert spec(gradient="one-step", preset="paper").train.loss == "progressive"
+    assert spec(progressive, gradient="one-step").train.loss == "progressive"
     assert spec().train.loss == "mean"
 
 
@@ -101,7 +104,7 @@ def test_the_gradient_and_the_loss_follow_the_solver():
         (["model.width=big"], "model.width must be a whole number, got 'big'"),
         (["model.width=64.5"], "model.width must be a whole number, got 64.5"),
         (["model.width=true"], "model.width must be a whole number, got True"),
-        (["model.width=63"], "model.width must be a multiple of 2 x model.heads = 16, got 63"),
+        (["model.width=63"], "model.width must be a multiple of 2 x model.heads = 4, got 63"),
         (["model.heads=0"], "model.heads must be at least 1, got 0"),
         (["model.attention=4"], 'model.attention must be "full" or an odd window, got 4'),
         (["model.attention=none"], "must be a whole number or one of task, full, got 'none'"),
@@ -147,10 +150,10 @@ def test_unknown_tasks_and_presets():
     [
         ("format = 1", "format = 2", "format 2 is not the one this eqloop reads"),
         ("[solver]", "[sovler]", "unknown table [sovler]; did you mean solver?"),
-        ("width = 64", "width = 'x'", "model.width must be a whole number"),
-        ("width = 64", "width = ", "is not valid TOML"),
-        ('name = "prefix-sums"', "", "task.name is missing"),
-        ("width = 64", "depth = 64", "unknown field model.depth"),
+        ("width = 16", "width = 'x'", "model.width must be a whole number"),
+        ("width = 16", "width = ", "is not valid TOML"),
+        ('name = "tiny"', "", "task.name is missing"),
+        ("width = 16", "depth = 16", "unknown field model.depth"),
     ],
 )
 def test_a_damaged_spec_is_refused_with_its_name(old, new, message, tmp_path):
@@ -174,4 +177,4 @@ def test_a_spec_that_is_not_there_or_not_text(tmp_path):
 
 def test_differences_name_both_values():
     assert spec().differences(spec()) == []
-    assert spec().differences(spec("model.width=32")) == ["model.width: 64 -> 32"]
+    assert spec().differences(spec("model.width=32")) == ["model.width: 16 -> 32"]

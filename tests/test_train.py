@@ -1,6 +1,7 @@
 """The step, the losses, the schedule and the loop."""
 
 import dataclasses
+import io
 import json
 import sys
 
@@ -13,19 +14,14 @@ import optax
 import pytest
 from rich.console import Console
 from tiny_task import Tiny, make_task
+from tiny_task import tiny_spec as spec
 
 import eqloop
 from eqloop import InputError
-from eqloop.train import Diverged, Spec, _step, init_state, open_run, read_metrics, resolve, train
+from eqloop.train import Diverged, Spec, _step, init_state, open_run, read_metrics, train
 from eqloop.train._loss import batch_loss, cross_entropy, draw
 from eqloop.train._state import make_optimiser, make_schedule, step_key
 from eqloop.train._step import METRICS, Order, make_step, put
-
-SMALL = ["model.width=16", "model.heads=2", "train.batch=8", "train.steps=20", "solver.steps=4"]
-
-
-def spec(*settings: str) -> Spec:
-    return resolve("prefix-sums", "quick", [*SMALL, *settings], make_task=make_task)
 
 
 def batch(made: Spec, size: int = 8):
@@ -63,7 +59,7 @@ def test_a_batch_larger_than_the_data_is_refused():
 
 
 def test_the_schedule_of_the_paper():
-    made = resolve("chess", "paper", make_task=make_task)
+    made = spec("train.schedule=paper", "train.steps=8000", "train.epochs=100")
     rate = np.asarray(jax.vmap(make_schedule(made.train))(jnp.arange(8000))) / made.train.lr
     epoch = np.arange(8000) // 80
     wanted = np.where(epoch < 10, 1 - np.exp(-(epoch + 1) / 10), 1.0)
@@ -283,9 +279,8 @@ def run(path, *settings, **options):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained") / "run"
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(record=True, width=200, file=io.StringIO())
     outcome = run(path, "train.tracker=tensorboard", console=console)
-    console.file.close()
     return outcome, console.export_text()
 
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from eqloop import InputError
 from eqloop._task import AbstractTask, Dataset, Split
+from eqloop.train import Spec
 from eqloop.train._fields import nearest
+from eqloop.train._resolve import overlay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,3 +100,23 @@ def make_task(name: str, fields: Any) -> AbstractTask:
         if field not in known:
             raise InputError(f"unknown field task.{field}{nearest(field, known)}")
     return Tiny(**fields)
+
+
+TABLES = {
+    "model": {"width": 16, "heads": 2, "recall": "external"},
+    "solver": {"steps": 4},
+    "train": {
+        "steps": 20,
+        "batch": 8,
+        "lr": 2e-3,
+        "schedule": "warmup-cosine",
+        "warmup": 10,
+        "loss": "mean",
+        "validation_iterations": 24,
+    },
+}
+
+
+def tiny_spec(*settings: str, **shortcuts: str | int | None) -> Spec:
+    """A spec that trains in a moment, with settings as on the command line."""
+    return overlay(TABLES, "tiny", settings, make_task=make_task, **shortcuts)

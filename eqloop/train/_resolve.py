@@ -91,7 +91,20 @@ def resolve(
 
     **Raises** `InputError` for anything unknown, of the wrong type or out of range.
     """
-    tables = load_preset(task, preset)
+    tables = load_preset(task, preset) | {"preset": preset}
+    return overlay(tables, task, settings, make_task=make_task, **shortcuts)
+
+
+def overlay(
+    tables: Mapping[str, Any],
+    task: str,
+    settings: Sequence[str] = (),
+    *,
+    make_task: MakeTask,
+    **shortcuts: str | int | None,
+) -> Spec:
+    """As `resolve`, on any tables in place of those of a preset."""
+    preset = tables.get("preset", "")
     tables = {name: dict(tables.get(name, {})) for name in ("task", *GROUPS)}
     given: set[str] = set()
 
