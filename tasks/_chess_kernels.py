@@ -340,6 +340,8 @@ def read_fen(text, board, state):
                 return False
             rights, last = rights | 1 << i, i
             at += 1
+        if last < 0:  # nothing between two spaces
+            return False
     state[CASTLING] = rights
     if at + 6 > size or text[at] != 32 or text[at + 1] != 45 or text[at + 2] != 32:
         return False

@@ -85,6 +85,9 @@ def read_board(fen: str) -> chess.Board:
         # python-chess repeats the FEN after a colon
         why = " ".join(str(error).split(": '")[0].split(': "')[0].split())
         raise ValueError(f"FEN {quote(fen)} cannot be read ({why})") from None
+    if board.promoted & board.kings:
+        # "k~": python-chess reads it, calls it valid, and then finds no king.
+        raise ValueError(f"FEN {quote(fen)} is illegal (a promoted king)")
     status = board.status()
     if status != chess.STATUS_VALID:
         names = [flag.name or "" for flag in chess.Status if flag and flag in status]

@@ -301,6 +301,8 @@ def near_rows(draw):
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(near_rows(), st.builds(Row, st.just(2), TEXT, TEXT, TEXT, TEXT, TEXT)))
 @example(ROW)
+@example(ROW._replace(fen="8/pp6/4pb2/1q3k2/7r/P3Q2P/1PP1N3/1K2R3 w  - 3 34"))
+@example(ROW._replace(fen="8/pp6/4pb2/1q3k~2/7r/P3Q2P/1PP1N3/1K2R3 w - - 3 34"))
 def test_any_text_gives_a_bad_row_or_a_good_one(row):
     split, tally = bad_rows([row])
     assert len(split) + tally.count == 1
