@@ -1,6 +1,7 @@
 """The model computes the function of the paper's own code: states, logits and gradients."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -26,8 +27,8 @@ def load(name: str):
     axes = 2 if layout == "grid" else 1
     model = eqloop.interop.from_paper_state_dict(
         {k.removeprefix("param."): data[k].astype(np.float64) for k in data if k[:6] == "param."},
-        recall=recall,
-        norm="peri" if norm == "gru" else norm,
+        recall=cast(Any, recall),
+        norm=cast(Any, "peri" if norm == "gru" else norm),
         residual="gru" if norm == "gru" else "add",
         spatial_dims=axes,
         attention="full" if layout == "grid" else "neighbourhood",
@@ -88,8 +89,8 @@ def test_state_dict_round_trip(recall, norm):
         5,
         width=16,
         heads=4,
-        recall=recall,
-        norm="peri" if norm == "gru" else norm,
+        recall=cast(Any, recall),
+        norm=cast(Any, "peri" if norm == "gru" else norm),
         residual="gru" if norm == "gru" else "add",
         blocks=2,
         key=jax.random.key(1),
@@ -97,8 +98,8 @@ def test_state_dict_round_trip(recall, norm):
     params = eqloop.interop.to_paper_state_dict(model)
     back = eqloop.interop.from_paper_state_dict(
         params,
-        recall=recall,
-        norm="peri" if norm == "gru" else norm,
+        recall=cast(Any, recall),
+        norm=cast(Any, "peri" if norm == "gru" else norm),
         residual="gru" if norm == "gru" else "add",
         spatial_dims=2,
         heads=4,

@@ -21,5 +21,6 @@ def finish(
     if result is None or isinstance(solver, Unroll):
         assert isinstance(solver, Unroll)
         result = RESULTS.where(residual <= solver.rtol, RESULTS.successful, RESULTS.not_converged)
-    result = RESULTS.where(jnp.isfinite(residual), result, RESULTS.nonfinite)
+    nonfinite = RESULTS.nonfinite
+    result = RESULTS.where(jnp.isfinite(residual), result, nonfinite)  # pyright: ignore[reportArgumentType]
     return Equilibrium(state=state, steps=jnp.asarray(steps), residual=residual, result=result)

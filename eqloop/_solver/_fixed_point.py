@@ -22,7 +22,8 @@ class FixedPoint(optx.AbstractFixedPointSolver):
     An Optimistix solver, also of use with `optimistix.fixed_point`; it differs from
     `optimistix.FixedPointIteration` in that its tolerance is on the relative residual of the
     whole state, not on each element. Converges where the spectral radius of
-    `(1 - damping) J + damping I` is below one. When not to use it: where that radius is close to or above one.
+    `(1 - damping) J + damping I` is below one. When not to use it: where that radius is close to
+    or above one.
 
     **Arguments:**
 

@@ -68,4 +68,4 @@ def _kernel(t, negate):
 
 def _fma(a, b, c) -> np.ndarray:
     """`a * b + c`, rounded once (the product of two float32 is exact in float64)."""
-    return (np.float64(a) * np.float64(b) + np.float64(c)).astype(np.float32)
+    return np.asarray(np.float64(a) * np.float64(b) + np.float64(c), np.float32)

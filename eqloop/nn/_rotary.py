@@ -31,7 +31,7 @@ def rotary_tables(
     frequencies = head_width // (2 * axes)
     exponents = np.arange(frequencies, dtype=np.float32) / np.float32(frequencies)
     rates = np.float32(1) / np.float32(base) ** exponents
-    position = np.stack(np.indices(grid), axis=-1).astype(np.float32)
+    position = np.moveaxis(np.indices(grid), 0, -1).astype(np.float32)
     angles = position[..., None] * rates
     return cos_sin(angles.reshape(*grid, -1))
 
@@ -39,13 +39,17 @@ def rotary_tables(
 def rotate(
     x: Float[Array, "*grid heads head_width"],
 ) -> Float[Array, "*grid heads head_width"]:
-    """Rotate each pair of neighbouring features `(x_2i, x_2i+1)` by its cell's angle."""
+    """Rotate each pair of neighbouring features `(x_2i, x_2i+1)` by its cell's angle.
+
+    `x * (c, c) + (x_2i+1, x_2i) * (-s, s)`: the pair is swapped by a reversal, whose transpose is
+    a reversal again. (Taking the even and the odd features apart and stacking them would make
+    the backward pass pad and add.)
+    """
     *grid, _, head_width = x.shape
-    pairs = x.reshape(*x.shape[:-1], head_width // 2, 2)
-    even, odd = pairs[..., 0], pairs[..., 1]
-    cos, sin = (
-        jnp.broadcast_to(jnp.asarray(table, x.dtype)[..., None, :], even.shape)
-        for table in rotary_tables(tuple(grid), head_width)
+    cos, sin = rotary_tables(tuple(grid), head_width)
+    cos, sin = np.repeat(cos, 2, axis=-1), np.stack([-sin, sin], axis=-1).reshape(*grid, -1)
+    swapped = jnp.flip(x.reshape(*x.shape[:-1], -1, 2), axis=-1).reshape(x.shape)
+    c, s = (
+        jnp.broadcast_to(jnp.asarray(table, x.dtype)[..., None, :], x.shape) for table in (cos, sin)
     )
-    rotated = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-    return rotated.reshape(x.shape)
+    return x * c + swapped * s
