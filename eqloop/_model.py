@@ -15,7 +15,7 @@ from ._adjoint import AbstractGradient
 from ._equilibrium import equilibrium
 from ._solution import RESULTS, BackwardReport
 from ._solver import Solver
-from .nn import Block, Linear, Loop, NormKind, RecallKind, ResidualKind, RMSNorm
+from .nn import Block, Linear, Loop, NormKind, RecallKind, ResidualKind, RMSNorm, gelu
 
 
 class Output(eqx.Module):
@@ -49,7 +49,7 @@ class Coda(eqx.Module):
         self.output = Linear(width, classes, key=output_key)
 
     def __call__(self, z: Float[Array, "*grid width"]) -> Float[Array, "*grid classes"]:
-        return self.output(jax.nn.gelu(self.hidden(self.norm(z)), approximate=False))
+        return self.output(gelu(self.hidden(self.norm(z))))
 
 
 class LoopedTransformer(eqx.Module):

@@ -6,6 +6,7 @@ from ._block import Block as Block
 from ._block import FoldedBlock as FoldedBlock
 from ._block import Loop as Loop
 from ._feedforward import FeedForward as FeedForward
+from ._gelu import gelu as gelu
 from ._linear import Linear as Linear
 from ._norm import RMSNorm as RMSNorm
 from ._norm_placement import NormKind as NormKind

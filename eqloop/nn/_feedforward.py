@@ -1,10 +1,10 @@
 """The two-layer perceptron of a transformer block."""
 
 import equinox as eqx
-import jax
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._gelu import gelu
 from ._linear import Linear
 
 
@@ -24,4 +24,4 @@ class FeedForward(eqx.Module):
         x: Float[Array, "*grid width"],
         bias: Float[Array, "*grid hidden"] | None = None,
     ) -> Float[Array, "*grid width"]:
-        return self.output(jax.nn.gelu(self.hidden(x, bias), approximate=False))
+        return self.output(gelu(self.hidden(x, bias)))
