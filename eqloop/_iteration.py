@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Int, PyTree
 
+from ._remat import Keep, rematerialised
+
 Z = TypeVar("Z", bound=PyTree)
 Map = Callable[[Any, Any], Any]
 Count = int | Int[Array, ""]
@@ -26,19 +28,22 @@ def advance(f: Map, z: Z, x: PyTree, steps: Count) -> Z:
     return jax.lax.fori_loop(0, steps, lambda _, z: f(z, x), z)
 
 
-def unroll(f: Map, z: Z, x: PyTree, steps: Count, bound: int | None = None) -> tuple[Z, Z]:
+def unroll(
+    f: Map, z: Z, x: PyTree, steps: Count, bound: int | None = None, keep: Keep = "marked"
+) -> tuple[Z, Z]:
     """`steps` iterations that can be back-propagated through: the last two iterates `(z', f(z'))`.
 
-    Each iteration is rematerialised: the forward pass keeps one state per iteration, and the
-    backward pass evaluates f once more (4 evaluations' worth of work per iteration instead of
-    3, and on a CPU less time, for want of memory traffic).
+    Each iteration is rematerialised: the forward pass keeps the state and what f marks (see
+    `rematerialised`), and the backward pass evaluates the rest of f once more: close to 4
+    evaluations' worth of work per iteration instead of 3, and on a CPU hardly more time, for
+    want of memory traffic.
 
     A traced `steps` needs a static `bound`. The loop then has `bound` slots, and the slots past
     `steps` are skipped at run time, forwards and backwards, not computed and masked: an empty
     slot costs a copy of the state and, backwards, an addition of zeros to the weights' gradient.
     So one program serves every count up to the bound.
     """
-    evaluate = jax.checkpoint(lambda z: f(z, x), prevent_cse=False)
+    evaluate = rematerialised(lambda z: f(z, x), keep)
 
     def body(carry, slot):
         _, z = carry
@@ -59,9 +64,9 @@ def unroll(f: Map, z: Z, x: PyTree, steps: Count, bound: int | None = None) -> t
 def trajectory(f: Map, z0: Z, x: PyTree, steps: int) -> Z:
     """All iterates `z_1 ... z_steps`, stacked along a new first axis.
 
-    Differentiable, each iteration rematerialised: the states themselves are all that is kept.
+    Differentiable, each iteration rematerialised: the states, and what f marks, are kept.
     """
-    evaluate = jax.checkpoint(lambda z: f(z, x), prevent_cse=False)
+    evaluate = rematerialised(lambda z: f(z, x))
 
     def body(z, _):
         z = evaluate(z)

@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What every part may use: the exception for users, and the words for shapes.
-WORDS = {"_errors", "_custom_types"}
+# What every part may use: the exception for users, the words for shapes, what to keep.
+WORDS = {"_errors", "_custom_types", "_remat"}
 # The loop: its pieces, each of which may use those before it.
 PIECES = ("_norms", "_solution", "_iteration", "_solver", "_adjoint", "_equilibrium")
 LOOP = set(PIECES)
@@ -22,6 +22,7 @@ LOOP = set(PIECES)
 ARROWS: dict[str, set[str]] = {
     "_errors": set(),
     "_custom_types": set(),
+    "_remat": set(),
     "_task": WORDS,
     "nn": WORDS,
     # Solvers, gradients and stability see a function f(z, x) and never a model.

@@ -79,9 +79,17 @@ class Attention(eqx.Module):
     def _neighbourhood(self, q: Array, k: Array, v: Array) -> Array:
         assert self.window != "full"
         keys, values = _neighbours(k, self.window), _neighbours(v, self.window)
-        scores = jnp.sum(q[None] * keys, axis=-1, dtype=at_least_float32(q.dtype))
-        weights = jax.nn.softmax(scores, axis=0).astype(v.dtype)
-        return jnp.sum(weights[..., None] * values, axis=0)
+        accumulate = at_least_float32(q.dtype)
+        scores = jnp.einsum("...hc,j...hc->j...h", q, keys, preferred_element_type=accumulate)
+        largest = jax.lax.stop_gradient(jnp.max(scores, axis=0, keepdims=True))
+        weights = jnp.exp(scores - largest)
+        mixed = jnp.einsum(
+            "j...h,j...hc->...hc",
+            weights.astype(v.dtype),
+            values,
+            preferred_element_type=accumulate,
+        )
+        return (mixed / jnp.sum(weights, axis=0)[..., None]).astype(v.dtype)
 
 
 def _full(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._remat import mark
 from ._attention import Attention, AttentionBias
 from ._feedforward import FeedForward
 from ._linear import Linear
@@ -81,6 +82,7 @@ class Block(eqx.Module):
 def join(block: "Block | FoldedBlock", z: Array, branch: Array) -> Array:
     """`N_out(residual(z, N_branch(branch)))`."""
     norms = block.norms
+    branch = mark(branch)
     branch = branch if norms.branch is None else norms.branch(branch)
     z = block.residual(z, branch)
     return z if norms.out is None else norms.out(z)
