@@ -99,7 +99,7 @@ def eqloop_loss(model, x, y, solver, gradient, fold):
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y)), logits
 
 
-def eqloop_train(folder: Path, fold: bool) -> tuple[Run, Run]:
+def eqloop_train(folder: Path, fold: bool = False, keep: str = "marked") -> tuple[Run, Run]:
     import equinox as eqx
     import jax
     import optax
@@ -107,7 +107,7 @@ def eqloop_train(folder: Path, fold: bool) -> tuple[Run, Run]:
     import eqloop
 
     model, x, y = load_eqloop(folder)
-    solver, gradient = eqloop.Unroll(STEPS), eqloop.Backprop()
+    solver, gradient = eqloop.Unroll(STEPS), eqloop.Backprop(keep=keep)
     optimiser = optax.chain(
         optax.clip_by_global_norm(CLIP),
         optax.adamw(
@@ -283,7 +283,8 @@ def quick(folder: Path, task_name: str) -> tuple[Run, Run]:
 
 
 TRAIN = {
-    "eqloop": partial(eqloop_train, fold=False),
+    "eqloop": eqloop_train,
+    "eqloop, products kept": partial(eqloop_train, keep="products"),
     "eqloop, folded": partial(eqloop_train, fold=True),
     "torch eager": partial(torch_train, explicit=False, compiled=False),
     "torch eager, explicit attention": partial(torch_train, explicit=True, compiled=False),

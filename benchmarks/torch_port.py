@@ -7,6 +7,9 @@ and value are one product; norms and attention are PyTorch's own fused functions
 attention to choose from.
 """
 
+# pyright: reportMissingImports=false
+# PyTorch is no dependency of the package: benchmarks/requirements.txt.
+
 import math
 
 import torch

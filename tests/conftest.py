@@ -52,6 +52,7 @@ def tiny_run(tmp_path_factory, cache) -> Path:
     run = tmp_path_factory.mktemp("runs") / "tiny"
     settings = {
         "task.length": 8,
+        "task.validation_length": 8,
         "task.hard_length": 8,  # one shape: each one more is compiled for
         "task.rows": 60,
         "task.test_rows": 16,

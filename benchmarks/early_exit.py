@@ -1,0 +1,55 @@
+"""What does early exit save in evaluation, and does it change an answer?
+
+    python benchmarks/early_exit.py RUN [--examples 2000] [--iterations 500]
+
+**Question:** A trained run, examples of its test split: is evaluation to 500 iterations with early
+exit at least 5 times as fast as without, with the same predictions? The two take turns, twice each
+after a short one that compiles; the faster time of each counts.
+
+**Machine:** MACHINE
+
+**Last numbers:** LAST
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from eqloop.tasks import make_task
+from eqloop.train import evaluate, open_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--examples", type=int, default=2000)
+    parser.add_argument("--iterations", type=int, default=500)
+    asked = parser.parse_args()
+
+    run = open_run(asked.run)
+    model, step = run.restore("best")
+    fields = run.spec.task_fields
+    if run.spec.task_name == "prefix-sums":  # its own test split may be smaller
+        fields = {**fields, "test_rows": asked.examples}
+    task = make_task(run.spec.task_name, fields)
+    split = task.load().splits["test"].take(slice(asked.examples))
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    found = {}
+    for early in (True, False):
+        evaluate(model, task, split, iterations=16, early_exit=early)
+    for early in (True, False, True, False):
+        found[early] = evaluate(model, task, split, iterations=asked.iterations, early_exit=early)
+        seconds[early].append(found[early].seconds)
+    same = np.array_equal(found[True].predictions, found[False].predictions)
+    print(f"{asked.run}, step {step}: {len(split)} examples, {asked.iterations} iterations")
+    print(f"exact {found[False].overall.scores['exact'][-1]:.3f}")
+    for early, name in ((False, "all iterations"), (True, "early exit")):
+        share = found[early].iterations_run / found[early].iterations_asked
+        print(f"{name:15} {min(seconds[early]):7.1f} s   {share:6.1%} of the iterations run")
+    print(f"ratio           {min(seconds[False]) / min(seconds[True]):7.1f}")
+    print(f"predictions {'identical' if same else 'DIFFER'}")
+
+
+if __name__ == "__main__":
+    main()
