@@ -19,9 +19,9 @@ time; `cpu` is the user and system time of all threads, which a busy machine dis
 **Machine:** 2 cores of an AMD EPYC (Zen 4), jax 0.10.2, torch 2.13.0+cpu, 2026-11-22.
 
 **Last numbers:** training step, medians of 11 rounds in milliseconds, machine else idle: eqloop
-1123, folded 1459; PyTorch eager 947, with explicit attention 938, compiled 928, compiled with explicit
-attention 854. So eqloop takes 1.32 times as long as the fastest: the aim is missed. `--evaluate`,
-`--progressive` and `--quick` have no numbers from an idle machine yet.
+1123, folded 1459; PyTorch eager 947, with explicit attention 938, compiled 928, compiled with
+explicit attention 854. So eqloop takes 1.32 times as long as the fastest: the aim is missed.
+`--evaluate`, `--progressive` and `--quick` have no numbers from an idle machine yet.
 """
 
 # pyright: reportMissingImports=false, reportCallIssue=false, reportArgumentType=false
