@@ -22,9 +22,13 @@ def train(
     preset: Annotated[
         str | None, typer.Option(help="quick (default: minutes on a laptop) or paper.")
     ] = None,
-    solver: Annotated[str | None, typer.Option(help="unroll or fixed-point.")] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(help="unroll, fixed-point, anderson, broyden, newton, chord or steady-state."),
+    ] = None,
     gradient: Annotated[
-        str | None, typer.Option(help="backprop, truncated, one-step or implicit.")
+        str | None,
+        typer.Option(help="backprop, truncated, one-step, phantom, neumann or implicit."),
     ] = None,
     recall: Annotated[str | None, typer.Option(help="none, external or internal.")] = None,
     norm: Annotated[str | None, typer.Option(help="pre, peri, post or sandwich.")] = None,

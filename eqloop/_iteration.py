@@ -29,7 +29,13 @@ def advance(f: Map, z: Z, x: PyTree, steps: Count) -> Z:
 
 
 def unroll(
-    f: Map, z: Z, x: PyTree, steps: Count, bound: int | None = None, keep: Keep = "marked"
+    f: Map,
+    z: Z,
+    x: PyTree,
+    steps: Count,
+    bound: int | None = None,
+    keep: Keep = "marked",
+    checkpoints: int | None = None,
 ) -> tuple[Z, Z]:
     """`steps` iterations that can be back-propagated through: the last two iterates `(z', f(z'))`.
 
@@ -42,6 +48,10 @@ def unroll(
     `steps` are skipped at run time, forwards and backwards, not computed and masked: an empty
     slot costs a copy of the state and, backwards, an addition of zeros to the weights' gradient.
     So one program serves every count up to the bound.
+
+    With `checkpoints` the slots are cut into so many stretches, of which only the first states
+    are kept: memory falls to that of `checkpoints` states and of one stretch, for one more
+    evaluation of f per iteration.
     """
     evaluate = rematerialised(lambda z: f(z, x), keep)
 
@@ -57,8 +67,17 @@ def unroll(
         bound = steps
     if bound is None:
         raise ValueError("a traced number of steps needs a static bound: max_steps=...")
-    (previous, z), _ = jax.lax.scan(body, (jax.lax.stop_gradient(z), z), jnp.arange(bound))
-    return previous, z
+    carry, slots = (jax.lax.stop_gradient(z), z), jnp.arange(bound)
+    if checkpoints is not None and 1 <= checkpoints < bound:
+
+        def stretch(carry, slots):
+            return jax.lax.scan(body, carry, slots)[0], None
+
+        length = bound // checkpoints
+        whole = slots[: length * checkpoints].reshape(checkpoints, length)
+        carry, _ = jax.lax.scan(jax.checkpoint(stretch, prevent_cse=False), carry, whole)
+        slots = slots[length * checkpoints :]
+    return jax.lax.scan(body, carry, slots)[0]
 
 
 def trajectory(f: Map, z0: Z, x: PyTree, steps: int) -> Z:

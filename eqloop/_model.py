@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ._adjoint import AbstractGradient
 from ._equilibrium import equilibrium
+from ._iteration import Count
 from ._solution import RESULTS, BackwardReport
 from ._solver import Solver
 from .nn import Block, Linear, Loop, NormKind, RecallKind, ResidualKind, RMSNorm, gelu
@@ -25,14 +26,16 @@ class Output(eqx.Module):
 
     - `logits`: class scores of each cell.
     - `state`: the last state of the loop.
-    - `steps`, `residual`, `result`: see `Equilibrium`.
+    - `steps`, `evaluations`, `residual`, `result`, `curve`: see `Equilibrium`.
     """
 
     logits: Float[Array, "*grid classes"]
     state: Float[Array, "*grid width"]
     steps: Int[Array, ""]
+    evaluations: Int[Array, ""]
     residual: Float[Array, ""]
     result: RESULTS
+    curve: Float[Array, " curve"] | None = None
 
 
 class Coda(eqx.Module):
@@ -148,7 +151,7 @@ class LoopedTransformer(eqx.Module):
         *,
         solver: Solver,
         gradient: AbstractGradient | None = None,
-        max_steps: int = 256,
+        max_steps: Count = 256,
         fold: bool = False,
         probe: BackwardReport | None = None,
     ) -> Output:
@@ -168,7 +171,15 @@ class LoopedTransformer(eqx.Module):
             max_steps=max_steps,
             probe=probe,
         )
-        return Output(self.coda(out.state), out.state, out.steps, out.residual, out.result)
+        return Output(
+            self.coda(out.state),
+            out.state,
+            out.steps,
+            out.evaluations,
+            out.residual,
+            out.result,
+            out.curve,
+        )
 
 
 def parameter_count(model: eqx.Module) -> int:

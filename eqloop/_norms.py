@@ -1,5 +1,7 @@
 """Norms of pytrees."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, PyTree
@@ -12,8 +14,26 @@ def two_norm(tree: PyTree[Array]) -> Float[Array, ""]:
     )
 
 
+def largest_cell_norm(tree: PyTree[Array]) -> Float[Array, ""]:
+    """The largest 2-norm of a cell; a cell is what lies along the last axis of a leaf.
+
+    Stricter than `two_norm` of the whole state where a few cells move and the rest stands still.
+    """
+    leaves = [jnp.atleast_1d(x) for x in jtu.tree_leaves(tree)]
+    cells = [jnp.max(jnp.sum(jnp.square(x), axis=-1), initial=0) for x in leaves]
+    return jnp.sqrt(jnp.max(jnp.stack(cells)))
+
+
+def relative(
+    value: PyTree[Array], z: PyTree[Array], norm: Callable = two_norm
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """`|value - z|`, `|value|` and their quotient, which is inf where the size overflows."""
+    size = norm(value)
+    difference = norm(jtu.tree_map(lambda a, b: a - b, value, z))
+    quotient = difference / (size + jnp.finfo(size.dtype).tiny)
+    return difference, size, jnp.where(size < jnp.inf, quotient, jnp.inf)
+
+
 def relative_residual(value: PyTree[Array], z: PyTree[Array]) -> Float[Array, ""]:
     """`|value - z| / (|value| + eps)` in the 2-norm, for `value = f(z)`."""
-    size = two_norm(value)
-    difference = two_norm(jtu.tree_map(lambda a, b: a - b, value, z))
-    return difference / (size + jnp.finfo(size.dtype).tiny)
+    return relative(value, z)[2]

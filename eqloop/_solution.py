@@ -26,16 +26,22 @@ class Equilibrium(eqx.Module, Generic[Y]):
     **Attributes:**
 
     - `state`: z, the last iterate.
-    - `steps`: evaluations of f on the way.
+    - `steps`: steps of the solver, and the plain iterations that the gradient makes after it (at
+        least one, for all but `Backprop` of an `Unroll`).
+    - `evaluations`: evaluations of f on the way, products with its Jacobian included.
     - `residual`: `|f(z') - z'| / |f(z')|`, 2-norm, of the last evaluation, whose value
         `f(z')` is `state`.
     - `result`: `RESULTS.successful` where the solve reached its tolerance.
+    - `curve`: the relative residuals of the solver's first steps, where it was asked to keep them
+        (`curve=` of the solver), else None.
     """
 
     state: Y
     steps: Int[Array, ""]
+    evaluations: Int[Array, ""]
     residual: Float[Array, ""]
     result: RESULTS
+    curve: Float[Array, " curve"] | None = None
 
 
 class BackwardReport(eqx.Module):
@@ -44,19 +50,21 @@ class BackwardReport(eqx.Module):
     A backward pass has no outputs of its own, so the report travels as the cotangent of an
     argument: pass `BackwardReport.zeros()` as `probe=` and differentiate with respect to it. It
     is pure, so it works under `jit`, `vmap` and on several devices. Without a backward solve
-    (`Backprop`, `Truncated`, `OneStep`) the gradient is zero.
+    (`Backprop`, `Truncated`, `OneStep`, `Phantom`) the gradient is zero.
 
     **Attributes:**
 
-    - `residual`: `|(I - J)^T u - g| / |g|` of the linear solve.
+    - `residual`: `|(I - J)^T u - g| / |g|` of what the cotangent g became.
     - `fallback`: 1 where the linear solve missed its tolerance and the one-step gradient was
         used in its place, else 0.
+    - `products`: vector-Jacobian products that the solve took.
     """
 
     residual: Float[Array, ""]
     fallback: Float[Array, ""]
+    products: Float[Array, ""]
 
     @classmethod
     def zeros(cls) -> "BackwardReport":
         """The probe to pass in."""
-        return cls(jnp.zeros(()), jnp.zeros(()))
+        return cls(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))

@@ -153,8 +153,14 @@ CASES: list[tuple[str, str]] = [
         "unknown preset 'fast'; known: paper, quick",
     ),
     (
-        "train --solver newton",
-        "solver.name must be one of unroll, fixed-point, got 'newton'",
+        "train --solver picard",
+        "solver.name must be one of unroll, fixed-point, anderson, broyden, newton, chord, "
+        "steady-state, got 'picard'",
+    ),
+    (
+        "train --solver newton --gradient backprop",
+        "solver.gradient = \"backprop\" cannot follow the steps of solver.name = 'newton': use "
+        '"implicit", "phantom" or "neumann"',
     ),
     (
         "train --gradient exact",

@@ -1,100 +1,91 @@
-"""Back-propagation through every iteration, or through the last ones only."""
+"""Back-propagation through every step of the loop."""
 
 import equinox as eqx
+import equinox.internal as eqxi
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import PyTree
 
-from .._iteration import unroll
-from .._remat import Keep
+from .._iteration import Count, unroll
+from .._remat import Keep, rematerialised
 from .._solution import Equilibrium
-from .._solver import FixedPoint, Unroll, approach
+from .._solver import AbstractSolver, Approach, Unroll
 from ._base import AbstractGradient
 from ._finish import finish
 
 
 class Backprop(AbstractGradient):
-    """Back-propagation through all the iterations of the loop (rematerialised).
+    """Back-propagation through all the steps of the loop, those of an accelerated solver included.
 
-    Exact for what was computed, converged or not. Memory: one state per iteration. With
-    `FixedPoint` the solve is run first, then repeated with a gradient in `max_steps` slots; under
-    `vmap` every slot is computed, as the counts differ, so keep `max_steps` small or prefer
-    `Implicit`.
+    Exact for what was computed, converged or not. Memory: one state per iteration of `Unroll`; for
+    another solver all that it remembers (`Anderson`: `2 memory` states), per step, in `max_steps`
+    slots: prefer `Implicit` there. Slots in which every example is done are skipped.
 
     **Arguments:**
 
     - `keep`: "marked" or "products". The second is faster by a tenth on a CPU (more where
         products are slow against memory) and needs four times the memory: see
         `rematerialised`.
+    - `checkpoints`: keep so many states of an `Unroll` only, and compute the others again from
+        them: about `checkpoints + steps / checkpoints` states, for one more evaluation per step.
 
-    **Raises** `ValueError` for a solver that is not a plain (damped) iteration.
+    **Raises** `ValueError` for `NewtonKrylov`, `Chord` (their derivative is that of `Implicit`) and
+    the solvers of Optimistix, and for a number of checkpoints below 1.
     """
 
     keep: Keep = eqx.field(default="marked", static=True)
+    checkpoints: int | None = eqx.field(default=None, static=True)
+
+    def __check_init__(self):
+        if self.checkpoints is not None and self.checkpoints < 1:
+            raise ValueError(f"Backprop: checkpoints = {self.checkpoints} must be at least 1")
 
     def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:
         del probe
         if isinstance(solver, Unroll):
-            previous, state = unroll(f, z0, x, solver.steps, solver.max_steps, self.keep)
-            return finish(previous, state, solver.steps, solver, None)
-        if not isinstance(solver, FixedPoint):
+            z, state = unroll(f, z0, x, solver.steps, solver.max_steps, self.keep, self.checkpoints)
+            none = jnp.zeros((), jnp.int32)
+            reached = Approach(None, none, none, None, None)
+            return finish(state, z, state, solver, reached, solver.steps)
+        if not (isinstance(solver, AbstractSolver) and solver.followed):
             raise ValueError(
-                f"Backprop cannot follow the steps of {type(solver).__name__}: use Truncated, "
-                "OneStep or Implicit"
+                f"Backprop cannot follow the steps of {type(solver).__name__}: use Implicit, "
+                "Neumann, Phantom, Truncated or OneStep"
             )
-        _, steps, result = approach(f, z0, x, solver, reserve=0, max_steps=max_steps)
-
-        def damped(z, x):
-            return solver.relax(f(z, x), z)
-
-        # One plain evaluation comes last, so that the residual is that of f.
-        _, state = unroll(damped, z0, x, steps - 1, max_steps, self.keep)
-        previous, state = unroll(f, state, x, 1)
-        return finish(previous, state, steps, solver, result)
+        reached = _followed(f, z0, x, solver, max_steps, self.keep)
+        z, state = unroll(f, reached.state, x, 1, keep=self.keep)
+        return finish(state, z, state, solver, reached, 1)
 
 
-class Truncated(AbstractGradient):
-    """Back-propagation through the last `steps` iterations only; those before get no gradient.
+def _followed(
+    f, z0: PyTree, x: PyTree, solver: AbstractSolver, max_steps: Count, keep: Keep
+) -> Approach:
+    """What `approach` does, in slots that can be gone back through."""
+    if not isinstance(max_steps, int):
+        raise ValueError("Backprop through a solver needs a static number of max_steps")
 
-    With `Unroll(n + k)` and `Truncated(k)` this is progressive training: n iterations without a
-    gradient, then k with. With another solver, `steps` plain iterations follow the solve.
+    def evaluate(z):
+        return f(z, x)
 
-    **Arguments:**
+    progress, static = eqx.partition(solver.begin(evaluate, z0), eqx.is_array)
 
-    - `steps`: an integer, or a traced one (then at most `Unroll.steps`).
-    - `max_steps`: a static bound on a traced `steps`.
-    - `keep`: as for `Backprop`.
+    def step(carry):
+        z, progress = carry
+        z, progress = solver.advance(evaluate, z, eqx.combine(progress, static))
+        return z, eqx.filter(progress, eqx.is_array)
 
-    **Raises** `ValueError` where `steps` is an integer below 1 or above those of `Unroll`.
-    """
+    kept = rematerialised(step, keep)
 
-    steps: int | Int[Array, ""]
-    max_steps: int | None = eqx.field(default=None, static=True)
-    keep: Keep = eqx.field(default="marked", static=True)
+    def slot(carry, _):
+        live = eqxi.unvmap_any(jnp.logical_not(carry[1].done))
+        return jax.lax.cond(live, kept, lambda carry: carry, carry), None
 
-    def __check_init__(self):
-        if isinstance(self.steps, int) and self.steps < 1:
-            raise ValueError(f"Truncated: steps = {self.steps} must be at least 1")
-
-    def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:
-        del probe
-        if (
-            isinstance(solver, Unroll)
-            and isinstance(solver.steps, int)
-            and isinstance(self.steps, int)
-            and self.steps > solver.steps
-        ):
-            raise ValueError(f"Truncated: steps = {self.steps} exceeds Unroll({solver.steps})")
-        start, steps, result = approach(f, z0, x, solver, reserve=self.steps, max_steps=max_steps)
-        previous, state = unroll(f, start, x, self.steps, self.max_steps, self.keep)
-        return finish(previous, state, jnp.asarray(steps + self.steps), solver, result)
-
-
-class OneStep(AbstractGradient):
-    """The gradient of one iteration at the end of the loop: `Truncated(1)`.
-
-    It takes (I - J)^-1 for I: the "Jacobian-free" gradient (arXiv 2103.12803). Cheap, and in
-    the right half-space where J is a contraction; when not to use it: where |J| is near one.
-    """
-
-    def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:
-        return Truncated(1).run(f, z0, x, solver, max_steps=max_steps, probe=probe)
+    (_, progress), _ = jax.lax.scan(slot, (z0, progress), length=max_steps)
+    progress = eqx.combine(progress, static)
+    return Approach(
+        progress.best,
+        progress.steps,
+        progress.evaluations,
+        solver.result(progress),
+        progress.curve if solver.curve else None,
+    )

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import PyTree
 
+from .._iteration import Count
 from .._solution import BackwardReport, Equilibrium
 from .._solver import Solver
 
@@ -21,7 +22,7 @@ class AbstractGradient(eqx.Module):
         x: PyTree,
         solver: Solver,
         *,
-        max_steps: int,
+        max_steps: Count,
         probe: BackwardReport | None,
     ) -> Equilibrium:
         """Solve, so that differentiating the state gives this gradient. See

@@ -4,23 +4,37 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .._iteration import Count, stop_gradient
-from .._norms import relative_residual
+from .._norms import relative
 from .._solution import RESULTS, Equilibrium
-from .._solver import Solver, Unroll
+from .._solver import Approach, Solver
 
 
 def finish(
-    previous: PyTree, state: PyTree, steps: Count, solver: Solver, result: RESULTS | None
+    value: PyTree,
+    z: PyTree,
+    state: PyTree,
+    solver: Solver,
+    reached: Approach,
+    more: Count,
 ) -> Equilibrium:
-    """`state = f(previous)`: measure its residual and say how the loop ended.
+    """`value = f(z)` is the last of `more` evaluations after what the solver `reached`: measure
+    its residual and say how the loop ended in `state`.
 
     `Unroll` has converged where the residual is at most its `rtol`; another solver has said for
     itself. Whatever it said, a residual that is not finite is `RESULTS.nonfinite`.
     """
-    residual = relative_residual(*stop_gradient((state, previous)))
-    if result is None or isinstance(solver, Unroll):
-        assert isinstance(solver, Unroll)
-        result = RESULTS.where(residual <= solver.rtol, RESULTS.successful, RESULTS.not_converged)
+    residual = relative(*stop_gradient((value, z)))[2]
+    result = reached.result
+    if result is None:
+        rtol = jnp.asarray(solver.rtol, residual.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+        result = RESULTS.where(residual <= rtol, RESULTS.successful, RESULTS.not_converged)
     nonfinite = RESULTS.nonfinite
     result = RESULTS.where(jnp.isfinite(residual), result, nonfinite)  # pyright: ignore[reportArgumentType]
-    return Equilibrium(state=state, steps=jnp.asarray(steps), residual=residual, result=result)
+    return Equilibrium(
+        state=state,
+        steps=jnp.asarray(reached.steps + more),
+        evaluations=jnp.asarray(reached.evaluations + more),
+        residual=residual,
+        result=result,
+        curve=reached.curve,
+    )

@@ -1,23 +1,19 @@
 """Differentiation by the implicit function theorem."""
 
-from typing import Any
+import dataclasses
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import lineax as lx
-from jaxtyping import PyTree
 
-from .._iteration import stop_gradient, unroll
+from .._linear import solve_identity_minus
 from .._norms import two_norm
-from .._solution import BackwardReport, Equilibrium
-from .._solver import approach
-from ._base import AbstractGradient
-from ._finish import finish
+from .._solution import BackwardReport
+from .._solver import AbstractSolver, iterate
+from ._cotangent import AbstractCotangentSolve
 
 
-class Implicit(AbstractGradient):
+class Implicit(AbstractCotangentSolve):
     """The gradient of the fixed point itself: `dz*/dx = (I - df/dz)^-1 df/dx`.
 
     A cotangent g of z* becomes `u` with `(I - df/dz)^T u = g`, solved by GMRES (Lineax) with
@@ -34,76 +30,45 @@ class Implicit(AbstractGradient):
     - `rtol`: tolerance on `|(I - J)^T u - g| / |g|`, 2-norms.
     - `max_steps`: restart cycles of GMRES at most.
     - `restart`: vector-Jacobian products per cycle; memory is that many states.
+    - `solver`: a solver of fixed points for `u = J^T u + g` in place of GMRES, `Anderson` say. It
+        stops at the product that reaches the tolerance, GMRES only after a whole cycle. Its
+        tolerances are replaced by `rtol`; it takes at most `max_steps * restart` steps.
     """
 
     rtol: float = 1e-3
     max_steps: int = eqx.field(default=10, static=True)
     restart: int = eqx.field(default=10, static=True)
+    solver: AbstractSolver | None = None
 
-    def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:
-        start, steps, result = approach(f, z0, x, solver, reserve=1, max_steps=max_steps)
-        start, state = unroll(f, start, x, 1)
-        probe = BackwardReport.zeros() if probe is None else probe
-        frozen = stop_gradient((f, start, x))
-        state = _solve_cotangent((state, probe), self, *frozen)
-        return finish(start, state, steps + 1, solver, result)
+    def __check_init__(self):
+        for name in ("max_steps", "restart"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Implicit: {name} = {getattr(self, name)} must be at least 1")
 
+    def solve(self, product, cotangent):
+        size = two_norm(cotangent)
+        scale = jnp.where(size > 0, size, 1)
+        unit = jtu.tree_map(lambda g: g / scale.astype(g.dtype), cotangent)
+        if self.solver is None:
+            found = solve_identity_minus(
+                product, unit, rtol=self.rtol, restart=self.restart, cycles=self.max_steps
+            )
+            u, residual, products = found.u, found.residual, found.products
+            solved = found.solved
+        else:
+            u, residual, products, solved = self._iterate(self.solver, product, unit)
+        u = jtu.tree_map(lambda a, g: jnp.where(solved, a * scale.astype(a.dtype), g), u, cotangent)
+        fallback = jnp.logical_not(solved).astype(residual.dtype)
+        return u, BackwardReport(residual, fallback, products.astype(residual.dtype))
 
-@eqx.filter_custom_vjp
-def _solve_cotangent(
-    state_and_probe: tuple[PyTree, BackwardReport],
-    gradient: Implicit,
-    f: Any,
-    z: PyTree,
-    x: PyTree,
-) -> PyTree:
-    """The identity on the state, whose backward pass multiplies by `(I - df/dz)^-T`.
+    def _iterate(self, solver: AbstractSolver, product, unit):
+        rtol = jnp.asarray(self.rtol, two_norm(unit).dtype)
+        solver = dataclasses.replace(solver, rtol=0.0, atol=rtol, norm=two_norm)  # pyright: ignore
 
-    Only the cotangent passes through it, never the gradient of a weight: so a `vmap` over
-    examples does not make one gradient of the weights per example.
-    """
-    del gradient, f, z, x
-    return state_and_probe[0]
+        def adjoint(u):
+            return jtu.tree_map(lambda a, g: a + g, product(u), unit)
 
-
-@_solve_cotangent.def_fwd
-def _forward(perturbed, state_and_probe, gradient, f, z, x):
-    del perturbed, gradient, f, z, x
-    return state_and_probe[0], None
-
-
-@_solve_cotangent.def_bwd
-def _backward(residuals, cotangent, perturbed, state_and_probe, gradient, f, z, x):
-    del residuals, perturbed, state_and_probe
-    # A part of the state that the loss does not look at comes without a cotangent.
-    cotangent = jtu.tree_map(lambda a, g: jnp.zeros_like(a) if g is None else g, z, cotangent)
-    _, transpose = jax.vjp(lambda z: f(z, x), z)
-
-    def operator(u):
-        return jtu.tree_map(lambda a, b: a - b, u, transpose(u)[0])
-
-    # A unit right-hand side turns Lineax' absolute tolerance into a relative one.
-    size = two_norm(cotangent)
-    scale = jnp.where(size > 0, size, 1)
-    unit = jtu.tree_map(lambda g: g / scale, cotangent)
-    structure = jax.eval_shape(lambda: unit)
-    solution = lx.linear_solve(
-        lx.FunctionLinearOperator(operator, structure),
-        unit,
-        lx.GMRES(
-            rtol=0.0,
-            atol=gradient.rtol,
-            norm=two_norm,
-            max_steps=gradient.max_steps + 1,  # its first step only sets up
-            restart=gradient.restart,
-        ),
-        throw=False,
-    )
-    residual = two_norm(jtu.tree_map(lambda a, b: a - b, operator(solution.value), unit))
-    # Lineax is stricter (its last update must be small as well): the residual is what counts.
-    solved = residual <= gradient.rtol
-    u = jtu.tree_map(lambda a, g: jnp.where(solved, a * scale, g), solution.value, cotangent)
-    report = BackwardReport(
-        residual=residual, fallback=jnp.where(solved, 0.0, 1.0).astype(residual.dtype)
-    )
-    return u, report
+        _, progress = iterate(adjoint, solver, unit, max_steps=self.max_steps * self.restart)
+        # The solver's residual is relative to u (to first order), ours to g, which has norm 1.
+        residual = progress.residual * two_norm(progress.best)
+        return progress.best, residual, progress.evaluations, progress.converged

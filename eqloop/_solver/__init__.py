@@ -1,4 +1,13 @@
+from ._anderson import Anderson as Anderson
+from ._broyden import Broyden as Broyden
+from ._chord import Chord as Chord
 from ._fixed_point import FixedPoint as FixedPoint
+from ._iterative import AbstractSolver as AbstractSolver
+from ._iterative import choose as choose
+from ._iterative import iterate as iterate
+from ._newton import NewtonKrylov as NewtonKrylov
+from ._run import Approach as Approach
 from ._run import Solver as Solver
 from ._run import approach as approach
+from ._steady_state import SteadyState as SteadyState
 from ._unroll import Unroll as Unroll

@@ -1,63 +1,61 @@
 """Fixed-point (Picard) iteration until it converges."""
 
-from typing import Any
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import optimistix as optx
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, Int
 
 from .._norms import two_norm
+from ._iterative import AbstractSolver, Evaluation, Norm, Proposal, setting
 
 
-class _State(eqx.Module):
-    difference: Float[Array, ""]
-    size: Float[Array, ""]
+class _Memory(NamedTuple):
+    lowest: Float[Array, ""]
+    stalled: Int[Array, ""]
 
 
-class FixedPoint(optx.AbstractFixedPointSolver):
-    """`z <- (1 - damping) f(z, x) + damping z` until `|f(z) - z| <= atol + rtol |f(z)|`, 2-norms.
+class FixedPoint(AbstractSolver):
+    """`z <- (1 - damping) f(z, x) + damping z`.
 
-    An Optimistix solver, also of use with `optimistix.fixed_point`; it differs from
-    `optimistix.FixedPointIteration` in that its tolerance is on the relative residual of the
-    whole state, not on each element. Converges where the spectral radius of
-    `(1 - damping) J + damping I` is below one. When not to use it: where that radius is close to
-    or above one.
+    With a `patience` it begins undamped, and damps once the residual has not fallen below its
+    lowest value for so many steps: full speed where the loop contracts, and a chance where it
+    cycles. Converges where the spectral radius of `(1 - damping) J + damping I` is below one, at
+    that rate. When not to use it: where that radius is close to or above one; see `Anderson`,
+    `NewtonKrylov`.
 
     **Arguments:**
 
-    - `rtol`, `atol`: the tolerance. In float32 an `rtol` below 1e-6 is not reached.
     - `damping`: in [0, 1).
+    - `patience`: steps without a new lowest residual before the damping sets in; 0: from the
+        first step.
 
-    **Raises** `ValueError` for a damping outside [0, 1).
+    and those of `AbstractSolver`. **Raises** `ValueError` for an argument out of range.
     """
 
-    rtol: float = 1e-3
-    atol: float = 0.0
-    damping: float = 0.0
-    norm: Any = eqx.field(default=two_norm, static=True)
+    rtol: float = eqx.field(default=1e-3, converter=setting)
+    atol: float = eqx.field(default=0.0, converter=setting)
+    damping: float = eqx.field(default=0.0, converter=setting)
+    patience: int = eqx.field(default=0, static=True)
+    norm: Norm = eqx.field(default=two_norm, static=True)
+    curve: int = eqx.field(default=0, static=True)
 
     def __check_init__(self):
         if isinstance(self.damping, float) and not 0 <= self.damping < 1:
             raise ValueError(f"FixedPoint: damping = {self.damping} must be in [0, 1)")
+        if self.patience < 0:
+            raise ValueError(f"FixedPoint: patience = {self.patience} must be at least 0")
 
-    def relax(self, value: PyTree, z: PyTree) -> PyTree:
-        """`(1 - damping) value + damping z`."""
-        return jtu.tree_map(lambda a, b: a + self.damping * (b - a), value, z)
+    def start(self, f, z) -> _Memory:
+        return _Memory(jnp.full((), jnp.inf, two_norm(z).dtype), jnp.zeros((), jnp.int32))
 
-    def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> _State:
-        return _State(jnp.array(jnp.inf), jnp.array(0.0))
-
-    def step(self, fn, y, args, options, state, tags) -> tuple[PyTree, _State, Any]:
-        value, aux = fn(y, args)
-        difference = jtu.tree_map(lambda a, b: a - b, value, y)
-        return self.relax(value, y), _State(self.norm(difference), self.norm(value)), aux
-
-    def terminate(self, fn, y, args, options, state, tags) -> tuple[Bool[Array, ""], optx.RESULTS]:
-        # Optimistix itself looks for inf and nan, one step later.
-        converged = state.difference <= self.atol + self.rtol * state.size
-        return converged, optx.RESULTS.successful
-
-    def postprocess(self, fn, y, aux, args, options, state, tags, result):
-        return y, aux, {}
+    def propose(self, f, at: Evaluation, memory: _Memory) -> Proposal:
+        falls = at.residual < memory.lowest
+        # Once it has set in, the damping stays: what stalled undamped would stall again.
+        over = memory.stalled >= self.patience
+        stalled = jnp.where(falls & jnp.logical_not(over), 0, memory.stalled + 1)
+        damps = stalled >= self.patience
+        damping = jnp.where(damps, jnp.asarray(self.damping, at.residual.dtype), 0)
+        z = jtu.tree_map(lambda a, b: a + damping.astype(a.dtype) * (b - a), at.value, at.z)
+        return Proposal(z, _Memory(jnp.fmin(at.residual, memory.lowest), stalled), 0)

@@ -1,32 +1,54 @@
 """Run a solver without a gradient."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from .._iteration import advance, stop_gradient
+from .._iteration import Count, advance, stop_gradient
 from .._solution import RESULTS
+from ._iterative import AbstractSolver, iterate
 from ._unroll import Unroll
 
-Solver = Unroll | optx.AbstractFixedPointSolver | optx.AbstractRootFinder
+Solver = Unroll | AbstractSolver | optx.AbstractFixedPointSolver | optx.AbstractRootFinder
+
+
+class Approach(NamedTuple):
+    """Where a solver got to: see `Equilibrium`. `result` is None for `Unroll`, which is judged by
+    its last residual."""
+
+    state: PyTree
+    steps: Int[Array, ""]
+    evaluations: Int[Array, ""]
+    result: RESULTS | None
+    curve: Float[Array, " curve"] | None
 
 
 def approach(
-    f: Any, z0: PyTree, x: PyTree, solver: Solver, *, reserve: Int[Array, ""] | int, max_steps: int
-) -> tuple[PyTree, Int[Array, ""] | int, RESULTS]:
+    f: Any, z0: PyTree, x: PyTree, solver: Solver, *, reserve: Count, max_steps: Count
+) -> Approach:
     """Run the solver up to where `reserve` plain iterations, which the gradient will make, end it.
 
     For `Unroll` that is its steps less the reserve; for a solver that converges, all of it.
-    Returns the state, the evaluations of f so far and how the solver ended.
     """
     f, z0, x = stop_gradient((f, z0, x))
     if isinstance(solver, Unroll):
-        steps = solver.steps - reserve
-        return advance(f, z0, x, steps), steps, RESULTS.successful
-    solution = optx.fixed_point(_apply, solver, z0, args=(f, x), max_steps=max_steps, throw=False)
+        steps = jnp.asarray(solver.steps - reserve)
+        return Approach(advance(f, z0, x, solver.steps - reserve), steps, steps, None, None)
+    if isinstance(solver, AbstractSolver):
+        _, progress = iterate(lambda z: f(z, x), solver, z0, max_steps=max_steps)
+        return Approach(
+            stop_gradient(progress.best),
+            progress.steps,
+            progress.evaluations,
+            solver.result(progress),
+            progress.curve if solver.curve else None,
+        )
+    solution = optx.fixed_point(_apply, solver, z0, args=(f, x), max_steps=max_steps, throw=False)  # pyright: ignore
     steps = solution.stats["num_steps"]
-    return stop_gradient(solution.value), steps, RESULTS.promote(solution.result)
+    result = RESULTS.promote(solution.result)
+    return Approach(stop_gradient(solution.value), steps, steps, result, None)
 
 
 def _apply(z: PyTree, args: tuple[Any, PyTree]) -> PyTree:

@@ -79,35 +79,77 @@ class SolverSpec:
     **Attributes:**
 
     - `steps`: iterations of `unroll` (and the largest number that the progressive loss draws).
-    - `rtol`, `atol`: tolerance of `fixed-point`; `rtol` is also the relative residual below
+    - `rtol`, `atol`: tolerance of the other solvers; `rtol` is also the relative residual below
       which an example counts as converged in the training log.
-    - `damping`: of `fixed-point`: `z <- (1 - damping) f(z) + damping z`.
-    - `max_steps`: iterations after which `fixed-point` gives up (and says so).
-    - `gradient_steps`: iterations that `truncated` differentiates.
-    - `gradient_rtol`, `gradient_restart`, `gradient_cycles`: of the GMRES solve of `implicit`:
-      its relative tolerance, vector-Jacobian products per cycle, cycles at most.
+    - `norm`: of the residual: `"two"`, of the whole state, or `"largest-cell"`.
+    - `max_steps`: steps after which a solver that has not converged gives up (and says so).
+    - `damping`, `patience`: of `fixed-point`: `z <- (1 - damping) f(z) + damping z`, once the
+      residual has not fallen for `patience` steps; `damping` is also that of `anderson`.
+    - `memory`: differences that `anderson` keeps, terms that `broyden` keeps.
+    - `gradient_steps`: iterations that `truncated` and `phantom` differentiate, terms of `neumann`.
+    - `gradient_damping`: of `phantom`.
+    - `gradient_checkpoints`: states that `backprop` keeps; 0 for one per iteration.
+    - `gradient_solver`: of the linear system of `implicit`: `"gmres"`, or `"anderson"` on the
+      adjoint system.
+    - `gradient_rtol`, `gradient_restart`, `gradient_cycles`: of that solve: its relative tolerance,
+      vector-Jacobian products per cycle (the memory of `"anderson"`), cycles at most.
     """
 
-    name: Literal["unroll", "fixed-point"] = "unroll"
-    gradient: Literal["backprop", "truncated", "one-step", "implicit"] = "backprop"
+    name: Literal[
+        "unroll", "fixed-point", "anderson", "broyden", "newton", "chord", "steady-state"
+    ] = "unroll"
+    gradient: Literal["backprop", "truncated", "one-step", "phantom", "neumann", "implicit"] = (
+        "backprop"
+    )
     steps: int = 30
     rtol: float = 1e-3
     atol: float = 0.0
-    damping: float = 0.0
+    norm: Literal["two", "largest-cell"] = "two"
     max_steps: int = 64
+    damping: float = 0.0
+    patience: int = 0
+    memory: int = 5
     gradient_steps: int = 6
+    gradient_damping: float = 0.5
+    gradient_checkpoints: int = 0
+    gradient_solver: Literal["gmres", "anderson"] = "gmres"
     gradient_rtol: float = 1e-3
     gradient_restart: int = 10
     gradient_cycles: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("steps", "max_steps", "gradient_steps", "gradient_restart", "gradient_cycles"):
-            _check(getattr(self, name) >= 1, f"solver.{name}", getattr(self, name), "at least 1")
+        least = {
+            1: (
+                "steps",
+                "max_steps",
+                "memory",
+                "gradient_steps",
+                "gradient_restart",
+                "gradient_cycles",
+            ),
+            0: ("patience", "gradient_checkpoints"),
+        }
+        for bound, names in least.items():
+            for name in names:
+                value = getattr(self, name)
+                _check(value >= bound, f"solver.{name}", value, f"at least {bound}")
         for name in ("rtol", "gradient_rtol"):
             value = getattr(self, name)
             _check(_positive(value) and value < 1, f"solver.{name}", value, "between 0 and 1")
         _check(math.isfinite(self.atol) and self.atol >= 0, "solver.atol", self.atol, "at least 0")
-        _check(0 <= self.damping < 1, "solver.damping", self.damping, "in [0, 1)")
+        for name in ("damping", "gradient_damping"):
+            value = getattr(self, name)
+            _check(0 <= value < 1, f"solver.{name}", value, "in [0, 1)")
+        if self.gradient == "backprop" and self.name in ("newton", "chord"):
+            raise InputError(
+                f'solver.gradient = "backprop" cannot follow the steps of solver.name = '
+                f'{self.name!r}: use "implicit", "phantom" or "neumann"'
+            )
+
+    @property
+    def converges(self) -> bool:
+        """Whether the solver stops by itself, at a fixed point."""
+        return self.name != "unroll"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,18 +247,24 @@ class Spec:
             raise InputError('task.name is missing: which task is it? (name = "sudoku")')
         loss, solver = self.train.loss, self.solver
         where = f"train.loss = {loss!r}"
-        if solver.name == "fixed-point" and loss != "last":
+        if solver.converges and loss != "last":
             raise InputError(
-                f'{where} draws or averages over iterations, which solver.name = "fixed-point"'
+                f"{where} draws or averages over iterations, which solver.name = {solver.name!r}"
                 ' does not have: use train.loss = "last"'
             )
-        if solver.name == "unroll":
+        if loss == "progressive" and solver.gradient == "phantom":
+            raise InputError(
+                f"{where} may draw fewer iterations than solver.gradient = 'phantom' adds: use "
+                'train.loss = "last"'
+            )
+        if not solver.converges:
             if loss == "mean" and solver.gradient != "backprop":
                 raise InputError(
                     f"{where} is differentiated through every iteration: with solver.gradient = "
                     f'{solver.gradient!r} use train.loss = "last" or "progressive"'
                 )
-            if solver.gradient == "truncated" and solver.gradient_steps > solver.steps:
+            follows = solver.gradient in ("truncated", "phantom")
+            if follows and solver.gradient_steps > solver.steps:
                 raise InputError(
                     f"solver.gradient_steps = {solver.gradient_steps} iterations cannot be "
                     f"differentiated out of solver.steps = {solver.steps}"

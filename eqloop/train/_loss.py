@@ -23,6 +23,7 @@ class Examples(eqx.Module):
     loss: Float[Array, "*batch"]
     cells: Float[Array, "*batch"]
     iterations: Int[Array, "*batch"]
+    evaluations: Int[Array, "*batch"]
     residual: Float[Array, "*batch"]
     converged: Bool[Array, "*batch"]
 
@@ -101,6 +102,7 @@ def batch_loss(
             loss=cross_entropy(out.logits, wanted),
             cells=cells_right(out.logits, wanted),
             iterations=out.steps,
+            evaluations=out.evaluations,
             residual=out.residual,
             converged=out.result == RESULTS.successful,
         )
@@ -132,6 +134,7 @@ def _mean_over_iterations(model, inputs, targets, key, spec: Spec) -> Examples:
             loss=jnp.mean(losses),
             cells=cells_right(model.coda(jax.lax.stop_gradient(last)), wanted),
             iterations=skipped + steps,
+            evaluations=skipped + steps,
             residual=residual,
             converged=residual <= spec.solver.rtol,
         )

@@ -79,7 +79,7 @@ def resolve(
 
     Later wins: the preset, then `shortcuts` (those that are not None), then `settings` in their
     order. A field that only makes sense with another one follows it unless it is set itself:
-    with the solver `fixed-point` the gradient is `implicit` and the loss that after the last
+    with a solver that converges the gradient is `implicit` and the loss that after the last
     iteration; without full backpropagation the loss is not a mean over iterations.
 
     **Arguments:**
@@ -148,11 +148,12 @@ def _follow(tables: dict[str, dict[str, Any]], given: set[str]) -> None:
     for name in ("name", "gradient"):
         if name in solver:  # so that a wrong name is reported as such, and not what follows it
             typed(f"solver.{name}", solver[name], field_types(GROUPS["solver"])[name])
-    fixed_point = solver.get("name", "unroll") == "fixed-point"
+    converges = solver.get("name", "unroll") != "unroll"
     if "solver.name" in given and "solver.gradient" not in given:
-        solver["gradient"] = "implicit" if fixed_point else "backprop"
+        solver["gradient"] = "implicit" if converges else "backprop"
     if "train.loss" not in given:
-        partial = solver.get("gradient", "backprop") != "backprop"
+        gradient = solver.get("gradient", "backprop")
+        partial = gradient != "backprop"
         mean = train.get("loss", "progressive") == "mean"
-        if fixed_point or (partial and mean):
+        if converges or gradient == "phantom" or (partial and mean):
             train["loss"] = "last"

@@ -10,9 +10,27 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from .._adjoint import AbstractGradient, Backprop, Implicit, OneStep, Truncated
+from .._adjoint import (
+    AbstractGradient,
+    Backprop,
+    Implicit,
+    Neumann,
+    OneStep,
+    Phantom,
+    Truncated,
+)
 from .._model import LoopedTransformer
-from .._solver import FixedPoint, Solver, Unroll
+from .._norms import largest_cell_norm, two_norm
+from .._solver import (
+    Anderson,
+    Broyden,
+    Chord,
+    FixedPoint,
+    NewtonKrylov,
+    Solver,
+    SteadyState,
+    Unroll,
+)
 from ._config import ModelSpec, SolverSpec, Spec, TrainSpec
 
 
@@ -60,18 +78,36 @@ def make_model(spec: ModelSpec, key: PRNGKeyArray) -> LoopedTransformer:
 def make_solver(spec: SolverSpec) -> Solver:
     if spec.name == "unroll":
         return Unroll(spec.steps, rtol=spec.rtol)
-    return FixedPoint(rtol=spec.rtol, atol=spec.atol, damping=spec.damping)
+    norm = two_norm if spec.norm == "two" else largest_cell_norm
+    common: dict[str, Any] = {"rtol": spec.rtol, "atol": spec.atol, "norm": norm}
+    if spec.name == "fixed-point":
+        return FixedPoint(damping=spec.damping, patience=spec.patience, **common)
+    if spec.name == "anderson":
+        return Anderson(memory=spec.memory, damping=spec.damping, **common)
+    if spec.name == "broyden":
+        return Broyden(memory=spec.memory, **common)
+    others = {"newton": NewtonKrylov, "chord": Chord, "steady-state": SteadyState}
+    return others[spec.name](**common)
 
 
 def make_gradient(spec: SolverSpec) -> AbstractGradient:
+    steps = spec.gradient_steps
     if spec.gradient == "backprop":
-        return Backprop()
+        return Backprop(checkpoints=spec.gradient_checkpoints or None)
     if spec.gradient == "truncated":
-        return Truncated(spec.gradient_steps)
+        return Truncated(steps)
     if spec.gradient == "one-step":
         return OneStep()
+    if spec.gradient == "phantom":
+        return Phantom(steps, damping=spec.gradient_damping)
+    if spec.gradient == "neumann":
+        return Neumann(steps)
+    anderson = spec.gradient_solver == "anderson"
     return Implicit(
-        rtol=spec.gradient_rtol, max_steps=spec.gradient_cycles, restart=spec.gradient_restart
+        rtol=spec.gradient_rtol,
+        max_steps=spec.gradient_cycles,
+        restart=spec.gradient_restart,
+        solver=Anderson(memory=spec.gradient_restart) if anderson else None,
     )
 
 

@@ -32,13 +32,17 @@ METRICS = (
     "grad_norm",
     "lr",
     "iterations",
+    "evaluations",
     "residual",
     "converged",
     "fallback",
+    "backward_residual",
+    "backward_products",
 )
 """What a step reports, means over its batch. `cells`: share of cells right after the last
-iteration; `iterations`: evaluations of the loop; `converged`: share of examples; `fallback`: share
-whose implicit gradient fell back to the one-step gradient."""
+iteration; `iterations`: steps of the solver; `evaluations`: of the loop; `converged`: share of
+examples; `fallback`: share whose implicit gradient fell back to the one-step gradient;
+`backward_residual`, `backward_products`: of the backward solve, see `BackwardReport`."""
 
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[Data, TrainState, Int[np.ndarray, " batch"]], tuple[TrainState, Metrics]]
@@ -115,9 +119,12 @@ def make_step(spec: Spec, task: AbstractTask) -> Step:
             "grad_norm": two_norm(gradient),
             "lr": jnp.asarray(schedule(state.step), jnp.float32),
             "iterations": jnp.mean(examples.iterations, dtype=jnp.float32),
+            "evaluations": jnp.mean(examples.evaluations, dtype=jnp.float32),
             "residual": jnp.mean(examples.residual),
             "converged": jnp.mean(examples.converged, dtype=jnp.float32),
             "fallback": jnp.mean(reports.fallback),
+            "backward_residual": jnp.mean(reports.residual),
+            "backward_products": jnp.mean(reports.products),
         }
         ema = state.ema
         if ema is not None:

@@ -50,7 +50,7 @@ class WeightsAndBiases(AbstractTracker):
     """A run in the project `eqloop`; without an account set `WANDB_MODE=offline`."""
 
     def __init__(self, path: Path, spec: Spec):
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports] (an extra)
 
         self.run = wandb.init(
             project="eqloop",

@@ -1,0 +1,44 @@
+"""The Neumann series."""
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Int
+
+from .._norms import two_norm
+from .._solution import BackwardReport
+from ._cotangent import AbstractCotangentSolve
+from ._truncated import check_steps
+
+
+class Neumann(AbstractCotangentSolve):
+    """`u = sum_{k < steps} (J^T)^k g` in place of `(I - J)^-T g`.
+
+    Its residual is `|(J^T)^steps g| / |g|`. It takes `steps` products with `J^T` at the fixed point
+    (the last for the residual alone) in constant memory; `OneStep` is one term (arXiv 2111.05177).
+    When not to use it: where the spectral radius of J is near or above one the series is slow or
+    grows; `Implicit` needs fewer products there.
+
+    **Arguments:**
+
+    - `steps`: terms, an integer or a traced one.
+
+    **Raises** `ValueError` where `steps` is an integer below 1.
+    """
+
+    steps: int | Int[Array, ""] = 5
+
+    def __check_init__(self):
+        check_steps(self)
+
+    def solve(self, product, cotangent):
+        def term(_, carry):
+            total, term = carry
+            return jtu.tree_map(lambda a, b: a + b, total, term), product(term)
+
+        none = jtu.tree_map(jnp.zeros_like, cotangent)
+        u, left = jax.lax.fori_loop(0, self.steps, term, (none, cotangent))
+        size = two_norm(cotangent)
+        residual = two_norm(left) / jnp.where(size > 0, size, 1)
+        products = jnp.asarray(self.steps, residual.dtype)
+        return u, BackwardReport(residual, jnp.zeros_like(residual), products)
