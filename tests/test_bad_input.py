@@ -153,9 +153,9 @@ CASES: list[tuple[str, str]] = [
         "unknown preset 'fast'; known: paper, quick",
     ),
     (
-        "train --solver picard",
+        "train --solver jacobi",
         "solver.name must be one of unroll, fixed-point, anderson, broyden, newton, chord, "
-        "steady-state, got 'picard'",
+        "steady-state, got 'jacobi'",
     ),
     (
         "train --solver newton --gradient backprop",
@@ -164,7 +164,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --gradient exact",
-        "solver.gradient must be one of backprop, truncated, one-step, implicit, got 'exact'",
+        "solver.gradient must be one of backprop, truncated, one-step, phantom, neumann, "
+        "implicit, got 'exact'",
     ),
     (
         "train --recall inner",
