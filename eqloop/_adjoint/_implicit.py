@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from .._linear import solve_identity_minus
 from .._norms import two_norm
 from .._solution import BackwardReport
-from .._solver import AbstractSolver, iterate
+from .._solver import AbstractSolver, iterate, setting
 from ._cotangent import AbstractCotangentSolve
 
 
@@ -35,7 +35,7 @@ class Implicit(AbstractCotangentSolve):
         tolerances are replaced by `rtol`; it takes at most `max_steps * restart` steps.
     """
 
-    rtol: float = 1e-3
+    rtol: float = eqx.field(default=1e-3, converter=setting)
     max_steps: int = eqx.field(default=10, static=True)
     restart: int = eqx.field(default=10, static=True)
     solver: AbstractSolver | None = None

@@ -5,6 +5,7 @@ from ._fixed_point import FixedPoint as FixedPoint
 from ._iterative import AbstractSolver as AbstractSolver
 from ._iterative import choose as choose
 from ._iterative import iterate as iterate
+from ._iterative import setting as setting
 from ._newton import NewtonKrylov as NewtonKrylov
 from ._run import Approach as Approach
 from ._run import Solver as Solver

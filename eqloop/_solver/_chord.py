@@ -1,18 +1,16 @@
 """The chord method: Newton's with a Jacobian that is kept."""
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
 from .._norms import two_norm
-from .._solution import RESULTS
-from ._iterative import AbstractSolver, Evaluation, Norm, Proposal, choose, setting, whole
-from ._newton import explain_linear, newton_step
+from ._iterative import Evaluation, Norm, Proposal, choose, setting, whole
+from ._newton import AbstractNewton
 
 
 class _Memory(NamedTuple):
@@ -21,15 +19,14 @@ class _Memory(NamedTuple):
     ended: lx.RESULTS
 
 
-class Chord(AbstractSolver):
+class Chord(AbstractNewton):
     """`z <- z + d` with `(I - df/dz(a)) d = f(z) - z`, the Jacobian that of an earlier iterate `a`.
 
     `a` is the iterate after the `plain` iterations; it moves to the present one after a step that
-    did not halve the residual. Linear near a fixed point, where `NewtonKrylov` is quadratic, and
-    matrix-free it is no cheaper per step (it linearises f at `a` at every step, one evaluation
-    more): it is here because the theory of chord and modified Newton methods is, and for maps whose
-    Jacobian changes erratically. (Kelley 1995, "Iterative methods for linear and nonlinear
-    equations", section 5.4.)
+    did not halve the residual. Linear near a fixed point, where `NewtonKrylov` is quadratic
+    (Kelley 1995, "Iterative methods for linear and nonlinear equations", section 5.4). When not to
+    use it: for speed. Matrix-free, a step is one evaluation dearer than one of `NewtonKrylov`, for
+    f is linearised at `a` each time; it is here to compare with.
 
     **Arguments:** those of `NewtonKrylov`. **Raises** `ValueError` for an argument out of range.
     """
@@ -43,14 +40,6 @@ class Chord(AbstractSolver):
     norm: Norm = eqx.field(default=two_norm, static=True)
     curve: int = eqx.field(default=0, static=True)
 
-    # The derivative of its last step is the implicit gradient: there is nothing else to follow.
-    followed: ClassVar[bool] = False
-
-    def __check_init__(self):
-        for name in ("restart", "cycles"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Chord: {name} = {getattr(self, name)} must be at least 1")
-
     def start(self, f, z) -> _Memory:
         dtype = jax.eval_shape(self.norm, z).dtype
         return _Memory(z, jnp.full((), jnp.inf, dtype), lx.RESULTS.successful)
@@ -60,15 +49,11 @@ class Chord(AbstractSolver):
         anchor = choose((at.count <= self.plain) | slow, at.z, memory.anchor)
 
         def step(_: None) -> Proposal:
-            z, ended, products = newton_step(self, f, anchor, at)
+            z, ended, products = self.newton(f, anchor, at)
             return Proposal(z, _Memory(anchor, at.residual, ended), products + 1)
 
         def plain(_: None) -> Proposal:
             kept = _Memory(anchor, at.residual, memory.ended)
             return Proposal(at.value, kept, jnp.zeros((), jnp.int32))
 
-        wanted = eqxi.unvmap_any(jnp.logical_not(at.converged)) & (at.count >= self.plain)
-        return jax.lax.cond(wanted, step, plain, None)
-
-    def explain(self, memory: _Memory) -> RESULTS:
-        return explain_linear(memory.ended)
+        return jax.lax.cond(self.wanted(at), step, plain, None)

@@ -1,7 +1,7 @@
 """Newton's method with Krylov solves, after a few plain iterations."""
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from .._linear import solve_identity_minus
 from .._norms import two_norm
@@ -26,11 +26,56 @@ from ._iterative import (
 )
 
 
+class AbstractNewton(AbstractSolver):
+    """Solvers whose step is `(I - J)^-1 (f(z) - z)`, after `plain` iterations."""
+
+    plain: eqx.AbstractVar[int]
+    forcing: eqx.AbstractVar[float]
+    restart: eqx.AbstractVar[int]
+    cycles: eqx.AbstractVar[int]
+
+    # The derivative of the last step is the implicit gradient: there is nothing else to follow.
+    followed: ClassVar[bool] = False
+
+    def __check_init__(self):
+        for name in ("restart", "cycles"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{type(self).__name__}: {name} = {value} must be at least 1")
+
+    def wanted(self, at: Evaluation) -> Bool[Array, ""]:
+        """Whether this step is a Newton step: one answer for all examples of a `vmap`, so that no
+        linear solve is made to be thrown away."""
+        return eqxi.unvmap_any(jnp.logical_not(at.converged)) & (at.count >= self.plain)
+
+    def newton(
+        self, f: Callable, where: PyTree, at: Evaluation
+    ) -> tuple[PyTree, lx.RESULTS, Int[Array, ""]]:
+        """`at.z + (I - df/dz)^-1 (f(at.z) - at.z)` with the Jacobian at `where`, or the plain
+        iterate where that is not finite; how the linear solve ended; products with J."""
+        _, product = jax.linearize(f, where)
+        solution = solve_identity_minus(
+            product,
+            jtu.tree_map(lambda a, b: a - b, at.value, at.z),
+            rtol=self.forcing,
+            restart=self.restart,
+            cycles=self.cycles,
+        )
+        z = jtu.tree_map(lambda a, b: a + b, at.z, solution.u)
+        return choose(all_finite(z), z, at.value), solution.result, solution.products
+
+    def explain(self, memory: Any) -> RESULTS:
+        # A solve that ran out of steps while its linear solves failed: the latter is the reason.
+        linear, enough = RESULTS.promote(memory.ended), lx.RESULTS.successful
+        out_of_steps = RESULTS.nonlinear_max_steps_reached
+        return RESULTS.where(memory.ended == enough, out_of_steps, linear)  # pyright: ignore
+
+
 class _Memory(NamedTuple):
     ended: lx.RESULTS
 
 
-class NewtonKrylov(AbstractSolver):
+class NewtonKrylov(AbstractNewton):
     """`z <- z + d` with `(I - df/dz) d = f(z) - z`, solved inexactly by GMRES (Lineax).
 
     Quadratic near a fixed point, whether f contracts there or not: it reaches fixed points with
@@ -59,54 +104,15 @@ class NewtonKrylov(AbstractSolver):
     norm: Norm = eqx.field(default=two_norm, static=True)
     curve: int = eqx.field(default=0, static=True)
 
-    # The derivative of its last step is the implicit gradient: there is nothing else to follow.
-    followed: ClassVar[bool] = False
-
-    def __check_init__(self):
-        for name in ("restart", "cycles"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"{type(self).__name__}: {name} = {value} must be at least 1")
-
     def start(self, f, z) -> _Memory:
         return _Memory(lx.RESULTS.successful)
 
     def propose(self, f, at: Evaluation, memory: _Memory) -> Proposal:
         def newton(_: None) -> Proposal:
-            z, ended, products = newton_step(self, f, at.z, at)
+            z, ended, products = self.newton(f, at.z, at)
             return Proposal(z, _Memory(ended), products)
 
         def plain(_: None) -> Proposal:
             return Proposal(at.value, memory, jnp.zeros((), jnp.int32))
 
-        # One answer for all examples, so that no linear solve is made to be thrown away.
-        wanted = eqxi.unvmap_any(jnp.logical_not(at.converged)) & (at.count >= self.plain)
-        return jax.lax.cond(wanted, newton, plain, None)
-
-    def explain(self, memory: _Memory) -> RESULTS:
-        return explain_linear(memory.ended)
-
-
-def newton_step(
-    solver: "NewtonKrylov | eqx.Module", f: Callable, where: PyTree, at: Evaluation
-) -> tuple[PyTree, lx.RESULTS, jax.Array]:
-    """`at.z + (I - df/dz)^-1 (f(at.z) - at.z)` with the Jacobian at `where`; how the linear solve
-    ended; products with J."""
-    _, product = jax.linearize(f, where)
-    residual = jtu.tree_map(lambda a, b: a - b, at.value, at.z)
-    solution = solve_identity_minus(
-        product,
-        residual,
-        rtol=solver.forcing,  # pyright: ignore
-        restart=solver.restart,  # pyright: ignore
-        cycles=solver.cycles,  # pyright: ignore
-    )
-    z = jtu.tree_map(lambda a, b: a + b, at.z, solution.u)
-    return choose(all_finite(z), z, at.value), solution.result, solution.products
-
-
-def explain_linear(ended: lx.RESULTS) -> RESULTS:
-    """A solve that ran out of steps while its linear solves failed: the latter is the reason."""
-    linear = RESULTS.promote(ended)
-    enough = ended == lx.RESULTS.successful
-    return RESULTS.where(enough, RESULTS.nonlinear_max_steps_reached, linear)  # pyright: ignore
+        return jax.lax.cond(self.wanted(at), newton, plain, None)

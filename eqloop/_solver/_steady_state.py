@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, PyTree
 
+from .._iteration import stop_gradient
 from .._norms import two_norm
 from ._iterative import AbstractSolver, Evaluation, Norm, Proposal, choose, setting
 
@@ -93,13 +94,16 @@ class SteadyState(AbstractSolver):
         z, error, _, solver_state, _ = self.solver.step(
             terms, memory.now, memory.until, at.z, None, memory.solver, memory.made_jump
         )
+        # The size of a step is no part of what `Backprop` follows: near the steady state it hangs
+        # on an error that vanishes, and its derivative grows without bound.
+        fixed = stop_gradient((at.z, z, error))
         keep, now, until, made_jump, controller_state, _ = self.controller.wrap(1).adapt_step_size(
             memory.now,
             memory.until,
-            at.z,
-            z,
+            fixed[0],
+            fixed[1],
             None,
-            error,
+            fixed[2],
             self._order(terms),
             memory.controller,
         )

@@ -1,0 +1,330 @@
+"""Gradients: their finite sums, every solver with every gradient, several devices, and a thousand
+random maps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from problems import GRADIENTS, PROBLEMS, SOLVERS, Linear, dense_gradient, spectrum, weighted
+
+import eqloop
+from eqloop import RESULTS, Backprop, BackwardReport, Implicit, Neumann, Phantom, Truncated, Unroll
+
+
+def series(terms: int, damping: float = 0.0):
+    """`J -> (1 - damping) sum_{k < terms} (damping I + (1 - damping) J)^k`."""
+
+    def matrix(j):
+        unit = jnp.eye(len(j), dtype=j.dtype)
+        damped = damping * unit + (1 - damping) * j
+        total, power = jnp.zeros_like(j), unit
+        for _ in range(terms):
+            total, power = total + power, power @ damped
+        return (1 - damping) * total
+
+    return matrix
+
+
+def gradient_of(f, z0, x, solver, gradient, max_steps=2000):
+    """The gradient of `weighted(z*)` with respect to `(f, x)`, the outcome, the backward report."""
+    dtype = ravel_pytree(z0)[0].dtype
+    probe = jax.tree.map(lambda leaf: leaf.astype(dtype), BackwardReport.zeros())
+
+    @eqx.filter_jit
+    def run(f, x, probe):
+        def loss(f, x, probe):
+            out = eqloop.equilibrium(
+                f, z0, x, solver=solver, gradient=gradient, max_steps=max_steps, probe=probe
+            )
+            return weighted(out.state), out
+
+        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(f, x, probe)
+
+    (df, dx, report), out = run(f, x, probe)
+    return (df, dx), out, report
+
+
+def close(found, wanted, tolerance):
+    found, wanted = ravel_pytree(found)[0], ravel_pytree(wanted)[0]
+    np.testing.assert_allclose(found, wanted, atol=tolerance * float(jnp.max(jnp.abs(wanted))))
+
+
+@pytest.mark.parametrize("problem", ["contraction", "tanh", "pytree"])
+@pytest.mark.parametrize(
+    ("gradient", "matrix"),
+    [
+        (Phantom(1, damping=0.5), series(1, 0.5)),
+        (Phantom(6, damping=0.3), series(6, 0.3)),
+        (Phantom(3, damping=0.0), series(3)),
+        (Neumann(1), series(1)),
+        (Neumann(6), series(6)),
+        (Truncated(6), series(6)),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_phantom_neumann_and_truncated_are_their_finite_sums(problem, gradient, matrix, x64):
+    """At the fixed point, where the Jacobian does not change: exactly."""
+    f, z0, x = next(each for each in PROBLEMS if each.name == problem).make(jnp.float64)
+    found, out, report = gradient_of(f, z0, x, eqloop.FixedPoint(1e-14), gradient)
+    close(found, dense_gradient(f, out.state, x, matrix), 1e-11)
+    if isinstance(gradient, Neumann):
+        _, jacobian = _jacobian(f, out.state, x)
+        g = ravel_pytree(jax.grad(weighted)(out.state))[0]
+        left = np.linalg.matrix_power(jacobian.T, gradient.steps) @ g
+        expected = np.linalg.norm(left) / np.linalg.norm(g)
+        np.testing.assert_allclose(report.residual, expected, rtol=1e-6)
+
+
+def _jacobian(f, z, x):
+    flat, unravel = ravel_pytree(z)
+    raveled = lambda v: ravel_pytree(f(unravel(v), x))[0]  # noqa: E731
+    return flat, np.asarray(jax.jacfwd(raveled)(flat))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("solver", [*SOLVERS, "unroll"])
+def test_every_solver_with_every_gradient(solver, gradient, x64):
+    """The exact ones agree with the dense gradient, the others with their finite sums; none needs
+    to know how the fixed point was found."""
+    f, z0, x = spectrum(0.6, -0.4, 0.2)(jnp.float64)
+    made = Unroll(80) if solver == "unroll" else SOLVERS[solver](1e-12)
+    if gradient == "backprop" and solver in ("newton", "chord"):
+        with pytest.raises(ValueError, match="use Implicit"):
+            gradient_of(f, z0, x, made, Backprop())
+        return
+    found, out, report = gradient_of(f, z0, x, made, GRADIENTS[gradient](1e-10))
+    sums = {
+        "truncated": series(4),
+        "one-step": series(1),
+        "phantom": series(4, 0.3),
+        "neumann": series(4),
+    }
+    if gradient in sums:
+        close(found, dense_gradient(f, out.state, x, sums[gradient]), 1e-8)
+    else:
+        close(found, dense_gradient(f, out.state, x), 1e-6)
+    assert out.result == RESULTS.successful
+    assert report.fallback == 0
+
+
+@pytest.mark.parametrize(
+    ("solver", "gradient"),
+    [
+        ("anderson", "backprop"),
+        ("broyden", "backprop"),
+        ("steady-state", "backprop"),
+        ("newton", "implicit"),
+        ("anderson", "implicit-anderson"),
+    ],
+)
+def test_gradients_of_the_parameters_against_finite_differences(solver, gradient, x64):
+    f, z0, x = next(each for each in PROBLEMS if each.name == "pytree").make(jnp.float64)
+    made, back = SOLVERS[solver](1e-12), GRADIENTS[gradient](1e-10)
+    (df, dx), _, _ = gradient_of(f, z0, x, made, back)
+
+    @jax.jit
+    def value(f, x):
+        return weighted(
+            eqloop.equilibrium(f, z0, x, solver=SOLVERS[solver](1e-13), max_steps=2000).state
+        )
+
+    step, direction = 1e-5, jnp.array([1.0, -2.0, 0.5])
+    move = lambda sign: (  # noqa: E731
+        type(f)(f.rate + sign * step * 0.7),
+        x + sign * step * direction,
+    )
+    numeric = (value(*move(1)) - value(*move(-1))) / (2 * step)
+    np.testing.assert_allclose(0.7 * df.rate + direction @ dx, numeric, rtol=1e-6)
+
+
+def test_checkpoints_change_memory_and_not_the_gradient(x64):
+    f, z0, x = next(each for each in PROBLEMS if each.name == "tanh").make(jnp.float64)
+    plain, _, _ = gradient_of(f, z0, x, Unroll(21), Backprop())
+    for checkpoints in (1, 4, 5, 21, 100):
+        some, out, _ = gradient_of(f, z0, x, Unroll(21), Backprop(checkpoints=checkpoints))
+        close(some, plain, 1e-12)
+        assert out.steps == 21
+    traced, _, _ = gradient_of(
+        f, z0, x, Unroll(jnp.asarray(21), max_steps=30), Backprop(checkpoints=4)
+    )
+    close(traced, plain, 1e-12)
+
+
+def temporary_bytes(gradient, steps, state=1000):
+    def f(z, w):
+        for _ in range(5):
+            z = jnp.sin(w * z)
+        return z
+
+    def loss(w):
+        solver = Unroll(steps)
+        return jnp.sum(
+            eqloop.equilibrium(f, jnp.ones(state), w, solver=solver, gradient=gradient).state
+        )
+
+    memory = jax.jit(jax.grad(loss)).lower(jnp.ones(())).compile().memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes
+
+
+def test_memory_of_checkpoints_grows_like_a_root_and_that_of_implicit_not_at_all():
+    state = 4 * 1000
+    assert temporary_bytes(Backprop(), 256) > 256 * state
+    assert temporary_bytes(Backprop(checkpoints=16), 256) < (16 + 16 + 40) * state
+    few, many = (temporary_bytes(Implicit(), steps) for steps in (16, 256))
+    assert few == many
+
+
+# --- never an exception, whatever the map
+
+ACTIVATIONS = (
+    jnp.tanh,
+    lambda v: v,
+    jax.nn.relu,
+    jnp.sin,
+    lambda v: v * v,
+    jnp.log,
+    lambda v: 1 / v,
+    jnp.exp,
+)
+PAIRS = [
+    ("fixed-point", "implicit"),
+    ("damped", "one-step"),
+    ("anderson", "implicit-anderson"),
+    ("anderson", "backprop"),
+    ("broyden", "phantom"),
+    ("newton", "implicit"),
+    ("chord", "neumann"),
+    ("steady-state", "truncated"),
+]
+
+
+@eqx.filter_jit
+def _random_step(solver, gradient, kind, w, u, b, x):
+    """One training step's worth on `z <- act(W z + U x + b)`; `kind` picks act, traced."""
+
+    def f(z, x):
+        return jax.lax.switch(kind, ACTIVATIONS, w @ z + u @ x + b)
+
+    def loss(x, probe):
+        out = eqloop.equilibrium(
+            f, jnp.zeros(3), x, solver=solver, gradient=gradient, max_steps=12, probe=probe
+        )
+        return jnp.sum(out.state), out
+
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, BackwardReport.zeros())
+
+
+@hypothesis.settings(max_examples=1000)
+@hypothesis.given(
+    pair=st.sampled_from(PAIRS),
+    kind=st.integers(0, len(ACTIVATIONS) - 1),
+    seed=st.integers(0, 2**31 - 1),
+    scale=st.sampled_from([0.0, 1e-20, 0.3, 1.0, 3.0, 1e3, 1e30]),
+)
+def test_no_map_raises_and_every_one_has_a_result(pair, kind, seed, scale):
+    rng = np.random.default_rng(seed)
+    w, u = (jnp.asarray(scale * rng.normal(size=(3, 3)), jnp.float32) for _ in range(2))
+    b, x = (jnp.asarray(rng.normal(size=3), jnp.float32) for _ in range(2))
+    solver, gradient = SOLVERS[pair[0]](1e-4), GRADIENTS[pair[1]](1e-3)
+    (_, out), (_, report) = _random_step(solver, gradient, jnp.asarray(kind, jnp.int32), w, u, b, x)
+    if out.result == RESULTS.successful:
+        assert out.residual < jnp.inf
+        assert jnp.all(jnp.isfinite(out.state))
+    else:
+        assert RESULTS[out.result]
+    assert report.fallback in (0, 1)
+
+
+# --- several devices
+
+_DEVICES = """
+import json, sys
+import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr
+import eqloop
+from problems import GRADIENTS, SOLVERS, PROBLEMS, weighted
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+count = int(sys.argv[1])
+assert jax.device_count() == count
+mesh = jax.make_mesh((count,), ("batch",), axis_types=(AxisType.Auto,))
+f, z0, x = next(each for each in PROBLEMS if each.name == "tanh").make(jnp.float32)
+xs = x * jnp.linspace(0.1, 1.5, 8)[:, None]
+xs = jax.device_put(xs, NamedSharding(mesh, PartitionSpec("batch")))
+
+@eqx.filter_jit
+def run(f, xs, solver, gradient):
+    def loss(f):
+        def one(x):
+            return eqloop.equilibrium(f, z0, x, solver=solver, gradient=gradient, max_steps=60)
+        out = jax.vmap(one)(xs)
+        return jnp.sum(jax.vmap(weighted)(out.state)), out
+    return jax.grad(loss, has_aux=True)(f)
+
+found = {}
+for solver, gradient in json.loads(sys.argv[2]):
+    df, out = run(f, xs, SOLVERS[solver](1e-5), GRADIENTS[gradient](1e-4))
+    assert len(out.state.sharding.device_set) == count
+    found[f"{solver} {gradient}"] = [df.w.tolist(), out.state.tolist(), out.steps.tolist()]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_four_devices_compute_what_one_does():
+    pairs = [
+        *((name, "implicit") for name in SOLVERS),
+        *(("fixed-point", name) for name in GRADIENTS if name != "implicit"),
+    ]
+
+    def on(count: int):
+        flags = f"--xla_force_host_platform_device_count={count}"
+        ran = subprocess.run(
+            [sys.executable, "-c", _DEVICES, str(count), json.dumps(pairs)],
+            env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent)},
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+        return json.loads(ran.stdout)
+
+    one, four = on(1), on(4)
+    for pair in one:
+        for a, b in zip(one[pair], four[pair], strict=True):
+            np.testing.assert_allclose(b, a, rtol=2e-4, atol=1e-5, err_msg=pair)
+
+
+def test_a_cotangent_of_zero_is_solved_at_once_and_gives_zero():
+    f, z0, x = Linear(0.5 * jnp.eye(3)), jnp.zeros(3), jnp.ones(3)
+
+    def loss(x, probe):
+        out = eqloop.equilibrium(f, z0, x, solver=eqloop.FixedPoint(), probe=probe)
+        return 0.0 * jnp.sum(out.state)
+
+    slope, report = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, BackwardReport.zeros())
+    np.testing.assert_array_equal(slope, 0)
+    assert jnp.isfinite(report.residual)
+
+
+def test_gradients_say_how_many_products_they_took(x64):
+    f, z0, x = spectrum(0.6, -0.4, 0.2)(jnp.float64)
+    solver = eqloop.FixedPoint(1e-12)
+    for gradient, least, most in (
+        (Neumann(7), 7, 7),
+        (Implicit(1e-8), 3, 6),
+        (Implicit(1e-8, solver=eqloop.Anderson(ridge=0.0)), 3, 6),
+        (Truncated(3), 0, 0),
+    ):
+        _, _, report = gradient_of(f, z0, x, solver, gradient)
+        assert least <= report.products <= most, gradient
