@@ -57,17 +57,20 @@ class Chord(AbstractSolver):
 
     def propose(self, f, at: Evaluation, memory: _Memory) -> Proposal:
         slow = jnp.logical_not(at.residual <= 0.5 * memory.last)
-        anchor = choose((at.count <= self.plain) | slow, at.z, memory.anchor)
+        anchor = choose((at.steps <= self.plain) | slow, at.z, memory.anchor)
+        early = at.steps < self.plain
 
         def step(_: None) -> Proposal:
             z, ended, products = newton_step(self, f, anchor, at)
-            return Proposal(z, _Memory(anchor, at.residual, ended), products + 1)
+            ended = lx.RESULTS.where(early, memory.ended, ended)
+            kept = _Memory(anchor, at.residual, ended)
+            return Proposal(choose(early, at.value, z), kept, jnp.where(early, 0, products + 1))
 
         def plain(_: None) -> Proposal:
             kept = _Memory(anchor, at.residual, memory.ended)
             return Proposal(at.value, kept, jnp.zeros((), jnp.int32))
 
-        wanted = eqxi.unvmap_any(jnp.logical_not(at.converged)) & (at.count >= self.plain)
+        wanted = eqxi.unvmap_any(jnp.logical_not(at.converged | early))
         return jax.lax.cond(wanted, step, plain, None)
 
     def explain(self, memory: _Memory) -> RESULTS:

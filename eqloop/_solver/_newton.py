@@ -72,15 +72,20 @@ class NewtonKrylov(AbstractSolver):
         return _Memory(lx.RESULTS.successful)
 
     def propose(self, f, at: Evaluation, memory: _Memory) -> Proposal:
+        early = at.steps < self.plain
+
         def newton(_: None) -> Proposal:
             z, ended, products = newton_step(self, f, at.z, at)
-            return Proposal(z, _Memory(ended), products)
+            kept = lx.RESULTS.where(early, memory.ended, ended)
+            return Proposal(
+                choose(early, at.value, z), _Memory(kept), jnp.where(early, 0, products)
+            )
 
         def plain(_: None) -> Proposal:
             return Proposal(at.value, memory, jnp.zeros((), jnp.int32))
 
         # One answer for all examples, so that no linear solve is made to be thrown away.
-        wanted = eqxi.unvmap_any(jnp.logical_not(at.converged)) & (at.count >= self.plain)
+        wanted = eqxi.unvmap_any(jnp.logical_not(at.converged | early))
         return jax.lax.cond(wanted, newton, plain, None)
 
     def explain(self, memory: _Memory) -> RESULTS:
