@@ -1,4 +1,4 @@
-"""What `train`, `eval` and `solve` share: a model out of a run folder, and tables of its curves."""
+"""What `train`, `eval` and `solve` share: a model out of a run folder, and tables of figures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from .._task import AbstractTask, Split
-    from ..train import Curve, Evaluation, Run
+    from ..train import Curve, Evaluation, Run, Solved
 
 Checkpoint = Annotated[
     str, typer.Option(help="best (on validation), last, or the number of a step.")
@@ -22,6 +22,33 @@ Checkpoint = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Go on past bad rows of a file, and count them.")
 ]
+
+Budget = Annotated[
+    int | None,
+    typer.Option(min=1, help="Solve with at most so many evaluations of the loop per start."),
+]
+Restarts = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --budget: starts of each puzzle, all but one of them noisy."),
+]
+Select = Annotated[
+    str | None,
+    typer.Option(help="With --restarts: the start that counts, by residual (default) or vote."),
+]
+SolverName = Annotated[
+    str | None,
+    typer.Option(
+        help="With --budget: fixed-point, anderson, broyden, newton, chord or steady-state; by "
+        "default the run's own if it stops by itself, else fixed-point."
+    ),
+]
+
+
+def refuse_without_budget(budget: int | None, **options: Any) -> None:
+    """What would have no effect is not passed over in silence."""
+    for name, value in options.items():
+        if budget is None and value is not None:
+            raise InputError(f"--{name} needs --budget, the evaluations that each start may take")
 
 
 def open_model(run: Path, checkpoint: str, **fields: Any) -> "tuple[Any, AbstractTask, Run, int]":
@@ -56,29 +83,66 @@ def measure(
     rows: int,
 ) -> "dict[str, Evaluation]":
     """Evaluate on each split, at most `rows` examples of it (0: all), and save the results."""
-    import numpy as np
-
     from ..train import evaluate, save_evaluation, trained_iterations
 
     measured = {}
+    for name, (split, record) in _rows(step, task, splits, rows).items():
+        with progress(f"evaluating {name}") as report:
+            found = evaluate(model, task, split, iterations=iterations, progress=report)
+        record["trained_iterations"] = trained_iterations(run.spec)
+        save_evaluation(run, name, record | found.tables())
+        measured[name] = found
+    return measured
+
+
+def spend(
+    run: "Run",
+    step: int,
+    model: Any,
+    task: "AbstractTask",
+    splits: "Mapping[str, Split]",
+    *,
+    rows: int,
+    solver: str | None,
+    **options: Any,
+) -> "dict[str, Solved]":
+    """Solve the examples of each split, `options` being those of `eqloop.train.solve`, and save
+    the results."""
+    from ..train import named_solver, save_evaluation, solve
+
+    name_of_solver, made = named_solver(run.spec.solver, solver)
+    asked = {name: options[name] for name in ("budget", "restarts", "select")}
+    solved = {}
+    for name, (split, record) in _rows(step, task, splits, rows).items():
+        with progress(f"solving {name}") as report:
+            found = solve(model, task, split, solver=made, progress=report, **options)
+        record |= {"solver": name_of_solver, "rtol": float(made.rtol), **asked}
+        save_evaluation(run, f"{name}-cost", record | found.tables())
+        solved[name] = found
+    return solved
+
+
+def _rows(
+    step: int, task: "AbstractTask", splits: "Mapping[str, Split]", rows: int
+) -> "dict[str, tuple[Split, dict[str, Any]]]":
+    """At most `rows` examples of each split (0: all), and what a record of them begins with."""
+    import numpy as np
+
+    chosen = {}
     for name, split in splits.items():
         of = len(split)
         if 0 < rows < of:
             # Spread evenly: a split may be sorted, and the same rows are taken every time.
             split = split.take(np.arange(rows) * of // rows)
-        with progress(f"evaluating {name}") as report:
-            found = evaluate(model, task, split, iterations=iterations, progress=report)
         record = {
             "task": task.name,
             "split": name,
             "step": step,
             "rows": len(split),
             "rows_of_split": of,
-            "trained_iterations": trained_iterations(run.spec),
         }
-        save_evaluation(run, name, record | found.tables())
-        measured[name] = found
-    return measured
+        chosen[name] = split, record
+    return chosen
 
 
 def accuracy_table(measured: "Mapping[str, Evaluation]") -> "Table":
@@ -145,3 +209,26 @@ def band_table(measured: "Evaluation") -> "Table":
         )
     columns = ("band", "examples", *scores, "best", "at", "lost", "settled", "median at")
     return table(columns, rows, title=f"after {measured.iterations[-1]} iterations, in %")
+
+
+def cost_table(name: str, solved: "Solved") -> "Table":
+    """What it cost: one line for each difficulty band and one for all."""
+    bands = solved.bands if len(solved.bands) > 1 else {}
+    rows = [
+        (
+            band,
+            f"{cost.examples:,}",
+            percent(cost.solved),
+            percent(cost.converged),
+            f"{cost.evaluations:.1f}",
+            _figure(cost.evaluations_per_solved, ".1f"),
+            _figure(cost.seconds_per_solved, ".2g"),
+        )
+        for band, cost in {**bands, "all": solved.overall}.items()
+    ]
+    columns = ("band", "examples", "solved %", "converged %", "evaluations")
+    return table((*columns, "per solved", "s per solved"), rows, title=name)
+
+
+def _figure(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)

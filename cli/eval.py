@@ -1,4 +1,4 @@
-"""`eqloop eval RUN`: what more iterations do, on every split and band."""
+"""`eqloop eval RUN`: what more iterations do, or what solving costs, on every split and band."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,22 @@ import typer
 
 from .. import InputError
 from ._output import Json, console, emit, notes, progress
-from ._run import Checkpoint, SkipBad, band_table, curve_table, labels, measure, open_model
+from ._run import (
+    Budget,
+    Checkpoint,
+    Restarts,
+    Select,
+    SkipBad,
+    SolverName,
+    band_table,
+    cost_table,
+    curve_table,
+    labels,
+    measure,
+    open_model,
+    refuse_without_budget,
+    spend,
+)
 
 if TYPE_CHECKING:
     from .._task import AbstractTask, Split
@@ -32,6 +47,10 @@ def evaluate(
     plot: Annotated[
         Path | None, typer.Option(help="Draw accuracy against iterations: .png, .svg or .pdf.")
     ] = None,
+    budget: Budget = None,
+    restarts: Restarts = None,
+    select: Select = None,
+    solver: SolverName = None,
     checkpoint: Checkpoint = "best",
     skip_bad: SkipBad = False,
     as_json: Json = False,
@@ -41,8 +60,14 @@ def evaluate(
     Accuracy, residual and share converged over a geometric grid of iterations, up to far more than
     the run was trained with; when examples settle; what is lost by going on (overthinking).
 
+    With --budget in place of --iterations: what solving costs. Each example is iterated until its
+    loop has converged and then makes room for another; shown are evaluations of the loop and
+    seconds per solved puzzle, by band. The seconds, compilation included, are divided among the
+    puzzles by their evaluations; those of puzzles that were not solved count too.
+
     Reads RUN and its data, or the file that --data names. Writes RUN/eval/SPLIT.json, and the
-    picture that --plot names. An example stops early once its answer can no longer change.
+    picture that --plot names; with --budget RUN/eval/SPLIT-cost.json. An example stops early once
+    its answer can no longer change.
 
     Example: eqloop eval runs/prefix-sums-001 --plot accuracy.png
     """
@@ -51,8 +76,25 @@ def evaluate(
         fields["skip_bad"] = True
     if plot is not None:
         _check_plot(plot)
+    refuse_without_budget(budget, restarts=restarts, select=select, solver=solver)
+    if budget is not None and plot is not None:
+        raise InputError("--plot draws accuracy against iterations: leave out --budget")
     model, task, opened, step = open_model(run, checkpoint, **fields)
     splits = _splits(opened, task, data, split)
+    if budget is not None:
+        asked = {"budget": budget, "restarts": restarts or 1, "select": select or "residual"}
+        solved = spend(opened, step, model, task, splits, rows=rows, solver=solver, **asked)
+        if as_json:
+            tables = {name: each.tables() for name, each in solved.items()}
+            emit({"run": run, "task": task.name, "step": step, **asked, "splits": tables})
+            return
+        out = console()
+        out.print(f"{run}: {task.name}, step {step}, budget {budget}", markup=False)
+        for name, each in solved.items():
+            out.print()
+            out.print(cost_table(name, each))
+            out.print(f"{each.seconds:.1f} s")
+        return
     measured = measure(opened, step, model, task, splits, iterations=iterations, rows=rows)
     if plot is not None:
         _draw(plot, opened, measured)

@@ -1,15 +1,29 @@
 """`eqloop solve RUN PUZZLE`: one puzzle, and how its answer comes about."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._output import Json, console, emit
-from ._run import Checkpoint, open_model
+from ._output import Json, console, emit, table
+from ._run import (
+    Budget,
+    Checkpoint,
+    Restarts,
+    Select,
+    SolverName,
+    open_model,
+    refuse_without_budget,
+)
+
+if TYPE_CHECKING:
+    from .._task import AbstractTask, Split
+    from ..train import Solved
 
 _FRAMES = 6
+_VERDICT = {True: "right", False: "wrong", None: "cannot be checked"}
 
 
 def solve(
@@ -24,22 +38,44 @@ def solve(
     rtol: Annotated[
         float, typer.Option(min=0.0, help="The residual at which the loop has settled.")
     ] = 1e-4,
+    budget: Budget = None,
+    restarts: Restarts = None,
+    select: Select = None,
+    solver: SolverName = None,
     checkpoint: Checkpoint = "best",
     as_json: Json = False,
 ) -> None:
     """Solve one puzzle and show how.
 
-    Prints the board as it changes over the loop, then the answer and whether it is right.
+    Prints the board as it changes over the loop, then the answer and whether it is right. With
+    --budget in place of --iterations: a solver, from one start or several; prints where each start
+    got to, how many agree with it, and the answer of the one that was chosen.
 
     Reads RUN (its spec and a checkpoint). Writes nothing. Exits with 0 where the answer is right by
     the rules, 1 where it is not or where the rules alone cannot tell.
 
     Example: eqloop solve runs/prefix-sums-001 0110100110010110
     """
-    from ..train import trace
+    from ..train import named_solver, trace
+    from ..train import solve as solve_split
 
-    model, task, _, step = open_model(run, checkpoint)
+    refuse_without_budget(budget, restarts=restarts, select=select, solver=solver)
+    model, task, opened, step = open_model(run, checkpoint)
     split = task.parse(puzzle)
+    if budget is not None:
+        name, made = named_solver(opened.spec.solver, solver)
+        options: dict[str, Any] = {"restarts": restarts or 1, "select": select or "residual"}
+        found = solve_split(
+            model,
+            task,
+            split,
+            budget=budget,
+            solver=dataclasses.replace(made, rtol=rtol),
+            **options,
+        )
+        told = {"run": run, "step": step, "solver": name, "budget": budget, **options}
+        right = _tell(task, split, found, told if as_json else None)
+        raise typer.Exit(0 if right else 1)
     traced = trace(model, task, split.inputs[0], iterations=iterations, rtol=rtol)
     answer = traced.predictions[-1]
     solved, why = task.check(split, answer)
@@ -70,10 +106,41 @@ def solve(
             f"\n{ended} after {len(traced.residuals)} iterations, "
             f"residual {traced.residuals[-1]:.1e}"
         )
-        verdict = {True: "right", False: "wrong", None: "cannot be checked"}[solved]
-        out.print(f"{verdict}: {why}", markup=False, soft_wrap=True)
+        out.print(f"{_VERDICT[solved]}: {why}", markup=False, soft_wrap=True)
     if not solved:
         raise typer.Exit(1)
+
+
+def _tell(
+    task: "AbstractTask", split: "Split", found: "Solved", told: dict[str, Any] | None
+) -> bool | None:
+    """Print what `eqloop.train.solve` found, as JSON together with `told` where that is given."""
+    answer, chosen = found.predictions[0], int(found.chosen[0])
+    solved, why = task.check(split, answer)
+    steps, residual, votes = found.evaluations[0], found.residual[0], found.votes[0]
+    if told is not None:
+        told |= {"puzzle": split.puzzles[0], "answer": answer, "solved": solved, "why": why}
+        told |= {"chosen": chosen, "evaluations": steps, "residuals": residual, "votes": votes}
+        emit(told | {"converged": found.converged[0]})
+        return solved
+    out = console()
+    out.print(task.render(split))
+    rows = [
+        (
+            f"{start} *" if start == chosen else str(start),
+            str(steps[start]),
+            f"{residual[start]:.1e}",
+            "yes" if found.converged[0, start] else "no",
+            str(votes[start]),
+        )
+        for start in range(len(steps))
+    ]
+    out.print()
+    out.print(table(("start", "evaluations", "residual", "converged", "agree"), rows))
+    out.print(f"\nanswer of start {chosen}:")
+    out.print(task.render(split, answer))
+    out.print(f"{_VERDICT[solved]}: {why}", markup=False, soft_wrap=True)
+    return solved
 
 
 def few(changes: Sequence[int]) -> list[int]:

@@ -286,6 +286,54 @@ def test_solve(cli, tiny_run):
     assert answer["changes"][0] == 1
 
 
+def test_eval_of_the_cost(cli, tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    args = ("eval", run, "--split", "test", "--budget", 12, "--restarts", 2, "--select", "vote")
+    code, out, err = cli(*args)
+    assert (code, err) == (0, "")
+    assert "per solved" in out
+    stored = json.loads((run / "eval" / "test-cost.json").read_text())
+    asked = {"budget": 12, "restarts": 2, "select": "vote", "solver": "fixed-point", "rows": 16}
+    assert stored.items() >= asked.items()
+    code, out, _ = cli(*args, "--solver", "anderson", "--rows", 5, "--json")
+    answer = json.loads(out)["splits"]["test"]
+    assert code == 0
+    assert answer["overall"]["examples"] == len(answer["evaluations"]) == 5
+    assert max(map(max, answer["evaluations"])) <= 12
+
+
+def test_solve_within_a_budget(cli, tiny_run):
+    args = ("solve", tiny_run, "0110100110010110", "--budget", 20, "--restarts", 3)
+    code, out, err = cli(*args, "--select", "vote")
+    assert err == ""
+    assert "answer of start" in out
+    assert ("right: all 16" if code == 0 else "wrong: ") in out
+    code_json, out, _ = cli(*args, "--select", "vote", "--json")
+    answer = json.loads(out)
+    assert code_json == code == (not answer["solved"])
+    assert len(answer["residuals"]) == len(answer["votes"]) == 3
+    assert answer["votes"][answer["chosen"]] == max(answer["votes"])
+
+
+def test_options_that_need_a_budget(cli, tiny_run):
+    code, _, err = cli("solve", tiny_run, "0110", "--restarts", 3)
+    assert code == 2
+    assert "--restarts needs --budget" in err
+    code, _, err = cli("eval", tiny_run, "--solver", "anderson")
+    assert code == 2
+    assert "--solver needs --budget" in err
+    code, _, err = cli("eval", tiny_run, "--budget", 4, "--solver", "unroll")
+    assert code == 2
+    assert "one that stops by itself" in err
+    code, _, err = cli("eval", tiny_run, "--budget", 4, "--solver", "andersen")
+    assert code == 2
+    assert "did you mean anderson?" in err
+    code, _, err = cli("eval", tiny_run, "--budget", 4, "--select", "luck")
+    assert code == 2
+    assert "must be residual or vote" in err
+
+
 def test_few_frames():
     assert few([1]) == [1]
     assert few([1, 2, 5]) == [1, 2, 5]

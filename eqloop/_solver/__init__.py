@@ -3,6 +3,7 @@ from ._broyden import Broyden as Broyden
 from ._chord import Chord as Chord
 from ._fixed_point import FixedPoint as FixedPoint
 from ._iterative import AbstractSolver as AbstractSolver
+from ._iterative import Progress as Progress
 from ._iterative import choose as choose
 from ._iterative import iterate as iterate
 from ._iterative import setting as setting

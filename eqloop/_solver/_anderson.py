@@ -87,7 +87,7 @@ class Anderson(AbstractSolver):
         sound = jnp.isfinite(jax.lax.stop_gradient(jnp.sum(residual)))
         slot = at.count % self.memory
         # Nothing comes before the first value, so its differences do not count.
-        used = jnp.minimum(memory.used + jnp.where(at.count > 0, 1, 0), self.memory)
+        used = jnp.minimum(memory.used + jnp.where(at.steps > 0, 1, 0), self.memory)
         values = memory.values.at[slot].set(jnp.where(sound, value - memory.value, 0))
         change = jnp.where(sound, residual - memory.residual, 0)
         residuals = memory.residuals.at[slot].set(change)

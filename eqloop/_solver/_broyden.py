@@ -79,7 +79,7 @@ class Broyden(AbstractSolver):
         image = inverse(change)
         covector = (holds * (memory.left @ memory.step)) @ memory.right - memory.step
         slope = jnp.sum(covector * change)
-        known = (at.count > 0) & sound & (slope != 0)
+        known = (at.steps > 0) & sound & (slope != 0)
         term = (memory.step - image) / jnp.where(known, slope, 1)
         fits = known & jnp.isfinite(jax.lax.stop_gradient(jnp.sum(term)))
         term, covector = jnp.where(fits, term, 0), jnp.where(fits, covector, 0)

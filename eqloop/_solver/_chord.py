@@ -46,11 +46,12 @@ class Chord(AbstractNewton):
 
     def propose(self, f, at: Evaluation, memory: _Memory) -> Proposal:
         slow = jnp.logical_not(at.residual <= 0.5 * memory.last)
-        anchor = choose((at.count <= self.plain) | slow, at.z, memory.anchor)
+        anchor = choose((at.steps <= self.plain) | slow, at.z, memory.anchor)
 
         def step(_: None) -> Proposal:
             z, ended, products = self.newton(f, anchor, at)
-            return Proposal(z, _Memory(anchor, at.residual, ended), products + 1)
+            linearised = jnp.where(self.early(at), 0, 1)
+            return Proposal(z, _Memory(anchor, at.residual, ended), products + linearised)
 
         def plain(_: None) -> Proposal:
             kept = _Memory(anchor, at.residual, memory.ended)

@@ -33,13 +33,16 @@ def whole(value: Any) -> Any:
 class Evaluation(eqx.Module):
     """One evaluation of the map, as a solver sees it.
 
-    `count` is the number of steps before it, the same for all examples of a `vmap`, since they
-    go in step: a solver can write to place `count` of a buffer without a scatter.
+    `steps` is the number of steps before it. `count` only goes up by one at each step, and is the
+    same for all examples of a `vmap`, since they go in step: a solver can write to place `count`
+    of a ring without a scatter. Where one example takes the place of another in a batch that goes
+    on, it begins at `steps = 0` with any `count`.
     """
 
     z: PyTree
     value: PyTree
     residual: Float[Array, ""]
+    steps: Int[Array, ""]
     count: Int[Array, ""]
     converged: Bool[Array, ""]
 
@@ -136,21 +139,25 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
         converged = (error <= atol + rtol * size) & jnp.isfinite(residual)
         proposal = self.propose(
             f,
-            Evaluation(z, value, residual, progress.count, progress.done | converged),
+            Evaluation(
+                z, value, residual, progress.steps, progress.count, progress.done | converged
+            ),
             progress.memory,
         )
         live = jnp.logical_not(progress.done)
         finite = jnp.isfinite(self.norm(jax.lax.stop_gradient(proposal.z)))
         stops = converged | jnp.logical_not(finite)
-        evaluations = jnp.asarray(1 + proposal.evaluations, jnp.int32)
-        here = live & (jnp.arange(self.curve, dtype=jnp.int32) == progress.count)
+        # A proposal that is not taken costs nothing, or the count would depend on the batch mates:
+        # where all have converged, solvers leave out what is dear.
+        further = jnp.where(converged, 0, jnp.asarray(proposal.evaluations, jnp.int32))
+        here = live & (jnp.arange(self.curve, dtype=jnp.int32) == progress.steps)
         return choose(live & jnp.logical_not(stops), proposal.z, z), Progress(
             memory=proposal.memory,
             best=choose(live & (residual < progress.residual), z, progress.best),
             # fmin: a residual that is not a number is no record
             residual=jnp.where(live, jnp.fmin(residual, progress.residual), progress.residual),
             steps=progress.steps + live.astype(jnp.int32),
-            evaluations=progress.evaluations + jnp.where(live, evaluations, 0),
+            evaluations=progress.evaluations + jnp.where(live, 1 + further, 0),
             curve=jnp.where(here, residual, progress.curve),
             converged=progress.converged | (live & converged),
             done=progress.done | stops,

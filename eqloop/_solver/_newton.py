@@ -43,16 +43,20 @@ class AbstractNewton(AbstractSolver):
             if value < 1:
                 raise ValueError(f"{type(self).__name__}: {name} = {value} must be at least 1")
 
+    def early(self, at: Evaluation) -> Bool[Array, ""]:
+        """Whether this step is still a plain one."""
+        return at.steps < self.plain
+
     def wanted(self, at: Evaluation) -> Bool[Array, ""]:
-        """Whether this step is a Newton step: one answer for all examples of a `vmap`, so that no
+        """Whether anybody needs a Newton step: one answer for all examples of a `vmap`, so that no
         linear solve is made to be thrown away."""
-        return eqxi.unvmap_any(jnp.logical_not(at.converged)) & (at.count >= self.plain)
+        return eqxi.unvmap_any(jnp.logical_not(at.converged | self.early(at)))
 
     def newton(
         self, f: Callable, where: PyTree, at: Evaluation
     ) -> tuple[PyTree, lx.RESULTS, Int[Array, ""]]:
         """`at.z + (I - df/dz)^-1 (f(at.z) - at.z)` with the Jacobian at `where`, or the plain
-        iterate where that is not finite; how the linear solve ended; products with J."""
+        iterate where that is not finite or it is early; how the linear solve ended; products with J."""
         _, product = jax.linearize(f, where)
         solution = solve_identity_minus(
             product,
@@ -62,7 +66,12 @@ class AbstractNewton(AbstractSolver):
             cycles=self.cycles,
         )
         z = jtu.tree_map(lambda a, b: a + b, at.z, solution.u)
-        return choose(all_finite(z), z, at.value), solution.result, solution.products
+        early = self.early(at)
+        return (
+            choose(all_finite(z) & jnp.logical_not(early), z, at.value),
+            lx.RESULTS.where(early, lx.RESULTS.successful, solution.result),  # pyright: ignore
+            jnp.where(early, 0, solution.products),
+        )
 
     def explain(self, memory: Any) -> RESULTS:
         # A solve that ran out of steps while its linear solves failed: the latter is the reason.

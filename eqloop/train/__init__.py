@@ -19,11 +19,15 @@ from ._results import save_evaluation as save_evaluation
 from ._results import trained_iterations as trained_iterations
 from ._run import Run as Run
 from ._run import open_run as open_run
+from ._solve import Cost as Cost
+from ._solve import Solved as Solved
+from ._solve import solve as solve
 from ._state import TrainState as TrainState
 from ._state import init_state as init_state
 from ._state import make_gradient as make_gradient
 from ._state import make_model as make_model
 from ._state import make_solver as make_solver
+from ._state import named_solver as named_solver
 from ._step import make_step as make_step
 from ._trace import Trace as Trace
 from ._trace import trace as trace

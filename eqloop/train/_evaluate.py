@@ -241,7 +241,7 @@ def evaluate(
     if iterations < 1:
         raise InputError(f"iterations must be at least 1, got {iterations}")
     points = geometric(iterations) if grid is None else sorted(set(grid))
-    loop = eqx.filter_jit(_make_loop)(model, fold)
+    loop = eqx.filter_jit(make_loop)(model, fold)
     batch_size = min(batch_size, len(split))
     parts: list[_Measured] = []
     for start in range(0, len(split), batch_size):
@@ -271,7 +271,7 @@ def evaluate(
         overall=curve(everything),
         bands={name: curve(mask) for name, mask in bands.items()},
         settled=settled,
-        judged={name: _mean(each) for name, each in task.judge(split, predictions).items()},
+        judged={name: mean(each) for name, each in task.judge(split, predictions).items()},
         predictions=predictions,
         iterations_run=sum(part.iterations_run for part in parts),
         iterations_asked=points[-1] * len(split),
@@ -279,7 +279,7 @@ def evaluate(
     )
 
 
-def _make_loop(model: LoopedTransformer, fold: bool) -> Any:
+def make_loop(model: LoopedTransformer, fold: bool) -> Any:
     return model.loop(fold=fold)
 
 
@@ -387,7 +387,7 @@ class _Batch:
         self.live = np.arange(room) < count
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
     """Mean over those that apply (not NaN); NaN where none does."""
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
@@ -395,7 +395,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _curve(points, scores, residual, settled, mask, tolerance) -> Curve:
-    means = {name: [_mean(row[mask]) for row in each] for name, each in scores.items()}
+    means = {name: [mean(row[mask]) for row in each] for name, each in scores.items()}
     residual, settled = residual[:, mask].astype(np.float64), settled[mask]
     overthinking = {}
     for name, curve in means.items():

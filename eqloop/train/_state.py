@@ -1,5 +1,6 @@
 """From a spec to the model, the solver, the optimiser and the state that training carries."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -19,9 +20,11 @@ from .._adjoint import (
     Phantom,
     Truncated,
 )
+from .._errors import InputError
 from .._model import LoopedTransformer
 from .._norms import largest_cell_norm, two_norm
 from .._solver import (
+    AbstractSolver,
     Anderson,
     Broyden,
     Chord,
@@ -32,6 +35,7 @@ from .._solver import (
     Unroll,
 )
 from ._config import ModelSpec, SolverSpec, Spec, TrainSpec
+from ._fields import field_types, typed
 
 
 class TrainState(eqx.Module):
@@ -88,6 +92,21 @@ def make_solver(spec: SolverSpec) -> Solver:
         return Broyden(memory=spec.memory, **common)
     others = {"newton": NewtonKrylov, "chord": Chord, "steady-state": SteadyState}
     return others[spec.name](**common)
+
+
+def named_solver(spec: SolverSpec, name: str | None = None) -> tuple[str, AbstractSolver]:
+    """A solver that stops by itself, with the settings of `spec`, and what it is called: `name`,
+    or by default that of `spec`, or `fixed-point` where that does not stop. **Raises**
+    `InputError` for another name."""
+    if name is None:
+        name = spec.name if spec.converges else "fixed-point"
+    known = field_types(SolverSpec)["name"]
+    # The gradient, which is not asked for here, must be one that goes with every solver.
+    named = dataclasses.replace(spec, name=typed("solver", name, known), gradient="implicit")
+    made = make_solver(named)
+    if not isinstance(made, AbstractSolver):
+        raise InputError(f"solver must be one that stops by itself, got {name!r}")
+    return name, made
 
 
 def make_gradient(spec: SolverSpec) -> AbstractGradient:
