@@ -56,7 +56,8 @@ class AbstractNewton(AbstractSolver):
         self, f: Callable, where: PyTree, at: Evaluation
     ) -> tuple[PyTree, lx.RESULTS, Int[Array, ""]]:
         """`at.z + (I - df/dz)^-1 (f(at.z) - at.z)` with the Jacobian at `where`, or the plain
-        iterate where that is not finite or it is early; how the linear solve ended; products with J."""
+        iterate where that is not finite or it is early; how the linear solve ended; products
+        with J."""
         _, product = jax.linearize(f, where)
         solution = solve_identity_minus(
             product,

@@ -121,7 +121,7 @@ class Stream:
             slots, steps = _advance(self.problem, slots, jnp.asarray(budget, jnp.int32))
             self.slot_steps += len(owner) * int(steps)
             done = np.asarray(slots.progress.done) & (owner >= 0)
-            live = np.count_nonzero((owner >= 0) & ~done)
+            live = int(np.count_nonzero((owner >= 0) & ~done))
             shrinks = first == len(self.examples) and live <= self.group < len(owner) >= SMALL
             if live and np.count_nonzero(done) < self.group and not shrinks:
                 continue
@@ -133,7 +133,7 @@ class Stream:
                     slots = self._refill(slots, some[: len(new)], new)
                     owner[some[: len(new)]] = new
                     first += len(new)
-            progress(first - np.count_nonzero(owner >= 0))
+            progress(first - int(np.count_nonzero(owner >= 0)))
             if shrinks and live:
                 keep = np.flatnonzero(owner >= 0)
                 slots = _take(slots, jnp.asarray(self._pad(keep)))
@@ -166,7 +166,7 @@ class Stream:
             ends = jax.tree.map(lambda leaf: np.zeros(shape(leaf), leaf.dtype), told)
         for all_starts, some in zip(jax.tree.leaves(ends), jax.tree.leaves(told), strict=True):
             all_starts[which] = some[: len(which)]
-        return ends
+        return ends  # pyright: ignore[reportReturnType] (a tree of what `told` is)
 
 
 def cut(index: np.ndarray, size: int) -> list[np.ndarray]:
@@ -225,7 +225,8 @@ def _advance(
             solving = eqx.tree_at(lambda p: p.done, solving, solving.done | ran_out)
             return z, eqx.filter(solving, eqx.is_array), spent | ran_out
 
-        return *jax.vmap(one)(*state, slots.r), count + 1
+        z, progress, spent = state
+        return *jax.vmap(one)(z, progress, spent, slots.r), count + 1
 
     z, progress, spent, count = jax.lax.while_loop(
         going, body, (slots.z, progress, slots.spent, began)
