@@ -163,7 +163,13 @@ def test_train_json_and_shortcuts(cli, tiny_run, tmp_path):
     import tomllib
 
     options = ["--norm=pre", "--recall=external", "--solver=fixed-point", "--seed=3", "--steps=1"]
-    small = ["task.length=8", "task.hard_length=8", "task.rows=40", "task.test_rows=8"]
+    small = [
+        "task.length=8",
+        "model.attention=task",
+        "task.hard_length=8",
+        "task.rows=40",
+        "task.test_rows=8",
+    ]
     small += ["model.width=8", "model.heads=2"]
     small += ["train.batch=4", "solver.max_steps=4", "train.validation_iterations=2"]
     out = tmp_path / "run"
@@ -201,7 +207,13 @@ def test_default_run_folders_are_numbered(tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     run = tmp_path / "run"
-    small = ["task.length=8", "task.rows=60", "task.test_rows=16", "model.width=8"]
+    small = [
+        "task.length=8",
+        "model.attention=task",
+        "task.rows=60",
+        "task.test_rows=16",
+        "model.width=8",
+    ]
     small += ["model.heads=2", "train.batch=8", "train.validate_every=1000000", "train.log_every=1"]
     command = [sys.executable, "-m", "eqloop.cli", "train", "--out", str(run), "--steps", "1000000"]
     process = subprocess.Popen(
