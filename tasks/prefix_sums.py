@@ -44,6 +44,9 @@ class PrefixSums(AbstractTask):
     """Bits of the hard strings; 0 for 4 times `length`."""
     test_rows: int = 1000
     """Strings in each of the test and hard splits."""
+    runs: float = 0.0
+    """Share of the augmented training strings in which each bit differs from the one before with a
+    probability drawn for the string: long runs and alternations, which uniform bits hardly show."""
 
     name: ClassVar[str] = "prefix-sums"
     version: ClassVar[int] = 1
@@ -59,6 +62,8 @@ class PrefixSums(AbstractTask):
         for field in ("rows", "test_rows"):
             if getattr(self, field) < 0:
                 raise InputError(f"task.{field}={getattr(self, field)}: must be 0 or more")
+        if not 0 <= self.runs <= 1:
+            raise InputError(f"task.runs={self.runs}: must be from 0 to 1")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"task.seed={self.seed}: must be from 0 to 2^32 - 1")
 
@@ -176,8 +181,14 @@ class PrefixSums(AbstractTask):
         self, key: PRNGKeyArray, tokens: UInt8[Array, " cells"], targets: UInt8[Array, " cells"]
     ) -> tuple[UInt8[Array, " cells"], UInt8[Array, " cells"]]:
         """Add a random string to both: the task is linear over the field of two elements, so this
-        is a symmetry, and it maps any string to any other with the same probability."""
-        added = jr.bernoulli(key, shape=tokens.shape).astype(tokens.dtype)
+        is a symmetry, and it maps any string to any other with the same probability. With `runs`,
+        a share of the strings is added that makes the sum one of long runs."""
+        added_key, which_key, rate_key, flip_key = jr.split(key, 4)
+        added = jr.bernoulli(added_key, shape=tokens.shape).astype(tokens.dtype)
+        if self.runs:
+            flips = jr.bernoulli(flip_key, jr.uniform(rate_key), tokens.shape).astype(tokens.dtype)
+            streaky = (jnp.cumsum(flips, dtype=tokens.dtype) + added[0]) & 1
+            added = jnp.where(jr.bernoulli(which_key, self.runs), streaky ^ tokens, added)
         return tokens ^ added, targets ^ (jnp.cumsum(added, dtype=tokens.dtype) & 1)
 
     def predict(

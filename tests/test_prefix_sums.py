@@ -70,6 +70,22 @@ def test_transform_is_a_symmetry():
     assert 0.4 < np.mean(np.asarray(tokens) != split.inputs) < 0.6
 
 
+def test_runs_are_right_sums_of_long_runs():
+    plain, streaky = PrefixSums(), PrefixSums(runs=1.0)
+    split = plain.generate(400, 0)
+    keys = jr.split(jr.key(0), 400)
+    inputs, targets = jnp.asarray(split.inputs), jnp.asarray(split.targets)
+
+    def share_that_begins_with_nine_equal_bits(task):
+        tokens, sums = jax.vmap(task.transform)(keys, inputs, targets)
+        np.testing.assert_array_equal(np.cumsum(tokens, axis=1) % 2, sums)
+        return np.mean(np.all(tokens[:, :9] == tokens[:, :1], axis=1))
+
+    # the integral of (1 - p)^8 over p, against 2^-8
+    assert 0.06 < share_that_begins_with_nine_equal_bits(streaky) < 0.17
+    assert share_that_begins_with_nine_equal_bits(plain) < 0.02
+
+
 def test_write_and_read_give_the_same_split(tmp_path):
     task = PrefixSums(length=12)
     split = task.generate(30, 3)

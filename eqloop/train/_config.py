@@ -70,6 +70,11 @@ class ModelSpec:
                 self.attention,
                 '"full" or an odd window',
             )
+            if self.grid and min(self.grid) < self.attention:
+                raise InputError(
+                    f"model.attention = {self.attention} is wider than the task's grid of "
+                    f'{" x ".join(map(str, self.grid))} cells: set model.attention = "task"'
+                )
 
 
 @dataclasses.dataclass(frozen=True)

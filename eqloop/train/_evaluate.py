@@ -240,6 +240,7 @@ def evaluate(
         raise InputError("there are no examples to evaluate: the split is empty")
     if iterations < 1:
         raise InputError(f"iterations must be at least 1, got {iterations}")
+    check_grid(model, split.inputs.shape[1:])
     points = geometric(iterations) if grid is None else sorted(set(grid))
     loop = eqx.filter_jit(make_loop)(model, fold)
     batch_size = min(batch_size, len(split))
@@ -277,6 +278,16 @@ def evaluate(
         iterations_asked=points[-1] * len(split),
         seconds=time.perf_counter() - began,
     )
+
+
+def check_grid(model: LoopedTransformer, grid: tuple[int, ...]) -> None:
+    """**Raises** `InputError` where a puzzle is smaller than the neighbourhood of a cell."""
+    window = model.blocks[0].attention.window
+    if window != "full" and min(grid) < window:
+        raise InputError(
+            f"a puzzle of {' x '.join(map(str, grid))} cells is too small for this model, whose "
+            f"cells attend to {window} along each axis"
+        )
 
 
 def make_loop(model: LoopedTransformer, fold: bool) -> Any:

@@ -14,7 +14,7 @@ from .._errors import InputError
 from .._model import LoopedTransformer
 from .._solver import AbstractSolver, FixedPoint
 from .._task import AbstractTask, Progress, Split
-from ._evaluate import make_loop, mean
+from ._evaluate import check_grid, make_loop, mean
 from ._metrics import plain
 from ._stream import Stream
 
@@ -128,6 +128,7 @@ def solve(
     for name, value in (("budget", budget), ("restarts", restarts), ("batch_size", batch_size)):
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
+    check_grid(model, split.inputs.shape[1:])
     if select not in get_args(Select):
         raise InputError(f"select must be residual or vote, got {select!r}")
     solver = FixedPoint() if solver is None else solver

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree, Shaped, UInt8
 from .._model import LoopedTransformer
 from .._norms import relative_residual
 from .._task import AbstractTask
+from ._evaluate import check_grid
 
 _CHUNK = 16
 
@@ -44,7 +45,8 @@ def trace(
     rtol: float,
 ) -> Trace:
     """Plain iterations on one example, until the relative residual is at most `rtol`, and at most
-    `iterations` of them."""
+    `iterations` of them. **Raises** `InputError` where the puzzle is too small for the model."""
+    check_grid(model, tokens.shape)
     on_device = jnp.asarray(tokens)
     z, r = _start(model, task, on_device)
     predictions, residuals = [], []
