@@ -17,7 +17,7 @@ converges at rates of 0.83 (iterations 10 to 20) to 0.89 (30 to 40). The toleran
 relative residual of each example, forwards and backwards; `residual` is that of the state
 returned, measured afterwards by one more evaluation in each framework, and `cosine` that of the
 gradient with one solved to 1e-6. `f` and `products` are evaluations and vector-Jacobian products
-that the solvers made (for torchdeq the calls counted).
+that the solvers made (for torchdeq the calls of f counted, and its own number of backward steps).
 
 Contenders are processes of their own, in turn (A B C A B C ...). Medians of wall time; `cpu` is
 the time of all threads. `--cores 1` pins all of them to one core, which is steadier where the
