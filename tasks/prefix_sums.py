@@ -23,9 +23,10 @@ WINDOW = 5
 class PrefixSums(AbstractTask):
     """Cell i of the answer is `bit_0 + ... + bit_i mod 2`.
 
-    One channel, `bit - 0.5`; two classes. Models are trained on one length and tested on longer
-    strings, with more iterations: with attention to two cells on each side, information from the
-    first bit reaches cell n after n / 2 iterations, and not before (arXiv 2604.15259).
+    One channel, `bit - 0.5` (and see `mark_first`); two classes. Models are trained on one length
+    and tested on longer strings, with more iterations: with attention to two cells on each side,
+    information from the first bit reaches cell n after n / 2 iterations, and not before (arXiv
+    2604.15259).
 
     **Files:** CSV with the columns `question,answer` (bit strings of one length), plain, `.gz` or
     `.zst`; `answer` may be absent.
@@ -44,9 +45,10 @@ class PrefixSums(AbstractTask):
     """Bits of the hard strings; 0 for 4 times `length`."""
     test_rows: int = 1000
     """Strings in each of the test and hard splits."""
-    runs: float = 0.0
-    """Share of the augmented training strings in which each bit differs from the one before with a
-    probability drawn for the string: long runs and alternations, which uniform bits hardly show."""
+    mark_first: bool = False
+    """Add a second channel, 1 in the first cell and 0 in all others: where the sum begins. The
+    first cells share one neighbourhood, and attention does not tell equal bits apart, so without
+    the mark a string that begins with a run of ones gives no hint of where it begins."""
 
     name: ClassVar[str] = "prefix-sums"
     version: ClassVar[int] = 1
@@ -62,8 +64,6 @@ class PrefixSums(AbstractTask):
         for field in ("rows", "test_rows"):
             if getattr(self, field) < 0:
                 raise InputError(f"task.{field}={getattr(self, field)}: must be 0 or more")
-        if not 0 <= self.runs <= 1:
-            raise InputError(f"task.runs={self.runs}: must be from 0 to 1")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"task.seed={self.seed}: must be from 0 to 2^32 - 1")
 
@@ -75,7 +75,7 @@ class PrefixSums(AbstractTask):
 
     @property
     def channels(self) -> int:
-        return 1
+        return 2 if self.mark_first else 1
 
     @property
     def classes(self) -> int:
@@ -174,21 +174,16 @@ class PrefixSums(AbstractTask):
 
     # --- one example, on the device
 
-    def encode(self, tokens: UInt8[Array, " cells"]) -> Float[Array, "cells 1"]:
-        return tokens[:, None].astype(jnp.float32) - 0.5
+    def encode(self, tokens: UInt8[Array, " cells"]) -> Float[Array, "cells channels"]:
+        bits = tokens[:, None].astype(jnp.float32) - 0.5
+        return jnp.pad(bits, ((0, 0), (0, 1))).at[0, 1].set(1.0) if self.mark_first else bits
 
     def transform(
         self, key: PRNGKeyArray, tokens: UInt8[Array, " cells"], targets: UInt8[Array, " cells"]
     ) -> tuple[UInt8[Array, " cells"], UInt8[Array, " cells"]]:
         """Add a random string to both: the task is linear over the field of two elements, so this
-        is a symmetry, and it maps any string to any other with the same probability. With `runs`,
-        a share of the strings is added that makes the sum one of long runs."""
-        added_key, which_key, rate_key, flip_key = jr.split(key, 4)
-        added = jr.bernoulli(added_key, shape=tokens.shape).astype(tokens.dtype)
-        if self.runs:
-            flips = jr.bernoulli(flip_key, jr.uniform(rate_key), tokens.shape).astype(tokens.dtype)
-            streaky = (jnp.cumsum(flips, dtype=tokens.dtype) + added[0]) & 1
-            added = jnp.where(jr.bernoulli(which_key, self.runs), streaky ^ tokens, added)
+        is a symmetry, and it maps any string to any other with the same probability."""
+        added = jr.bernoulli(key, shape=tokens.shape).astype(tokens.dtype)
         return tokens ^ added, targets ^ (jnp.cumsum(added, dtype=tokens.dtype) & 1)
 
     def predict(

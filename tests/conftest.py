@@ -56,7 +56,6 @@ def tiny_run(tmp_path_factory, cache) -> Path:
         "task.hard_length": 8,  # one shape: each one more is compiled for
         "task.rows": 60,
         "task.test_rows": 16,
-        "model.attention": "task",  # the preset's own is wider than 8 cells
         "model.width": 16,
         "model.heads": 2,
         "solver.steps": 4,

@@ -192,7 +192,7 @@ CASES: list[tuple[str, str]] = [
         "model.width must be a multiple of 2 x model.heads = 16, got 65",
     ),
     (
-        "train --set task.length=8",
+        "train --set task.length=8 --set model.attention=9",
         "model.attention = 9 is wider than the task's grid of 8 cells: set model.attention = "
         '"task"',
     ),

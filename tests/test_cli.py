@@ -165,7 +165,6 @@ def test_train_json_and_shortcuts(cli, tiny_run, tmp_path):
     options = ["--norm=pre", "--recall=external", "--solver=fixed-point", "--seed=3", "--steps=1"]
     small = [
         "task.length=8",
-        "model.attention=task",
         "task.hard_length=8",
         "task.rows=40",
         "task.test_rows=8",
@@ -209,7 +208,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     run = tmp_path / "run"
     small = [
         "task.length=8",
-        "model.attention=task",
         "task.rows=60",
         "task.test_rows=16",
         "model.width=8",

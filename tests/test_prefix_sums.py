@@ -70,20 +70,14 @@ def test_transform_is_a_symmetry():
     assert 0.4 < np.mean(np.asarray(tokens) != split.inputs) < 0.6
 
 
-def test_runs_are_right_sums_of_long_runs():
-    plain, streaky = PrefixSums(), PrefixSums(runs=1.0)
-    split = plain.generate(400, 0)
-    keys = jr.split(jr.key(0), 400)
-    inputs, targets = jnp.asarray(split.inputs), jnp.asarray(split.targets)
-
-    def share_that_begins_with_nine_equal_bits(task):
-        tokens, sums = jax.vmap(task.transform)(keys, inputs, targets)
-        np.testing.assert_array_equal(np.cumsum(tokens, axis=1) % 2, sums)
-        return np.mean(np.all(tokens[:, :9] == tokens[:, :1], axis=1))
-
-    # the integral of (1 - p)^8 over p, against 2^-8
-    assert 0.06 < share_that_begins_with_nine_equal_bits(streaky) < 0.17
-    assert share_that_begins_with_nine_equal_bits(plain) < 0.02
+def test_the_mark_is_a_channel_of_its_own():
+    tokens = jnp.array([1, 0, 1, 1, 0], jnp.uint8)
+    plain, marked = PrefixSums().encode(tokens), PrefixSums(mark_first=True).encode(tokens)
+    np.testing.assert_array_equal(plain[:, 0], [0.5, -0.5, 0.5, 0.5, -0.5])
+    np.testing.assert_array_equal(marked[:, 0], plain[:, 0])
+    np.testing.assert_array_equal(marked[:, 1], [1, 0, 0, 0, 0])
+    for task, encoded in ((PrefixSums(), plain), (PrefixSums(mark_first=True), marked)):
+        assert encoded.shape == (5, task.channels)
 
 
 def test_write_and_read_give_the_same_split(tmp_path):
