@@ -90,7 +90,7 @@ def solve(
     solver: AbstractSolver | None = None,
     restarts: int = 1,
     select: Select = "residual",
-    noise: float = 1.0,
+    noise: float = 0.1,
     batch_size: int = 250,
     fold: bool = True,
     key: PRNGKeyArray | None = None,
@@ -111,7 +111,9 @@ def solve(
     - `select`: the start whose answer counts: `"residual"`, the one with the lowest residual, or
       `"vote"`, of those with the most frequent whole answer the one with the lowest residual
       (which also decides between equally frequent answers).
-    - `noise`: of a noisy start, relative to the root mean square of the model's own.
+    - `noise`: of a noisy start, relative to the root mean square of the model's own. Much noise may
+      lead to other fixed points, with wrong answers and no larger a residual; see
+      benchmarks/LOG.md.
     - `batch_size`: starts iterated at once.
     - `fold`: fold internal recall into the weights: same function, fewer operations.
     - `key`: of the noise; `jax.random.key(0)` by default.
