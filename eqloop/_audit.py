@@ -72,7 +72,7 @@ class AuditedGradient:
     - `total`, `layers`: of all weights, and of those of each layer: a layer is the dotted path of
         its weights in the model (`blocks.0.attention.query`), without their own names.
     - `seconds`: of loss and gradient, the best of some runs; `compile_seconds`: tracing and
-        compiling, once.
+        compiling, once; only tracing, where another gradient's program is the same.
     - `evaluations`: of f going forwards.
     - `repeated`: evaluations of f once more going backwards: one for each iteration that is gone
         back through (two with `Backprop(checkpoints=...)`), and one to linearise f for a solve.
@@ -189,8 +189,14 @@ def gradient_audit(
 def default_gradients(iterations: int) -> dict[str, AbstractGradient]:
     """Each gradient at few and at more terms (fewer than `iterations`): a family is a curve."""
     found: dict[str, AbstractGradient] = {"one-step": OneStep()}
+    # A traced number of terms, so that one program serves them all.
+    families: dict[str, Callable[[int], AbstractGradient]] = {
+        "truncated": Truncated,
+        "phantom": Phantom,
+        "neumann": lambda terms: Neumann(np.int32(terms)),  # pyright: ignore[reportArgumentType]
+    }
     few = [k for k in (2, 4, 8) if k < iterations]
-    for name, family in (("truncated", Truncated), ("phantom", Phantom), ("neumann", Neumann)):
+    for name, family in families.items():
         found |= {f"{name}-{k}": family(k) for k in few}
     return found | {
         "implicit": Implicit(),
@@ -233,8 +239,9 @@ class GradientAuditor:
             CONVERGED: (FixedPoint(rtol=rtol), exact),
             **{name: (solver or unrolled, gradient) for name, gradient in gradients.items()},
         }
+        compiled: dict[str, Any] = {}
         self.programs = {
-            name: _Program(solver, gradient, loss, max_steps)
+            name: _Program(solver, gradient, loss, max_steps, compiled)
             for name, (solver, gradient) in pairs.items()
         }
 
@@ -283,10 +290,17 @@ class _Run:
 
 
 class _Program:
-    """One gradient, compiled ahead of time at its first run."""
+    """One gradient, compiled ahead of time at its first run, if its text is not in `known`."""
 
-    def __init__(self, solver: Solver, gradient: AbstractGradient, loss: Loss, max_steps: int):
-        self.gradient = gradient
+    def __init__(
+        self,
+        solver: Solver,
+        gradient: AbstractGradient,
+        loss: Loss,
+        max_steps: int,
+        known: dict[str, Any],
+    ):
+        self.gradient, self.known = gradient, known
         self.rest = (solver, gradient, loss, max_steps)
         self.compiled: Any = None
         self.compile_seconds = 0.0
@@ -297,7 +311,11 @@ class _Program:
         arguments = (model, probes, *batch, *self.rest)
         if self.compiled is None:
             began = time.perf_counter()
-            self.compiled = _differentiate.lower(*arguments).compile()  # pyright: ignore[reportFunctionMemberAccess]
+            lowered = _differentiate.lower(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
+            text = lowered.as_text()
+            if text not in self.known:
+                self.known[text] = lowered.compile()
+            self.compiled = self.known[text]
             self.compile_seconds = time.perf_counter() - began
         times: list[float] = []
         while True:

@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     **{name: WORDS | set(PIECES[:number]) for number, name in enumerate(PIECES)},
     "stability": WORDS | LOOP,
     "_model": WORDS | LOOP | {"nn"},
-    "_cross_entropy": WORDS,
+    "_cross_entropy": WORDS | {"nn"},
     "_audit": WORDS | LOOP | {"_model", "_cross_entropy"},
     "interop": WORDS | {"nn", "_model"},
     "train": WORDS | LOOP | {"nn", "_model", "_task", "_cross_entropy", "_audit"},
