@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from .. import InputError, __version__
 from . import data as _data
 from . import eval as _eval
+from . import gradients as _gradients
 from . import solve as _solve
 from . import train as _train
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command("train")(_train.train)
 app.command("eval")(_eval.evaluate)
+app.command("gradients")(_gradients.gradients)
 app.command("solve")(_solve.solve)
 app.add_typer(_data.app, name="data")
 

@@ -72,6 +72,31 @@ def open_model(run: Path, checkpoint: str, **fields: Any) -> "tuple[Any, Abstrac
     return model, task, opened, step
 
 
+def load_splits(
+    run: "Run", task: "AbstractTask", split: str | None, *, same: bool = True
+) -> "dict[str, Split]":
+    """One split, or all but that for training; with `same` as the run was trained with."""
+    with progress("reading the data") as report:
+        loaded = task.load(progress=report)
+    if split is not None and split not in loaded.splits:
+        raise InputError(f"--split {split}: there are {', '.join(loaded.splits)}")
+    wanted = [split] if split else [name for name in loaded.splits if name != "train"]
+    if same:
+        _same(run, loaded.manifest, wanted)
+    return {name: loaded.splits[name] for name in wanted}
+
+
+def _same(run: "Run", manifest: Mapping[str, Any], wanted: list[str]) -> None:
+    """Splits made from a file that has changed may hold examples that the run was trained on."""
+    for name in wanted:
+        now, then = (each.get("splits", {}).get(name) for each in (manifest, run.manifest))
+        if now != then:
+            raise InputError(
+                f"the data of {run.path} has changed since it was trained ({name} is no longer the "
+                "same): restore the file, or see `eqloop eval --data`"
+            )
+
+
 def measure(
     run: "Run",
     step: int,

@@ -8,6 +8,7 @@ import typer
 
 from .. import InputError
 from ._output import Json, console, emit, notes, progress
+from ._plot import check_plot, save_plot
 from ._run import (
     Budget,
     Checkpoint,
@@ -19,6 +20,7 @@ from ._run import (
     cost_table,
     curve_table,
     labels,
+    load_splits,
     measure,
     open_model,
     refuse_without_budget,
@@ -28,8 +30,6 @@ from ._run import (
 if TYPE_CHECKING:
     from .._task import AbstractTask, Split
     from ..train import Evaluation, Run
-
-_FORMATS = (".png", ".svg", ".pdf")
 
 
 def evaluate(
@@ -75,7 +75,7 @@ def evaluate(
     if skip_bad:
         fields["skip_bad"] = True
     if plot is not None:
-        _check_plot(plot)
+        check_plot(plot)
     refuse_without_budget(budget, restarts=restarts, select=select, solver=solver)
     if budget is not None and plot is not None:
         raise InputError("--plot draws accuracy against iterations: leave out --budget")
@@ -126,14 +126,7 @@ def _splits(
 ) -> "Mapping[str, Split]":
     if data is not None and split is None:
         return {data.name.split(".")[0]: _whole(task, data)}
-    with progress("reading the data") as report:
-        loaded = task.load(progress=report)
-    if split is not None and split not in loaded.splits:
-        raise InputError(f"--split {split}: there are {', '.join(loaded.splits)}")
-    wanted = [split] if split else [name for name in loaded.splits if name != "train"]
-    if data is None:
-        _same(run, loaded.manifest, wanted)
-    return {name: loaded.splits[name] for name in wanted}
+    return load_splits(run, task, split, same=data is None)
 
 
 def _whole(task: "AbstractTask", data: Path) -> "Split":
@@ -148,32 +141,8 @@ def _whole(task: "AbstractTask", data: Path) -> "Split":
     return found
 
 
-def _same(run: "Run", manifest: Mapping[str, Any], wanted: list[str]) -> None:
-    """Splits made from a file that has changed may hold examples that the run was trained on."""
-    for name in wanted:
-        now, then = (each.get("splits", {}).get(name) for each in (manifest, run.manifest))
-        if now != then:
-            raise InputError(
-                f"the data of {run.path} has changed since it was trained ({name} is no longer the "
-                "same); restore the file, or name another with --data"
-            )
-
-
-def _check_plot(path: Path) -> None:
-    """What can go wrong with the picture goes wrong before the work is done."""
-    import importlib.util
-
-    if path.suffix not in _FORMATS:
-        raise InputError(f"--plot {path}: the name must end in {', '.join(_FORMATS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"--plot {path}: there is no folder {path.parent}; make it first")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("--plot needs matplotlib: pip install 'eqloop[plot]'")
-
-
 def _draw(path: Path, run: "Run", measured: "Mapping[str, Evaluation]") -> None:
     from ..report import accuracy_figure
-    from ..tasks._files import write_atomic
     from ..train import trained_iterations
 
     first = next(iter(measured.values()))
@@ -191,5 +160,4 @@ def _draw(path: Path, run: "Run", measured: "Mapping[str, Evaluation]") -> None:
         trained=trained_iterations(run.spec),
         title=f"{run.spec.task_name}: {model.recall} recall, {model.norm} norm",
     )
-    with write_atomic(path) as file:
-        figure.savefig(file, format=path.suffix[1:])
+    save_plot(figure, path)

@@ -29,13 +29,15 @@ ARROWS: dict[str, set[str]] = {
     **{name: WORDS | set(PIECES[:number]) for number, name in enumerate(PIECES)},
     "stability": WORDS | LOOP,
     "_model": WORDS | LOOP | {"nn"},
+    "_cross_entropy": WORDS | {"nn"},
+    "_audit": WORDS | LOOP | {"_model", "_cross_entropy"},
     "interop": WORDS | {"nn", "_model"},
-    "train": WORDS | LOOP | {"nn", "_model", "_task"},
+    "train": WORDS | LOOP | {"nn", "_model", "_task", "_cross_entropy", "_audit"},
     # Reads run folders and nothing else.
     "report": WORDS,
     "tasks": WORDS | {"_task"},
     "cli": WORDS | {"__init__", "_task", "train", "tasks", "stability", "report"},
-    "_contents": WORDS | LOOP | {"_task", "_model", "nn", "interop", "stability"},
+    "_contents": WORDS | LOOP | {"_task", "_model", "_audit", "nn", "interop", "stability"},
     "__init__": {"_errors", "_contents"},
 }
 

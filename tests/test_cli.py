@@ -16,6 +16,7 @@ from eqloop.cli.solve import few
 COMMANDS = (
     ["train"],
     ["eval"],
+    ["gradients"],
     ["solve"],
     ["data"],
     ["data", "make"],

@@ -1,5 +1,8 @@
 """Training: specs, losses, the compiled step, the loop, checkpoints and evaluation."""
 
+from ._audit import AUDITED as AUDITED
+from ._audit import audit_batch as audit_batch
+from ._audit import audited_iterations as audited_iterations
 from ._config import ModelSpec as ModelSpec
 from ._config import SolverSpec as SolverSpec
 from ._config import Spec as Spec
@@ -16,6 +19,7 @@ from ._resolve import parse_setting as parse_setting
 from ._resolve import presets as presets
 from ._resolve import resolve as resolve
 from ._results import save_evaluation as save_evaluation
+from ._results import save_gradients as save_gradients
 from ._results import trained_iterations as trained_iterations
 from ._run import Run as Run
 from ._run import open_run as open_run

@@ -178,6 +178,10 @@ class TrainSpec:
       chosen on. Its name starts with `validation`: never a test set. 0 rows: all of them;
       0 iterations: as many as in training.
     - `checkpoint_every`, `keep`: how often the whole state is written; how many of these stay.
+    - `audit_every`: every so many steps a few gradients of the weights in training are held against
+      full backpropagation and the converged implicit gradient on 16 validation examples (see
+      `eqloop.gradient_audit`), and logged with `kind = "gradients"`; 0 for never. Training itself
+      goes on as if they were not.
     """
 
     steps: int = 8000
@@ -201,12 +205,20 @@ class TrainSpec:
     validation_iterations: int = 0
     checkpoint_every: int = 500
     keep: int = 3
+    audit_every: int = 0
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
 
     def __post_init__(self) -> None:
         least = {
             1: ("steps", "batch", "epochs", "log_every", "validate_every", "checkpoint_every"),
-            0: ("warmup", "burn_in", "seed", "validation_rows", "validation_iterations"),
+            0: (
+                "warmup",
+                "burn_in",
+                "seed",
+                "validation_rows",
+                "validation_iterations",
+                "audit_every",
+            ),
             # The one before the last is what a damaged last checkpoint is replaced by.
             2: ("keep",),
         }

@@ -27,6 +27,7 @@ from rich.progress import (
 
 from .._errors import InputError
 from .._task import AbstractTask, Dataset
+from ._audit import AUDITED, audit_batch, audit_line, make_auditor
 from ._config import Spec
 from ._evaluate import Evaluation, evaluate
 from ._files import remove_leftovers
@@ -181,6 +182,7 @@ class _Trainer:
         self.log = MetricsLog(self.run.metrics, self.done)
         self.tracker: AbstractTracker = make_tracker(self.spec, self.run.path, self.done)
         self.step = make_step(self.spec, self.task)
+        self.auditor = make_auditor(self.spec.solver)
         self.clock = _Clock(self.done)
         if self.done:
             self.console.print(f"going on from step {self.done}")
@@ -214,6 +216,9 @@ class _Trainer:
         if self.done % spec.validate_every == 0 or last:
             self._flush()
             better = self._validate()
+        if spec.audit_every and self.done % spec.audit_every == 0:
+            self._flush()
+            self._audit()
         if better or last or self.done % spec.checkpoint_every == 0:
             self._save()
 
@@ -269,6 +274,23 @@ class _Trainer:
         self.tracker.log(self.done, _under("validation", last))
         self.console.print(_sentence(self.done, measured, better))
         return better
+
+    def _audit(self) -> None:
+        """Compare gradients of the weights in training. Nothing that a step depends on is touched:
+        no key is drawn, and the weights are only read."""
+        examples = min(AUDITED, len(self.validation))
+        batch = audit_batch(self.task, self.validation, examples)
+        line = audit_line(self.auditor(self.state.model, batch))
+        self.clock.skip()
+        self.log.write({"kind": "gradients", "step": self.done} | line)
+        flat = {
+            f"{name}/{of}": value
+            for of, values in line.items()
+            if isinstance(values, dict)
+            for name, value in values.items()
+            if np.isfinite(value)
+        }
+        self.tracker.log(self.done, _under("gradients", flat | {"share": line["share"]}))
 
     def _save(self) -> None:
         if self.saved == self.done:

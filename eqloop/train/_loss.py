@@ -4,10 +4,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from .._adjoint import AbstractGradient, Backprop, Truncated
+from .._cross_entropy import cross_entropy
 from .._iteration import advance, trajectory
 from .._model import LoopedTransformer
 from .._norms import relative_residual
@@ -26,17 +26,6 @@ class Examples(eqx.Module):
     evaluations: Int[Array, "*batch"]
     residual: Float[Array, "*batch"]
     converged: Bool[Array, "*batch"]
-
-
-def cross_entropy(
-    logits: Float[Array, "*grid classes"], targets: UInt8[Array, "*grid"]
-) -> Float[Array, ""]:
-    """Mean over all cells, in float32."""
-    return jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(
-            logits.astype(jnp.float32), targets.astype(jnp.int32)
-        )
-    )
 
 
 def cells_right(

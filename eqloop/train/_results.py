@@ -1,4 +1,4 @@
-"""What evaluations leave in a run folder: `eval/SPLIT.json`."""
+"""What is measured of a run and kept in its folder: `eval/SPLIT.json`, `gradients.json`."""
 
 import json
 from collections.abc import Mapping
@@ -11,12 +11,20 @@ from ._files import write_atomic
 from ._metrics import plain
 from ._run import Run
 
-EVAL = "eval"
+EVAL, GRADIENTS = "eval", "gradients.json"
 
 
 def save_evaluation(run: Run, name: str, table: Mapping[str, Any]) -> Path:
     """Write `eval/NAME.json`, in place of an older one; returns its path."""
-    path = run.path / EVAL / f"{name}.json"
+    return _save(run.path / EVAL / f"{name}.json", table)
+
+
+def save_gradients(run: Run, table: Mapping[str, Any]) -> Path:
+    """Write `gradients.json`, in place of an older one; returns its path."""
+    return _save(run.path / GRADIENTS, table)
+
+
+def _save(path: Path, table: Mapping[str, Any]) -> Path:
     try:
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, [json.dumps(plain(table), indent=1).encode() + b"\n"])

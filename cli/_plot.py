@@ -1,0 +1,30 @@
+"""`--plot FILE`: checked before the work is done, written after it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FORMATS = (".png", ".svg", ".pdf")
+
+
+def check_plot(path: Path) -> None:
+    """What can go wrong with the picture goes wrong before the work is done."""
+    import importlib.util
+
+    if path.suffix not in _FORMATS:
+        raise InputError(f"--plot {path}: the name must end in {', '.join(_FORMATS)}")
+    if not path.parent.is_dir():
+        raise InputError(f"--plot {path}: there is no folder {path.parent}; make it first")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("--plot needs matplotlib: pip install 'eqloop[plot]'")
+
+
+def save_plot(figure: "Figure", path: Path) -> None:
+    from ..tasks._files import write_atomic
+
+    with write_atomic(path) as file:
+        figure.savefig(file, format=path.suffix[1:])

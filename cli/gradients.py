@@ -1,0 +1,166 @@
+"""`eqloop gradients RUN`: can the gradient be trusted, and what does it cost."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import InputError
+from ._output import Json, console, emit, percent, progress, table
+from ._plot import check_plot, save_plot
+from ._run import Checkpoint, load_splits, open_model
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .._audit import GradientAudit
+
+
+def gradients(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    examples: Annotated[
+        int, typer.Option(min=1, help="Of one batch, evenly spread over the split.")
+    ] = 16,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Of the loop; left out, as many as in training.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Left out, that on which the best checkpoint is chosen.")
+    ] = None,
+    rtol: Annotated[
+        float, typer.Option(help="Tolerance of the converged implicit gradient.")
+    ] = 1e-5,
+    max_steps: Annotated[
+        int, typer.Option(min=1, help="The most iterations it may take to converge.")
+    ] = 256,
+    layers: Annotated[
+        str | None, typer.Option(metavar="GRADIENT", help="Show this one layer by layer, too.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw cosine against seconds: .png, .svg or .pdf.")
+    ] = None,
+    checkpoint: Checkpoint = "best",
+    as_json: Json = False,
+) -> None:
+    """Compare gradients of the same weights on the same batch.
+
+    Each one's cosine and norm against full backpropagation and against the converged implicit
+    gradient, with its cost: seconds, evaluations of the block, memory. Says in how many examples
+    the loop has a fixed point at all; where it has none, nothing is compared with it.
+
+    Reads RUN and its data. Writes RUN/gradients.json (every gradient, layer by layer), and the
+    picture that --plot names. While training, --set train.audit_every=N logs some of it.
+
+    Example: eqloop gradients runs/prefix-sums-001 --plot gradients.png
+    """
+    if not 0 < rtol < 1:
+        raise InputError(f"--rtol {rtol:g}: must be between 0 and 1")
+    if plot is not None:
+        check_plot(plot)
+
+    from .. import default_gradients, gradient_audit
+    from ..train import audit_batch, audited_iterations, save_gradients
+
+    model, task, opened, step = open_model(run, checkpoint)
+    spec = opened.spec
+    split = split or spec.train.validation_split
+    iterations = iterations or audited_iterations(spec.solver)
+    known = ["backprop", "implicit-converged", *default_gradients(iterations)]
+    if layers is not None and layers not in known:
+        raise InputError(f"--layers {layers}: there are {', '.join(known)}")
+    rows = load_splits(opened, task, split)[split]
+    batch = audit_batch(task, rows, min(examples, len(rows)))
+    with progress("gradients") as report:
+        audit = gradient_audit(
+            model, batch, iterations=iterations, rtol=rtol, max_steps=max_steps, progress=report
+        )
+    found = {"task": task.name, "split": split, "step": step, **audit.tables()}
+    save_gradients(opened, found)
+    if plot is not None:
+        from ..report import gradients_figure
+
+        title = f"{task.name}, step {step}: {audit.examples} examples, {iterations} iterations"
+        save_plot(gradients_figure(found, title=title), plot)
+    if as_json:
+        emit({"run": run, **found})
+        return
+    out = console()
+    out.print(f"{run}: {task.name}, step {step}", markup=False)
+    out.print(
+        f"{audit.examples} examples of {split}, {iterations} iterations, {audit.seconds:.0f} s\n",
+        markup=False,
+    )
+    out.print(audit_table(audit))
+    if layers is not None:
+        out.print()
+        out.print(layer_table(audit, layers))
+    out.print(f"\n{_reference(audit)}", soft_wrap=True)
+    out.print(
+        "bp: against full backpropagation. fix: against the converged implicit gradient. cos: "
+        "cosine; size: quotient of norms. f: evaluations of the block forwards; again: once more, "
+        "going backwards; vjp: products with its transposed Jacobian. MiB: scratch memory. left: "
+        "relative residual of the backward solve; fell back: share of examples that took the "
+        "one-step gradient in its place, in %.",
+        soft_wrap=True,
+    )
+
+
+def audit_table(audit: "GradientAudit") -> "Table":
+    """One line for each gradient."""
+    rows = []
+    for name, each in audit.gradients.items():
+        solved = each.backward_residual is not None
+        rows.append(
+            (
+                name,
+                *_likenesses(each.total),
+                f"{each.seconds:.3f}",
+                f"{each.compile_seconds:.1f}",
+                *(f"{count:.0f}" for count in (each.evaluations, each.repeated, each.products)),
+                "-" if each.memory is None else f"{each.memory / 2**20:.0f}",
+                f"{each.backward_residual:.0e}" if solved else "-",
+                percent(each.fallback) if solved else "-",
+            )
+        )
+    columns = ("gradient", *_COLUMNS, "seconds", "compile", "f", "again", "vjp", "MiB")
+    return table((*columns, "left", "fell back"), rows)
+
+
+def layer_table(audit: "GradientAudit", name: str) -> "Table":
+    """One line for each layer, with its share of the squared norm."""
+    each = audit.gradients[name]
+    whole = each.total.norm**2 or 1.0
+    rows = [
+        (layer, percent(part.norm**2 / whole), *_likenesses(part))
+        for layer, part in each.layers.items()
+    ]
+    return table(("layer", "% of norm²", *_COLUMNS), rows, title=name)
+
+
+_COLUMNS = ("bp cos", "size", "fix cos", "size")
+
+
+def _likenesses(part) -> list[str]:
+    values = ((like.cosine, like.ratio) for like in (part.backprop, part.implicit))
+    return [text for cosine, ratio in values for text in (_number(cosine), _number(ratio, 3))]
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return "-" if value != value else f"{value:.{digits}f}"
+
+
+def _reference(audit: "GradientAudit") -> str:
+    """Whether the converged implicit gradient is what it is called."""
+    held = round(audit.share * audit.examples)
+    if held == audit.examples:
+        return f"Every example converged (rtol {audit.rtol:g}): implicit-converged is a reference."
+    said = (
+        f"{held} of {audit.examples} examples converged within {audit.max_steps} iterations and "
+        f"backwards (rtol {audit.rtol:g})"
+    )
+    if held:
+        return f"{said}: implicit-converged is no gradient of a fixed point for the others."
+    return (
+        f"{said}: there is no converged implicit gradient to compare with. Try a larger "
+        "--max-steps or --rtol; the loop may have no fixed point."
+    )

@@ -1,0 +1,344 @@
+"""The audit of gradients: a law for each column, and the command and the log that show it."""
+
+import json
+import shutil
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from tiny_task import make_task, tiny_spec
+
+import eqloop
+from eqloop import Backprop, Implicit, Neumann, OneStep, Phantom, Truncated
+from eqloop._audit import BACKPROP, CONVERGED, GradientAuditor, _differentiate
+from eqloop._cross_entropy import cross_entropy
+from eqloop.cli import main
+from eqloop.train import open_run, read_metrics, train
+
+WIDTH, CELLS, CLASSES = 6, 4, 3
+
+
+class Loop(eqx.Module):
+    """`f(z, x) = tanh(A z + x)` cell by cell, where A is `radius` times a rotation."""
+
+    inner: jax.Array
+
+    def __call__(self, z, x):
+        return jnp.tanh(z @ self.inner + x)
+
+
+class Tiny(eqx.Module):
+    """Called as a `LoopedTransformer` is."""
+
+    inject: eqloop.nn.Linear
+    loop: Loop
+    coda: eqloop.nn.Linear
+
+    def __init__(self, radius: float):
+        first, second, third = jr.split(jr.key(0), 3)
+        self.inject = eqloop.nn.Linear(2, WIDTH, key=first)
+        rotation = jnp.linalg.qr(jr.normal(second, (WIDTH, WIDTH)))[0]
+        self.loop = Loop(radius * rotation)
+        self.coda = eqloop.nn.Linear(WIDTH, CLASSES, key=third)
+
+    def __call__(self, x, *, solver, gradient=None, max_steps=256, probe=None):
+        r = self.inject(x)
+        out = eqloop.equilibrium(
+            self.loop,
+            jnp.zeros_like(r),
+            r,
+            solver=solver,
+            gradient=gradient,
+            max_steps=max_steps,
+            probe=probe,
+        )
+        return eqloop.Output(
+            self.coda(out.state), out.state, out.steps, out.evaluations, out.residual, out.result
+        )
+
+
+def batch(examples: int = 3):
+    inputs = jr.normal(jr.key(1), (examples, CELLS, 2))
+    return inputs, jr.randint(jr.key(2), (examples, CELLS), 0, CLASSES)
+
+
+def audit(radius: float, gradients, **settings) -> eqloop.GradientAudit:
+    settings = {"iterations": 100, "rtol": 1e-11, "max_steps": 400, "repeats": 1} | settings
+    return eqloop.gradient_audit(Tiny(radius), batch(), gradients=gradients, **settings)
+
+
+# --- laws
+
+
+@pytest.mark.usefixtures("x64")
+def test_where_the_loop_converges_backprop_and_implicit_agree():
+    gradients = {
+        "implicit": Implicit(rtol=1e-10),
+        "anderson": Implicit(rtol=1e-10, solver=eqloop.Anderson(memory=8)),
+        "again": Backprop(),
+    }
+    found = audit(0.8, gradients)
+    assert found.share == 1
+    for each in found.gradients.values():
+        for part in (each.total, *each.layers.values()):
+            for like in (part.backprop, part.implicit):
+                np.testing.assert_allclose([like.cosine, like.ratio], 1, atol=1e-6)
+    for name, like in (("again", "backprop"), (BACKPROP, "backprop"), (CONVERGED, "implicit")):
+        itself = getattr(found.gradients[name].total, like)
+        np.testing.assert_allclose([itself.cosine, itself.ratio], 1, rtol=1e-14)
+    for name in ("implicit", "anderson", CONVERGED):
+        left = found.gradients[name].backward_residual
+        assert left is not None
+        assert left < 1e-9
+        assert found.gradients[name].fallback == 0
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("family", [Truncated, Neumann, Phantom])
+def test_more_terms_are_nearer_to_the_truth(family):
+    found = audit(0.8, {str(k): family(k) for k in (1, 3, 9, 27)})
+    for like in ("backprop", "implicit"):
+        cosines = [getattr(found.gradients[k].total, like).cosine for k in ("1", "3", "9", "27")]
+        assert cosines == sorted(cosines), cosines
+        assert cosines[0] < 0.999
+        assert cosines[-1] > 0.9999
+
+
+@pytest.mark.usefixtures("x64")
+def test_layers_compose_to_the_total():
+    found = audit(0.8, {"one-step": OneStep()})
+    for each in found.gradients.values():
+        assert list(each.layers) == ["inject", "loop", "coda"]
+        parts = [part.norm**2 for part in each.layers.values()]
+        np.testing.assert_allclose(sum(parts), each.total.norm**2)
+        # <g, r> is a sum over layers as well.
+        there = found.gradients[BACKPROP]
+        inner = [
+            part.backprop.cosine * part.norm * there.layers[name].norm
+            for name, part in each.layers.items()
+        ]
+        whole = each.total.backprop.cosine * each.total.norm * there.total.norm
+        np.testing.assert_allclose(sum(inner), whole)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradients_are_those_of_plain_autodiff():
+    """The audit's own norm, by a second route: a Python loop and `jax.grad`."""
+    model, (inputs, targets) = Tiny(0.8), batch()
+
+    def loss(model):
+        r = jax.vmap(model.inject)(inputs)
+        z = jnp.zeros_like(r)
+        for _ in range(5):
+            z = model.loop(z, r)
+        return jnp.mean(jax.vmap(cross_entropy)(model.coda(z), targets))
+
+    wanted = eqloop.two_norm(eqx.filter_grad(loss)(model))
+    found = audit(0.8, {}, iterations=5)
+    np.testing.assert_allclose(found.gradients[BACKPROP].total.norm, wanted, rtol=1e-12)
+
+
+def test_what_did_not_converge_is_no_reference():
+    """An expanding rotation never settles, and nothing is pretended."""
+    found = audit(3.0, {"one-step": OneStep()}, iterations=8, rtol=1e-5, max_steps=20)
+    assert found.share == 0
+    assert found.gradients[CONVERGED].converged == 0
+    for each in found.gradients.values():
+        assert np.isnan(each.total.implicit.cosine)
+        assert np.isnan(each.total.implicit.ratio)
+        assert np.isfinite(each.total.backprop.cosine)
+
+
+def test_costs_are_counted():
+    gradients = {
+        "truncated": Truncated(4),
+        "phantom": Phantom(4),
+        "one-step": OneStep(),
+        "neumann": Neumann(4),
+        "half": Backprop(checkpoints=3),
+    }
+    found = audit(0.5, gradients, iterations=9, rtol=1e-5).gradients
+    counts = {
+        name: (each.evaluations, each.repeated, each.products) for name, each in found.items()
+    }
+    del counts[CONVERGED]
+    assert counts == {
+        "backprop": (9, 9, 9),
+        "truncated": (9, 4, 4),
+        "phantom": (9, 4, 4),
+        "one-step": (9, 1, 1),
+        "neumann": (9, 2, 5),
+        "half": (9, 18, 9),
+    }
+    for each in found.values():
+        assert each.seconds > 0
+        assert each.compile_seconds > 0
+        assert each.memory is None or each.memory > 0
+    solved = {name for name, each in found.items() if each.backward_residual is not None}
+    assert solved == {CONVERGED, "neumann"}
+
+
+def test_memory_of_backprop_grows_with_iterations_and_that_of_neumann_does_not():
+    def memory(iterations: int) -> dict[str, int]:
+        made = audit(0.5, {"neumann": Neumann(4)}, iterations=iterations, rtol=1e-4)
+        # A CPU always says how much.
+        return {name: each.memory or 0 for name, each in made.gradients.items()}
+
+    few, many = memory(4), memory(400)
+    assert few["neumann"] > 0
+    assert many[BACKPROP] > 2 * few[BACKPROP]
+    assert many["neumann"] == few["neumann"]
+
+
+def test_other_weights_compile_nothing(monkeypatch):
+    auditor = GradientAuditor(iterations=6, gradients={"one-step": OneStep()}, rtol=1e-4)
+    first = auditor(Tiny(0.5), batch())
+    monkeypatch.setattr(type(_differentiate), "lower", None)
+    second = auditor(Tiny(0.7), batch())
+    assert first.gradients[BACKPROP].total.norm != second.gradients[BACKPROP].total.norm
+
+
+def test_gradients_that_differ_in_a_number_are_one_program():
+    auditor = GradientAuditor(
+        iterations=9,
+        gradients={k: eqloop.default_gradients(9)[k] for k in ("neumann-2", "neumann-4")},
+    )
+    found = auditor(Tiny(0.5), batch()).gradients
+    assert len({id(program.compiled) for program in auditor.programs.values()}) == 3
+    assert (found["neumann-2"].products, found["neumann-4"].products) == (3, 5)
+    assert found["neumann-2"].total.norm != found["neumann-4"].total.norm
+
+
+def test_another_solver_runs_the_loop():
+    found = audit(0.5, {"implicit": Implicit()}, solver=eqloop.FixedPoint(rtol=1e-2), rtol=1e-5)
+    assert found.gradients["implicit"].evaluations < found.gradients[CONVERGED].evaluations < 100
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"iterations": 0}, "iterations = 0 must be at least 1"),
+        ({"max_steps": 0}, "max_steps = 0 must be at least 1"),
+        ({"repeats": 0}, "repeats = 0 must be at least 1"),
+        ({"rtol": 1.0}, "rtol = 1.0 must be between 0 and 1"),
+        ({"gradients": {"backprop": OneStep()}}, "'backprop' is the name of a reference"),
+        ({"gradients": {"t": Truncated(9)}, "iterations": 5}, r"exceeds Unroll\(5\)"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        audit(0.5, **({"gradients": {}} | settings))
+
+
+def test_the_default_gradients_fit_every_number_of_iterations():
+    for iterations in (1, 2, 3, 30):
+        found = eqloop.default_gradients(iterations)
+        assert {"one-step", "implicit", "implicit-anderson"} <= found.keys()
+        assert all(each.steps < iterations for each in found.values() if hasattr(each, "steps"))  # pyright: ignore
+
+
+# --- the command
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(tiny_run, copy)
+    return copy
+
+
+def test_command(run, tmp_path, capsys):
+    """Table, layers, file and picture from one call; JSON is what the file holds."""
+    picture = tmp_path / "gradients.png"
+    args = ["gradients", str(run), "--examples", "4", "--max-steps", "40", "--rtol", "1e-3"]
+    # Few iterations, few gradients by default: each is compiled for.
+    assert main([*args, "--iterations", "2", "--layers", "one-step", "--plot", str(picture)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "4 examples of validation, 2 iterations" in out
+    assert "implicit-anderson" in out
+    assert "blocks.0.attention.query" in out
+    assert "converged" in out.splitlines()[-2]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    stored = json.loads((run / "gradients.json").read_text())
+    assert stored["gradients"]["backprop"]["total"]["backprop"]["cosine"] == pytest.approx(1)
+    assert (stored["split"], stored["step"], stored["examples"]) == ("validation", 4, 4)
+    args += ["--iterations", "1", "--split", "test", "--checkpoint", "2", "--json"]
+    assert main(args) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["split"], answer["step"], answer["iterations"]) == ("test", 2, 1)
+    assert answer["gradients"].keys() == stored["gradients"].keys()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--split", "tset"], "--split tset: there are train, validation"),
+        (["--layers", "none"], "--layers none: there are backprop"),
+        (["--rtol", "2"], "--rtol 2: must be between 0 and 1"),
+        (["--examples", "0"], "see `eqloop gradients --help`"),
+        (["--checkpoint", "3"], "no checkpoint of step 3"),
+        (["--plot", "picture.gif"], "--plot picture.gif: the name must end in"),
+    ],
+)
+def test_bad_input_is_one_line(args, said, tiny_run, capsys):
+    assert main(["gradients", str(tiny_run), *args]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert said in err
+    assert not (tiny_run / "gradients.json").exists()
+
+
+# --- while training
+
+
+@pytest.mark.slow
+def test_training_logs_it_and_is_not_disturbed(tmp_path):
+    def go(name: str, *settings: str, resume: bool = False):
+        made = tiny_spec("train.steps=6", "train.checkpoint_every=2", "train.keep=4", *settings)
+        task = make_task("tiny", made.task_fields)
+        train(None if resume else made, task, tmp_path / name, resume=resume)
+        return open_run(tmp_path / name)
+
+    without = go("without")
+    audited = go("with", "train.audit_every=2", "solver.rtol=1e-2")
+    lines = [row for row in read_metrics(audited.metrics) if row["kind"] == "gradients"]
+    assert [row["step"] for row in lines] == [2, 4, 6]
+    for row in lines:
+        assert row["examples"] == 16
+        assert row["cosine_to_backprop"].keys() == {
+            "backprop",
+            "implicit-converged",
+            "one-step",
+            "neumann-4",
+            "implicit",
+        }
+        assert row["cosine_to_backprop"]["backprop"] == pytest.approx(1)
+        assert 0 <= row["share"] <= 1
+    for left, right in zip(
+        jax.tree.leaves(without.load("last")[0]),
+        jax.tree.leaves(audited.load("last")[0]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(left, right)
+
+    # Gone on with from step 2: the log and the last checkpoint are the same.
+    resumed = tmp_path / "resumed"
+    shutil.copytree(tmp_path / "with", resumed)
+    run = open_run(resumed)
+    for step in (4, 6):
+        run.checkpoint(step).unlink()
+    (resumed / "checkpoints" / "best.json").unlink(missing_ok=True)
+    run = go("resumed", resume=True)
+    assert run.checkpoint(6).read_bytes() == audited.checkpoint(6).read_bytes()
+    again = [row for row in read_metrics(run.metrics) if row["kind"] == "gradients"]
+    assert again == lines
+
+
+def test_the_interval_is_checked():
+    with pytest.raises(eqloop.InputError, match=r"train\.audit_every must be at least 0, got -1"):
+        tiny_spec("train.audit_every=-1")
