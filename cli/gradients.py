@@ -13,7 +13,7 @@ from ._run import Checkpoint, load_splits, open_model
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .._audit import GradientAudit
+    from .. import Comparison, GradientAudit
 
 
 def gradients(
@@ -140,7 +140,7 @@ def layer_table(audit: "GradientAudit", name: str) -> "Table":
 _COLUMNS = ("bp cos", "size", "fix cos", "size")
 
 
-def _likenesses(part) -> list[str]:
+def _likenesses(part: "Comparison") -> list[str]:
     values = ((like.cosine, like.ratio) for like in (part.backprop, part.implicit))
     return [text for cosine, ratio in values for text in (_number(cosine), _number(ratio, 3))]
 

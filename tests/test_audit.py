@@ -250,6 +250,7 @@ def run(tiny_run, tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_command(run, tmp_path, capsys):
     """Table, layers, file and picture from one call; JSON is what the file holds."""
     picture = tmp_path / "gradients.png"
