@@ -112,7 +112,8 @@ def check(
             console().print(str(bad), markup=False, soft_wrap=True)
         if tally.count > len(tally.first):
             console().print(f"... and {tally.count - len(tally.first):,} more")
-        console().print(f"{file}: {good:,} rows are good, {tally.count:,} are bad")
+        told = f"{file}: {good:,} rows are good, {tally.count:,} are bad"
+        console().print(told, markup=False, soft_wrap=True)
         if bands:
             console().print(table(("band", "rows"), [(k, f"{v:,}") for k, v in bands.items()]))
     if tally.count:

@@ -18,6 +18,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs() -> Iterator[None]:
+    """Let go of what a file of tests compiled: each program holds memory mappings, of which a
+    process may have 65,530, and XLA crashes where it gets no more."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """float64 for the length of one test."""

@@ -367,7 +367,7 @@ CASES: list[tuple[str, str]] = [
     (
         "[spec-not-toml] eval {run}",
         "{run}/spec.toml is not valid TOML: Expected ']' at the end of a table declaration (at "
-        "line 16, column 7)",
+        "line 17, column 7)",
     ),
     (
         "[spec-unknown] eval {run}",
