@@ -36,7 +36,7 @@ def _save(path: Path, table: Mapping[str, Any]) -> Path:
 def trained_iterations(spec: Spec) -> tuple[int, int]:
     """The fewest and the most iterations after which training asks for the answer."""
     solver, loss = spec.solver, spec.train.loss
-    if solver.name == "fixed-point":
+    if solver.converges:
         return 1, solver.max_steps
     if loss == "last":
         return solver.steps, solver.steps
