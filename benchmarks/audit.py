@@ -9,9 +9,9 @@ no example has converged after 256 iterations.)
 **Machine:** 2 cores of an AMD EPYC (Zen 4), shared with others.
 
 **Last numbers:** 37.6 s, of which compiling 19.1 s, while the load was 3 to 4 (68.9 s of CPU time).
-Full backpropagation 1.00 s and 166 MiB, one step 0.29 s and 57 MiB, implicit 1.45 s and 109 MiB. With
-one gradient more and more timed runs it took 64 to 79 s at loads of 4 to 6, and 132 and 278 s at
-loads of 10 and 16: the 60 s are missed on a machine that busy.
+Full backpropagation 1.00 s and 166 MiB, one step 0.29 s and 57 MiB, implicit 1.45 s and 109 MiB.
+With one gradient more and more timed runs it took 64 to 79 s at loads of 4 to 6, and 132 and 278 s
+at loads of 10 and 16: the 60 s are missed on a machine that busy.
 """
 
 import argparse
