@@ -21,10 +21,10 @@ time; `cpu` is the user and system time of all threads, which a busy machine dis
 **Last numbers:** training step, medians of 11 rounds in milliseconds, machine else idle: eqloop
 1123, folded 1459; PyTorch eager 947, with explicit attention 938, compiled 928, compiled with
 explicit attention 854. So eqloop takes 1.32 times as long as the fastest: the aim is missed.
-`--evaluate`, medians of 11 rounds, machine nearly idle, 2026-11-24, milliseconds per iteration: eqloop
-12.8, folded 12.6; PyTorch eager 34.9, with explicit attention 41.1, compiled 25.1, compiled with
-explicit attention 24.7: eqloop is 1.9 times as fast. `--progressive` and `--quick` have no numbers
-from an idle machine yet.
+`--evaluate`, medians of 11 rounds, machine nearly idle, 2026-11-24, milliseconds per iteration:
+eqloop 12.8, folded 12.6; PyTorch eager 34.9, with explicit attention 41.1, compiled 25.1, compiled
+with explicit attention 24.7: eqloop is 1.9 times as fast. `--progressive` and `--quick` have no
+numbers from an idle machine yet.
 """
 
 # pyright: reportMissingImports=false, reportCallIssue=false, reportArgumentType=false
