@@ -2,6 +2,7 @@
 
 from . import interop as interop
 from . import nn as nn
+from . import stability as stability
 from ._adjoint import AbstractGradient as AbstractGradient
 from ._adjoint import Backprop as Backprop
 from ._adjoint import Implicit as Implicit

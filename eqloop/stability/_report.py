@@ -1,0 +1,218 @@
+"""What `analyse` returns: the schema of `report.json`, version `FORMAT`.
+
+`StabilityReport.tables()` gives nested plain values, NaN as NaN (JSON has null for it). A `Summary`
+is an object `{values, count, mean, low, high, quantiles}` and a `Share` is `{hits, count, share,
+low, high}`; a `Band` is three lists as long as the list of iterations beside it. Lists over
+examples are in the order of the examples.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ._statistics import Share, Summary
+
+FORMAT = 1
+"""Raised when a key changes its meaning or goes away; new keys do not raise it."""
+
+Outcome = Literal["converged", "cycle", "slow", "wandering", "diverged"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Band:
+    """A quantity over iterations: its median over the examples, and 5 % and 95 % quantiles."""
+
+    median: list[float]
+    low: list[float]
+    high: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where the loop goes from another kind of start.
+
+    **Attributes:**
+
+    - `converged`: share of the runs that reached a fixed point.
+    - `same`: of the pairs in which both that run and the one from the own start converged, the
+        share that reached the same fixed point.
+    - `cosine`: path independence, the cosine between the two (of these pairs).
+    """
+
+    converged: Share
+    same: Share
+    cosine: Summary
+
+
+@dataclasses.dataclass(frozen=True)
+class Reachability:
+    """Does iteration get to a fixed point? See `reachability`.
+
+    **Attributes:**
+
+    - `tolerance`: relative residual at which a loop has settled.
+    - `outcomes`: of each example; `shares`: of the examples, for every outcome. `periods`: of
+        those that ended in a cycle, 0 for the others.
+    - `iterations`: a geometric grid; `residual`, `residual_cell`: `|f(z) - z| / |f(z)|` there, in
+        the 2-norm and by the largest cell; `curves`: the former for each example.
+    - `settle_step`: the first iteration whose residual is below the tolerance.
+    - `rate`: the measured factor per iteration by which the residual falls at the end;
+        `predicted_rate`: the spectral radius of df/dz where it ended.
+    - `growth`: `|z_T| / |z_1|`.
+    - `starts`: "gaussian" (noise of the same size as the own start) and "other" (the fixed point of
+        another example).
+    - `basin`: the largest perturbation, relative to `|z*|`, from which it came back in every
+        direction tried, and `basin_limit`, the largest that was tried.
+    """
+
+    tolerance: float
+    outcomes: list[Outcome]
+    shares: dict[str, Share]
+    periods: list[int]
+    iterations: list[int]
+    residual: Band
+    residual_cell: Band
+    curves: list[list[float]]
+    settle_step: Summary
+    rate: Summary
+    predicted_rate: Summary
+    growth: Summary
+    starts: dict[str, Start]
+    basin: Summary
+    basin_limit: float
+
+
+@dataclasses.dataclass(frozen=True)
+class InputDependence:
+    """Do the limits depend on the input, and how? See `input_dependence`.
+
+    **Attributes:**
+
+    - `tolerance`: relative distance below which two fixed points count as one.
+    - `inputs`: 1, 2, 4, ...; `clusters`: distinct fixed points among so many (mean over orders of
+        the examples). `distinct`: clusters over inputs, of all that converged.
+    - `spread`: mean pairwise distance of the fixed points, relative to their size, over that of
+        the inputs; an interval by resampling examples.
+    - `iterations`: a geometric grid; `sensitivity`: `|dz_t/dx|_F` there, through the start as well
+        where it depends on the input. `implicit`: `|(I - J)^-1 df/dx|_F`, of each example that
+        converged; `agreement`: the former at the end over the latter.
+    - `smoothness`: `|z*(x + d) - z*(x)| / |d|` over `|(I - J)^-1 df/dx d| / |d|` for a small d: 1
+        where z* is differentiable.
+    - `probe`: R^2, on examples held out, of the input as a linear function of z*, or None where
+        there were too few.
+    - `points`: the fixed points in the plane of their two main directions (None: not converged);
+        `plane`: share of their variance in it.
+    """
+
+    tolerance: float
+    inputs: list[int]
+    clusters: list[float]
+    distinct: float
+    spread: float
+    spread_low: float
+    spread_high: float
+    iterations: list[int]
+    sensitivity: Band
+    implicit: Summary
+    agreement: Summary
+    smoothness: Summary
+    probe: float | None
+    points: list[list[float] | None]
+    plane: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """What going back through the loop is like. See `geometry`.
+
+    **Attributes:**
+
+    - `iterations`: 0 to the last iteration gone back through; `gradient_norm`: `|dL/dz_t|` there,
+        over `|dL/dz_T|`.
+    - `cosines`: gradient -> cosine of its cotangent to that of the implicit gradient; `ratios`: of
+        their norms.
+    - `sigma_min`, `sigma_max`: of I - J; `condition`: their quotient.
+    - `products`: with J^T that the backward solve took; `solved`: share that reached the tolerance.
+    - `return_factor`: measured growth per iteration of a small push along the leading eigenvector;
+        `return_predicted`: the modulus of its eigenvalue; `returned`: share that came back.
+    """
+
+    iterations: list[int]
+    gradient_norm: Band
+    cosines: dict[str, Summary]
+    ratios: dict[str, Summary]
+    sigma_min: Summary
+    sigma_max: Summary
+    condition: Summary
+    products: Summary
+    solved: Share
+    return_factor: Summary
+    return_predicted: Summary
+    returned: Share
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """The Jacobian df/dz where the loop ended. See `spectrum`.
+
+    **Attributes:**
+
+    - `eigenvalues`: of each example the leading ones, as `[re, im, converged (0 or 1)]`.
+    - `radius`: largest modulus (NaN where the eigenvalue did not converge); `sigma_max`: largest
+        singular value; `non_normality`: `sigma_max / radius`.
+    - `at_fixed_point`: whether the loop had converged there.
+    - `lyapunov`: the leading exponents along the orbit, largest first, per iteration.
+    - `regimes`: "contracting", "marginal" or "expanding" of each example, by the leading exponent
+        and its error; `regime_shares`: of the examples.
+    """
+
+    eigenvalues: list[list[list[float]]]
+    radius: Summary
+    sigma_max: Summary
+    non_normality: Summary
+    at_fixed_point: list[bool]
+    lyapunov: list[Summary]
+    regimes: list[str]
+    regime_shares: dict[str, Share]
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """One of the three verdicts.
+
+    **Attributes:**
+
+    - `verdict`: a few words, or "not measurable".
+    - `because`: one sentence with the numbers it rests on, or why there are none.
+    - `numbers`: those numbers, by their path in the report.
+    """
+
+    verdict: str
+    because: str
+    numbers: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class StabilityReport:
+    """Three axes, each by itself, and what they rest on. There is no overall score.
+
+    **Attributes:**
+
+    - `reachability`, `input_dependence`, `geometry`, `spectrum`: see their types.
+    - `verdict`: axis -> `Statement`.
+    - `predicted`: axis -> `{"claim", "agrees", "because"}`, what a theory says of this map, where
+        there is one; None for a map that nothing is known about.
+    - `settings`: how it was measured; includes `format`, `seconds`.
+    """
+
+    reachability: Reachability
+    input_dependence: InputDependence
+    geometry: Geometry
+    spectrum: Spectrum
+    verdict: dict[str, Statement]
+    predicted: Mapping[str, Any] | None
+    settings: dict[str, Any]
+
+    def tables(self) -> dict[str, Any]:
+        """As nested plain values."""
+        return dataclasses.asdict(self)
