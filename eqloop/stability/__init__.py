@@ -1,5 +1,30 @@
-"""Is a loop stable: reachability, input-dependence and geometry of any map `f(z, x)`."""
+"""Is a loop stable: reachability, input-dependence and geometry of any map `f(z, x)`.
 
+`analyse` measures everything; each axis is also a function of its own, of what `find_limits`
+returns.
+"""
+
+from ._analyse import analyse as analyse
+from ._eigenvalues import Eigenvalues as Eigenvalues
+from ._eigenvalues import leading_eigenvalues as leading_eigenvalues
+from ._geometry import geometry as geometry
+from ._geometry import return_test as return_test
+from ._input_dependence import cluster as cluster
+from ._input_dependence import input_dependence as input_dependence
+from ._input_dependence import linear_probe as linear_probe
+from ._input_dependence import smoothness as smoothness
+from ._limits import Limits as Limits
+from ._limits import classify as classify
+from ._limits import find_limits as find_limits
+from ._limits import settle as settle
+from ._operators import Gram as Gram
+from ._operators import InverseGram as InverseGram
+from ._operators import Jacobian as Jacobian
+from ._operators import input_jacobian as input_jacobian
+from ._operators import state_jacobian as state_jacobian
+from ._reachability import basin_radius as basin_radius
+from ._reachability import rates as rates
+from ._reachability import reachability as reachability
 from ._report import FORMAT as FORMAT
 from ._report import Band as Band
 from ._report import Geometry as Geometry
@@ -9,8 +34,12 @@ from ._report import Spectrum as Spectrum
 from ._report import StabilityReport as StabilityReport
 from ._report import Start as Start
 from ._report import Statement as Statement
+from ._spectrum import jacobian_eigenvalues as jacobian_eigenvalues
+from ._spectrum import lyapunov_exponents as lyapunov_exponents
+from ._spectrum import spectrum as spectrum
 from ._statistics import Share as Share
 from ._statistics import Summary as Summary
 from ._statistics import bootstrap as bootstrap
 from ._statistics import share as share
 from ._statistics import summary as summary
+from ._verdict import judge as judge

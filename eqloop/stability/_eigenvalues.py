@@ -1,0 +1,205 @@
+"""The leading eigenvalues of an operator that is known by its products only."""
+
+import dataclasses
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Complex, Float, Int, PRNGKeyArray, PyTree
+from scipy.linalg import schur
+
+
+@dataclasses.dataclass(frozen=True)
+class Eigenvalues:
+    """The eigenvalues of largest modulus of each operator of a batch, largest first.
+
+    **Attributes:**
+
+    - `values`: NaN where there are fewer, or where products were not finite.
+    - `converged`: whether `|A y - value y| <= rtol |value|` for the unit vector y found with it.
+    - `vectors`: y of the first one.
+    - `products`: with each operator.
+    """
+
+    values: Complex[np.ndarray, "batch count"]
+    converged: Bool[np.ndarray, "batch count"]
+    vectors: Complex[np.ndarray, "batch size"]
+    products: Int[np.ndarray, " batch"]
+
+
+def leading_eigenvalues(
+    operator: Callable[[PyTree, PyTree, PyTree], PyTree],
+    zs: PyTree,
+    xs: PyTree,
+    *,
+    key: PRNGKeyArray,
+    count: int = 6,
+    rtol: float = 1e-4,
+    memory: int = 24,
+    cycles: int = 10,
+) -> Eigenvalues:
+    """Eigenvalues of largest modulus of `v -> operator(z, x, v)`, for each (z, x) of a batch.
+
+    Arnoldi's method with the restarts of Krylov and Schur: a real basis V of a Krylov space is
+    grown to `memory` vectors, in which `A V = V B + v b^T`; of the real Schur form of B the part
+    with the largest eigenvalues is kept, pairs of conjugates whole, and grown again (Stewart 2002,
+    doi:10.1137/S0895479800371529). Products are done in JAX for the whole batch, the small dense
+    problems by LAPACK in float64. An eigenvalue of multiplicity m is found once or more, not
+    necessarily m times.
+
+    **Arguments:**
+
+    - `operator`: a pytree (an Equinox module), or a function made once: another one compiles anew.
+    - `zs`, `xs`: stacked along a first axis.
+    - `count`: eigenvalues wanted; `memory`: vectors kept, more than `count + 2`.
+    - `cycles`: restarts at most; they end when the wanted eigenvalues of all have converged.
+    """
+    size = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], zs))[0].size
+    memory = min(memory, size)
+    basis = _start(zs, jr.split(key, len(jax.tree.leaves(zs)[0])), memory)
+    batch, dtype = len(basis), basis.dtype
+    matrix = np.zeros((batch, memory + 1, memory))
+    begun, products = np.zeros(batch, np.int32), np.zeros(batch, np.int64)
+    ritz: list[_Ritz] = []
+    for cycle in range(cycles):
+        basis, grown = _grow(
+            operator, zs, xs, basis, jnp.asarray(matrix, dtype), jnp.asarray(begun)
+        )
+        matrix = np.array(grown, np.float64)
+        products += memory - begun
+        eps = float(jnp.finfo(dtype).eps)
+        ritz = [_ritz(m, int(b), count, rtol, eps) for m, b in zip(matrix, begun, strict=True)]
+        if cycle == cycles - 1 or all(each.done for each in ritz):
+            break
+        turns = np.zeros((batch, memory + 1, memory + 1))
+        for example, each in enumerate(ritz):
+            turns[example], matrix[example], begun[example] = each.restart(matrix[example])
+        basis = _turn(basis, jnp.asarray(turns, dtype))
+    first = np.zeros((batch, memory), complex)
+    for example, each in enumerate(ritz):
+        first[example, : len(each.first)] = each.first
+    flat = np.asarray(basis[:, :memory])
+    return Eigenvalues(
+        values=np.stack([each.values for each in ritz]),
+        converged=np.stack([each.converged for each in ritz]),
+        vectors=np.einsum("bmn,bm->bn", flat, first),
+        products=products,
+    )
+
+
+@eqx.filter_jit
+def _start(zs: PyTree, keys: PRNGKeyArray, memory: int) -> Float[Array, "batch rows size"]:
+    def one(z, key):
+        flat, _ = ravel_pytree(z)
+        v = jr.normal(key, flat.shape, flat.dtype)
+        rows = jnp.zeros((memory + 1, flat.size), flat.dtype)
+        return rows.at[0].set(v / jnp.linalg.norm(v))
+
+    return jax.vmap(one)(zs, keys)
+
+
+@eqx.filter_jit
+def _grow(
+    operator: Callable,
+    zs: PyTree,
+    xs: PyTree,
+    basis: Float[Array, "batch rows size"],
+    matrix: Float[Array, "batch rows columns"],
+    begun: Int[Array, " batch"],
+) -> tuple[Array, Array]:
+    """Fill the columns from `begun` on, one product each."""
+    columns = matrix.shape[-1]
+
+    def one(operator, z, x, basis, matrix, begun):
+        _, unravel = ravel_pytree(z)
+
+        def column(carry):
+            basis, matrix, j = carry
+            w, _ = ravel_pytree(operator(z, x, unravel(basis[j])))
+            size = jnp.linalg.norm(w)
+            # Gram and Schmidt, twice; the rows that are still to come are zero.
+            h = basis @ w
+            w = w - h @ basis
+            again = basis @ w
+            w = w - again @ basis
+            left = jnp.linalg.norm(w)
+            # What is left of an invariant subspace is rounding: end there.
+            tiny = left <= 10 * jnp.finfo(w.dtype).eps * size
+            row = jnp.where(tiny, 0, w / jnp.where(tiny, 1, left))
+            filled = (h + again).at[j + 1].set(jnp.where(tiny, 0, left))
+            return basis.at[j + 1].set(row), matrix.at[:, j].set(filled), j + 1
+
+        return jax.lax.while_loop(lambda c: c[2] < columns, column, (basis, matrix, begun))[:2]
+
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0, 0, 0))(
+        operator, zs, xs, basis, matrix, begun
+    )
+
+
+@jax.jit
+def _turn(
+    basis: Float[Array, "batch rows size"], turns: Float[Array, "batch rows rows"]
+) -> Float[Array, "batch rows size"]:
+    return jnp.einsum("brs,brn->bsn", turns, basis)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ritz:
+    """What the small problem of one example says; `first` are coordinates of the leading vector."""
+
+    values: np.ndarray
+    converged: np.ndarray
+    first: np.ndarray
+    keep: int
+    cut: float
+
+    @property
+    def done(self) -> bool:
+        return bool(np.all(self.converged | np.isnan(self.values)))
+
+    def restart(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+        """How to combine the basis, its new matrix, and the column to go on from. An example that
+        is done, or cannot go on, stays as it is."""
+        rows, columns = matrix.shape
+        if self.keep == 0:
+            return np.eye(rows), matrix, columns
+        form, turn, kept = schur(  # pyright: ignore[reportAssignmentType]
+            matrix[:columns], output="real", sort=lambda re, im: np.hypot(re, im) > self.cut
+        )
+        turns, new = np.zeros((rows, rows)), np.zeros_like(matrix)
+        turns[:columns, :kept] = turn[:, :kept]
+        turns[columns, kept] = 1  # the vector to go on with
+        new[:kept, :kept] = form[:kept, :kept]
+        new[kept, :kept] = matrix[columns] @ turn[:, :kept]
+        return turns, new, kept
+
+
+def _ritz(matrix: np.ndarray, begun: int, count: int, rtol: float, eps: float) -> _Ritz:
+    columns = matrix.shape[1]
+    values, converged = np.full(count, complex(np.nan, np.nan)), np.zeros(count, bool)
+    if not np.all(np.isfinite(matrix)):
+        return _Ritz(values, converged, np.zeros(1), 0, 0.0)
+    # A zero below the diagonal of a new column ends the basis: what is before it is exact.
+    size = next((j + 1 for j in range(begun, columns) if matrix[j + 1, j] == 0), columns)
+    small, last = matrix[:size, :size], matrix[size, :size]
+    found, vectors = np.linalg.eig(small)
+    order = np.argsort(-np.abs(found), kind="stable")
+    found, vectors = found[order], vectors[:, order]
+    residual = np.abs(last @ vectors)
+    top = min(count, size)
+    values[:top] = found[:top]
+    floor = 10 * eps * np.linalg.norm(small, 2)
+    converged[:top] = residual[:top] <= np.maximum(rtol * np.abs(found[:top]), floor)
+    if size < columns or converged[:top].all() or size <= count + 2:
+        return _Ritz(values, converged, vectors[:, 0], 0, 0.0)
+    # Cut where the moduli leave the widest gap: never inside a pair of conjugates.
+    moduli = np.abs(found)
+    places = np.arange(count, max(count + 1, (size + count) // 2))
+    gaps = moduli[places] / np.maximum(moduli[places - 1], np.finfo(float).tiny)
+    keep = int(places[np.argmin(gaps)])
+    cut = float(np.sqrt(moduli[keep - 1] * moduli[keep]))
+    return _Ritz(values, converged, vectors[:, 0], keep, cut)

@@ -1,0 +1,216 @@
+"""What going back through the loop is like: gradient norms, conditioning, and what returns."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from .._linear import solve_identity_minus
+from .._norms import two_norm
+from ._eigenvalues import Eigenvalues, leading_eigenvalues
+from ._limits import Limits
+from ._operators import Gram, InverseGram, state_jacobian
+from ._reachability import band, comes_back
+from ._report import Geometry
+from ._spectrum import jacobian_eigenvalues
+from ._statistics import share, summary
+
+BACKWARD = 32
+TERMS = (1, 2, 4, 8, 16)
+PHANTOM = (4, 8)
+DAMPING = 0.5
+PUSH = 1e-2
+PUSHED_STEPS = 8
+
+Loss = Callable[[Any, Any], Array]
+
+
+def geometry(
+    limits: Limits,
+    *,
+    key: PRNGKeyArray,
+    loss: Loss | None = None,
+    targets: PyTree = None,
+    leading: Eigenvalues | None = None,
+) -> Geometry:
+    """Gradients of a loss at the end of each loop, on their way back.
+
+    `|dL/dz_t|` is of the first 32 iterations from the start, each gone back through. All else is at
+    the fixed points, of the examples that converged: the cotangent `u = (I - J)^-T g` of the
+    implicit gradient against those of the others (`sum_{k < K} (J^T)^k g` for the Neumann series,
+    which there is also that of backpropagation through K iterations; damped, for the phantom
+    gradient), the singular values of `I - J`, and a push of a hundredth of the state along the
+    leading eigenvector of J, which returns if and only if the eigenvalue lies inside the unit
+    circle.
+
+    **Arguments:**
+
+    - `limits`: of `find_limits`.
+    - `loss`: of one state and its target; by default a random linear function of the state.
+    - `targets`: stacked, one for each example (any pytree of arrays).
+    - `leading`: of `jacobian_eigenvalues`, where they are known already.
+    """
+    loss_key, eigen_key, *sigma_keys = jr.split(key, 4)
+    if leading is None:
+        leading = jacobian_eigenvalues(limits, key=eigen_key)
+    f, xs, there = limits.f, limits.xs, limits.converged
+    keys = jr.split(loss_key, len(limits))
+    loss = _linear if loss is None else loss
+    if loss is _linear:
+        targets = _random(limits.z0s, keys)
+    norms = _backward(f, loss, limits.z0s, xs, targets, min(BACKWARD, limits.iterations))
+    rtol = max(1e-6, 100 * limits.eps)
+    likeness, residual, products, solved = _cotangents(f, loss, limits.state, xs, targets, rtol)
+    del residual
+    solved = np.asarray(solved)
+    usable = there & solved
+    gram = Gram(f, minus=True)
+    largest = leading_eigenvalues(gram, limits.state, xs, key=sigma_keys[0], count=1, memory=12)
+    inverse = InverseGram(f, rtol)
+    smallest = leading_eigenvalues(
+        inverse, limits.state, xs, key=sigma_keys[1], count=1, memory=10, cycles=2
+    )
+    sigma_max = np.sqrt(np.where(there, np.real(largest.values[:, 0]), math.nan))
+    inverse_square = np.where(
+        there & smallest.converged[:, 0], np.real(smallest.values[:, 0]), math.nan
+    )
+    sigma_min = 1 / np.sqrt(inverse_square)
+    factor, returned = return_test(limits, leading)
+    return Geometry(
+        iterations=list(range(norms.shape[1])),
+        gradient_norm=band(np.asarray(norms, np.float64)),
+        cosines={name: summary(np.where(usable, c, math.nan)) for name, (c, _) in likeness.items()},
+        ratios={name: summary(np.where(usable, r, math.nan)) for name, (_, r) in likeness.items()},
+        sigma_min=summary(sigma_min),
+        sigma_max=summary(sigma_max),
+        condition=summary(sigma_max / sigma_min),
+        products=summary(np.where(there, np.asarray(products, np.float64), math.nan)),
+        solved=share(solved[there]),
+        return_factor=summary(factor),
+        return_predicted=summary(
+            np.where(np.isfinite(factor), np.abs(leading.values[:, 0]), math.nan)
+        ),
+        returned=share(returned[there]),
+    )
+
+
+def return_test(
+    limits: Limits, leading: Eigenvalues
+) -> tuple[Float[np.ndarray, " examples"], np.ndarray]:
+    """The growth per iteration, over 8 of them, of a small push of each fixed point along the
+    leading eigenvector of J (in the plane of its real and imaginary parts), and whether the loop
+    comes back. The growth is NaN where the loop did not converge or the eigenvector did not."""
+    real, imaginary = (jnp.asarray(part(leading.vectors)) for part in (np.real, np.imag))
+    growth, pushed = _push_along(limits.f, limits.state, limits.xs, real, imaginary)
+    known = limits.converged & leading.converged[:, 0]
+    factor = np.where(known, np.asarray(growth, np.float64), math.nan)
+    return factor, comes_back(limits, pushed, limits.state, limits.xs)
+
+
+def _linear(z: PyTree, direction: PyTree) -> Array:
+    return sum(
+        (
+            jnp.sum(a * b)
+            for a, b in zip(jtu.tree_leaves(z), jtu.tree_leaves(direction), strict=True)
+        ),
+        start=jnp.zeros(()),
+    )
+
+
+@eqx.filter_jit
+def _random(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
+    def one(z, key):
+        flat, unravel = ravel_pytree(z)
+        return unravel(jr.normal(key, flat.shape, flat.dtype))
+
+    return jax.vmap(one)(zs, keys)
+
+
+@eqx.filter_jit
+def _backward(
+    f, loss: Loss, z0s: PyTree, xs: PyTree, targets: PyTree, steps: int
+) -> Float[Array, "examples iterations"]:
+    """`|dL/dz_t| / |dL/dz_T|` for t = 0 ... T."""
+
+    def one(f, z0, x, target):
+        last, states = jax.lax.scan(lambda z, _: (f(z, x), z), z0, length=steps)
+        g = jax.grad(loss)(last, target)
+
+        def back(g, z):
+            g = jax.vjp(lambda z: f(z, x), z)[1](g)[0]
+            return g, two_norm(g)
+
+        norms = jax.lax.scan(back, g, states, reverse=True)[1]
+        return jnp.append(norms, two_norm(g)) / two_norm(g)
+
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, z0s, xs, targets)
+
+
+@eqx.filter_jit
+def _cotangents(f, loss: Loss, states: PyTree, xs: PyTree, targets: PyTree, rtol: float):
+    """Cosine and quotient of norms of each gradient's cotangent to the implicit one; residual,
+    products and success of the solve for that one."""
+
+    def one(f, z, x, target):
+        g, unravel = ravel_pytree(jax.grad(loss)(z, target))
+        transposed = state_jacobian(f, z, x).T.mv
+
+        def product(v):
+            return ravel_pytree(transposed(unravel(v)))[0]
+
+        found = solve_identity_minus(product, g, rtol=rtol, restart=20, cycles=10)
+        truth = found.u
+
+        def like(u):
+            sizes = jnp.linalg.norm(u), jnp.linalg.norm(truth)
+            return u @ truth / (sizes[0] * sizes[1]), sizes[0] / sizes[1]
+
+        def series(product, terms, scale):
+            """The partial sums `scale sum_{k < K} A^k g` for each K of `terms`."""
+
+            def body(carry, _):
+                power, total = carry
+                total = total + power
+                return (product(power), total), total
+
+            sums = jax.lax.scan(body, (scale * g, jnp.zeros_like(g)), length=max(terms))[1]
+            return [sums[k - 1] for k in terms]
+
+        damped = lambda v: (1 - DAMPING) * product(v) + DAMPING * v  # noqa: E731
+        names = ["one-step" if k == 1 else f"neumann-{k}" for k in TERMS]
+        names += [f"phantom-{k}" for k in PHANTOM]
+        sums = series(product, TERMS, 1.0) + series(damped, PHANTOM, 1 - DAMPING)
+        told = {name: like(u) for name, u in zip(names, sums, strict=True)}
+        return told, found.residual, found.products, found.solved
+
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, states, xs, targets)
+
+
+@eqx.filter_jit
+def _push_along(
+    f, states: PyTree, xs: PyTree, real: Float[Array, "n size"], imaginary: Float[Array, "n size"]
+) -> tuple[Float[Array, " n"], PyTree]:
+    def one(f, z, x, real, imaginary):
+        flat, unravel = ravel_pytree(z)
+        size = jnp.linalg.norm(flat)
+        size = PUSH * jnp.where(size > 0, size, 1)
+        directions = size * jnp.stack([real, imaginary]).astype(flat.dtype)
+
+        def run(v):
+            end = jax.lax.fori_loop(0, PUSHED_STEPS, lambda _, z: f(z, x), unravel(flat + v))
+            return ravel_pytree(end)[0]
+
+        # Against where the state itself goes: it need not be a fixed point to the last digit.
+        moved = jax.vmap(run)(directions) - run(jnp.zeros_like(flat))
+        growth = jnp.linalg.norm(moved) / jnp.linalg.norm(directions)
+        return growth ** (1 / PUSHED_STEPS), unravel(flat + directions[0])
+
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0, 0))(f, states, xs, real, imaginary)

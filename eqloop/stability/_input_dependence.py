@@ -1,0 +1,277 @@
+"""Do the fixed points depend on the input, and do they smoothly?"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist, squareform
+
+from .._linear import solve_identity_minus
+from .._norms import two_norm
+from ._limits import Limits, settle, take
+from ._operators import input_jacobian, state_jacobian, subtract
+from ._reachability import SAME, band, geometric
+from ._report import InputDependence
+from ._statistics import CONFIDENCE, summary
+
+PROBES = 4
+ORDERS = 20
+NUDGE = 1e-2
+"""Size of the change of an input by which smoothness is measured, relative to the input."""
+LEAST = 8
+"""Examples without which no linear probe is fitted."""
+
+
+def input_dependence(
+    limits: Limits, *, key: PRNGKeyArray, detail: Limits | None = None, tolerance: float = SAME
+) -> InputDependence:
+    """Count the fixed points, compare their spread with that of the inputs, and differentiate them.
+
+    **Arguments:**
+
+    - `limits`: of `find_limits`.
+    - `detail`: the examples (some of `limits`) that are differentiated; by default all.
+    - `tolerance`: relative distance below which two fixed points count as one.
+    """
+    detail = limits if detail is None else detail
+    probe_key, nudge_key = jr.split(key)
+    there = np.flatnonzero(limits.converged)
+    points, inputs = _rows(limits.state)[there], _rows(limits.xs)[there]
+    apart = pdist(points) / max(_size(points), np.finfo(float).tiny) if len(there) > 1 else None
+    labels = cluster(apart, tolerance) if apart is not None else np.zeros(len(there), int)
+    counts, clusters = _growth(labels)
+    spread = _spread(points, inputs)
+    grid = geometric(limits.iterations)
+    keys = jr.split(probe_key, len(detail))
+    squares, implicit = _differentiate(
+        detail.f,
+        detail.start,
+        detail.z0s,
+        detail.state,
+        detail.xs,
+        keys,
+        detail.iterations,
+        _rtol(detail),
+    )
+    sensitivity = np.sqrt(np.asarray(squares, np.float64))
+    implicit = np.where(detail.converged, np.sqrt(np.asarray(implicit, np.float64)), math.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        agreement = sensitivity[:, -1] / implicit
+    plane, share_in_plane = _plane(points)
+    flat: list[list[float] | None] = [None] * len(limits)
+    for example, point in zip(there, plane, strict=True):
+        flat[example] = point.tolist()
+    return InputDependence(
+        tolerance=tolerance,
+        inputs=counts,
+        clusters=clusters,
+        distinct=len(set(labels.tolist())) / len(labels) if len(labels) else math.nan,
+        spread=spread[0],
+        spread_low=spread[1],
+        spread_high=spread[2],
+        iterations=grid,
+        sensitivity=band(sensitivity[:, np.array(grid) - 1]),
+        implicit=summary(implicit),
+        agreement=summary(agreement),
+        smoothness=summary(smoothness(detail, key=nudge_key)),
+        probe=linear_probe(take(limits.state, there), take(limits.xs, there)),
+        points=flat,
+        plane=share_in_plane,
+    )
+
+
+def cluster(distances: Float[np.ndarray, " pairs"], tolerance: float) -> Int[np.ndarray, " points"]:
+    """The number of the cluster of each point: those that a chain of steps of at most `tolerance`
+    joins (single linkage). **Arguments:** `distances`: condensed, as of SciPy's `pdist`."""
+    return fcluster(linkage(distances, "single"), tolerance, "distance")
+
+
+def smoothness(limits: Limits, *, key: PRNGKeyArray) -> Float[np.ndarray, " examples"]:
+    """`|z*(x + d) - z*(x)|` over `|(I - J)^-1 df/dx d|`, for a random d of a hundredth of x: 1
+    where z* is differentiable and d small enough. NaN where a loop did not converge, or where the
+    fixed point does not depend on the input to first order."""
+    rtol = 8 * limits.eps
+    keys = jr.split(key, len(limits))
+    moved, tangent = _nudge(limits.f, limits.state, limits.xs, keys, _rtol(limits))
+    state, converged = settle(
+        limits.f, limits.state, moved, rtol=rtol, max_steps=4 * limits.iterations
+    )
+    secant = np.asarray(_difference(state, limits.state), np.float64)
+    tangent = np.asarray(tangent, np.float64)
+    # Rounding may keep a residual above `rtol` for ever: what counts is that it moved by more.
+    sizes = np.linalg.norm(_rows(limits.state), axis=1)
+    known = limits.converged & (converged | (secant > 100 * rtol * sizes)) & (tangent > 0)
+    return np.where(known, secant / np.where(tangent > 0, tangent, 1), math.nan)
+
+
+def linear_probe(states: PyTree, inputs: PyTree) -> float | None:
+    """R^2, on the quarter of the examples that was held out, of a ridge regression of the inputs on
+    the states; None for fewer than 8 examples, and where the inputs do not vary.
+
+    Where state and input are arrays over the same cells, the regression is from each cell to its
+    own input, else from the whole state to the whole input.
+    """
+    z, x = _rows(states), _rows(inputs)
+    if len(z) < LEAST or not x.size:
+        return None
+    kept = len(z) - len(z) // 4
+    z_leaves, x_leaves = jtu.tree_leaves(states), jtu.tree_leaves(inputs)
+    if len(z_leaves) == len(x_leaves) == 1 and z_leaves[0].shape[:-1] == x_leaves[0].shape[:-1]:
+        z, x = (
+            np.asarray(a, np.float64).reshape(len(z), -1, a.shape[-1])
+            for a in (z_leaves[0], x_leaves[0])
+        )
+    train, test = (
+        [a[part].reshape(-1, a.shape[-1]) for a in (z, x)]
+        for part in (slice(kept), slice(kept, None))
+    )
+    z_mean, x_mean = train[0].mean(0), train[1].mean(0)
+    total = np.sum((test[1] - x_mean) ** 2)
+    if total == 0:
+        return None
+    a, b = train[0] - z_mean, train[1] - x_mean
+    ridge = 1e-3 * np.mean(np.square(a)) * len(a)
+    if ridge == 0:  # all states are one: nothing can be read off
+        return 0.0
+    if len(a) < a.shape[1]:  # the smaller of two equal systems
+        weights = a.T @ np.linalg.solve(a @ a.T + ridge * np.eye(len(a)), b)
+    else:
+        weights = np.linalg.solve(a.T @ a + ridge * np.eye(a.shape[1]), a.T @ b)
+    return float(1 - np.sum((test[1] - x_mean - (test[0] - z_mean) @ weights) ** 2) / total)
+
+
+def _growth(labels: np.ndarray) -> tuple[list[int], list[float]]:
+    """Distinct labels among the first n, averaged over orders of the examples."""
+    if not len(labels):
+        return [], []
+    counts = sorted({*(2**k for k in range(len(labels).bit_length())), len(labels)})
+    counts = [n for n in counts if n <= len(labels)]
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(labels) for _ in range(ORDERS)]
+    return counts, [float(np.mean([len(set(o[:n])) for o in orders])) for n in counts]
+
+
+def _spread(points: np.ndarray, inputs: np.ndarray) -> tuple[float, float, float]:
+    """Mean pairwise distance over size, of the points over that of the inputs; 95 % by
+    resampling."""
+    if len(points) < 3 or not inputs.size or _size(inputs) == 0:
+        return math.nan, math.nan, math.nan
+    z, x = squareform(pdist(points)) / _size(points), squareform(pdist(inputs)) / _size(inputs)
+    if not x.any():
+        return math.nan, math.nan, math.nan
+    drawn = np.random.default_rng(0).integers(0, len(z), (500, len(z)))
+    # An example drawn twice is no pair with itself: only pairs of different examples count, and
+    # their number cancels in the quotient.
+    found = [
+        z[np.ix_(rows, rows)].sum() / total
+        for rows in drawn
+        if (total := x[np.ix_(rows, rows)].sum()) > 0
+    ]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(found, [tail, 1 - tail])
+    return float(z.sum() / x.sum()), float(low), float(high)
+
+
+def _plane(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Coordinates along the two main directions, and their share of the variance."""
+    if len(points) < 2:
+        return np.zeros((len(points), 2)), math.nan
+    u, s, _ = np.linalg.svd(points - points.mean(0), full_matrices=False)
+    flat = np.zeros((len(points), 2))
+    kept = min(2, len(s))
+    flat[:, :kept] = u[:, :kept] * s[:kept]
+    total = np.sum(s**2)
+    return flat, float(np.sum(s[:2] ** 2) / total) if total else math.nan
+
+
+def _rows(tree: PyTree) -> Float[np.ndarray, "examples size"]:
+    """Each example as one row, in float64; what is not a floating-point number does not count."""
+    leaves = [leaf for leaf in jtu.tree_leaves(tree) if eqx.is_inexact_array(leaf)]
+    flat = [
+        np.asarray(leaf, np.float64).reshape(len(leaf), math.prod(leaf.shape[1:]))
+        for leaf in leaves
+    ]
+    examples = len(next(iter(jtu.tree_leaves(tree)), ()))
+    return np.concatenate(flat, axis=1) if flat else np.zeros((examples, 0))
+
+
+def _size(rows: np.ndarray) -> float:
+    """The mean norm."""
+    return float(np.linalg.norm(rows, axis=1).mean()) if rows.size else 0.0
+
+
+def _rtol(limits: Limits) -> float:
+    return max(1e-8, 100 * limits.eps)
+
+
+def _draw(tree: PyTree, key: PRNGKeyArray) -> PyTree:
+    leaves, structure = jtu.tree_flatten(eqx.filter(tree, eqx.is_inexact_array))
+    keys = jr.split(key, max(1, len(leaves)))
+    drawn = [jr.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)]
+    return jtu.tree_unflatten(structure, drawn)
+
+
+def _solve(f, z, x, v: PyTree, rtol: float) -> PyTree:
+    """`(I - J)^-1 df/dx v`; NaN where it could not be solved."""
+    right = input_jacobian(f, z, x).mv(v)
+    found = solve_identity_minus(
+        state_jacobian(f, z, x).mv, right, rtol=rtol, restart=20, cycles=10
+    )
+    zero = two_norm(right) == 0  # which has the solution zero, to no relative tolerance
+    return jtu.tree_map(lambda u: jnp.where(zero, 0, jnp.where(found.solved, u, jnp.nan)), found.u)
+
+
+@eqx.filter_jit
+def _differentiate(
+    f, start, z0s: PyTree, states: PyTree, xs: PyTree, keys: PRNGKeyArray, steps: int, rtol: float
+) -> tuple[Float[Array, "examples iterations"], Float[Array, " examples"]]:
+    """`|dz_t/dx|_F^2` after each iteration and `|(I - J)^-1 df/dx|_F^2`, by Hutchinson's estimate
+    `|A|_F^2 = E |A v|^2` with Gaussian v, the same for both."""
+
+    def one(f, start, z0, state, x, key):
+        floats, rest = eqx.partition(x, eqx.is_inexact_array)
+        probes = jax.vmap(lambda k: _draw(x, k))(jr.split(key, PROBES))
+
+        def begin(v):
+            if start is None:
+                return jtu.tree_map(jnp.zeros_like, z0)
+            return jax.jvp(lambda floats: start(eqx.combine(floats, rest)), (floats,), (v,))[1]
+
+        def body(carry, _):
+            z, tangents = carry
+            value, push = jax.linearize(
+                lambda z, floats: f(z, eqx.combine(floats, rest)), z, floats
+            )
+            tangents = jax.vmap(push)(tangents, probes)
+            return (value, tangents), jnp.mean(jnp.square(jax.vmap(two_norm)(tangents)))
+
+        orbit = jax.lax.scan(body, (z0, jax.vmap(begin)(probes)), length=steps)[1]
+        solved = jax.vmap(lambda v: two_norm(_solve(f, state, x, v, rtol)))(probes)
+        return orbit, jnp.mean(jnp.square(solved))
+
+    return eqx.filter_vmap(one, in_axes=(None, None, 0, 0, 0, 0))(f, start, z0s, states, xs, keys)
+
+
+@eqx.filter_jit
+def _nudge(f, states: PyTree, xs: PyTree, keys: PRNGKeyArray, rtol: float):
+    def one(f, state, x, key):
+        floats, rest = eqx.partition(x, eqx.is_inexact_array)
+        d = _draw(x, key)
+        length = two_norm(d)
+        scale = NUDGE * two_norm(floats) / jnp.where(length > 0, length, 1)
+        d = jtu.tree_map(lambda a: a * scale.astype(a.dtype), d)
+        moved = jtu.tree_map(lambda a, b: a + b, floats, d)
+        return eqx.combine(moved, rest), two_norm(_solve(f, state, x, d, rtol))
+
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, states, xs, keys)
+
+
+@eqx.filter_jit
+def _difference(a: PyTree, b: PyTree) -> Float[Array, " examples"]:
+    return jax.vmap(lambda a, b: two_norm(subtract(a, b)))(a, b)

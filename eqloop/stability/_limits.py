@@ -1,0 +1,265 @@
+"""Where a loop goes from its own start: the orbit, followed to its end and classified."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .._norms import largest_cell_norm, relative, relative_residual, two_norm
+from .._solver import FixedPoint, iterate
+from ._report import Outcome
+
+Map = Callable[[Any, Any], Any]
+Progress = Callable[[int, int | None], None]
+
+CHUNK = 32
+LONGEST = 16
+"""The longest cycle that is looked for."""
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The ends of the orbits of a batch, and how they got there; what every axis begins with.
+
+    **Attributes:**
+
+    - `f`, `start`, `xs`, `z0s`: the map, the function from inputs to starts (or None), the
+        inputs and the starts, stacked along a first axis.
+    - `iterations`, `rtol`: how far they were followed; the relative residual at which one has
+        settled.
+    - `state`: the last iterates. Where the loop converged, polished by further iterations to a
+        residual that the precision allows.
+    - `residuals`, `cells`: `|f(z) - z| / |f(z)|` of each iteration, in the 2-norm and by the
+        largest cell; `steps`: `|f(z) - z|`; `sizes`: `|f(z)|`.
+    - `outcomes`, `periods`: see `classify`.
+    """
+
+    f: Map
+    start: Callable[[Any], Any] | None
+    z0s: PyTree
+    xs: PyTree
+    iterations: int
+    rtol: float
+    state: PyTree
+    residuals: Float[np.ndarray, "examples iterations"]
+    cells: Float[np.ndarray, "examples iterations"]
+    steps: Float[np.ndarray, "examples iterations"]
+    sizes: Float[np.ndarray, "examples iterations"]
+    outcomes: list[Outcome]
+    periods: Int[np.ndarray, " examples"]
+
+    def __len__(self) -> int:
+        return len(self.outcomes)
+
+    @property
+    def converged(self) -> Bool[np.ndarray, " examples"]:
+        return np.array([outcome == "converged" for outcome in self.outcomes])
+
+    @property
+    def eps(self) -> float:
+        """Of the precision of the states."""
+        return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jtu.tree_leaves(self.z0s))
+
+    def take(self, index: np.ndarray) -> "Limits":
+        """Some of the examples."""
+        chosen = {
+            field.name: take(getattr(self, field.name), index)
+            for field in dataclasses.fields(self)
+            if field.name
+            in {"z0s", "xs", "state", "residuals", "cells", "steps", "sizes", "periods"}
+        }
+        return dataclasses.replace(self, outcomes=[self.outcomes[i] for i in index], **chosen)
+
+
+def find_limits(
+    f: Map,
+    z0s: PyTree,
+    xs: PyTree,
+    *,
+    iterations: int = 256,
+    rtol: float = 1e-4,
+    progress: Progress | None = None,
+) -> Limits:
+    """Iterate `z <- f(z, x)` from each start and say where it went. Memory does not grow with the
+    iterations (but for a few numbers each).
+
+    **Arguments:**
+
+    - `f`: any function of a state and an input, both pytrees of arrays, for one example.
+    - `z0s`: the starts, stacked along a first axis; or a function that makes the start of one
+        example from its input, so that what the limit owes to the start can be told.
+    - `xs`: the inputs, stacked.
+    - `iterations`: at least 16. `rtol`: relative residual at which a loop has settled.
+    - `progress`: called with the iterations done and their number.
+
+    **Raises** `ValueError` for arguments out of range and for starts and inputs of different
+    number.
+    """
+    if iterations < LONGEST:
+        raise ValueError(f"iterations = {iterations} must be at least {LONGEST}")
+    if not 0 < rtol < 1:
+        raise ValueError(f"rtol = {rtol} must be between 0 and 1")
+    start = z0s if callable(z0s) else None
+    if start is not None:
+        z0s = _starts(start, xs)
+    counts = {len(leaf) for leaf in jtu.tree_leaves((z0s, xs))}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"z0s and xs must be stacks of as many examples, not {sorted(counts)}")
+    z, parts = z0s, []
+    for done in range(0, iterations, CHUNK):
+        if progress is not None:
+            progress(done, iterations)
+        z, told = _follow(f, z, xs, min(CHUNK, iterations - done))
+        parts.append(jax.device_get(told))
+    told = [np.concatenate(each, axis=1).astype(np.float64) for each in zip(*parts, strict=True)]
+    residuals, _, steps, sizes = told
+    returns = np.asarray(_returns(f, z, xs), np.float64)
+    outcomes, periods = classify(residuals, steps, sizes, returns, rtol)
+    there = np.array([outcome == "converged" for outcome in outcomes])
+    # As close as the precision allows: what is measured there is of the fixed point, then.
+    fine, _ = settle(f, z, xs, rtol=_finest(z0s), max_steps=iterations)
+    state = jtu.tree_map(
+        lambda a, b: jnp.where(there.reshape(-1, *[1] * (a.ndim - 1)), a, b), fine, z
+    )
+    return Limits(
+        f, start, z0s, xs, iterations, rtol, state, *told, outcomes=outcomes, periods=periods
+    )
+
+
+def classify(
+    residuals: Float[np.ndarray, "examples iterations"],
+    steps: Float[np.ndarray, "examples iterations"],
+    sizes: Float[np.ndarray, "examples iterations"],
+    returns: Float[np.ndarray, "examples periods"],
+    rtol: float,
+) -> tuple[list[Outcome], Int[np.ndarray, " examples"]]:
+    """How each orbit ended, and the period where that was a cycle (else 0).
+
+    In this order:
+
+    - diverged: not finite; or in the last quarter a quarter larger than in all of the first half,
+      by steps that did not become smaller (the relative residual of a drift falls, like `1 / t`);
+    - converged: the last relative residual is at most `rtol`;
+    - slow: the steps still become smaller, over each quarter of the second half and by 2 % in all;
+    - cycle: back where it was after p iterations, for the least p, to a hundredth of the way that
+      it makes in one;
+    - wandering: none of these, bounded: quasi-periodic, chaotic, or a longer cycle.
+
+    **Arguments:** `returns`: `|z_{T+p} - z_T| / |z_T|` for p = 1, 2, ...; the others see `Limits`.
+    """
+    outcomes: list[Outcome] = []
+    periods = np.zeros(len(residuals), np.int64)
+    half = residuals.shape[1] // 2
+    for example, (residual, step, size, back) in enumerate(
+        zip(residuals, steps, sizes, returns, strict=True)
+    ):
+        if not np.all(np.isfinite(size)):
+            outcomes.append("diverged")
+            continue
+        quarters = [
+            np.log(np.maximum(each, 1e-300)).mean() for each in np.array_split(step[half:], 4)
+        ]
+        falls = -np.diff(quarters)
+        period = next((p for p, way in enumerate(back, 1) if way <= 0.01 * back[0]), 0)
+        grown = size[-len(size) // 4 :].max() > 1.25 * size[:half].max()
+        if grown and quarters[-1] > quarters[0] - 0.5:
+            outcomes.append("diverged")
+        elif residual[-1] <= rtol:
+            outcomes.append("converged")
+        elif np.all(falls > 0) and falls.sum() > 0.02:
+            outcomes.append("slow")
+        elif period:
+            outcomes.append("cycle")
+            periods[example] = period
+        else:
+            outcomes.append("wandering")
+    return outcomes, periods
+
+
+def settle(
+    f: Map, zs: PyTree, xs: PyTree, *, rtol: float, max_steps: int
+) -> tuple[PyTree, Bool[np.ndarray, " examples"]]:
+    """Plain iteration of each, until its relative residual is `rtol`: the iterates with the lowest
+    residual, and whether it got there."""
+    state, converged = _settle(f, zs, xs, jnp.asarray(rtol), jnp.asarray(max_steps))
+    return state, np.asarray(converged)
+
+
+def settle_steps(limits: Limits) -> Float[np.ndarray, " examples"]:
+    """The first iteration, from 1, whose residual is at most the tolerance; NaN where none is, and
+    where the orbit did not end in a fixed point."""
+    below = limits.residuals <= limits.rtol
+    first = np.where(below.any(1), below.argmax(1) + 1.0, math.nan)
+    return np.where(limits.converged, first, math.nan)
+
+
+def take(tree: PyTree, index: np.ndarray) -> PyTree:
+    """Rows of every array."""
+    return jtu.tree_map(lambda leaf: leaf[index], tree)
+
+
+def distance(a: PyTree, b: PyTree) -> Float[np.ndarray, " examples"]:
+    """`|a - b| / |b|` of each example."""
+    return np.asarray(_distance(a, b), np.float64)
+
+
+def _finest(zs: PyTree) -> float:
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jtu.tree_leaves(zs))
+    return 8 * eps
+
+
+@eqx.filter_jit
+def _starts(start: Callable, xs: PyTree) -> PyTree:
+    return jax.vmap(start)(xs)
+
+
+@eqx.filter_jit
+def _follow(f: Map, zs: PyTree, xs: PyTree, steps: int) -> tuple[PyTree, tuple[Array, ...]]:
+    def one(f, z, x):
+        def body(z, _):
+            value = f(z, x)
+            step, size, residual = relative(value, z)
+            cell = relative(value, z, largest_cell_norm)[2]
+            return value, (residual, cell, step, size)
+
+        return jax.lax.scan(body, z, length=steps)
+
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0))(f, zs, xs)
+
+
+@eqx.filter_jit
+def _returns(f: Map, zs: PyTree, xs: PyTree) -> Float[Array, "examples periods"]:
+    def one(f, start, x):
+        def body(z, _):
+            z = f(z, x)
+            return z, relative_residual(start, z)
+
+        return jax.lax.scan(body, start, length=LONGEST)[1]
+
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0))(f, zs, xs)
+
+
+@eqx.filter_jit
+def _settle(f: Map, zs: PyTree, xs: PyTree, rtol: Array, max_steps: Array):
+    def one(f, z, x):
+        solver = FixedPoint(rtol=rtol)  # pyright: ignore[reportArgumentType]
+        _, progress = iterate(lambda z: f(z, x), solver, z, max_steps=max_steps)
+        return progress.best, progress.converged
+
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0))(f, zs, xs)
+
+
+@eqx.filter_jit
+def _distance(a: PyTree, b: PyTree) -> Float[Array, " examples"]:
+    def one(a, b):
+        return two_norm(jtu.tree_map(lambda a, b: a - b, a, b)) / two_norm(b)
+
+    return jax.vmap(one)(a, b)

@@ -1,0 +1,227 @@
+"""Does iteration get to a fixed point, from where, and how fast?"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from .._norms import two_norm
+from ._limits import OUTCOMES, Limits, distance, settle, settle_steps, take
+from ._report import Band, Reachability, Start
+from ._statistics import share, summary
+
+SAME = 1e-2
+"""Relative distance below which two fixed points count as one."""
+BASIN_LIMIT = 4.0
+DIRECTIONS = 4
+BISECTIONS = 6
+
+
+def reachability(
+    limits: Limits,
+    *,
+    key: PRNGKeyArray,
+    detail: Limits | None = None,
+    predicted_rate: Float[np.ndarray, " examples"] | None = None,
+) -> Reachability:
+    """How the orbits ended, at which rate, and whether other starts lead to the same fixed points.
+
+    The measured rate is `exp` of the slope of `log |f(z_t) - z_t|` over the last half of the
+    descent (above rounding); for a fixed point at which J has spectral radius rho it is rho.
+
+    **Arguments:**
+
+    - `limits`: of `find_limits`.
+    - `detail`: the examples (some of `limits`) whose basins are measured; by default all.
+    - `predicted_rate`: the spectral radius at the end of each orbit, where it is known.
+    """
+    gaussian_key, basin_key = jr.split(key)
+    grid = geometric(limits.iterations)
+    at = np.array(grid) - 1
+    others = np.roll(np.arange(len(limits)), 1)
+    starts = {
+        "gaussian": _noise(limits.z0s, jr.split(gaussian_key, len(limits))),
+        "other": take(limits.state, others),
+    }
+    unknown = np.full(len(limits), math.nan)
+    return Reachability(
+        tolerance=limits.rtol,
+        outcomes=limits.outcomes,
+        shares={
+            name: share(np.array([each == name for each in limits.outcomes])) for name in OUTCOMES
+        },
+        periods=limits.periods.tolist(),
+        iterations=grid,
+        residual=band(limits.residuals[:, at]),
+        residual_cell=band(limits.cells[:, at]),
+        curves=limits.residuals[:, at].tolist(),
+        settle_step=summary(settle_steps(limits)),
+        rate=summary(rates(limits)),
+        predicted_rate=summary(unknown if predicted_rate is None else predicted_rate),
+        growth=summary(limits.sizes[:, -1] / limits.sizes[:, 0]),
+        starts={name: _compare(limits, zs) for name, zs in starts.items()},
+        basin=summary(basin_radius(limits if detail is None else detail, key=basin_key)),
+        basin_limit=BASIN_LIMIT,
+    )
+
+
+def geometric(most: int) -> list[int]:
+    """1 to `most` in steps that become larger by an eighth."""
+    found = [1]
+    while found[-1] < most:
+        found.append(min(most, max(found[-1] + 1, round(found[-1] * 1.125))))
+    return found
+
+
+def band(values: Float[np.ndarray, "examples places"]) -> Band:
+    """Over the examples, at each place; what is not a number is left out."""
+    # Quantiles that are one of the values: between infinite ones there is nothing to interpolate.
+    levels, method = [0.5, 0.05, 0.95], "inverted_cdf"
+    found = []
+    for column in np.asarray(values, np.float64).T:
+        known = column[~np.isnan(column)]
+        found.append(
+            np.quantile(known, levels, method=method) if known.size else np.full(3, np.nan)
+        )
+    median, low, high = np.array(found).T.tolist()
+    return Band(median, low, high)
+
+
+def rates(limits: Limits) -> Float[np.ndarray, " examples"]:
+    """The measured factor per iteration at the end of each descent; NaN where the orbit did not end
+    in a fixed point, and where it was there within too few iterations to tell."""
+    found = np.full(len(limits), math.nan)
+    for example in np.flatnonzero(limits.converged):
+        residual = limits.residuals[example]
+        floor = residual <= 100 * limits.eps
+        end = int(floor.argmax()) if floor.any() else len(residual)
+        steps = limits.steps[example, end // 2 : end]
+        if len(steps) >= 4:
+            found[example] = math.exp(np.polyfit(np.arange(len(steps)), np.log(steps), 1)[0])
+    return found
+
+
+def basin_radius(
+    limits: Limits, *, key: PRNGKeyArray, largest: float = BASIN_LIMIT
+) -> Float[np.ndarray, " examples"]:
+    """For each fixed point the largest push, relative to its own norm (to 1, where that is zero),
+    from which the loop comes back: the least over 4 random directions, each found by bisection in
+    [0, `largest`]. An estimate from above, and NaN where there is no fixed point to come back to.
+
+    **Arguments:** `largest`: where even this comes back, it is the answer.
+    """
+    examples, n = np.flatnonzero(limits.converged), DIRECTIONS
+    found = np.full(len(limits), math.nan)
+    if not examples.size:
+        return found
+    rows = np.repeat(examples, n)
+    home, xs = take(limits.state, rows), take(limits.xs, rows)
+    directions = _directions(home, jr.split(key, len(rows)))
+
+    def returns(radius: np.ndarray) -> Bool[np.ndarray, " rows"]:
+        pushed = _move(home, directions, jnp.asarray(radius))
+        return comes_back(limits, pushed, home, xs)
+
+    low, high = np.zeros(len(rows)), np.full(len(rows), largest)
+    outside = ~returns(high)
+    low[~outside] = largest
+    for _ in range(BISECTIONS):
+        middle = np.where(outside, (low + high) / 2, largest)
+        back = returns(middle)
+        low = np.where(outside & back, middle, low)
+        high = np.where(outside & ~back, middle, high)
+    found[examples] = low.reshape(-1, n).min(axis=1)
+    return found
+
+
+def comes_back(
+    limits: Limits, zs: PyTree, home: PyTree, xs: PyTree
+) -> Bool[np.ndarray, " examples"]:
+    """Whether iteration from `zs` converges to `home`."""
+    state, converged = settle(limits.f, zs, xs, rtol=limits.rtol, max_steps=limits.iterations)
+    return converged & (_apart(state, home) <= SAME)
+
+
+def _apart(a: PyTree, b: PyTree) -> Float[np.ndarray, " examples"]:
+    """Relative distance; absolute from a state of zero, which has no size."""
+    return np.asarray(_gap(a, b), np.float64)
+
+
+def _compare(limits: Limits, zs: PyTree) -> Start:
+    state, converged = settle(
+        limits.f, zs, limits.xs, rtol=limits.rtol, max_steps=limits.iterations
+    )
+    both = converged & limits.converged
+    return Start(
+        converged=share(converged),
+        same=share((distance(state, limits.state) <= SAME)[both]),
+        cosine=summary(np.where(both, np.asarray(_cosine(state, limits.state)), math.nan)),
+    )
+
+
+@eqx.filter_jit
+def _noise(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
+    """Gaussian starts whose root mean square is that of the own start (1 where that is zero)."""
+
+    def one(z, key):
+        leaves, structure = jtu.tree_flatten(z)
+        keys = jr.split(key, len(leaves))
+        drawn = []
+        for key, leaf in zip(keys, leaves, strict=True):
+            size = jnp.sqrt(jnp.mean(jnp.square(leaf)))
+            drawn.append(jr.normal(key, leaf.shape, leaf.dtype) * jnp.where(size > 0, size, 1))
+        return jtu.tree_unflatten(structure, drawn)
+
+    return jax.vmap(one)(zs, keys)
+
+
+@eqx.filter_jit
+def _directions(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
+    """Random directions as long as the states themselves."""
+
+    def one(z, key):
+        leaves, structure = jtu.tree_flatten(z)
+        drawn = [
+            jr.normal(k, leaf.shape, leaf.dtype)
+            for k, leaf in zip(jr.split(key, len(leaves)), leaves, strict=True)
+        ]
+        d = jtu.tree_unflatten(structure, drawn)
+        size = two_norm(z)
+        scale = jnp.where(size > 0, size, 1) / two_norm(d)
+        return jtu.tree_map(lambda a: a * scale.astype(a.dtype), d)
+
+    return jax.vmap(one)(zs, keys)
+
+
+@eqx.filter_jit
+def _move(zs: PyTree, directions: PyTree, radius: Array) -> PyTree:
+    def one(z, d, radius):
+        return jtu.tree_map(lambda a, b: a + radius.astype(a.dtype) * b, z, d)
+
+    return jax.vmap(one)(zs, directions, radius)
+
+
+@eqx.filter_jit
+def _cosine(a: PyTree, b: PyTree) -> Float[Array, " examples"]:
+    def one(a, b):
+        inner = sum(
+            jnp.sum(x * y) for x, y in zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)
+        )
+        return inner / (two_norm(a) * two_norm(b))
+
+    return jax.vmap(one)(a, b)
+
+
+@eqx.filter_jit
+def _gap(a: PyTree, b: PyTree) -> Float[Array, " examples"]:
+    def one(a, b):
+        size = two_norm(b)
+        apart = two_norm(jtu.tree_map(lambda x, y: x - y, a, b))
+        return apart / jnp.where(size > 0, size, 1)
+
+    return jax.vmap(one)(a, b)

@@ -1,0 +1,168 @@
+"""The Jacobian of the loop where it ended: eigenvalues, singular values, Lyapunov exponents."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from scipy.stats import t as student
+
+from ._eigenvalues import Eigenvalues, leading_eigenvalues
+from ._limits import Limits, Map
+from ._operators import Gram, Jacobian
+from ._report import Spectrum
+from ._statistics import share, summary
+
+EDGE = 0.05
+"""A leading Lyapunov exponent within this of zero is marginal (per iteration)."""
+REGIMES = ("contracting", "marginal", "expanding", "unknown")
+BLOCKS = 8
+
+
+def spectrum(
+    limits: Limits,
+    *,
+    key: PRNGKeyArray,
+    count: int = 6,
+    exponents: int = 2,
+    leading: Eigenvalues | None = None,
+) -> Spectrum:
+    """Eigenvalues and largest singular value of `J = df/dz` where each orbit ended, and the
+    Lyapunov exponents along it.
+
+    Where the loop has converged, the leading exponent is the logarithm of the spectral radius; the
+    two are measured in different ways. The regime of an example follows from the leading exponent
+    and the 95 % interval of its mean over blocks of the orbit: contracting below -0.05, expanding
+    above 0.05, and marginal where the interval reaches between.
+
+    **Arguments:**
+
+    - `limits`: of `find_limits`.
+    - `count`: eigenvalues; `exponents`: Lyapunov exponents.
+    - `leading`: of `jacobian_eigenvalues`, where they are known already.
+    """
+    eigen_key, sigma_key, lyapunov_key = jr.split(key, 3)
+    if leading is None:
+        leading = jacobian_eigenvalues(limits, key=eigen_key, count=count)
+    radius = np.where(leading.converged[:, 0], np.abs(leading.values[:, 0]), math.nan)
+    gram = leading_eigenvalues(
+        Gram(limits.f), limits.state, limits.xs, key=sigma_key, count=1, memory=12
+    )
+    square = np.where(gram.converged[:, 0], np.real(gram.values[:, 0]), math.nan)
+    sigma = np.sqrt(np.maximum(square, 0))
+    lyapunov, error = lyapunov_exponents(
+        limits.f,
+        limits.z0s,
+        limits.xs,
+        key=lyapunov_key,
+        count=exponents,
+        iterations=limits.iterations,
+    )
+    regimes = [regime(*each) for each in zip(lyapunov[:, 0], error[:, 0], strict=True)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        non_normality = sigma / radius
+    return Spectrum(
+        eigenvalues=[
+            [[v.real, v.imag, float(ok)] for v, ok in zip(values, converged, strict=True)]
+            for values, converged in zip(leading.values, leading.converged, strict=True)
+        ],
+        radius=summary(radius),
+        sigma_max=summary(sigma),
+        non_normality=summary(non_normality),
+        at_fixed_point=limits.converged.tolist(),
+        lyapunov=[summary(each) for each in lyapunov.T],
+        regimes=regimes,
+        regime_shares={
+            name: share(np.array([each == name for each in regimes])) for name in REGIMES
+        },
+    )
+
+
+def jacobian_eigenvalues(limits: Limits, *, key: PRNGKeyArray, count: int = 6) -> Eigenvalues:
+    """The leading eigenvalues of `df/dz` where each orbit ended."""
+    return leading_eigenvalues(Jacobian(limits.f), limits.state, limits.xs, key=key, count=count)
+
+
+def regime(exponent: float, error: float) -> str:
+    """Of a leading exponent and half its interval."""
+    if exponent + error < -EDGE:
+        return "contracting"
+    if exponent - error > EDGE:
+        return "expanding"
+    return "unknown" if math.isnan(exponent + error) else "marginal"
+
+
+def lyapunov_exponents(
+    f: Map, z0s: PyTree, xs: PyTree, *, key: PRNGKeyArray, count: int = 2, iterations: int = 256
+) -> tuple[Float[np.ndarray, "examples count"], Float[np.ndarray, "examples count"]]:
+    """The `count` largest Lyapunov exponents of each orbit, per iteration, and half of their 95 %
+    intervals.
+
+    `count` random vectors are pushed forward by the Jacobian and made orthonormal again after each
+    iteration; the exponents are the mean logarithms of what that divides them by (Benettin et al.
+    1980, doi:10.1007/BF02128237). The first half of the iterations is left to the transient, the
+    second cut into 8 blocks, whose means give the interval.
+    """
+    size = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], z0s))[0].size
+    examples = len(jax.tree.leaves(z0s)[0])
+    block = max(1, iterations // 2 // BLOCKS)
+    blocks = _push(
+        f,
+        z0s,
+        xs,
+        jr.split(key, examples),
+        min(count, size),
+        jnp.asarray(iterations // 2),
+        jnp.asarray(block),
+    )
+    blocks = np.asarray(blocks, np.float64)
+    error = blocks.std(axis=1, ddof=1) / math.sqrt(BLOCKS) * student.ppf(0.975, BLOCKS - 1)
+    return blocks.mean(axis=1), error
+
+
+@eqx.filter_jit
+def _push(
+    f: Map, z0s: PyTree, xs: PyTree, keys: PRNGKeyArray, count: int, burn: Array, block: Array
+) -> Float[Array, "examples blocks count"]:
+    def one(f, z, x, key):
+        _, unravel = ravel_pytree(z)
+
+        def step(_, carry):
+            z, q, logs = carry
+            value, product = jax.linearize(lambda z: f(z, x), z)
+            pushed = jax.vmap(lambda v: ravel_pytree(product(unravel(v)))[0])(q)
+            q, sizes = _orthonormal(pushed)
+            return value, q, logs + jnp.log(jnp.maximum(sizes, jnp.finfo(sizes.dtype).tiny))
+
+        flat, _ = ravel_pytree(z)
+        q, _ = _orthonormal(jr.normal(key, (count, flat.size), flat.dtype))
+        none = jnp.zeros(count, flat.dtype)
+        z, q, _ = jax.lax.fori_loop(0, burn, step, (z, q, none))
+
+        def stretch(carry, _):
+            z, q, logs = jax.lax.fori_loop(0, block, step, (*carry, none))
+            return (z, q), logs / block.astype(logs.dtype)
+
+        return jax.lax.scan(stretch, (z, q), length=BLOCKS)[1]
+
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, z0s, xs, keys)
+
+
+def _orthonormal(
+    rows: Float[Array, "count size"],
+) -> tuple[Float[Array, "count size"], Float[Array, " count"]]:
+    """Gram and Schmidt (twice: once is not enough where rows are nearly parallel), and the length
+    of what was left of each row."""
+    done, sizes = [], []
+    for row in rows:
+        for _ in range(2):
+            for other in done:
+                row = row - (other @ row) * other
+        size = jnp.linalg.norm(row)
+        done.append(row / jnp.where(size > 0, size, 1))
+        sizes.append(size)
+    return jnp.stack(done), jnp.stack(sizes)
