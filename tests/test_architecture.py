@@ -33,10 +33,14 @@ ARROWS: dict[str, set[str]] = {
     "_audit": WORDS | LOOP | {"_model", "_cross_entropy"},
     "interop": WORDS | {"nn", "_model"},
     "train": WORDS | LOOP | {"nn", "_model", "_task", "_cross_entropy", "_audit"},
+    # A model on its task as what stability measures; above training, whose evaluation it uses.
+    "examine": WORDS
+    | LOOP
+    | {"nn", "_model", "_task", "_cross_entropy", "_audit", "stability", "train"},
     # Reads run folders and nothing else.
     "report": WORDS,
     "tasks": WORDS | {"_task"},
-    "cli": WORDS | {"__init__", "_task", "train", "tasks", "stability", "report"},
+    "cli": WORDS | {"__init__", "_task", "train", "tasks", "stability", "examine", "report"},
     "_contents": WORDS | LOOP | {"_task", "_model", "_audit", "nn", "interop", "stability"},
     "__init__": {"_errors", "_contents"},
 }

@@ -67,14 +67,32 @@ class Attention(eqx.Module):
     def __call__(
         self, x: Float[Array, "*grid width"], bias: AttentionBias | None = None
     ) -> Float[Array, "*grid width"]:
+        q, k, v = self._project(x, bias)
+        attend = _full if self.window == "full" else self._neighbourhood
+        return self.output(attend(q, k, v).reshape(x.shape))
+
+    def weights(self, x: Float[Array, "*grid width"]) -> Float[Array, "attended *grid heads"]:
+        """`softmax(q k^T / sqrt(head_width))`: what each cell attends to, all cells or its
+        neighbours along the first axis. For looking at; `__call__` does not make them."""
+        q, k, _ = self._project(x, None)
+        if self.window == "full":
+            k = k.reshape(-1, *k.shape[-2:])
+            scores = jnp.einsum("...hc,jhc->j...h", q, k)
+        else:
+            scores = jnp.einsum("...hc,j...hc->j...h", q, _neighbours(k, self.window))
+        return jax.nn.softmax(scores.astype(at_least_float32(q.dtype)), axis=0)
+
+    def _project(
+        self, x: Float[Array, "*grid width"], bias: AttentionBias | None
+    ) -> tuple[Array, Array, Array]:
+        """Queries (scaled), keys and values, by head."""
         b = bias or AttentionBias(None, None, None)  # pyright: ignore[reportArgumentType]
         q, k, v = self.query(x, b.query), self.key(x, b.key), self.value(x, b.value)
         q, k, v = (a.reshape(*a.shape[:-1], self.heads, -1) for a in (q, k, v))
         scale = 1 / math.sqrt(q.shape[-1])
         q = (self.query_norm(rotate(q)) * scale).astype(v.dtype)
         k = self.key_norm(rotate(k)).astype(v.dtype)
-        attend = _full if self.window == "full" else self._neighbourhood
-        return self.output(attend(q, k, v).reshape(x.shape))
+        return q, k, v
 
     def _neighbourhood(self, q: Array, k: Array, v: Array) -> Array:
         assert self.window != "full"

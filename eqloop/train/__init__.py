@@ -20,6 +20,7 @@ from ._resolve import presets as presets
 from ._resolve import resolve as resolve
 from ._results import save_evaluation as save_evaluation
 from ._results import save_gradients as save_gradients
+from ._results import save_stability as save_stability
 from ._results import trained_iterations as trained_iterations
 from ._run import Run as Run
 from ._run import open_run as open_run

@@ -1,4 +1,5 @@
-"""What is measured of a run and kept in its folder: `eval/SPLIT.json`, `gradients.json`."""
+"""What is measured of a run and kept in its folder: `eval/SPLIT.json`, `gradients.json`,
+`stability/report.json`."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from ._files import write_atomic
 from ._metrics import plain
 from ._run import Run
 
-EVAL, GRADIENTS = "eval", "gradients.json"
+EVAL, GRADIENTS, STABILITY = "eval", "gradients.json", "stability"
 
 
 def save_evaluation(run: Run, name: str, table: Mapping[str, Any]) -> Path:
@@ -22,6 +23,15 @@ def save_evaluation(run: Run, name: str, table: Mapping[str, Any]) -> Path:
 def save_gradients(run: Run, table: Mapping[str, Any]) -> Path:
     """Write `gradients.json`, in place of an older one; returns its path."""
     return _save(run.path / GRADIENTS, table)
+
+
+def save_stability(run: Run, report: Mapping[str, Any], player: Mapping[str, Any]) -> Path:
+    """Write `stability/report.json` and `stability/player.json`, in place of older ones; returns
+    their folder."""
+    folder = run.path / STABILITY
+    _save(folder / "player.json", player)
+    _save(folder / "report.json", report)
+    return folder
 
 
 def _save(path: Path, table: Mapping[str, Any]) -> Path:

@@ -1,0 +1,12 @@
+"""A looped transformer on its task, examined: the instrument, the theory, the checks of claims."""
+
+from ._checks import CHECKS as CHECKS
+from ._checks import Check as Check
+from ._checks import Subject as Subject
+from ._checks import random_subjects as random_subjects
+from ._examine import examine as examine
+from ._player import player as player
+from ._problem import Problem as Problem
+from ._problem import make_problem as make_problem
+from ._theory import predict as predict
+from ._weights import weight_figures as weight_figures

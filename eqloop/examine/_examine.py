@@ -1,0 +1,193 @@
+"""A whole report on a model and its task."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, PRNGKeyArray
+
+from .._audit import GradientAudit, gradient_audit
+from .._model import LoopedTransformer
+from .._task import AbstractTask, Split
+from ..stability import analyse, share
+from ..train import Spec, audit_batch, audited_iterations, evaluate, trained_iterations
+from ._problem import make_problem, spread_evenly
+from ._theory import compare, predict
+from ._weights import attention_entropy, weight_figures
+
+NOISE = (0.0, 0.01, 0.02, 0.05, 0.1)
+"""Of weights, relative to the root mean square of each array."""
+NOISY_ITERATIONS = 64
+AUDITED = 8
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def examine(
+    model: LoopedTransformer,
+    task: AbstractTask,
+    splits: Mapping[str, Split],
+    spec: Spec,
+    *,
+    split: str,
+    examples: int = 64,
+    iterations: int = 512,
+    rtol: float = 1e-4,
+    detail: int = 16,
+    key: PRNGKeyArray | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The tables of a `StabilityReport` on one split, and what takes a task to measure:
+
+    - `reachability.accuracy`: `{"iterations", "splits": split -> share solved, "trained"}`;
+    - `geometry.audit`: gradient -> its cosine and ratio to both references, and its seconds (see
+      `eqloop.gradient_audit`);
+    - `geometry.weight_noise`: `{"levels", "accuracy", "low", "high"}`, the share solved with
+      Gaussian noise on all weights, relative to the root mean square of each array;
+    - `spectrum.weights`: see `weight_figures`, and the entropy of attention;
+    - `predicted`: what the paper says of this recall and placement, and whether it is so.
+
+    **Arguments:**
+
+    - `splits`: by name; `split`: the one whose loops are examined; accuracy is of all.
+    - `spec`: of the run: the model's recall and placement, its solver, what it was trained with.
+    - `examples`: of each split at most, evenly spread; the others as for `analyse`.
+    - `progress`: called with the name of a part, and the units of it that are done and their
+        number.
+    """
+    began = time.perf_counter()
+    key = jr.key(0) if key is None else key
+    analyse_key, noise_key = jr.split(key)
+
+    def part(name: str) -> Callable[[int, int | None], None]:
+        return lambda done, total: progress(name, done, total) if progress is not None else None
+
+    chosen = {name: spread_evenly(each, examples) for name, each in splits.items()}
+    problem = make_problem(model, task, chosen[split])
+    found = analyse(
+        problem.f,
+        problem.start,
+        problem.inputs,
+        key=analyse_key,
+        iterations=iterations,
+        rtol=rtol,
+        detail=detail,
+        loss=problem.loss,
+        targets=problem.targets,
+        progress=part("stability"),
+    )
+    weights = weight_figures(model)
+    claims = predict(
+        spec.model.recall, spec.model.norm, spec.model.residual, weights.get("rho_w_x")
+    )
+    report = found.tables()
+    report["predicted"] = compare(claims, found.verdict)
+    report["spectrum"]["weights"] = weights | _entropy(model, problem.inputs)
+    report["reachability"]["accuracy"] = _accuracy(
+        model, task, chosen, spec, iterations, part("accuracy")
+    )
+    report["geometry"]["weight_noise"] = weight_noise(
+        model, task, chosen[split], key=noise_key, progress=part("weight noise")
+    )
+    audit = gradient_audit(
+        model,
+        audit_batch(task, chosen[split], min(AUDITED, len(chosen[split]))),
+        iterations=audited_iterations(spec.solver),
+        max_steps=iterations,
+        repeats=1,
+        progress=part("gradients"),
+    )
+    report["geometry"]["audit"] = audit_table(audit)
+    report["settings"] |= {
+        "split": split,
+        "model": dataclasses.asdict(spec.model),
+        "seconds": time.perf_counter() - began,
+    }
+    return report
+
+
+def audit_table(audit: GradientAudit) -> dict[str, dict[str, float]]:
+    """Of each gradient its likeness to the two references, and its seconds."""
+    return {
+        name: {
+            "cosine_backprop": each.total.backprop.cosine,
+            "cosine_implicit": each.total.implicit.cosine,
+            "ratio_backprop": each.total.backprop.ratio,
+            "ratio_implicit": each.total.implicit.ratio,
+            "seconds": each.seconds,
+        }
+        for name, each in audit.gradients.items()
+    }
+
+
+def weight_noise(
+    model: LoopedTransformer,
+    task: AbstractTask,
+    split: Split,
+    *,
+    key: PRNGKeyArray,
+    iterations: int = NOISY_ITERATIONS,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> dict[str, list[float]]:
+    """The share of examples solved after so many iterations, with noise on the weights."""
+    tokens, targets = jnp.asarray(split.inputs), jnp.asarray(split.targets)
+    found = []
+    for number, level in enumerate(NOISE):
+        if progress is not None:
+            progress(number, len(NOISE))
+        solved = _solved(
+            _noisy(model, jr.fold_in(key, number), jnp.asarray(level)),
+            task, tokens, targets, iterations,
+        )  # fmt: skip
+        found.append(share(np.asarray(solved)))
+    return {
+        "levels": list(NOISE),
+        "accuracy": [each.share for each in found],
+        "low": [each.low for each in found],
+        "high": [each.high for each in found],
+    }
+
+
+def _accuracy(model, task, splits, spec: Spec, iterations: int, report) -> dict[str, Any]:
+    curves, grid = {}, []
+    for number, (name, each) in enumerate(splits.items()):
+        report(number, len(splits))
+        measured = evaluate(model, task, each, iterations=iterations)
+        curves[name], grid = measured.overall.scores["exact"], measured.iterations
+    return {"iterations": grid, "splits": curves, "trained": list(trained_iterations(spec))}
+
+
+def _entropy(model: LoopedTransformer, inputs: Array) -> dict[str, float]:
+    """At the start, where every model can be asked."""
+    return {"attention_entropy_start": float(np.mean(attention_entropy(model, inputs, inputs)))}
+
+
+@eqx.filter_jit
+def _noisy(model: LoopedTransformer, key: PRNGKeyArray, level: Array) -> LoopedTransformer:
+    leaves, structure = jax.tree.flatten(model)
+    noisy = []
+    for number, leaf in enumerate(leaves):
+        size = jnp.sqrt(jnp.mean(jnp.square(leaf)))
+        noisy.append(leaf + level * size * jr.normal(jr.fold_in(key, number), leaf.shape))
+    return jax.tree.unflatten(structure, noisy)
+
+
+@eqx.filter_jit
+def _solved(
+    model: LoopedTransformer, task: AbstractTask, tokens: Array, targets: Array, iterations: int
+) -> Bool[Array, " examples"]:
+    loop = model.loop(fold=True)
+
+    def one(tokens, targets):
+        e = model.embed(task.encode(tokens))
+        r = loop.inject(e)
+        z = jax.lax.fori_loop(0, iterations, lambda _, z: loop(z, r), e)
+        return task.score(task.predict(model.coda(z), tokens), tokens, targets)["exact"] > 0
+
+    return jax.vmap(one)(tokens, targets)

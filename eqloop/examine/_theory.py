@@ -1,0 +1,99 @@
+"""What the paper's framework says of a recall and a placement, and whether a measurement agrees."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..nn import NormKind, RecallKind, ResidualKind
+from ..stability import Statement
+
+REACHED = ("reached from every start", "reached from its own start")
+UNMEASURED = "not measurable"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """**Attributes:**
+
+    - `claim`: in words; `because`: the argument.
+    - `expects`: verdicts that bear it out; None where the framework is silent.
+    """
+
+    claim: str
+    because: str
+    expects: tuple[str, ...] | None = None
+
+
+def predict(
+    recall: RecallKind, norm: NormKind, residual: ResidualKind, rho: float | None = None
+) -> dict[str, Prediction]:
+    """Axis -> what "Stability and Generalization in Looped Transformers" (arXiv 2604.15259) has to
+    say of it; the argument is partly our own inference from its formulas.
+
+    **Arguments:** `rho`: the spectral radius of W_x, where there is recall.
+    """
+    silent = Prediction("no claim", "the framework has nothing to say of this combination")
+    if residual != "add":
+        return dict.fromkeys(("reachability", "input_dependence", "geometry"), silent)
+    if recall == "none":
+        why = (
+            "without recall the fixed points are those of one map, whatever the input: countable, so "
+            "that z* is locally constant in it"
+        )
+        independent = ("one fixed point, whatever the input", "few fixed points")
+        return {
+            "reachability": dataclasses.replace(silent, because="it depends on the weights"),
+            "input_dependence": Prediction(
+                "no strong dependence on the input", why, (*independent, "differs, not smoothly")
+            ),
+            "geometry": dataclasses.replace(silent, because="it depends on the weights"),
+        }
+    smooth = Prediction(
+        "fixed points smooth in the input", "dz*/de = (I - J)⁻¹ df/de", ("smooth in the input",)
+    )
+    if norm in ("post", "sandwich"):
+        compact = "outer normalisation keeps the state bounded and scales J by 1 / rms"
+        return {
+            "reachability": Prediction("fixed points are reached", compact, REACHED),
+            "input_dependence": smooth,
+            "geometry": Prediction("backpropagation is stable", compact, ("stable",)),
+        }
+    if recall == "internal":
+        why = "the residual stream is never normalised: it drifts unless the two branches cancel"
+        return {
+            "reachability": Prediction("fixed points are not reached", why, ("not reached",)),
+            "input_dependence": Prediction("no claim", "there is no fixed point to depend on it"),
+            "geometry": dataclasses.replace(silent, because="there is no fixed point"),
+        }
+    if rho is None:
+        return dict.fromkeys(("reachability", "input_dependence", "geometry"), silent)
+    if rho < 1:
+        why = f"z' = W_x z + W_h e + bounded, and rho(W_x) = {rho:.2f} is below 1"
+        return {
+            "reachability": Prediction("fixed points are reached", why, REACHED),
+            "input_dependence": smooth,
+            "geometry": Prediction("backpropagation is stable", why, ("stable",)),
+        }
+    why = f"z' = W_x z + W_h e + bounded, and rho(W_x) = {rho:.2f} is not below 1"
+    return {
+        "reachability": Prediction("the loop diverges", why, ("not reached",)),
+        "input_dependence": Prediction("no claim", "there is no fixed point to depend on it"),
+        "geometry": Prediction("backpropagation explodes", why, ("exploding",)),
+    }
+
+
+def compare(
+    predicted: Mapping[str, Prediction], verdict: Mapping[str, Statement]
+) -> dict[str, dict[str, Any]]:
+    """Axis -> `{"claim", "because", "agrees"}`; `agrees` is None where nothing was claimed, or
+    where the axis could not be measured."""
+    return {
+        axis: {
+            "claim": each.claim,
+            "because": each.because,
+            "agrees": None
+            if each.expects is None or verdict[axis].verdict == UNMEASURED
+            else verdict[axis].verdict in each.expects,
+        }
+        for axis, each in predicted.items()
+    }
