@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ._style import COLOURS, DASHES, MARKERS, new_figure, tidy
+from ._style import COLOURS, DASHES, MARKERS, iteration_axis, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ def accuracy_lines(
     score: str = "examples solved",
 ) -> None:
     """What `accuracy_figure` draws, without its legend, into `axes`."""
-    from matplotlib.ticker import NullLocator, PercentFormatter
+    from matplotlib.ticker import PercentFormatter
 
     if trained is not None:
         axes.axvspan(*trained, color="0.9", lw=0, label="iterations in training", zorder=0)
@@ -65,17 +65,8 @@ def accuracy_lines(
             clip_on=False,
             zorder=3,
         )
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(iterations[0], max(iterations[-1], 2 * iterations[0]))
-    ticks = [n for n in _powers_of_two(iterations[-1]) if n >= iterations[0]]
-    axes.set_xticks(ticks, [str(n) for n in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
+    iteration_axis(axes, iterations)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("iterations of the loop")
     axes.set_ylabel(score)
     tidy(axes, grid="y")
-
-
-def _powers_of_two(most: int) -> list[int]:
-    return [1 << n for n in range(most.bit_length()) if 1 << n <= most]

@@ -1,5 +1,6 @@
 """What the figures share: how one is begun, and how lines are told apart."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from .._errors import InputError
@@ -31,3 +32,17 @@ def tidy(axes: "Axes", *, grid: Literal["both", "y"] = "both") -> None:
     axes.grid(axis=grid, color="0.88", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def iteration_axis(axes: "Axes", iterations: Sequence[int]) -> None:
+    """Ascending iterations, from 1 or more, on a logarithmic axis with powers of two on it."""
+    from matplotlib.ticker import NullLocator
+
+    first, last = iterations[0], iterations[-1]
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(first, max(last, 2 * first))
+    ticks = [1 << n for n in range(last.bit_length()) if 1 << n >= first]
+    ticks = ticks[:: 1 + len(ticks) // 11]  # as many as have room
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("iterations of the loop")
