@@ -193,14 +193,19 @@ def a_report() -> dict[str, Any]:
 
 
 KEPT = {"iterations", "inputs", "tolerance", "trained", "settings", "verdict"}
+COUNTS = {"hits", "count"}
 
 
 def without_numbers(tables: Any) -> Any:
-    """The same tables, of a loop that never converged: every measured number null."""
+    """The same tables, of a loop that never converged: counts 0, other measured numbers null."""
     if isinstance(tables, dict):
         return {
-            name: value if name in KEPT else without_numbers(value)
-            for name, value in tables.items()
+            name: each
+            if name in KEPT
+            else 0
+            if name in ("hits", "count")
+            else without_numbers(each)
+            for name, each in tables.items()
         }
     if isinstance(tables, list):
         return [without_numbers(each) for each in tables]

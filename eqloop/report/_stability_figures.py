@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Tables = Mapping[str, Any]
 
-_SIZE = (4.8, 3.5)
+_SIZE = (4.0, 3.2)
 _THIN_LINES = 64
 """Curves of single examples: more of them make a blot and a large file."""
 _MANY_POINTS = 2000
@@ -126,7 +126,7 @@ def fixed_points_figure(report: Tables) -> "Figure":
     points = np.array([point for point in found if np.isfinite(point).all()]).reshape(-1, 2)
     if not len(points):
         return _say(axes, "nothing converged")
-    label = f"fixed point of one input ({len(points)} of {len(part['points'])} converged)"
+    label = f"one input each ({len(points)} of {len(part['points'])} converged)"
     axes.scatter(*points.T, s=24, marker="o", facecolors=_BLUE, alpha=0.45, label=label)
     axes.set_aspect("equal", adjustable="datalim")
     return _legend(figure, axes)

@@ -42,7 +42,7 @@ def iteration_axis(axes: "Axes", iterations: Sequence[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xlim(first, max(last, 2 * first))
     ticks = [1 << n for n in range(last.bit_length()) if 1 << n >= first]
-    ticks = ticks[:: 1 + len(ticks) // 11]  # as many as have room
+    ticks = ticks[:: 1 + len(ticks) // 10]  # as many as have room
     axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("iterations of the loop")
