@@ -194,6 +194,12 @@ class AbstractTask(abc.ABC):
         """The one example in `split` as a board for the terminal (rich markup), with the
         predicted cells filled in and told apart from the givens also without colour."""
 
+    @abc.abstractmethod
+    def draw(self, split: Split, prediction: Shaped[np.ndarray, "*grid"] | None = None) -> str:
+        """The one example in `split` as an SVG for a page: self-contained, of no fixed size, with
+        a title. Predicted cells are told apart from givens, and wrong ones marked where the
+        answer is known, also without colour; the ink is `currentColor`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:

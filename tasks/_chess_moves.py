@@ -38,6 +38,20 @@ def move_between(board: chess.Board, squares: list[int]) -> chess.Move | None:
     return found[0] if found else None
 
 
+def ends(board: chess.Board, squares: list[int]) -> tuple[int, int] | None:
+    """Which of two squares a move leaves and which it reaches, also where no legal move joins
+    them, as long as one of them holds a piece of the mover's and the other does not."""
+    if len(squares) != 2:
+        return None
+    move = move_between(board, squares)
+    if move is not None:  # castling written as king takes rook has two own pieces
+        return move.from_square, move.to_square
+    own = [square for square in squares if board.color_at(square) == board.turn]
+    if len(own) != 1:
+        return None
+    return own[0], sum(squares) - own[0]
+
+
 def name(board: chess.Board, move: chess.Move) -> str:
     """A move in both notations: `Qxf7# (h5f7)`."""
     return f"{board.san(move)} ({move.uci()})"
@@ -108,13 +122,10 @@ def render(board: chess.Board, prediction: np.ndarray | None, encoding: Encoding
     marked are no move of a piece of the mover's.
     """
     squares = [] if prediction is None else marked(board, prediction, encoding)
-    own = [square for square in squares if board.color_at(square) == board.turn]
     signs = dict.fromkeys(squares, "??")
-    if len(squares) == 2 and len(own) == 1:
-        signs = {square: "()" if square in own else "><" for square in squares}
+    if found := ends(board, squares):
+        signs = {found[0]: "()", found[1]: "><"}
     move = move_between(board, squares) if len(squares) == 2 else None
-    if move is not None:  # castling written as king takes rook has two own pieces
-        signs = {move.from_square: "()", move.to_square: "><"}
 
     white = board.turn == chess.WHITE
     rows = [f"[bold]{'White' if white else 'Black'} to move[/]", ""]

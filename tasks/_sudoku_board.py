@@ -1,6 +1,11 @@
-"""A sudoku as a board for the terminal."""
+"""A sudoku as a board, for the terminal and for a page."""
 
 import numpy as np
+
+from .._task import Split
+from ._svg import PREDICTED, answered, glyphs, picture, struck
+
+_CELL = 22
 
 
 def render(givens: np.ndarray, answer: np.ndarray, prediction: np.ndarray | None, box: int) -> str:
@@ -53,3 +58,47 @@ def render(givens: np.ndarray, answer: np.ndarray, prediction: np.ndarray | None
         }
         lines.append("  ".join(text for mark, text in legend.items() if mark in marks))
     return "\n".join(lines)
+
+
+def draw(split: Split, prediction: np.ndarray | None, box: int) -> str:
+    """The board as SVG: givens bold on grey, predicted digits not, wrong ones struck through."""
+    n = box * box
+    size = n * _CELL
+    givens, answer = split.inputs[0], split.targets[0]
+    given = givens != 0
+    shown = givens if prediction is None else np.asarray(prediction)
+    filled = np.zeros_like(given) if prediction is None else ~given
+    wrong = given & (shown != givens)
+    if prediction is not None:
+        wrong |= (shown < 1) | (shown > n)
+        if answered(split):
+            wrong |= shown != answer
+
+    def at(mask: np.ndarray) -> list[tuple[int, int]]:
+        return [(2 + _CELL * x, 2 + _CELL * y) for y, x in np.argwhere(mask).tolist()]
+
+    def digits(mask: np.ndarray, **attributes: str) -> str:
+        text = "".join(str(d) if 0 < d <= n else "?" for d in shown[mask].tolist())
+        centres = [(x + _CELL / 2, y + 16.5) for x, y in at(mask)]
+        return glyphs(text, centres, **attributes)
+
+    shades = "".join(f"M{x} {y}h{_CELL}v{_CELL}h-{_CELL}z" for x, y in at(given))
+    thin, thick = (
+        "".join(f"M2 {2 + _CELL * k}h{size}M{2 + _CELL * k} 2v{size}" for k in lines)
+        for lines in ([k for k in range(n) if k % box], range(0, n + 1, box))
+    )
+    body = [
+        f'<path d="{shades}" fill="currentColor" opacity=".09"/>',
+        f'<path d="{thin}" stroke="currentColor" stroke-width=".5" opacity=".5"/>',
+        f'<path d="{thick}" stroke="currentColor" stroke-width="1.6" stroke-linecap="square"/>',
+        '<g font-family="system-ui,sans-serif" font-size="15" text-anchor="middle" '
+        'fill="currentColor">',
+        digits(given, font_weight="700"),
+        digits(filled, font_weight="400", fill=PREDICTED),
+        "</g>",
+        struck([(x + 2.5, y + 2.5) for x, y in at(wrong)], _CELL - 5, _CELL - 5),
+    ]
+    title = f"A sudoku with {given.sum()} of {n * n} digits given"
+    if prediction is not None:
+        title += f", filled in: {wrong.sum()} wrong" if answered(split) else ", filled in"
+    return picture(title, size + 4, size + 4, body)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
 
 from .._errors import InputError
 from .._task import AbstractTask, Bad, Dataset, Progress, Split
-from . import _chess_generator, _chess_moves, _chess_rows, _chess_splits
+from . import _chess_generator, _chess_moves, _chess_picture, _chess_rows, _chess_splits
 from ._chess_rows import ENCODINGS, Encoding
 from ._dataset import dataset, describe
 from ._files import Tally, refuse
@@ -259,6 +259,10 @@ class Chess(AbstractTask):
         """The board from the mover's side, in true coordinates; see `_chess_moves.render`."""
         board = chess.Board(split.puzzles[0].decode())
         return _chess_moves.render(board, prediction, self.encoding)
+
+    def draw(self, split: Split, prediction: Shaped[np.ndarray, "*grid"] | None = None) -> str:
+        """The board from the mover's side, in true coordinates; see `_chess_picture.draw`."""
+        return _chess_picture.draw(split, prediction, self.encoding)
 
 
 EXAMPLE = "r1bqkb1r/pppp1ppp/2n2n2/4p2Q/2B1P3/8/PPPP1PPP/RNB1K1NR w KQkq - 4 4"

@@ -14,6 +14,7 @@ from .._errors import InputError
 from .._task import AbstractTask, Bad, Dataset, Progress, Split
 from ._dataset import dataset, describe, partition
 from ._files import Tally, read_csv, refuse, write_text
+from ._svg import PREDICTED, answered, glyphs, picture, struck
 
 WINDOW = 5
 """Cells that a cell attends to by default, in the paper: two on each side."""
@@ -236,6 +237,9 @@ class PrefixSums(AbstractTask):
                     lines.append(f"[red]wrong {marks}[/]")
         return "\n".join(lines)
 
+    def draw(self, split: Split, prediction: Shaped[np.ndarray, " cells"] | None = None) -> str:
+        return _drawing(split, prediction)
+
 
 def _split(bits: np.ndarray) -> Split:
     text = np.ascontiguousarray(bits + ord("0"), np.uint8)
@@ -290,3 +294,34 @@ def _bits(text: str) -> np.ndarray:
 
 def _text(bits: np.ndarray) -> str:
     return (np.asarray(bits, np.uint8) + ord("0")).astype(np.uint8).tobytes().decode()
+
+
+def _drawing(split: Split, prediction: np.ndarray | None) -> str:
+    """Lines of bits with their sums below, a dot where there is none yet."""
+    bits = split.inputs[0]
+    per_line, cell, line = 16 if len(bits) <= 128 else 32, 14, 42
+    wrong = np.zeros(len(bits), bool)
+    if prediction is not None and answered(split):
+        wrong = prediction != split.targets[0]
+    sums = "·" * len(bits) if prediction is None else _text(prediction)
+    body = [
+        '<g font-family="ui-monospace,Menlo,Consolas,monospace" font-size="14" '
+        'text-anchor="middle" fill="currentColor">'
+    ]
+    marks = []
+    for number, start in enumerate(range(0, len(bits), per_line)):
+        top, part = number * line, slice(start, start + per_line)
+        at = [38 + cell * i for i in range(len(bits[part]))]
+        body += [
+            f'<text x="14" y="{top + 15}" font-size="9">bits</text>',
+            f'<text x="14" y="{top + 31}" font-size="9">sums</text>',
+            glyphs(_text(bits[part]), [(x, top + 15) for x in at], opacity=".75"),
+            glyphs(sums[part], [(x, top + 32) for x in at], fill=PREDICTED, font_weight="700"),
+        ]
+        marks += [(at[i] - 6, top + 20) for i in np.flatnonzero(wrong[part])]
+    body += ["</g>", struck(marks, 12, 15)]
+    title = f"A string of {len(bits)} bits"
+    if prediction is not None:
+        title += f" and its prefix sums: {len(bits) - wrong.sum()} right, {wrong.sum()} wrong"
+    lines = -(-len(bits) // per_line)
+    return picture(title, 36 + cell * min(per_line, len(bits)), line * lines, body)

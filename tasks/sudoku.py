@@ -351,6 +351,9 @@ class Sudoku(AbstractTask):
     def render(self, split: Split, prediction: Shaped[np.ndarray, "n n"] | None = None) -> str:
         return board.render(split.inputs[0], split.targets[0], prediction, self.box)
 
+    def draw(self, split: Split, prediction: Shaped[np.ndarray, "n n"] | None = None) -> str:
+        return board.draw(split, prediction, self.box)
+
 
 def _band(field: str, text: str) -> tuple[float, float]:
     """The two ends of "low:high"."""

@@ -23,6 +23,8 @@ ARROWS: dict[str, set[str]] = {
     "_errors": set(),
     "_custom_types": set(),
     "_remat": set(),
+    # Files that are there whole or not at all: of the two parts that write into a run folder.
+    "_files": set(),
     "_task": WORDS,
     "nn": WORDS,
     # Solvers, gradients and stability see a function f(z, x) and never a model.
@@ -32,13 +34,13 @@ ARROWS: dict[str, set[str]] = {
     "_cross_entropy": WORDS | {"nn"},
     "_audit": WORDS | LOOP | {"_model", "_cross_entropy"},
     "interop": WORDS | {"nn", "_model"},
-    "train": WORDS | LOOP | {"nn", "_model", "_task", "_cross_entropy", "_audit"},
+    "train": WORDS | LOOP | {"nn", "_model", "_task", "_cross_entropy", "_audit", "_files"},
     # A model on its task as what stability measures; above training, whose evaluation it uses.
     "examine": WORDS
     | LOOP
     | {"nn", "_model", "_task", "_cross_entropy", "_audit", "stability", "train"},
     # Reads run folders and nothing else.
-    "report": WORDS,
+    "report": WORDS | {"_files"},
     "tasks": WORDS | {"_task"},
     "cli": WORDS | {"__init__", "_task", "train", "tasks", "stability", "examine", "report"},
     "_contents": WORDS | LOOP | {"_task", "_model", "_audit", "nn", "interop", "stability"},
@@ -49,7 +51,7 @@ SOLVERS = {"optimistix", "lineax", "diffrax"}
 MAY_SOLVE = LOOP | {"stability"}
 
 FILES = {"csv", "gzip", "io", "mmap", "os", "safetensors", "shutil", "tempfile", "zipfile"}
-MAY_TOUCH_FILES = {"train", "report", "tasks", "cli"}
+MAY_TOUCH_FILES = {"_files", "train", "report", "tasks", "cli"}
 
 
 def sources() -> list[Path]:

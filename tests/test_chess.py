@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import io
 import itertools
+import xml.etree.ElementTree as ET
 
 import chess
 import jax
@@ -637,3 +638,25 @@ def test_board_can_be_read_without_colour():
     wrong = plain(task.render(black, prediction(task, QUIET, "a3", "b3")))
     assert wrong.count("?.?") == 2
     assert "not a legal move" in wrong
+
+
+def test_drawing_tells_prediction_and_answer_apart_without_colour():
+    task = Chess()
+    one = task.parse(EXAMPLE)
+    svg = "{http://www.w3.org/2000/svg}"
+
+    def count(split, mask):
+        found = ET.fromstring(task.draw(split, mask))
+        dashed = [each for each in found.iter(f"{svg}rect") if each.get("stroke-dasharray")]
+        crosses = [each for each in found.iter(f"{svg}use") if each.get("href") == "#xx"]
+        return len(list(found.iter(f"{svg}line"))), len(dashed), len(crosses)
+
+    assert count(one, None) == (0, 0, 0)
+    assert count(one, one.targets[0]) == (1, 2, 0)  # an arrow on the squares of the answer
+    assert "predicted: Qxf7# (h5f7)" in task.draw(one, one.targets[0])
+    assert count(one, prediction(task, EXAMPLE, "h5", "e5")) == (1, 2, 1)
+    assert count(one, prediction(task, EXAMPLE, "a5", "b5")) == (0, 2, 2)  # no piece to move
+    black = task.parse(QUIET)  # the answer is not known
+    assert count(black, prediction(task, QUIET, "e8", "e7")) == (1, 0, 0)
+    corner = next(ET.fromstring(task.draw(black)).iter(f"{svg}use"))
+    assert corner.get("transform") == "translate(135, 0)"  # the white king, as Black sees it

@@ -35,7 +35,7 @@ def sources_on_disk() -> set[str]:
     for package in packages_on_disk():
         folder = ROOT.joinpath(*package.split("."))
         for path in folder.rglob("*"):
-            if path.suffix in {".py", ".toml"} or path.name == "py.typed":
+            if path.suffix in {".py", ".toml", ".html", ".css", ".js"} or path.name == "py.typed":
                 found.add(path.relative_to(ROOT).as_posix())
     return {path for path in found if "__pycache__" not in path}
 
@@ -82,7 +82,7 @@ def test_every_public_name_loads():
 
 
 def test_tools_are_pinned_and_libraries_bounded(project):
-    tools = ("hypothesis", "pre-commit", "pyright", "pytest", "ruff")
+    tools = ("hypothesis", "playwright", "pre-commit", "pyright", "pytest", "ruff")
     for line in project["dependency-groups"]["dev"]:
         assert ("==" in line) == line.startswith(tools), line
     for line in project["project"]["dependencies"]:

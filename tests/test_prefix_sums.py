@@ -1,5 +1,7 @@
 """The prefix-sums task: its laws, its file and its faults."""
 
+import xml.etree.ElementTree as ET
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -122,6 +124,34 @@ def test_check_and_render():
     assert task.check(split, wrong) == (False, "1 of 7 prefix sums are wrong, first at bit 2")
     assert "^" in task.render(split, wrong)
     assert "^" not in task.render(split, right)
+
+
+def test_drawing_wraps_long_strings_and_strikes_wrong_sums():
+    task = PrefixSums()
+    split = task.generate(1, 0)
+    right = split.targets[0]
+    wrong = right.copy()
+    wrong[[3, 30]] ^= 1
+
+    def lines(prediction):
+        svg = ET.fromstring(task.draw(split, prediction))
+        return [each.text for each in svg.iter("{http://www.w3.org/2000/svg}text")]
+
+    bits, sums = ("".join(map(str, row)) for row in (split.inputs[0], wrong))
+    assert lines(wrong) == [
+        "bits",
+        "sums",
+        bits[:16],
+        sums[:16],
+        "bits",
+        "sums",
+        bits[16:],
+        sums[16:],
+    ]
+    assert "·" * 16 in lines(None)
+    assert task.draw(split, wrong).count("zl") == 2  # a box, and a stroke through it
+    assert "zl" not in task.draw(split, right)
+    assert "30 right, 2 wrong" in task.draw(split, wrong)
 
 
 def test_made_by_name_with_fields():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import jax
@@ -666,6 +667,31 @@ def test_the_board():
     unknown = dataclasses.replace(split, targets=np.zeros_like(split.targets))
     assert "!" not in plain(task, unknown, prediction)
     assert "!?" in plain(task, split, split.inputs[0])
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_the_drawing(made, box):
+    """Givens bold, predictions not, whatever is wrong struck through: also a changed given."""
+    task, split = Sudoku(box=box), made[box].take(slice(0, 1))
+    n = box * box
+    givens, answer = split.inputs[0], split.targets[0]
+
+    def digits(prediction=None):
+        svg = ET.fromstring(task.draw(split, prediction))
+        return {t.get("font-weight"): t.text for t in svg.iter("{http://www.w3.org/2000/svg}text")}
+
+    bold = "".join(map(str, givens[givens != 0]))
+    assert digits() == {"700": bold}
+    assert digits(answer) == {"700": bold, "400": "".join(map(str, answer[givens == 0]))}
+    wrong = answer.copy()
+    for cell, digit in ((np.argwhere(givens == 0)[0], 0), (np.argwhere(givens)[-1], n)):
+        wrong[tuple(cell)] = digit if answer[tuple(cell)] != digit else 1
+    assert "?" in (digits(wrong)["400"] or "")
+    assert task.draw(split, wrong).count("zl") == 2
+    assert "zl" not in task.draw(split, answer) + task.draw(split)
+    thick, thin = 2 * (box + 1), 2 * (n - box)
+    lines = [path for path in ET.fromstring(task.draw(split)).iter() if path.get("stroke-width")]
+    assert [(path.get("d") or "").count("M") for path in lines] == [thin, thick]
 
 
 # --- its fields

@@ -1,5 +1,9 @@
 """The laws that every task keeps: the table is `TASKS`, so a new task is tested as it is named."""
 
+import dataclasses
+import re
+import xml.etree.ElementTree as ET
+
 import jax
 import jax.random as jr
 import numpy as np
@@ -11,6 +15,8 @@ from eqloop.tasks import TASKS, make_task
 from eqloop.tasks._files import refuse
 
 ROWS = 12
+SVG = "{http://www.w3.org/2000/svg}"
+XLINK = "http://www.w3.org/1999/xlink"
 
 
 @pytest.fixture(scope="module", params=list(TASKS))
@@ -107,6 +113,38 @@ def test_bands_and_board(task, made):
     one = made.take(slice(0, 1))
     assert task.render(one).strip()
     assert task.render(one, one.targets[0]) != task.render(one)
+
+
+def test_drawing(task, made):
+    """An SVG that needs nothing else, has no size of its own, and shows what is wrong."""
+    one = made.take(slice(0, 1))
+    wrong = one.targets[0].copy()
+    wrong.flat[:2] ^= 1
+    drawn = [task.draw(one), task.draw(one, one.targets[0]), task.draw(one, wrong)]
+    assert len(set(drawn)) == 3
+    for text in drawn:
+        svg = ET.fromstring(text)
+        assert svg.tag == f"{SVG}svg"
+        assert svg.get("role") == "img"
+        assert svg.get("viewBox")
+        assert svg.get("width") is svg.get("height") is None
+        assert (svg.findtext(f"{SVG}title") or "").strip()
+        assert set(re.findall(r"https?://[^\"]*", text)) <= {SVG[1:-1], XLINK}
+        assert all(each.get("href", "#").startswith("#") for each in svg.iter())
+        assert not {each.tag for each in svg.iter()} & {f"{SVG}style", f"{SVG}script"}
+        assert len(text) < 20_000
+    assert "wrong" in drawn[2].lower()
+
+
+def test_where_the_answer_is_not_known_nothing_is_wrong(task, made):
+    one = made.take(slice(0, 1))
+    unknown = dataclasses.replace(
+        one,
+        targets=np.zeros_like(one.targets),
+        columns={**one.columns, "answered": np.array([False])},
+    )
+    for mark in ("var(--wrong", "#xx", "stroke-dasharray"):
+        assert mark not in task.draw(unknown, one.targets[0])
 
 
 def test_splits_and_manifest(task):

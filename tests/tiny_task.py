@@ -10,6 +10,7 @@ import numpy as np
 
 from eqloop import InputError
 from eqloop._task import AbstractTask, Dataset, Split
+from eqloop.tasks._svg import glyphs, picture
 from eqloop.train import Spec
 from eqloop.train._fields import nearest
 from eqloop.train._resolve import overlay
@@ -91,6 +92,10 @@ class Tiny(AbstractTask):
 
     def render(self, split, prediction=None):
         raise NotImplementedError
+
+    def draw(self, split, prediction=None):
+        shown = split.inputs[0] if prediction is None else prediction
+        return picture("tiny", 60, 20, [glyphs("".join(map(str, shown)), [(5, 15)] * len(shown))])
 
 
 def make_task(name: str, fields: Any) -> AbstractTask:

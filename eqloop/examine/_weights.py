@@ -43,7 +43,8 @@ def attention_entropy(
     block = model.blocks[0]
 
     def one(z, e):
-        weights = block.attention.weights(block.attended(z, e))
+        r = block.inject(e)
+        weights = block.attention.weights(block.read(block.recalled(z, r), r))
         entropy = -jnp.sum(jax.scipy.special.xlogy(weights, weights), axis=0)
         return jnp.mean(entropy) / math.log(len(weights))
 

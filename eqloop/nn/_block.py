@@ -65,18 +65,31 @@ class Block(eqx.Module):
     def __call__(
         self, z: Float[Array, "*grid width"], r: Float[Array, "*grid width"] | None
     ) -> Float[Array, "*grid width"]:
-        if self.recall_kind == "external":
-            assert self.recall is not None
-            assert r is not None
-            z = self.recall(z, r).astype(z.dtype)
+        z = self.recalled(z, r)
         for branch in (self.attention, self.feedforward):
-            c = z if self.norms.pre is None else self.norms.pre(z)
-            if self.recall_kind == "internal":
-                assert self.recall is not None
-                assert r is not None
-                c = self.recall(c, r)
-            z = join(self, z, branch(c))
+            z = join(self, z, branch(self.read(z, r)))
         return z
+
+    def recalled(
+        self, z: Float[Array, "*grid width"], r: Float[Array, "*grid width"] | None
+    ) -> Float[Array, "*grid width"]:
+        """The residual stream that the sub-blocks start from: `W_x z + r` with external recall."""
+        if self.recall_kind != "external":
+            return z
+        assert self.recall is not None
+        assert r is not None
+        return self.recall(z, r).astype(z.dtype)
+
+    def read(
+        self, z: Float[Array, "*grid width"], r: Float[Array, "*grid width"] | None
+    ) -> Float[Array, "*grid width"]:
+        """What a branch reads of the residual stream: c."""
+        c = z if self.norms.pre is None else self.norms.pre(z)
+        if self.recall_kind != "internal":
+            return c
+        assert self.recall is not None
+        assert r is not None
+        return self.recall(c, r)
 
 
 def join(block: "Block | FoldedBlock", z: Array, branch: Array) -> Array:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._errors import InputError
+from ._style import new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,12 +39,7 @@ def gradients_figure(audit: Mapping[str, Any], *, title: str = "") -> "Figure":
 
     **Raises** `InputError` where matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise InputError("drawing needs matplotlib: pip install 'eqloop[plot]'") from None
-
-    figure = Figure(figsize=(9.6, 4.4), dpi=160, layout="constrained")
+    figure = new_figure(9.6, 4.4)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     seconds = [each["seconds"] for each in audit["gradients"].values()]
     converged = f"{audit['share']:.0%} converged"
@@ -159,5 +154,4 @@ def _scales(panels: Sequence["Axes"], seconds: Sequence[float], distances: Seque
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.grid(color="0.9", linewidth=0.7)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)

@@ -22,7 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from .._errors import InputError
-from ._files import write_atomic
+from .._files import write_atomic
 
 T = TypeVar("T")
 

@@ -26,11 +26,11 @@ from rich.progress import (
 )
 
 from .._errors import InputError
+from .._files import remove_leftovers
 from .._task import AbstractTask, Dataset
 from ._audit import AUDITED, audit_batch, audit_line, make_auditor
 from ._config import Spec
 from ._evaluate import Evaluation, evaluate
-from ._files import remove_leftovers
 from ._metrics import MetricsLog, plain
 from ._run import CHECKPOINTS, Run, create_run, open_run
 from ._state import TrainState, init_state

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
-from ._files import write_atomic
+from .._files import write_atomic
 
 
 def plain(value: Any) -> Any:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
+from .._files import write_atomic
 from ._config import Spec
-from ._files import write_atomic
 from ._metrics import plain
 from ._run import Run
 

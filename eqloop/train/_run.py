@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._errors import InputError
+from .._files import TEMPORARY, remove_leftovers, write_atomic
 from .._model import LoopedTransformer
 from ._checkpoint import Header, load, load_header, save
 from ._config import Spec
-from ._files import TEMPORARY, remove_leftovers, write_atomic
 from ._state import TrainState, skeleton
 
 SPEC, MANIFEST, METRICS, CHECKPOINTS, BEST = (

@@ -1,0 +1,236 @@
+"""The figures of a stability report, from the plain tables of `report.json` (NaN may be null).
+
+Narrow, so that their text can still be read on a phone. A panel without anything to draw says why.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._accuracy import accuracy_lines
+from ._style import COLOURS, iteration_axis, new_figure, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Tables = Mapping[str, Any]
+
+_SIZE = (4.0, 3.2)
+_THIN_LINES = 64
+"""Curves of single examples: more of them make a blot and a large file."""
+_MANY_POINTS = 2000
+"""From so many on, points become pixels: as shapes they make a large file."""
+_BLUE, _ORANGE, _GREEN, *_ = COLOURS
+
+
+def residual_figure(report: Tables) -> "Figure":
+    """Relative residual against iterations, both logarithmic: the median, the band, each example,
+    and the tolerance."""
+    figure, axes = _begin("iterations of the loop", "relative residual")
+    part = report["reachability"]
+    iterations = _numbers(part["iterations"])
+    curves = [_numbers(curve) for curve in part["curves"][:_THIN_LINES]]
+    floor = _smallest(part["residual"]["median"], part["residual"]["low"], *curves)
+    if floor is None:
+        return _say(axes, "no residual was measured")
+    for number, curve in enumerate(curves):
+        axes.plot(
+            iterations,
+            _positive(curve, floor),
+            color="0.35",
+            alpha=0.25,
+            linewidth=0.5,
+            label="" if number else "single examples",
+        )
+    _band(axes, iterations, part["residual"], floor)
+    axes.axhline(part["tolerance"], color=_ORANGE, linestyle="--", linewidth=1.4, label="tolerance")
+    iteration_axis(axes, part["iterations"])
+    _log_up(axes)
+    return _legend(figure, axes)
+
+
+def eigenvalue_figure(report: Tables) -> "Figure":
+    """Leading eigenvalues of df/dz in the complex plane, with the unit circle."""
+    figure, axes = _begin("real part", "imaginary part")
+    found = [
+        _numbers(values)
+        for each in report["spectrum"]["eigenvalues"]
+        for values in each
+        if len(values) == 3
+    ]
+    points = np.array(found).reshape(-1, 3)
+    points = points[np.isfinite(points[:, :2]).all(axis=1)]
+    turn = np.linspace(0, 2 * np.pi, 181)
+    axes.plot(
+        np.cos(turn), np.sin(turn), color="0.35", linestyle="--", linewidth=1, label="unit circle"
+    )
+    kinds = (
+        (points[:, 2] == 1, "eigenvalue", {"marker": "o", "facecolors": _BLUE, "alpha": 0.55}),
+        (points[:, 2] != 1, "did not converge", {"marker": "x", "color": _ORANGE}),
+    )
+    for mask, label, style in kinds:
+        if mask.any():
+            axes.scatter(
+                *points[mask, :2].T,
+                s=16,
+                linewidths=0.8,
+                label=label,
+                rasterized=len(points) > _MANY_POINTS,
+                **style,
+            )
+    axes.axhline(0, color="0.8", linewidth=0.7, zorder=0)
+    axes.axvline(0, color="0.8", linewidth=0.7, zorder=0)
+    axes.set_aspect("equal", adjustable="datalim")
+    if not len(points):
+        return _say(axes, "no eigenvalue was found")
+    return _legend(figure, axes)
+
+
+def gradient_norm_figure(report: Tables) -> "Figure":
+    """The norm of the gradient that arrives at iteration t, over that at the last."""
+    figure, axes = _begin("iteration t", "|dL/dz$_t$| / |dL/dz$_T$|")
+    part = report["geometry"]
+    floor = _smallest(*part["gradient_norm"].values())
+    if floor is None:
+        return _say(axes, "no gradient was measured")
+    _band(axes, _numbers(part["iterations"]), part["gradient_norm"], floor)
+    axes.axhline(1, color=_ORANGE, linestyle="--", linewidth=1.2, label="neither grows nor fades")
+    _log_up(axes)
+    return _legend(figure, axes)
+
+
+def solved_figure(report: Tables) -> "Figure":
+    """Share solved against iterations, with those of training shaded; `reachability.accuracy`."""
+    figure, axes = _begin("iterations of the loop", "examples solved")
+    part = report["reachability"].get("accuracy")
+    if not part or not part["iterations"]:
+        return _say(axes, "this map has no task to solve")
+    curves = {name: _numbers(shares).tolist() for name, shares in part["splits"].items()}
+    if not np.isfinite(np.concatenate(list(curves.values()))).any():
+        return _say(axes, "nothing was scored")
+    trained = part.get("trained")
+    accuracy_lines(
+        axes, curves, part["iterations"], trained=(trained[0], trained[1]) if trained else None
+    )
+    return _legend(figure, axes)
+
+
+def fixed_points_figure(report: Tables) -> "Figure":
+    """The fixed points of the inputs in the plane of their two main directions."""
+    figure, axes = _begin("first main direction", "second main direction")
+    part = report["input_dependence"]
+    found = [_numbers(point) for point in part["points"] if point is not None]
+    points = np.array([point for point in found if np.isfinite(point).all()]).reshape(-1, 2)
+    if not len(points):
+        return _say(axes, "nothing converged")
+    label = f"one input each ({len(points)} of {len(part['points'])} converged)"
+    axes.scatter(*points.T, s=24, marker="o", facecolors=_BLUE, alpha=0.45, label=label)
+    axes.set_aspect("equal", adjustable="datalim")
+    return _legend(figure, axes)
+
+
+def sensitivity_figure(report: Tables) -> "Figure":
+    """|dz_t/dx| against t, and what the implicit function theorem gives for the fixed point."""
+    figure, axes = _begin("iterations of the loop", "|dz$_t$/dx|")
+    part = report["input_dependence"]
+    floor = _smallest(*part["sensitivity"].values())
+    if floor is None:
+        return _say(axes, "no sensitivity was measured")
+    _band(axes, _numbers(part["iterations"]), part["sensitivity"], floor)
+    implicit = _numbers([(part["implicit"].get("quantiles") or {}).get("0.5")])[0]
+    if implicit > 0:
+        label = "|(I − J)$^{-1}$ df/dx|, median"
+        axes.axhline(implicit, color=_ORANGE, linestyle="--", linewidth=1.4, label=label)
+    iteration_axis(axes, part["iterations"])
+    _log_up(axes)
+    return _legend(figure, axes)
+
+
+def distinct_figure(report: Tables) -> "Figure":
+    """Distinct fixed points against inputs, both in powers of two."""
+    figure, axes = _begin("inputs", "distinct fixed points")
+    part = report["input_dependence"]
+    inputs, clusters = _numbers(part["inputs"]), _numbers(part["clusters"])
+    known = np.isfinite(clusters) & (clusters > 0)
+    if not known.any():
+        return _say(axes, "nothing converged")
+    axes.plot(
+        inputs, inputs, color="0.35", linestyle="--", linewidth=1, label="one for every input"
+    )
+    axes.plot(
+        inputs[known], clusters[known], color=_BLUE, marker="o", markersize=5, label="measured"
+    )
+    for scale, ticks in ((axes.set_xscale, axes.set_xticks), (axes.set_yscale, axes.set_yticks)):
+        scale("log", base=2)
+        ticks(inputs, [f"{n:g}" for n in inputs])
+    axes.minorticks_off()
+    return _legend(figure, axes)
+
+
+# --- what they share
+
+
+def _begin(across: str, up: str) -> "tuple[Figure, Axes]":
+    figure = new_figure(*_SIZE)
+    axes = figure.add_subplot()
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    tidy(axes)
+    return figure, axes
+
+
+def _log_up(axes: "Axes") -> None:
+    """A logarithmic vertical axis, labelled also where it spans less than two powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high / low < 100:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _legend(figure: "Figure", axes: "Axes") -> "Figure":
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small"
+    )
+    return figure
+
+
+def _say(axes: "Axes", text: str) -> "Figure":
+    """An empty panel that says why it is empty."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", style="italic")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    return axes.get_figure(root=True)  # pyright: ignore[reportReturnType]
+
+
+def _band(axes: "Axes", at: NDArray[np.float64], band: Tables, floor: float) -> None:
+    """The median over the examples, and a band from the 5 % to the 95 % quantile."""
+    low, median, high = (_positive(_numbers(band[key]), floor) for key in ("low", "median", "high"))
+    axes.fill_between(at, low, high, color=_BLUE, alpha=0.2, linewidth=0, label="5 to 95 %")
+    marker = "o" if len(at) <= 24 else ""
+    axes.plot(at, median, color=_BLUE, linewidth=1.8, marker=marker, markersize=4, label="median")
+
+
+def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
+    """null as NaN."""
+    return np.array([np.nan if each is None else each for each in values], np.float64)
+
+
+def _smallest(*lists: Sequence[float | None] | ArrayLike) -> float | None:
+    """The smallest positive number, for the axes are logarithmic; None where there is none."""
+    every = np.concatenate([np.array(each, np.float64) for each in lists])
+    every = every[np.isfinite(every) & (every > 0)]
+    return float(every.min()) if every.size else None
+
+
+def _positive(values: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
+    """What is exactly 0, which has no logarithm, at the smallest number of the figure."""
+    return np.where(values <= 0, floor, values)

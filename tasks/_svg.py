@@ -1,0 +1,46 @@
+"""What the drawings of all tasks share: one frame, and one sign for a wrong cell.
+
+They are put into pages, light and dark: the ink is `currentColor` and other colours are CSS
+variables that have a fallback. Numbers are kept short, for a page holds some hundred drawings.
+"""
+
+from collections.abc import Iterable
+from html import escape
+
+from .._task import Split
+
+WRONG = "var(--wrong,#b3261e)"
+PREDICTED = "var(--predicted,currentColor)"
+
+
+def picture(title: str, width: float, height: float, body: Iterable[str]) -> str:
+    """A self-contained SVG of no fixed size, with `title` for those who cannot see it."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img">'
+        f"<title>{escape(title)}</title>{''.join(body)}</svg>"
+    )
+
+
+def glyphs(text: str, at: Iterable[tuple[float, float]], **attributes: str) -> str:
+    """One `<text>` whose characters stand centred at the given points."""
+    if not text:
+        return ""
+    xs, ys = zip(*at, strict=True)
+    # One y serves all characters of a line.
+    y = " ".join(f"{y:g}" for y in (ys[:1] if len(set(ys)) == 1 else ys))
+    x = " ".join(f"{x:g}" for x in xs)
+    more = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in attributes.items())
+    return f'<text x="{x}" y="{y}"{more}>{escape(text)}</text>'
+
+
+def struck(cells: Iterable[tuple[float, float]], width: float, height: float) -> str:
+    """Wrong cells, given by their upper left corners: a box with a stroke through it."""
+    path = "".join(
+        f"M{x:g} {y:g}h{width:g}v{height:g}h{-width:g}zl{width:g} {height:g}" for x, y in cells
+    )
+    return f'<path d="{path}" fill="none" stroke="{WRONG}" stroke-width="1.2"/>' if path else ""
+
+
+def answered(split: Split) -> bool:
+    """Whether the right answer to the one example in `split` is known."""
+    return bool(split.columns["answered"][0]) if "answered" in split.columns else True

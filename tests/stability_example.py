@@ -1,0 +1,263 @@
+"""A stability report and a player as they might come out of a measurement, made without one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eqloop._task import AbstractTask
+from eqloop.stability._report import (
+    Band,
+    Geometry,
+    InputDependence,
+    Reachability,
+    Spectrum,
+    StabilityReport,
+    Start,
+    Statement,
+)
+from eqloop.stability._statistics import Summary, share, summary
+from eqloop.train._metrics import plain
+
+EXAMPLES = 24
+GRID = [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256]
+
+
+def a_report() -> dict[str, Any]:
+    """A loop with recall that mostly converges, as `report.json` has it."""
+    random = np.random.default_rng(0)
+    settled = np.arange(EXAMPLES) % 8 != 7
+    rates = np.where(settled, random.uniform(0.8, 0.93, EXAMPLES), 0.999)
+    t = np.array(GRID)
+    curves = 0.6 * rates[:, None] ** t + random.uniform(1, 4, (EXAMPLES, 1)) * 1e-6
+    outcomes = ["converged" if each else "slow" for each in settled]
+    outcomes[7] = "cycle"
+
+    def spread(mean: float, width: float, known=settled) -> Summary:
+        return summary(np.where(known, random.normal(mean, width, EXAMPLES), np.nan))
+
+    def band(values: np.ndarray) -> Band:
+        low, median, high = np.quantile(values, [0.05, 0.5, 0.95], axis=0)
+        return Band(median.tolist(), low.tolist(), high.tolist())
+
+    implicit = spread(2.4, 0.3)
+    back = np.arange(49)
+    angles = random.uniform(0, np.pi, (EXAMPLES, 6))
+    size = rates[:, None] * np.linspace(1, 0.5, 6)
+    points = random.normal(0, 1, (EXAMPLES, 2)) * [3, 1.5]
+    cosines = {"backprop": 0.998, "truncated-4": 0.81, "phantom-4": 0.84, "one-step": 0.42}
+    kinds = ("converged", "cycle", "slow", "wandering", "diverged")
+    report = StabilityReport(
+        reachability=Reachability(
+            tolerance=1e-4,
+            outcomes=outcomes,  # pyright: ignore[reportArgumentType]
+            shares={kind: share(np.array(outcomes) == kind) for kind in kinds},
+            periods=[2 if each == "cycle" else 0 for each in outcomes],
+            iterations=GRID,
+            residual=band(curves),
+            residual_cell=band(2 * curves),
+            curves=curves.tolist(),
+            settle_step=spread(78, 14),
+            rate=spread(0.87, 0.03),
+            predicted_rate=spread(0.868, 0.03),
+            growth=spread(1.6, 0.1),
+            starts={
+                "gaussian": Start(share(settled), share(settled), spread(0.9998, 0.0001)),
+                "other": Start(share(settled), share(settled), spread(0.9997, 0.0001)),
+            },
+            basin=spread(1.0, 0.0),
+            basin_limit=1.0,
+        ),
+        input_dependence=InputDependence(
+            tolerance=1e-2,
+            inputs=[1, 2, 4, 8, 16],
+            clusters=[1, 2, 4, 7.9, 15.6],
+            distinct=0.98,
+            spread=0.74,
+            spread_low=0.7,
+            spread_high=0.79,
+            iterations=GRID,
+            sensitivity=band(2.4 * (1 - 0.8 * rates[:, None] ** t)),
+            implicit=implicit,
+            agreement=spread(1.01, 0.02),
+            smoothness=spread(0.99, 0.01),
+            probe=0.93,
+            points=[
+                p if s else None for p, s in zip(points.tolist(), settled.tolist(), strict=True)
+            ],
+            plane=0.41,
+        ),
+        geometry=Geometry(
+            iterations=back.tolist(),
+            gradient_norm=band(rates[:, None] ** back[::-1]),
+            cosines={name: spread(value, 0.01) for name, value in cosines.items()},
+            ratios={name: spread(value, 0.05) for name, value in cosines.items()},
+            sigma_min=spread(0.11, 0.02),
+            sigma_max=spread(3.1, 0.2),
+            condition=spread(29, 5),
+            products=spread(24, 2),
+            solved=share(settled),
+            return_factor=spread(0.87, 0.03),
+            return_predicted=spread(0.868, 0.03),
+            returned=share(settled),
+        ),
+        spectrum=Spectrum(
+            eigenvalues=np.stack(
+                [size * np.cos(angles), size * np.sin(angles), angles < 2.9], axis=-1
+            ).tolist(),
+            radius=spread(0.868, 0.03),
+            sigma_max=spread(2.2, 0.2),
+            non_normality=spread(2.5, 0.2),
+            at_fixed_point=settled.tolist(),
+            lyapunov=[spread(-0.14, 0.03), spread(-0.16, 0.03)],
+            regimes=["contracting" if each else "marginal" for each in settled],
+            regime_shares={
+                "contracting": share(settled),
+                "marginal": share(~settled),
+                "expanding": share(settled & ~settled),
+            },
+        ),
+        verdict={
+            "reachability": Statement(
+                "reachable",
+                "21 of 24 examples (69 to 96 %) reached a residual of 1e-4 within 256 iterations.",
+                {"reachability.shares.converged.share": 0.875},
+            ),
+            "input_dependence": Statement(
+                "depends smoothly on the input",
+                "24 inputs have 23.5 distinct fixed points, and |dz_T/dx| is 1.01 times its "
+                "implicit value.",
+                {"input_dependence.distinct": 0.98},
+            ),
+            "geometry": Statement(
+                "not measurable", "fewer than 2 examples converged <at all>.", {}
+            ),
+        },
+        predicted={
+            "reachability": {
+                "claim": "Recall with outer normalisation has reachable fixed points.",
+                "agrees": True,
+                "because": "87 % converged.",
+            },
+            "input_dependence": {
+                "claim": "The fixed points depend on the input.",
+                "agrees": False,
+                "because": "they were all the same.",
+            },
+            "geometry": {
+                "claim": "Back-propagation is stable.",
+                "agrees": None,
+                "because": "nothing was measured.",
+            },
+        },
+        settings={
+            "format": 1,
+            "run": "runs/sudoku & co",
+            "checkpoint": "best",
+            "step": 8000,
+            "split": "test",
+            "examples": EXAMPLES,
+            "iterations": 256,
+            "tolerance": 1e-4,
+            "seconds": 41.3,
+        },
+    )
+    tables = plain(report.tables())
+    tables["reachability"]["accuracy"] = {
+        "iterations": [1, 2, 4, 8, 16, 32, 64, 128, 256],
+        "splits": {
+            "test": [0, 0, 0.02, 0.2, 0.61, 0.88, 0.93, 0.94, 0.94],
+            "hard": [0, 0, 0, 0.03, 0.18, 0.42, 0.55, 0.6, 0.61],
+        },
+        "trained": [1, 30],
+    }
+    tables["geometry"]["audit"] = {
+        name: {
+            "cosine_backprop": value,
+            "cosine_implicit": value - 0.01,
+            "ratio_backprop": value,
+            "ratio_implicit": None,
+            "seconds": 0.7,
+        }
+        for name, value in cosines.items()
+    }
+    tables["geometry"]["weight_noise"] = {
+        "levels": [0, 0.01, 0.02, 0.05],
+        "accuracy": [0.94, 0.93, 0.81, 0.2],
+        "low": [0.9, 0.88, 0.75, 0.14],
+        "high": [0.96, 0.95, 0.86, 0.27],
+    }
+    tables["spectrum"]["weights"] = {"rho(W_x)": 0.82, "|W_x|/|W_h|": 1.3}
+    return json.loads(json.dumps(tables))
+
+
+KEPT = {"iterations", "inputs", "tolerance", "trained", "settings", "verdict"}
+COUNTS = {"hits", "count"}
+
+
+def without_numbers(tables: Any) -> Any:
+    """The same tables, of a loop that never converged: counts 0, other measured numbers null."""
+    if isinstance(tables, dict):
+        return {
+            name: each
+            if name in KEPT
+            else 0
+            if name in ("hits", "count")
+            else without_numbers(each)
+            for name, each in tables.items()
+        }
+    if isinstance(tables, list):
+        return [without_numbers(each) for each in tables]
+    return None if isinstance(tables, float | int) else tables
+
+
+def a_player(task: AbstractTask, *, examples: int = 2, frames: int = 24) -> dict[str, Any]:
+    """A loop that finds more and more of the answer, as `player.json` has it."""
+    split = task.generate(examples, 3)
+    found = []
+    for index in range(examples):
+        one = split.take(slice(index, index + 1))
+        random = np.random.default_rng(index)
+        target = one.targets[0]
+        order = random.permutation(target.size).reshape(target.shape)
+        shown, before = [], None
+        for t in range(frames):
+            right = order < target.size * (t + 1) / (frames - 4)
+            answer = np.where(right, target, (target + 1) % task.classes).astype(np.uint8)
+            if task.name == "chess":
+                answer = _two_squares(target, order, solved=t > frames // 2)
+            svg = task.draw(one, answer)
+            shown.append(
+                {
+                    "iterations": t + 1,
+                    "residual": float(0.5 * 0.75**t),
+                    "svg": None if svg == before else svg,
+                    "right": int((answer == target).sum()),
+                    "cells": target.size,
+                }
+            )
+            before = svg
+        found.append(
+            {
+                "title": f"test {index}: {one.puzzles[0].decode()[:30]}",
+                "puzzle_svg": task.draw(one),
+                "target_svg": task.draw(one, target),
+                "frames": shown,
+            }
+        )
+    return {"examples": found}
+
+
+def _two_squares(target: np.ndarray, order: np.ndarray, *, solved: bool) -> np.ndarray:
+    one_right = (target > 0) & (order == order[target > 0].min())
+    return target if solved else (one_right | (order == 5)).astype(np.uint8)
+
+
+def write_example(folder: Path, task: AbstractTask | None = None) -> Path:
+    """A folder as `eqloop stability` leaves it before its page is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(a_report()))
+    if task is not None:
+        (folder / "player.json").write_text(json.dumps(a_player(task)))
+    return folder

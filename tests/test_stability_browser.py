@@ -1,0 +1,208 @@
+"""The page of a stability report in a real browser, opened from disk."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stability_example import a_player, write_example
+
+from eqloop.report import write_stability
+from eqloop.tasks import make_task
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+FRAMES = 24
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH")
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """A page with two examples, of which the second has no known answer."""
+    folder = write_example(tmp_path_factory.mktemp("browser"))
+    player = a_player(make_task("prefix-sums", {}), frames=FRAMES)
+    first, second = player["examples"]
+    first["title"] += " with a very long title, longer than any phone is wide"
+    second["target_svg"] = None
+    for frame in second["frames"]:
+        frame |= {"right": None, "residual": None}
+    (folder / "player.json").write_text(json.dumps(player))
+    return write_stability(folder)[0]
+
+
+@pytest.fixture
+def open_page(browser) -> Iterator[Open]:
+    """Opens a file, and afterwards holds that nothing went wrong and nothing was fetched."""
+    faults: list[str] = []
+    pages = []
+
+    def opened(path: Path, *, width: int = 1200, scheme: str = "light") -> Any:
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        pages.append(page)
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+
+        def asked(request):
+            if not request.url.startswith(("file:", "data:")):
+                faults.append(request.url)
+
+        page.on("request", asked)
+        page.goto(path.as_uri())
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert not faults
+
+
+def status(page) -> str:
+    return page.inner_text("#status")
+
+
+def iteration(page) -> int:
+    found = re.match(r"Iteration (\d+)", status(page))
+    return int(found[1]) if found else 0
+
+
+def test_the_slider_moves_the_player(open_page, written):
+    page = open_page(written)
+    assert page.inner_text("#status") == "The puzzle"
+    puzzle = page.inner_html("#board")
+    assert "·" in puzzle
+    page.fill("#slider", "5")
+    assert page.inner_text("#at") == "Iteration 5"
+    assert page.inner_html("#board") != puzzle
+    said = page.inner_text("#status")
+    assert re.fullmatch(r"Iteration 5: residual 1\.6×10⁻¹, \d+ of 32 cells right", said)
+    assert page.get_attribute("#slider", "aria-valuetext") == said
+    page.fill("#slider", str(FRAMES))
+    assert re.fullmatch(r"Iteration 24: residual 6\.7×10⁻⁴, 32 of 32 cells right", status(page))
+    # At the end it shows the right answer: only the title of the drawing tells them apart.
+    assert page.inner_text("#board") == page.inner_text("#target")
+
+
+def test_keys_and_buttons_move_the_player(open_page, written):
+    page = open_page(written)
+    for key, expected in [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 1)]:
+        page.keyboard.press(key)
+        assert iteration(page) == expected
+    page.click("#next")
+    assert iteration(page) == 2
+    before = page.get_attribute("#cursor", "d")
+    page.click("#previous")
+    assert iteration(page) == 1
+    assert page.get_attribute("#cursor", "d") != before
+    page.click("#previous")
+    page.click("#previous")  # nothing comes before the puzzle
+    assert status(page) == "The puzzle"
+    page.focus("#slider")  # which moves by itself, and once
+    page.keyboard.press("ArrowRight")
+    assert iteration(page) == 1
+    # Every control can be reached by the keyboard.
+    page.focus("#example")
+    reached = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id"))
+    assert reached == ["slider", "previous", "play", "next"]
+
+
+def test_play_runs_to_the_end_and_can_be_paused(open_page, written):
+    page = open_page(written)
+    page.click("#play")
+    assert page.inner_text("#play") == "Pause"
+    assert page.get_attribute("#status", "aria-live") == "off"
+    playwright.expect(page.locator("#status")).to_contain_text("Iteration 2")
+    page.click("#play")
+    assert page.inner_text("#play") == "Play"
+    assert page.get_attribute("#status", "aria-live") == "polite"
+    paused = iteration(page)
+    page.wait_for_timeout(600)
+    assert iteration(page) == paused
+    page.fill("#slider", str(FRAMES - 1))
+    page.click("#play")
+    playwright.expect(page.locator("#play")).to_have_text("Play")
+    assert iteration(page) == FRAMES
+    page.click("#play")  # from the start again
+    assert iteration(page) == 0
+
+
+def test_an_example_is_chosen(open_page, written):
+    page = open_page(written)
+    first = page.inner_html("#board")
+    page.keyboard.press("ArrowRight")
+    page.select_option("#example", index=1)
+    assert status(page) == "The puzzle"
+    assert page.inner_html("#board") != first
+    assert not page.is_visible("#answer")
+    assert page.inner_text("#range") == "No residual was measured"
+    page.keyboard.press("ArrowRight")
+    assert status(page) == "Iteration 1"
+    page.select_option("#example", index=0)
+    assert page.is_visible("#answer")
+
+
+@pytest.mark.parametrize("width", [360, 700, 1200])
+def test_nothing_is_wider_than_the_screen(open_page, written, width):
+    page = open_page(written, width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    too_wide = page.evaluate(
+        "[...document.querySelectorAll('body *')].filter("
+        "e => e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML)"
+    )
+    assert not too_wide
+
+
+def test_dark_mode(open_page, written):
+    def shades(scheme: str) -> list[int]:
+        """How bright the page and its ink are, 0 to 255 each."""
+        page = open_page(written, scheme=scheme)
+        style = "getComputedStyle(document.body)"
+        colours = (page.evaluate(f"{style}.{name}") for name in ("backgroundColor", "color"))
+        return [sum(map(int, re.findall(r"\d+", colour)[:3])) // 3 for colour in colours]
+
+    page, ink = shades("light")
+    assert page > 200 > 100 > ink
+    page, ink = shades("dark")
+    assert page < 60 < 200 < ink
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "fields"), [("sudoku", {}), ("sudoku", {"box": 2}), ("chess", {})], ids=str
+)
+def test_the_boards_of_every_task(open_page, tmp_path, name, fields):
+    write_example(tmp_path, make_task(name, fields))
+    page = open_page(write_stability(tmp_path)[0], width=360)
+    page.fill("#slider", "3")
+    boxes = [page.locator(f"#{place} svg").bounding_box() for place in ("board", "target")]
+    assert boxes[0]["width"] == boxes[1]["width"] > 250
+    assert boxes[0]["height"] == boxes[1]["height"]
+    assert page.evaluate("document.documentElement.scrollWidth") == 360

@@ -1,0 +1,122 @@
+"""The figures of a stability report, from a report that was made up."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from stability_example import a_report, without_numbers
+
+from eqloop.report._stability_figures import (
+    distinct_figure,
+    eigenvalue_figure,
+    fixed_points_figure,
+    gradient_norm_figure,
+    residual_figure,
+    sensitivity_figure,
+    solved_figure,
+)
+from eqloop.report._stability_panels import PANELS
+
+
+def drawn(figure: Any) -> tuple[Any, dict[str, Any], list[str]]:
+    """The one panel of a figure, its lines by label, and what is written in it."""
+    (axes,) = figure.axes
+    lines = {str(line.get_label()): line for line in axes.lines}
+    return axes, lines, [text.get_text() for text in axes.texts]
+
+
+def test_residual_has_median_band_examples_and_tolerance():
+    report = a_report()
+    axes, lines, _ = drawn(residual_figure(report))
+    part = report["reachability"]
+    np.testing.assert_allclose(lines["median"].get_ydata(), part["residual"]["median"])
+    np.testing.assert_allclose(lines["median"].get_xdata(), part["iterations"])
+    assert set(lines["tolerance"].get_ydata()) == {part["tolerance"]}
+    assert len(axes.lines) == len(part["curves"]) + 2
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert len(axes.collections) == 1
+
+
+def test_eigenvalues_are_in_the_plane_with_the_unit_circle():
+    report = a_report()
+    axes, lines, _ = drawn(eigenvalue_figure(report))
+    circle = lines["unit circle"]
+    np.testing.assert_allclose(np.hypot(circle.get_xdata(), circle.get_ydata()), 1)
+    assert axes.get_aspect() == 1
+    points = np.concatenate(report["spectrum"]["eigenvalues"])
+    found = {each.get_label(): each for each in axes.collections}
+    assert len(found["eigenvalue"].get_offsets()) == (points[:, 2] == 1).sum()
+    assert len(found["did not converge"].get_offsets()) == (points[:, 2] == 0).sum()
+    shapes = [each.get_paths()[0].vertices.shape for each in found.values()]
+    assert shapes[0] != shapes[1]  # told apart without colour
+
+
+def test_gradient_norm_and_sensitivity():
+    report = a_report()
+    axes, lines, _ = drawn(gradient_norm_figure(report))
+    part = report["geometry"]
+    np.testing.assert_allclose(lines["median"].get_ydata(), part["gradient_norm"]["median"])
+    assert lines["median"].get_xdata()[0] == 0
+    assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+
+    axes, lines, _ = drawn(sensitivity_figure(report))
+    part = report["input_dependence"]
+    (implicit,) = (line for label, line in lines.items() if "I − J" in label)
+    assert set(implicit.get_ydata()) == {part["implicit"]["quantiles"]["0.5"]}
+
+
+def test_solved_shades_the_iterations_of_training():
+    report = a_report()
+    axes, lines, _ = drawn(solved_figure(report))
+    part = report["reachability"]["accuracy"]
+    for name, shares in part["splits"].items():
+        np.testing.assert_allclose(lines[name].get_ydata(), shares)
+    assert lines["test"].get_marker() != lines["hard"].get_marker()
+    (shade,) = axes.patches
+    assert [shade.get_x(), shade.get_x() + shade.get_width()] == part["trained"]
+    del report["reachability"]["accuracy"]
+    assert drawn(solved_figure(report))[2] == ["this map has no task to solve"]
+
+
+def test_fixed_points_and_how_many_are_distinct():
+    report = a_report()
+    axes, _, _ = drawn(fixed_points_figure(report))
+    points = [point for point in report["input_dependence"]["points"] if point is not None]
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), points)
+    _, lines, _ = drawn(distinct_figure(report))
+    diagonal = lines["one for every input"]
+    np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
+    np.testing.assert_allclose(
+        lines["measured"].get_ydata(), report["input_dependence"]["clusters"]
+    )
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.name)
+def test_a_panel_without_numbers_says_so(panel):
+    report = without_numbers(a_report())
+    figure = panel.draw(report)
+    (text,) = drawn(figure)[2]
+    assert re.match("no|this map has no", text)
+    figure.canvas.draw()
+    assert panel.alt(report)
+    assert "None" not in panel.alt(report)
+    assert "nan" not in panel.alt(report).lower()
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.name)
+def test_one_example_with_exact_zeros_is_drawn(panel):
+    """What has no logarithm must not warn, nor must a single point."""
+    report = a_report()
+    reach, dependence = report["reachability"], report["input_dependence"]
+    reach["curves"] = reach["curves"][:1]
+    for band in (
+        reach["residual"],
+        dependence["sensitivity"],
+        report["geometry"]["gradient_norm"],
+    ):
+        for values in band.values():
+            values[-1] = 0.0
+    dependence |= {"points": dependence["points"][:1], "inputs": [1], "clusters": [1]}
+    reach["accuracy"] = {"iterations": [1], "splits": {"test": [0.5]}, "trained": None}
+    panel.draw(report).canvas.draw()

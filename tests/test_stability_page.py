@@ -1,0 +1,231 @@
+"""The page of a stability report, from a report that was made up."""
+
+import base64
+import hashlib
+import html.parser
+import json
+import re
+
+import pytest
+from stability_example import a_player, a_report, without_numbers, write_example
+
+from eqloop import InputError
+from eqloop.report import write_stability
+from eqloop.report._stability_panels import PANELS
+from eqloop.report._stability_tables import number, percent
+from eqloop.tasks import make_task
+
+# --- numbers as text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (0, "0"),
+        (0.12345, "0.123"),
+        (0.99976, "0.9998"),
+        (-1.5, "−1.5"),
+        (1.23456e-7, "1.23×10⁻⁷"),
+        (-4.5e12, "−4.5×10¹²"),
+    ],
+)
+def test_a_number_is_short(value, text):
+    assert number(value) == text
+
+
+def test_a_share_is_in_percent():
+    assert percent(0.875) == "87.5\N{NO-BREAK SPACE}%"
+    assert percent(None) == "–"
+
+
+# --- the page
+
+
+class Page(html.parser.HTMLParser):
+    """Tags in order with their attributes, and the text of each."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in {"meta", "img", "input", "path"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag != "path":
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+    def text(self, tag: str) -> list[str]:
+        return [data for within, data in self.texts if within == tag]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = write_example(tmp_path_factory.mktemp("page"), make_task("prefix-sums", {}))
+    write_stability(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(folder) -> str:
+    return (folder / "report.html").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text) -> Page:
+    return Page(text)
+
+
+def test_what_is_written(folder):
+    written = write_stability(folder)
+    assert [path.name for path in written] == [
+        "report.html",
+        *(f"{panel.name}.png" for panel in PANELS),
+    ]
+    for path in written[1:]:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert not list(folder.glob(".*"))
+    before = written[0].read_bytes()
+    write_stability(folder)
+    assert written[0].read_bytes() == before  # nothing in it depends on when it was written
+    assert len(before) < 2_000_000
+
+
+def test_nothing_is_fetched(text, page):
+    bare = text.replace("http://www.w3.org/", "")  # names of XML dialects, never fetched
+    assert "http://" not in bare
+    assert "https://" not in bare
+    assert "url(" not in text
+    for _, attributes in page.tags:
+        source = attributes.get("src") or attributes.get("href") or "data:"
+        assert source.startswith(("data:", "#"))
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "embed", "base"}
+
+
+def test_only_the_one_script_may_run(page):
+    (policy,) = [
+        each["content"]
+        for tag, each in page.tags
+        if tag == "meta" and each.get("http-equiv") == "Content-Security-Policy"
+    ]
+    script = page.text("script")[-1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in (policy or "")
+    assert (policy or "").startswith("default-src 'none'")
+    assert not any(name.startswith("on") for _, each in page.tags for name in each)
+
+
+def test_the_verdict_comes_first_and_is_three_statements(text, page):
+    places = [text.index(each) for each in ("Verdict", "The loop at work", "Figures", "Numbers")]
+    assert places == sorted(places)
+    assert [tag for tag, _ in page.tags].count("article") == 3
+    report = a_report()
+    for statement in report["verdict"].values():
+        assert statement["verdict"] in page.text("p")
+    for words in ("agree.", "disagree.", "neither confirmed nor refuted."):
+        assert any(each.strip().endswith(words) for each in page.text("strong"))
+    assert {"✓", "✗", "?"} <= set(page.text("span"))
+
+
+def test_every_picture_is_described(page):
+    pictures = [each for tag, each in page.tags if tag == "img"]
+    assert len(pictures) == len(PANELS)
+    for each in pictures:
+        assert len(each["alt"] or "") > 40
+        svg = base64.b64decode((each["src"] or "").removeprefix("data:image/svg+xml;base64,"))
+        assert b"<svg" in svg
+    headings = page.text("h3")
+    assert all(panel.title in headings for panel in PANELS)
+
+
+def test_text_is_escaped(text, page):
+    assert "converged &lt;at all&gt;." in text
+    assert page.text("title") == ["Stability of runs/sudoku & co"]
+    assert page.open == []  # every tag is closed
+
+
+def test_the_frames_cannot_end_their_element(tmp_path):
+    folder = write_example(tmp_path)
+    task = make_task("prefix-sums", {})
+    player = a_player(task, examples=1)
+    player["examples"][0]["title"] = "</script><script>alert(1)</script><!--"
+    player["examples"][0]["frames"][0]["residual"] = float("nan")
+    (folder / "player.json").write_text(json.dumps(player))
+    write_stability(folder)
+    page = Page((folder / "report.html").read_text("utf-8"))
+    assert [tag for tag, _ in page.tags].count("script") == 2
+    frames = json.loads(page.text("script")[0])
+    assert frames["examples"][0]["title"].startswith("</script>")
+    assert frames["examples"][0]["frames"][0]["residual"] is None
+
+
+def test_tables_hold_the_numbers(page):
+    cells = page.text("td")
+    report = a_report()
+    assert number(report["reachability"]["rate"]["mean"]) in cells
+    assert percent(report["reachability"]["shares"]["converged"]["share"]) in cells
+    headings = page.text("h2")
+    for heading in ("Gradients of the weights", "Noise on the weights", "Weight matrices"):
+        assert heading in headings
+    assert "rho(W_x)" in page.text("th")
+
+
+def test_a_map_without_a_model_has_a_page_too(tmp_path):
+    report = without_numbers(a_report())
+    report["predicted"] = None
+    for part, names in {"geometry": ("audit", "weight_noise"), "spectrum": ("weights",)}.items():
+        for name in names:
+            del report[part][name]
+    del report["reachability"]["accuracy"], report["settings"]["run"]
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    text = write_stability(tmp_path)[0].read_text("utf-8")
+    assert text.count("No theory speaks of this map.") == 3
+    assert "The loop at work" not in text
+    assert "Gradients of the weights" not in text
+    assert "None" not in re.sub(r"<script.*", "", text, flags=re.DOTALL)
+
+
+DAMAGED = {
+    "cut off": ('{"settings": {"format": 1', "not JSON"),
+    "binary": ("\x00\x01", "not JSON"),
+    "a list": ("[]", "not a stability report"),
+    "other format": ('{"settings": {"format": 2}}', "format 2, where 1 is understood"),
+    "no format": ('{"settings": {}}', "format None"),
+    "no tables": ('{"settings": {"format": 1}}', "has no table 'reachability'"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_report_that_cannot_be_used_is_one_line(tmp_path, case):
+    content, message = DAMAGED[case]
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        write_stability(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "eqloop stability RUN" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_missing_report_or_key_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"report\.json: No such file"):
+        write_stability(tmp_path)
+    report = a_report()
+    del report["input_dependence"]["clusters"]
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(InputError, match=r"report\.json: damaged \(KeyError\('clusters'\)\)"):
+        write_stability(tmp_path)
+    (tmp_path / "report.json").write_text(json.dumps(a_report()))
+    (tmp_path / "player.json").write_text("{}")
+    with pytest.raises(InputError, match=r"player\.json: damaged, has no list of examples"):
+        write_stability(tmp_path)
