@@ -18,6 +18,7 @@ from . import data as _data
 from . import eval as _eval
 from . import gradients as _gradients
 from . import solve as _solve
+from . import stability as _stability
 from . import train as _train
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command("train")(_train.train)
 app.command("eval")(_eval.evaluate)
 app.command("gradients")(_gradients.gradients)
 app.command("solve")(_solve.solve)
+app.command("stability")(_stability.stability)
 app.add_typer(_data.app, name="data")
 
 

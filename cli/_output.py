@@ -70,7 +70,8 @@ def percent(share: float | None) -> str:
 
 @contextmanager
 def progress(label: str) -> Iterator[Any]:
-    """A progress bar that a loader feeds: yields `report(done, total)`. Silent in a pipe."""
+    """A progress bar that a loader feeds: yields `report(done, total)`, or with the name of the
+    part that is being done as a third argument. Silent in a pipe."""
     from rich.progress import (
         BarColumn,
         Progress,
@@ -92,9 +93,9 @@ def progress(label: str) -> Iterator[Any]:
     shown = bar.console.is_terminal
     task = bar.add_task(label, total=None)
 
-    def report(done: int, total: int | None) -> None:
+    def report(done: int, total: int | None, part: str = label) -> None:
         if shown:
-            bar.update(task, completed=done, total=total)
+            bar.update(task, completed=done, total=total, description=part)
 
     if not shown:
         yield report

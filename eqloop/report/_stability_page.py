@@ -52,7 +52,7 @@ def write_stability(folder: Path) -> list[Path]:
     **Raises** `InputError` where the report is missing, damaged or of another format, where
     nothing can be written, and where matplotlib is not installed.
     """
-    report = _report(folder)
+    report = read_stability(folder)
     player = _player(folder)
     files: dict[Path, bytes] = {}
     shown: list[str] = []
@@ -78,7 +78,7 @@ def write_stability(folder: Path) -> list[Path]:
 _AGAIN = "measure it again: eqloop stability RUN"
 
 
-def _report(folder: Path) -> dict[str, Any]:
+def read_stability(folder: Path) -> dict[str, Any]:
     path = folder / REPORT
     report = _json(path)
     if not isinstance(report, dict) or not isinstance(report.get("settings"), dict):
