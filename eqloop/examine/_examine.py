@@ -12,8 +12,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
+from .._adjoint import AbstractGradient, Implicit, OneStep, Phantom, Truncated
 from .._audit import GradientAudit, gradient_audit
 from .._model import LoopedTransformer
+from .._norms import relative_residual
 from .._task import AbstractTask, Split
 from ..stability import analyse, share
 from ..train import Spec, audit_batch, audited_iterations, evaluate, trained_iterations
@@ -21,10 +23,16 @@ from ._problem import make_problem, spread_evenly
 from ._theory import compare, predict
 from ._weights import attention_entropy, weight_figures
 
-NOISE = (0.0, 0.01, 0.02, 0.05, 0.1)
+NOISE = (0.0, 0.01, 0.03, 0.1)
 """Of weights, relative to the root mean square of each array."""
-NOISY_ITERATIONS = 64
 AUDITED = 8
+GRADIENTS: dict[str, AbstractGradient] = {
+    "one-step": OneStep(),
+    "truncated-4": Truncated(4),
+    "phantom-8": Phantom(8),
+    "implicit": Implicit(),
+}
+"""One of each kind, since each is compiled; `eqloop gradients` has more."""
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -93,12 +101,23 @@ def examine(
         model, task, chosen, spec, iterations, part("accuracy")
     )
     report["geometry"]["weight_noise"] = weight_noise(
-        model, task, chosen[split], key=noise_key, progress=part("weight noise")
+        model,
+        task,
+        chosen[split],
+        key=noise_key,
+        iterations=iterations,
+        rtol=rtol,
+        progress=part("weight noise"),
     )
     audit = gradient_audit(
         model,
         audit_batch(task, chosen[split], min(AUDITED, len(chosen[split]))),
         iterations=audited_iterations(spec.solver),
+        gradients={
+            name: each
+            for name, each in GRADIENTS.items()
+            if getattr(each, "steps", 1) < audited_iterations(spec.solver)
+        },
         max_steps=iterations,
         repeats=1,
         progress=part("gradients"),
@@ -132,10 +151,12 @@ def weight_noise(
     split: Split,
     *,
     key: PRNGKeyArray,
-    iterations: int = NOISY_ITERATIONS,
+    iterations: int,
+    rtol: float = 1e-4,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, list[float]]:
-    """The share of examples solved after so many iterations, with noise on the weights."""
+    """The share of examples solved after so many iterations (fewer where all have settled), with
+    noise on the weights, drawn once for each level."""
     tokens, targets = jnp.asarray(split.inputs), jnp.asarray(split.targets)
     found = []
     for number, level in enumerate(NOISE):
@@ -143,7 +164,7 @@ def weight_noise(
             progress(number, len(NOISE))
         solved = _solved(
             _noisy(model, jr.fold_in(key, number), jnp.asarray(level)),
-            task, tokens, targets, iterations,
+            task, tokens, targets, jnp.asarray(iterations), jnp.asarray(rtol),
         )  # fmt: skip
         found.append(share(np.asarray(solved)))
     return {
@@ -180,14 +201,30 @@ def _noisy(model: LoopedTransformer, key: PRNGKeyArray, level: Array) -> LoopedT
 
 @eqx.filter_jit
 def _solved(
-    model: LoopedTransformer, task: AbstractTask, tokens: Array, targets: Array, iterations: int
+    model: LoopedTransformer,
+    task: AbstractTask,
+    tokens: Array,
+    targets: Array,
+    iterations: Array,
+    rtol: Array,
 ) -> Bool[Array, " examples"]:
     loop = model.loop(fold=True)
+    e = jax.vmap(lambda each: model.embed(task.encode(each)))(tokens)
+    r = jax.vmap(loop.inject)(e)
 
-    def one(tokens, targets):
-        e = model.embed(task.encode(tokens))
-        r = loop.inject(e)
-        z = jax.lax.fori_loop(0, iterations, lambda _, z: loop(z, r), e)
+    def going(carry):
+        _, count, residual = carry
+        return (count < iterations) & jnp.any(residual > rtol)
+
+    def body(carry):
+        z, count, _ = carry
+        value = jax.vmap(loop)(z, r)
+        return value, count + 1, jax.vmap(relative_residual)(value, z)
+
+    begin = (e, jnp.zeros((), jnp.int32), jnp.full(len(e), jnp.inf))
+    z, _, _ = jax.lax.while_loop(going, body, begin)
+
+    def right(z, tokens, targets):
         return task.score(task.predict(model.coda(z), tokens), tokens, targets)["exact"] > 0
 
-    return jax.vmap(one)(tokens, targets)
+    return jax.vmap(right)(z, tokens, targets)

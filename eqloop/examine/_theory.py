@@ -37,8 +37,8 @@ def predict(
         return dict.fromkeys(("reachability", "input_dependence", "geometry"), silent)
     if recall == "none":
         why = (
-            "without recall the fixed points are those of one map, whatever the input: countable, so "
-            "that z* is locally constant in it"
+            "without recall the fixed points are those of one map, whatever the input: countable, "
+            "so that z* is locally constant in it"
         )
         independent = ("one fixed point, whatever the input", "few fixed points")
         return {
