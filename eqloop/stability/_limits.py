@@ -89,7 +89,8 @@ def find_limits(
     progress: Progress | None = None,
 ) -> Limits:
     """Iterate `z <- f(z, x)` from each start and say where it went. Memory does not grow with the
-    iterations (but for a few numbers each).
+    iterations (but for a few numbers each). The residual is relative, so that a loop which shrinks
+    to exactly zero is "slow" until its state underflows.
 
     **Arguments:**
 
