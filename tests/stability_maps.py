@@ -3,6 +3,8 @@
 Coefficients are leaves or inputs, so that one compiled program serves many maps.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -66,7 +68,7 @@ def dense(size: int, *blocks, skew: float = 0.0, rest: float = 0.3, seed: int = 
     return q @ d @ q.T
 
 
-def stack(matrices, dtype=np.float64, shift: float = 1.0):
+def stack(matrices, dtype: Any = np.float64, shift: float = 1.0):
     """`zs, xs` of `by_matrix`: start zero, and `b` such that the fixed point is all `shift`."""
     a = jnp.asarray(np.stack(matrices), dtype)
     b = shift * (1 - jnp.sum(a, axis=2))
