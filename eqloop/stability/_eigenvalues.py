@@ -72,7 +72,14 @@ def leading_eigenvalues(
         matrix = np.array(grown, np.float64)
         products += memory - begun
         eps = float(jnp.finfo(dtype).eps)
-        ritz = [_ritz(m, int(b), count, rtol, eps) for m, b in zip(matrix, begun, strict=True)]
+        # What is done, or cannot go on, stays as it was found: where its basis ended early, the
+        # zeros after that are no eigenvalues.
+        ritz = [
+            ritz[example]
+            if cycle and ritz[example].keep == 0
+            else _ritz(matrix[example], int(begun[example]), count, rtol, eps)
+            for example in range(batch)
+        ]
         if cycle == cycles - 1 or all(each.done for each in ritz):
             break
         turns = np.zeros((batch, memory + 1, memory + 1))

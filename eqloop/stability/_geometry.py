@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from .._linear import solve_identity_minus
 from .._norms import two_norm
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
-from ._limits import Limits
+from ._limits import Limits, distance, settle
 from ._operators import Gram, InverseGram, state_jacobian
-from ._reachability import band, comes_back
+from ._reachability import band
 from ._report import Geometry
 from ._spectrum import jacobian_eigenvalues
 from ._statistics import share, summary
@@ -78,11 +78,9 @@ def geometry(
     smallest = leading_eigenvalues(
         inverse, limits.state, xs, key=sigma_keys[1], count=1, memory=10, cycles=2
     )
-    sigma_max = np.sqrt(np.where(there, np.real(largest.values[:, 0]), math.nan))
-    inverse_square = np.where(
-        there & smallest.converged[:, 0], np.real(smallest.values[:, 0]), math.nan
-    )
-    sigma_min = 1 / np.sqrt(inverse_square)
+    # An eigenvalue that is zero may be found below it; one of an inverse may not.
+    sigma_max = np.sqrt(np.maximum(0, _found(largest, there)))
+    sigma_min = 1 / np.sqrt(_found(smallest, there))
     factor, returned = return_test(limits, leading)
     return Geometry(
         iterations=list(range(norms.shape[1])),
@@ -98,8 +96,14 @@ def geometry(
         return_predicted=summary(
             np.where(np.isfinite(factor), np.abs(leading.values[:, 0]), math.nan)
         ),
-        returned=share(returned[there]),
+        returned=share(returned[np.isfinite(factor)]),
     )
+
+
+def _found(eigenvalues: Eigenvalues, there: np.ndarray) -> Float[np.ndarray, " examples"]:
+    """The largest of each, where it is one of a fixed point and has converged."""
+    known = there & eigenvalues.converged[:, 0]
+    return np.where(known, np.real(eigenvalues.values[:, 0]), math.nan)
 
 
 def return_test(
@@ -107,12 +111,15 @@ def return_test(
 ) -> tuple[Float[np.ndarray, " examples"], np.ndarray]:
     """The growth per iteration, over 8 of them, of a small push of each fixed point along the
     leading eigenvector of J (in the plane of its real and imaginary parts), and whether the loop
-    comes back. The growth is NaN where the loop did not converge or the eigenvector did not."""
+    comes back, that is at least half of the way within its iterations. The growth is NaN where the
+    loop did not converge or the eigenvector did not."""
     real, imaginary = (jnp.asarray(part(leading.vectors)) for part in (np.real, np.imag))
     growth, pushed = _push_along(limits.f, limits.state, limits.xs, real, imaginary)
     known = limits.converged & leading.converged[:, 0]
     factor = np.where(known, np.asarray(growth, np.float64), math.nan)
-    return factor, comes_back(limits, pushed, limits.state, limits.xs)
+    # By the finest residual: that of a small push is below a coarse one from the beginning.
+    end, _ = settle(limits.f, pushed, limits.xs, rtol=8 * limits.eps, max_steps=limits.iterations)
+    return factor, distance(end, limits.state) <= distance(pushed, limits.state) / 2
 
 
 def _linear(z: PyTree, direction: PyTree) -> Array:
@@ -209,7 +216,7 @@ def _push_along(
             return ravel_pytree(end)[0]
 
         # Against where the state itself goes: it need not be a fixed point to the last digit.
-        moved = jax.vmap(run)(directions) - run(jnp.zeros_like(flat))
+        moved = jax.vmap(run)(directions) - run(jnp.zeros_like(flat))[None]
         growth = jnp.linalg.norm(moved) / jnp.linalg.norm(directions)
         return growth ** (1 / PUSHED_STEPS), unravel(flat + directions[0])
 

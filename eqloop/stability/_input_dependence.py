@@ -42,7 +42,7 @@ def input_dependence(
     detail = limits if detail is None else detail
     probe_key, nudge_key = jr.split(key)
     there = np.flatnonzero(limits.converged)
-    points, inputs = _rows(limits.state)[there], _rows(limits.xs)[there]
+    points, inputs = _rows(limits.state)[there], _rows(limits.xs, len(limits))[there]
     apart = pdist(points) / max(_size(points), np.finfo(float).tiny) if len(there) > 1 else None
     labels = cluster(apart, tolerance) if apart is not None else np.zeros(len(there), int)
     counts, clusters = _growth(labels)
@@ -122,7 +122,8 @@ def linear_probe(states: PyTree, inputs: PyTree) -> float | None:
         return None
     kept = len(z) - len(z) // 4
     z_leaves, x_leaves = jtu.tree_leaves(states), jtu.tree_leaves(inputs)
-    if len(z_leaves) == len(x_leaves) == 1 and z_leaves[0].shape[:-1] == x_leaves[0].shape[:-1]:
+    cells = [leaf.shape[:-1] for leaf in (*z_leaves, *x_leaves)]
+    if len(z_leaves) == len(x_leaves) == 1 and cells[0] == cells[1] != ():
         z, x = (
             np.asarray(a, np.float64).reshape(len(z), -1, a.shape[-1])
             for a in (z_leaves[0], x_leaves[0])
@@ -162,7 +163,7 @@ def _spread(points: np.ndarray, inputs: np.ndarray) -> tuple[float, float, float
     resampling."""
     if len(points) < 3 or not inputs.size or _size(inputs) == 0:
         return math.nan, math.nan, math.nan
-    z, x = squareform(pdist(points)) / _size(points), squareform(pdist(inputs)) / _size(inputs)
+    z, x = (squareform(pdist(a)) / max(_size(a), np.finfo(float).tiny) for a in (points, inputs))
     if not x.any():
         return math.nan, math.nan, math.nan
     drawn = np.random.default_rng(0).integers(0, len(z), (500, len(z)))
@@ -190,14 +191,14 @@ def _plane(points: np.ndarray) -> tuple[np.ndarray, float]:
     return flat, float(np.sum(s[:2] ** 2) / total) if total else math.nan
 
 
-def _rows(tree: PyTree) -> Float[np.ndarray, "examples size"]:
-    """Each example as one row, in float64; what is not a floating-point number does not count."""
+def _rows(tree: PyTree, examples: int = 0) -> Float[np.ndarray, "examples size"]:
+    """Each example as one row, in float64; what is not a floating-point number does not count.
+    `examples` is their number where there may be no array to tell it."""
     leaves = [leaf for leaf in jtu.tree_leaves(tree) if eqx.is_inexact_array(leaf)]
     flat = [
         np.asarray(leaf, np.float64).reshape(len(leaf), math.prod(leaf.shape[1:]))
         for leaf in leaves
     ]
-    examples = len(next(iter(jtu.tree_leaves(tree)), ()))
     return np.concatenate(flat, axis=1) if flat else np.zeros((examples, 0))
 
 
@@ -236,11 +237,14 @@ def _differentiate(
 
     def one(f, start, z0, state, x, key):
         floats, rest = eqx.partition(x, eqx.is_inexact_array)
-        probes = jax.vmap(lambda k: _draw(x, k))(jr.split(key, PROBES))
+        # Mapped over keys, as inputs without floating-point arrays have probes without any.
+        probe_keys = jr.split(key, PROBES)
+        probes = jax.vmap(lambda k: _draw(x, k))(probe_keys)
 
-        def begin(v):
+        def begin(k):
             if start is None:
                 return jtu.tree_map(jnp.zeros_like, z0)
+            v = _draw(x, k)
             return jax.jvp(lambda floats: start(eqx.combine(floats, rest)), (floats,), (v,))[1]
 
         def body(carry, _):
@@ -251,8 +255,8 @@ def _differentiate(
             tangents = jax.vmap(push)(tangents, probes)
             return (value, tangents), jnp.mean(jnp.square(jax.vmap(two_norm)(tangents)))
 
-        orbit = jax.lax.scan(body, (z0, jax.vmap(begin)(probes)), length=steps)[1]
-        solved = jax.vmap(lambda v: two_norm(_solve(f, state, x, v, rtol)))(probes)
+        orbit = jax.lax.scan(body, (z0, jax.vmap(begin)(probe_keys)), length=steps)[1]
+        solved = jax.vmap(lambda k: two_norm(_solve(f, state, x, _draw(x, k), rtol)))(probe_keys)
         return orbit, jnp.mean(jnp.square(solved))
 
     return eqx.filter_vmap(one, in_axes=(None, None, 0, 0, 0, 0))(f, start, z0s, states, xs, keys)

@@ -12,7 +12,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._norms import largest_cell_norm, relative, relative_residual, two_norm
+from .._norms import largest_cell_norm, relative, two_norm
 from .._solver import FixedPoint, iterate
 from ._report import Outcome
 
@@ -89,7 +89,8 @@ def find_limits(
     progress: Progress | None = None,
 ) -> Limits:
     """Iterate `z <- f(z, x)` from each start and say where it went. Memory does not grow with the
-    iterations (but for a few numbers each).
+    iterations (but for a few numbers each). The residual is relative, so that a loop which shrinks
+    to exactly zero is "slow" until its state underflows.
 
     **Arguments:**
 
@@ -146,14 +147,17 @@ def classify(
     In this order:
 
     - diverged: not finite; or in the last quarter a quarter larger than in all of the first half,
-      by steps that did not become smaller (the relative residual of a drift falls, like `1 / t`);
+      by steps that did not become smaller (the relative residual of a drift falls, like `1 / t`),
+      or did so less and less, like a power of t, by which the way has no end;
     - converged: the last relative residual is at most `rtol`;
-    - slow: the steps still become smaller, over each quarter of the second half and by 2 % in all;
+    - slow: the steps still become smaller, over each quarter of the second half, by 2 % in all and
+      by more than chance (those of a chaotic orbit become smaller now and then);
     - cycle: back where it was after p iterations, for the least p, to a hundredth of the way that
-      it makes in one;
+      it makes in one, three times (a chaotic orbit comes near to where it was now and then);
     - wandering: none of these, bounded: quasi-periodic, chaotic, or a longer cycle.
 
-    **Arguments:** `returns`: `|z_{T+p} - z_T| / |z_T|` for p = 1, 2, ...; the others see `Limits`.
+    **Arguments:** `returns`: the largest `|z_{t+p} - z_t|` over a few t from T on, over the mean
+    step there, for p = 1, 2, ...; the others see `Limits`.
     """
     outcomes: list[Outcome] = []
     periods = np.zeros(len(residuals), np.int64)
@@ -164,17 +168,17 @@ def classify(
         if not np.all(np.isfinite(size)):
             outcomes.append("diverged")
             continue
-        quarters = [
-            np.log(np.maximum(each, 1e-300)).mean() for each in np.array_split(step[half:], 4)
-        ]
-        falls = -np.diff(quarters)
-        period = next((p for p, way in enumerate(back, 1) if way <= 0.01 * back[0]), 0)
+        logs = np.log(np.maximum(step[half:], 1e-300))
+        falls = -np.diff([each.mean() for each in np.array_split(logs, 4)])
+        slow = np.all(falls > 0) and falls.sum() > 0.02 and _falls(logs)
+        geometric = slow and falls.min() > 0.85 * falls.max()
+        period = next((p for p, way in enumerate(back, 1) if way <= 0.01), 0)
         grown = size[-len(size) // 4 :].max() > 1.25 * size[:half].max()
-        if grown and quarters[-1] > quarters[0] - 0.5:
+        if grown and falls.sum() < 0.5 and not geometric:
             outcomes.append("diverged")
         elif residual[-1] <= rtol:
             outcomes.append("converged")
-        elif np.all(falls > 0) and falls.sum() > 0.02:
+        elif slow:
             outcomes.append("slow")
         elif period:
             outcomes.append("cycle")
@@ -182,6 +186,15 @@ def classify(
         else:
             outcomes.append("wandering")
     return outcomes, periods
+
+
+def _falls(logs: Float[np.ndarray, " iterations"]) -> bool:
+    """Whether the line through them falls by more than four standard errors."""
+    t = np.arange(len(logs)) - (len(logs) - 1) / 2
+    slope = t @ logs / (t @ t)
+    scatter = logs - logs.mean() - slope * t
+    error = math.sqrt(scatter @ scatter / (len(logs) - 2) / (t @ t))
+    return bool(-slope > 4 * error)
 
 
 def settle(
@@ -207,7 +220,7 @@ def take(tree: PyTree, index: np.ndarray) -> PyTree:
 
 
 def distance(a: PyTree, b: PyTree) -> Float[np.ndarray, " examples"]:
-    """`|a - b| / |b|` of each example."""
+    """`|a - b| / |b|` of each example; `|a|` where b is zero, which has no size."""
     return np.asarray(_distance(a, b), np.float64)
 
 
@@ -238,11 +251,17 @@ def _follow(f: Map, zs: PyTree, xs: PyTree, steps: int) -> tuple[PyTree, tuple[A
 @eqx.filter_jit
 def _returns(f: Map, zs: PyTree, xs: PyTree) -> Float[Array, "examples periods"]:
     def one(f, start, x):
-        def body(z, _):
-            z = f(z, x)
-            return z, relative_residual(start, z)
+        def body(carry, _):
+            start, z = carry
+            value = f(z, x)
+            return (start, value), (relative(start, value)[0], relative(value, z)[0])
 
-        return jax.lax.scan(body, start, length=LONGEST)[1]
+        def stretch(start, _):
+            (_, end), ways = jax.lax.scan(body, (start, start), length=LONGEST)
+            return end, ways
+
+        ways, steps = jax.lax.scan(stretch, start, length=3)[1]
+        return jnp.max(ways, axis=0) / jnp.mean(steps)
 
     return eqx.filter_vmap(one, in_axes=(None, 0, 0))(f, zs, xs)
 
@@ -260,6 +279,7 @@ def _settle(f: Map, zs: PyTree, xs: PyTree, rtol: Array, max_steps: Array):
 @eqx.filter_jit
 def _distance(a: PyTree, b: PyTree) -> Float[Array, " examples"]:
     def one(a, b):
-        return two_norm(jtu.tree_map(lambda a, b: a - b, a, b)) / two_norm(b)
+        size = two_norm(b)
+        return two_norm(jtu.tree_map(lambda a, b: a - b, a, b)) / jnp.where(size > 0, size, 1)
 
     return jax.vmap(one)(a, b)

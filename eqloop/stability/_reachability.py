@@ -49,6 +49,8 @@ def reachability(
         "other": take(limits.state, others),
     }
     unknown = np.full(len(limits), math.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = limits.sizes[:, -1] / limits.sizes[:, 0]
     return Reachability(
         tolerance=limits.rtol,
         outcomes=limits.outcomes,
@@ -63,7 +65,7 @@ def reachability(
         settle_step=summary(settle_steps(limits)),
         rate=summary(rates(limits)),
         predicted_rate=summary(unknown if predicted_rate is None else predicted_rate),
-        growth=summary(limits.sizes[:, -1] / limits.sizes[:, 0]),
+        growth=summary(growth),
         starts={name: _compare(limits, zs) for name, zs in starts.items()},
         basin=summary(basin_radius(limits if detail is None else detail, key=basin_key)),
         basin_limit=BASIN_LIMIT,
@@ -144,12 +146,7 @@ def comes_back(
 ) -> Bool[np.ndarray, " examples"]:
     """Whether iteration from `zs` converges to `home`."""
     state, converged = settle(limits.f, zs, xs, rtol=limits.rtol, max_steps=limits.iterations)
-    return converged & (_apart(state, home) <= SAME)
-
-
-def _apart(a: PyTree, b: PyTree) -> Float[np.ndarray, " examples"]:
-    """Relative distance; absolute from a state of zero, which has no size."""
-    return np.asarray(_gap(a, b), np.float64)
+    return converged & (distance(state, home) <= SAME)
 
 
 def _compare(limits: Limits, zs: PyTree) -> Start:
@@ -213,15 +210,5 @@ def _cosine(a: PyTree, b: PyTree) -> Float[Array, " examples"]:
             jnp.sum(x * y) for x, y in zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)
         )
         return inner / (two_norm(a) * two_norm(b))
-
-    return jax.vmap(one)(a, b)
-
-
-@eqx.filter_jit
-def _gap(a: PyTree, b: PyTree) -> Float[Array, " examples"]:
-    def one(a, b):
-        size = two_norm(b)
-        apart = two_norm(jtu.tree_map(lambda x, y: x - y, a, b))
-        return apart / jnp.where(size > 0, size, 1)
 
     return jax.vmap(one)(a, b)

@@ -1,9 +1,9 @@
 """What `analyse` returns: the schema of `report.json`, version `FORMAT`.
 
-`StabilityReport.tables()` gives nested plain values, NaN as NaN (JSON has null for it). A `Summary`
-is an object `{values, count, mean, low, high, quantiles}` and a `Share` is `{hits, count, share,
-low, high}`; a `Band` is three lists as long as the list of iterations beside it. Lists over
-examples are in the order of the examples.
+`StabilityReport.tables()` gives nested plain values, NaN and infinities as they are (JSON has null
+for them). A `Summary` is an object `{values, count, mean, low, high, quantiles}` and a `Share` is
+`{hits, count, share, low, high}`; a `Band` is three lists as long as the list of iterations beside
+it. Lists over examples are in the order of the examples.
 """
 
 import dataclasses
@@ -134,7 +134,8 @@ class Geometry:
     - `sigma_min`, `sigma_max`: of I - J; `condition`: their quotient.
     - `products`: with J^T that the backward solve took; `solved`: share that reached the tolerance.
     - `return_factor`: measured growth per iteration of a small push along the leading eigenvector;
-        `return_predicted`: the modulus of its eigenvalue; `returned`: share that came back.
+        `return_predicted`: the modulus of its eigenvalue; `returned`: share that came back,
+        of those whose eigenvector is known.
     """
 
     iterations: list[int]

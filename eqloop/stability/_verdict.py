@@ -61,7 +61,8 @@ def judge_reachability(reach: Reachability) -> Statement:
 
 
 def judge_input_dependence(reach: Reachability, depend: InputDependence) -> Statement:
-    """ "smooth in the input", "differs, not smoothly", "few fixed points", "one fixed point"."""
+    """ "smooth in the input", "differs, not smoothly", "differs, smoothness not measurable", "few
+    fixed points", "one fixed point, whatever the input"."""
     converged = reach.shares["converged"].hits
     if converged < 2:
         return Statement(
@@ -95,7 +96,11 @@ def judge_input_dependence(reach: Reachability, depend: InputDependence) -> Stat
         verdict = "one fixed point, whatever the input"
     elif depend.distinct < 0.5:
         verdict = "few fixed points"
-    elif last <= CONSTANT * first or not _within(depend.smoothness, 0.5, 2):
+    elif last <= CONSTANT * first or depend.implicit.median == 0:
+        verdict = "differs, not smoothly"
+    elif not _known(depend.smoothness):
+        verdict = "differs, smoothness " + NONE
+    elif not _within(depend.smoothness, 0.5, 2):
         verdict = "differs, not smoothly"
     else:
         verdict = "smooth in the input"
@@ -118,16 +123,19 @@ def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> 
         return Statement(NONE, "the gradient is not finite after the first iterations.", {})
     because = (
         f"over {shape.iterations[-1]} iterations backwards the gradient becomes {back:.2g} times "
-        f"as large (largest on the way {largest:.2g}); the leading Lyapunov exponent is "
-        f"{spectrum.lyapunov[0].median:.2f} per iteration"
+        f"as large (largest on the way {largest:.2g})"
     )
+    if _known(spectrum.lyapunov[0]):
+        because += (
+            f"; the leading Lyapunov exponent is {spectrum.lyapunov[0].median:.2f} per iteration"
+        )
     if not reach.shares["converged"].hits or not shape.solved.count:
         because += "; nothing converged, so that there is no implicit gradient to condition"
     else:
         because += (
-            f"; at the fixed points the spectral radius is {spectrum.radius.median:.2f}, I - J has "
-            f"condition {shape.condition.median:.2g}, and {_of(shape.solved)} backward solves "
-            "reached their tolerance"
+            f"; at the fixed points the spectral radius is {_figure(spectrum.radius, '.2f')}, "
+            f"I - J has condition {_figure(shape.condition, '.2g')}, and {_of(shape.solved)} "
+            "backward solves reached their tolerance"
         )
     if not largest <= EXPLODES:
         verdict = "exploding"
@@ -144,6 +152,10 @@ def _of(share: Share) -> str:
 
 def _known(summary: Summary) -> bool:
     return summary.count > 0
+
+
+def _figure(summary: Summary, form: str) -> str:
+    return f"{summary.median:{form}}" if _known(summary) else NONE
 
 
 def _within(summary: Summary, low: float, high: float) -> bool:

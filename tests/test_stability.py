@@ -1,0 +1,310 @@
+"""`eqloop.stability` against maps with known answers: spectra, outcomes, exponents, basins."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+import stability_maps as maps
+from numpy.testing import assert_allclose
+
+from eqloop import stability
+from eqloop.stability import Gram, InverseGram, Jacobian, leading_eigenvalues
+
+PAIRS = [maps.turn(0.95, 1.0), maps.turn(0.8, 2.5)]
+
+
+@functools.cache
+def linear_maps(size: int) -> list[np.ndarray]:
+    return [
+        maps.dense(size, 0.9, -0.6),
+        maps.dense(size, *PAIRS) if size > 2 else maps.turn(0.7, 1.0),
+        maps.dense(size, maps.jordan(0.9)),
+        maps.dense(size, 0.9, *PAIRS[1:], skew=1.0) if size > 2 else np.array([[0.5, 9], [0, 0.2]]),
+        maps.dense(size, 1.5, *PAIRS[:1], rest=0.85) if size > 2 else np.diag([1.5, -1.5]),
+    ]
+
+
+@pytest.mark.parametrize("size", [2, 9, 40, 300])
+def test_linear_spectra(size, x64):
+    """Normal, with pairs, defective, non-normal, expanding; few unknowns and many."""
+    matrices = linear_maps(size)
+    zs, xs = maps.stack(matrices)
+    found = leading_eigenvalues(
+        Jacobian(maps.by_matrix), zs, xs, key=jr.key(0), rtol=1e-11, cycles=60
+    )
+    for values, converged, vector, a in zip(
+        found.values, found.converged, found.vectors, matrices, strict=True
+    ):
+        true = np.linalg.eigvals(a)
+        assert converged[: min(size, 3)].all()
+        assert_allclose(abs(values[0]), np.abs(true).max(), rtol=1e-6)
+        # Each is an eigenvalue, to what a defective one can be known (a root of the precision).
+        known = values[converged]
+        assert np.abs(known[:, None] - true).min(1).max() < 1e-5
+        # Those of pairs stand side by side, but for one that the end of the list may cut off.
+        pairs = known[np.abs(known.imag) > 1e-6]
+        pairs = pairs[: len(pairs) // 2 * 2]
+        assert_allclose(pairs[::2], np.conj(pairs[1::2]), rtol=1e-12)
+        assert_allclose(a @ vector, values[0] * vector, atol=1e-7 * abs(values[0]))
+        assert_allclose(np.linalg.norm(vector), 1, rtol=1e-9)
+        assert np.isnan(values[size:]).all()
+        assert not converged[size:].any()
+    if size > 24:  # more than is kept: it was started anew, and not equally often
+        assert found.products.min() > 24
+        assert len(set(found.products.tolist())) > 1
+
+
+@pytest.mark.parametrize("size", [2, 40, 200])
+def test_singular_values(size, x64):
+    matrices = linear_maps(size)
+    zs, xs = maps.stack(matrices)
+    unit = np.eye(size)
+    for operator, true in (
+        (Gram(maps.by_matrix), [np.linalg.norm(a, 2) for a in matrices]),
+        (Gram(maps.by_matrix, minus=True), [np.linalg.norm(unit - a, 2) for a in matrices]),
+        (
+            InverseGram(maps.by_matrix, 1e-10),
+            [np.linalg.norm(np.linalg.inv(unit - a), 2) for a in matrices],
+        ),
+    ):
+        found = leading_eigenvalues(operator, zs, xs, key=jr.key(1), count=1, memory=12)
+        assert found.converged.all()
+        assert_allclose(np.sqrt(np.real(found.values[:, 0])), true, rtol=1e-6)
+
+
+def test_linear_spectra_in_float32():
+    matrices = linear_maps(40)
+    zs, xs = maps.stack(matrices, np.float32)
+    found = leading_eigenvalues(Jacobian(maps.by_matrix), zs, xs, key=jr.key(0))
+    true = [np.abs(np.linalg.eigvals(a)).max() for a in matrices]
+    assert found.converged[:, 0].all()
+    assert_allclose(np.abs(found.values[:, 0]), true, rtol=2e-3)  # of the defective one
+    normal = [0, 1, 3, 4]
+    assert_allclose(np.abs(found.values[normal, 0]), np.array(true)[normal], rtol=1e-5)
+
+
+def test_of_few_distinct_eigenvalues_no_others_are_made_up(x64):
+    """The Krylov space ends early, beside an example that takes many cycles."""
+    hard = maps.dense(60, 0.9, *PAIRS[1:], skew=3.0)
+    for easy in (0.4 * np.eye(60), np.zeros((60, 60)), maps.dense(60, *[0.9] * 20, rest=0)):
+        zs, xs = maps.stack([easy, hard])
+        both = leading_eigenvalues(Jacobian(maps.by_matrix), zs, xs, key=jr.key(0))
+        assert both.products[0] < both.products[1]
+        distinct = np.unique(np.linalg.eigvalsh(easy).round(9))
+        known = both.values[0][np.isfinite(both.values[0])]
+        assert len(known) == len(distinct)
+        assert_allclose(sorted(known.real), distinct, atol=1e-9)
+        assert both.converged[0].sum() == len(known)
+
+
+def test_products_that_are_not_finite(x64):
+    zs, xs = maps.stack([np.eye(3) * np.nan, np.eye(3) * 0.5])
+    found = leading_eigenvalues(Jacobian(maps.by_matrix), zs, xs, key=jr.key(0))
+    assert np.isnan(found.values[0]).all()
+    assert not found.converged[0].any()
+    assert_allclose(found.values[1, 0], 0.5)
+
+
+def test_no_example_depends_on_the_others(x64):
+    matrices = [maps.dense(40, 0.9, *PAIRS[1:], skew=float(s), seed=s) for s in range(4)]
+    matrices += [1.1 * np.eye(40), maps.dense(40, -1.0)]
+    zs, xs = maps.stack(matrices)
+    whole = stability.find_limits(maps.by_matrix, zs, xs, rtol=1e-8)
+    assert whole.outcomes[3:] == ["converged", "diverged", "cycle"]
+    index = np.array([3, 0])
+    alone = stability.find_limits(
+        maps.by_matrix, zs[index], jax.tree.map(lambda a: a[index], xs), rtol=1e-8
+    )
+    assert alone.outcomes == [whole.outcomes[i] for i in index]
+    assert_allclose(alone.residuals, whole.residuals[index], rtol=1e-6)
+    assert_allclose(alone.state, whole.state[index], rtol=1e-12)
+    spectra = [stability.spectrum(each, key=jr.key(0)) for each in (whole, alone)]
+    for field in ("radius", "sigma_max"):
+        values = [np.array(getattr(each, field).values) for each in spectra]
+        assert_allclose(values[1], values[0][index], rtol=1e-6)
+    radii = [
+        np.array(stability.basin_radius(each, key=jr.key(0))) for each in (whole.take(index), alone)
+    ]
+    assert_allclose(radii[0], radii[1])
+
+
+# --- How orbits end
+
+
+def outcomes(coefficients, starts, **kwargs):
+    """Of scalar polynomials."""
+    zs = jnp.asarray(starts)[:, None]
+    return stability.find_limits(maps.polynomial, zs, jnp.asarray(coefficients, zs.dtype), **kwargs)
+
+
+def test_outcomes_of_scalar_maps(x64):
+    table = [
+        # coefficients of 1, z, z^2, z^3; start; outcome; period
+        ([0.5, 0.5, 0, 0], 0.0, "converged", 0),
+        ([0.5, -0.5, 0, 0], 3.0, "converged", 0),
+        ([0.01, 0.99, 0, 0], 0.0, "slow", 0),
+        ([1.99, -0.99, 0, 0], 0.0, "slow", 0),
+        ([0.0005, 0.9995, 0, 0], 0.0, "slow", 0),
+        ([0.0005, 0.9995, 0, 0], 2.0, "slow", 0),
+        ([1.9995, -0.9995, 0, 0], 0.0, "slow", 0),
+        ([5, -1, 0, 0], 0.0, "cycle", 2),
+        ([5, -1, 0, 0], 1.0, "cycle", 2),
+        (maps.logistic(3.3), 0.3, "cycle", 2),
+        (maps.logistic(3.5), 0.3, "cycle", 4),
+        (maps.logistic(3.55), 0.3, "cycle", 8),
+        (maps.logistic(3.83), 0.3, "cycle", 3),
+        (maps.logistic(4.0), 0.3, "wandering", 0),
+        ([0.1, 1, 0, 0], 0.0, "diverged", 0),
+        ([0, 1.01, 0, 0], 1.0, "diverged", 0),
+        ([0, -1.01, 0, 0], 1.0, "diverged", 0),
+        ([0, 3, 0, 0], 1.0, "diverged", 0),
+        ([0, 0, 1, 0], 2.0, "diverged", 0),
+        ([np.nan, 0, 0, 0], 1.0, "diverged", 0),
+    ]
+    coefficients, starts, names, periods = zip(*table, strict=True)
+    for dtype in (np.float64, np.float32):
+        with jax.enable_x64(dtype is np.float64):
+            found = outcomes(coefficients, np.array(starts, dtype))
+        assert list(zip(found.outcomes, found.periods, strict=True)) == list(
+            zip(names, periods, strict=True)
+        )
+
+
+def test_rotations(x64):
+    """Of a rational angle they come back, of an irrational one never."""
+    turns = [(1 / p, p) for p in range(2, 17)] + [(2 / 5, 5), (3 / 7, 7)]
+    turns += [((5**0.5 - 1) / 2, 0), (1 / 17, 0), (1 / np.e, 0)]
+    zs, xs = maps.stack([maps.turn(1, 2 * np.pi * part) for part, _ in turns])
+    found = stability.find_limits(maps.by_matrix, zs, xs)
+    assert found.periods.tolist() == [period for _, period in turns]
+    assert found.outcomes == ["cycle" if period else "wandering" for _, period in turns]
+    # Damped by a thousandth they are on their way to the fixed point, along the same cycles.
+    zs, xs = maps.stack([maps.turn(0.999, 2 * np.pi * part) for part, _ in turns])
+    assert set(stability.find_limits(maps.by_matrix, zs, xs).outcomes) == {"slow"}
+
+
+def test_chaos_is_not_slow_convergence(x64):
+    """The steps of a chaotic orbit become smaller by chance, now and then."""
+    starts = np.linspace(0.011, 0.987, 400)
+    found = outcomes([maps.logistic(3.99)] * len(starts), starts)
+    assert set(found.outcomes) == {"wandering"}
+
+
+def test_a_power_law_is_a_drift(x64):
+    """Steps like t^-1/2 become smaller for ever, and the state grows without bound."""
+    assert outcomes([[0, 1, 0, 0]], np.ones(1)).outcomes == ["converged"]
+    limits = stability.find_limits(_root, jnp.ones((1, 1)), None)
+    assert limits.outcomes == ["diverged"]
+
+
+def _root(z, x):
+    return z + 1 / z
+
+
+def test_rate_and_settle_step(x64):
+    factors = np.array([0.5, -0.5, 0.8, -0.8, 0.9, 0.95])
+    found = outcomes(
+        np.stack([1 - factors, factors, 0 * factors, 0 * factors], axis=1),
+        np.zeros(len(factors)),
+        rtol=1e-5,
+        iterations=400,
+    )
+    assert set(found.outcomes) == {"converged"}
+    assert_allclose(stability.rates(found), np.abs(factors), rtol=1e-3)
+    t = np.arange(1, 401)[:, None]
+    residual = np.abs(factors ** (t - 1) * (1 - factors) / (1 - factors**t))
+    reach = stability.reachability(found, key=jr.key(0))
+    assert reach.settle_step.values == (1 + (residual <= 1e-5).argmax(0)).tolist()
+    assert_allclose(found.state[:, 0], 1, rtol=1e-13)
+    assert reach.starts["gaussian"].same.share == reach.starts["other"].same.share == 1
+    assert set(reach.basin.values) == {reach.basin_limit}  # from everywhere
+    assert_allclose(reach.growth.values, np.abs(1 - factors**400) / (1 - factors), rtol=1e-12)
+
+
+def test_rate_is_the_spectral_radius(x64):
+    matrices = [maps.dense(9, 0.9), maps.dense(9, maps.turn(0.9, 1.0)), maps.dense(9, -0.8)]
+    zs, xs = maps.stack(matrices)
+    found = stability.find_limits(maps.by_matrix, zs, xs)
+    assert_allclose(stability.rates(found), [0.9, 0.9, 0.8], rtol=1e-3)
+
+
+# --- Basins
+
+
+def test_basins(x64):
+    """The least over directions of a number are its two sides; a bisection halves [0, 4] six
+    times."""
+    table = [
+        ([0, 0, 0, 1], 0.5, 1.0),  # z^3 to 0 from |z| < 1
+        ([0, 2, -1, 0], 0.5, 1.0),  # z (2 - z) to 1 from 0 < z < 2
+        ([0, 1.5, 0, -0.5], 0.5, 1.0),  # to 1 from 0 < z < sqrt 3 (and further out: not linked)
+        ([0.5, 0.5, 0, 0], 0.0, 4.0),  # from everywhere
+        ([0, 0, 0.25, 0], 0.5, 4.0),  # z^2 / 4 to 0 from |z| < 4
+        ([0, 0, 0, 0.25], 0.5, 2.0),  # z^3 / 4 to 0 from |z| < 2
+    ]
+    coefficients, starts, radii = zip(*table, strict=True)
+    found = outcomes(coefficients, np.array(starts))
+    assert set(found.outcomes) == {"converged"}
+    radius = stability.basin_radius(found, key=jr.key(0))
+    true = np.array(radii)
+    true[2] = np.sqrt(3) - 1
+    assert np.all(radius <= true)
+    assert np.all(radius >= true - 4 / 2**6)
+
+
+def test_fixed_points_at_zero(x64):
+    """Where there is nothing to be relative to."""
+    found = outcomes([[0, 0, 0, 1]] * 3, np.array([0.5, -0.25, 0.0]))
+    reach = stability.reachability(found, key=jr.key(3))
+    assert reach.starts["other"].same.share == 1
+    assert_allclose(reach.basin.values, 1, atol=4 / 2**6)
+
+
+# --- Lyapunov exponents
+
+
+def test_lyapunov_exponents_of_chaos(x64):
+    zs = jnp.linspace(0.1, 0.4, 4)[:, None]
+    xs = jnp.tile(jnp.array(maps.logistic(4.0)), (4, 1))
+    found, error = stability.lyapunov_exponents(
+        maps.polynomial, zs, xs, key=jr.key(0), iterations=20_000
+    )
+    assert found.shape == error.shape == (4, 1)  # as many as the state has numbers
+    assert_allclose(found, np.log(2), rtol=0.02)
+    assert np.all(error < 0.05)
+    assert np.all(np.abs(found - np.log(2)) < 2 * error)
+    zs, xs = jnp.tile(jnp.array([0.1, 0.1]), (2, 1)), jnp.tile(jnp.array([1.4, 0.3]), (2, 1))
+    found, error = stability.lyapunov_exponents(
+        maps.henon, zs, xs, key=jr.key(1), iterations=20_000
+    )
+    assert_allclose(found[:, 0], 0.419, rtol=0.02)
+    assert_allclose(found.sum(1), np.log(0.3), rtol=1e-6)  # det J = -0.3 everywhere
+
+
+def test_lyapunov_exponents_of_linear_maps(x64):
+    blocks = [(0.9, 0.5), (1.2, -0.9), (maps.turn(0.8, 1.0),), (-1.0, 0.1)]
+    zs, xs = maps.stack([maps.dense(5, *each, rest=0.05) for each in blocks])
+    found, error = stability.lyapunov_exponents(
+        maps.by_matrix, zs, xs, key=jr.key(0), iterations=256
+    )
+    true = np.log([[0.9, 0.5], [1.2, 0.9], [0.8, 0.8], [1.0, 0.1]])
+    assert_allclose(found, true, atol=1e-3)
+    assert np.all(np.abs(found - true) <= error + 1e-9)
+
+
+def test_ten_thousand_cells(x64):
+    """Without a matrix: a hundred or so products."""
+    rates = jnp.linspace(-0.5, 0.9, 10_000).at[-1].set(0.95)
+    limits = stability.find_limits(_cells, jnp.zeros((1, 10_000)), rates[None], iterations=512)
+    leading = stability.jacobian_eigenvalues(limits, key=jr.key(0))
+    assert leading.converged[0, 0]
+    assert leading.products[0] <= 250
+    assert_allclose(abs(leading.values[0, 0]), 0.95, rtol=1e-6)
+    assert_allclose(limits.state[0], 1 / (1 - rates), rtol=1e-3)
+
+
+def _cells(z, x):
+    return x * z + 1
