@@ -30,6 +30,12 @@ class Eigenvalues:
     vectors: Complex[np.ndarray, "batch size"]
     products: Int[np.ndarray, " batch"]
 
+    def take(self, index: Int[np.ndarray, " some"]) -> "Eigenvalues":
+        """Those of some members of the batch."""
+        return Eigenvalues(
+            self.values[index], self.converged[index], self.vectors[index], self.products[index]
+        )
+
 
 def leading_eigenvalues(
     operator: Callable[[PyTree, PyTree, PyTree], PyTree],

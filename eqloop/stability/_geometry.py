@@ -1,7 +1,8 @@
 """What going back through the loop is like: gradient norms, conditioning, and what returns."""
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -16,17 +17,20 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from .._linear import solve_identity_minus
 from .._norms import two_norm
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
-from ._limits import Limits, distance, settle
+from ._limits import Limits, distance, settle, take
 from ._operators import Gram, InverseGram, state_jacobian
 from ._reachability import band
 from ._report import Geometry
 from ._spectrum import jacobian_eigenvalues
-from ._statistics import share, summary
+from ._statistics import Summary, share, summary
 
 BACKWARD = 32
 TERMS = (1, 2, 4, 8, 16)
 PHANTOM = (4, 8)
 DAMPING = 0.5
+GRADIENTS = tuple(
+    ["one-step" if k == 1 else f"neumann-{k}" for k in TERMS] + [f"phantom-{k}" for k in PHANTOM]
+)
 PUSH = 1e-2
 PUSHED_STEPS = 8
 
@@ -61,49 +65,86 @@ def geometry(
     loss_key, eigen_key, *sigma_keys = jr.split(key, 4)
     if leading is None:
         leading = jacobian_eigenvalues(limits, key=eigen_key)
-    f, xs, there = limits.f, limits.xs, limits.converged
     keys = jr.split(loss_key, len(limits))
     loss = _linear if loss is None else loss
     if loss is _linear:
         targets = _random(limits.z0s, keys)
-    norms = _backward(f, loss, limits.z0s, xs, targets, min(BACKWARD, limits.iterations))
-    rtol = max(1e-6, 100 * limits.eps)
-    likeness, residual, products, solved = _cotangents(f, loss, limits.state, xs, targets, rtol)
-    del residual
-    solved = np.asarray(solved)
-    usable = there & solved
-    gram = Gram(f, minus=True)
-    largest = leading_eigenvalues(gram, limits.state, xs, key=sigma_keys[0], count=1, memory=12)
-    inverse = InverseGram(f, rtol)
-    smallest = leading_eigenvalues(
-        inverse, limits.state, xs, key=sigma_keys[1], count=1, memory=10, cycles=2
+    backward = min(BACKWARD, limits.iterations)
+    norms = _backward(limits.f, loss, limits.z0s, limits.xs, targets, backward)
+    there = np.flatnonzero(limits.converged)
+    found = _at_fixed_points(
+        limits.take(there), take(targets, there), loss, leading.take(there), sigma_keys
     )
-    # An eigenvalue that is zero may be found below it; one of an inverse may not.
-    sigma_max = np.sqrt(np.maximum(0, _found(largest, there)))
-    sigma_min = 1 / np.sqrt(_found(smallest, there))
-    factor, returned = return_test(limits, leading)
+
+    def spread(values: np.ndarray) -> Summary:
+        """To all examples, of which the others have no fixed point."""
+        whole = np.full(len(limits), math.nan)
+        whole[there] = values
+        return summary(whole)
+
     return Geometry(
         iterations=list(range(norms.shape[1])),
         gradient_norm=band(np.asarray(norms, np.float64)),
-        cosines={name: summary(np.where(usable, c, math.nan)) for name, (c, _) in likeness.items()},
-        ratios={name: summary(np.where(usable, r, math.nan)) for name, (_, r) in likeness.items()},
-        sigma_min=summary(sigma_min),
-        sigma_max=summary(sigma_max),
-        condition=summary(sigma_max / sigma_min),
-        products=summary(np.where(there, np.asarray(products, np.float64), math.nan)),
-        solved=share(solved[there]),
-        return_factor=summary(factor),
-        return_predicted=summary(
-            np.where(np.isfinite(factor), np.abs(leading.values[:, 0]), math.nan)
-        ),
-        returned=share(returned[np.isfinite(factor)]),
+        cosines={name: spread(found.cosines[name]) for name in GRADIENTS},
+        ratios={name: spread(found.ratios[name]) for name in GRADIENTS},
+        sigma_min=spread(found.sigma_min),
+        sigma_max=spread(found.sigma_max),
+        condition=spread(found.sigma_max / found.sigma_min),
+        products=spread(found.products),
+        solved=share(found.solved),
+        return_factor=spread(found.factor),
+        return_predicted=spread(found.modulus),
+        returned=share(found.returned[np.isfinite(found.factor)]),
     )
 
 
-def _found(eigenvalues: Eigenvalues, there: np.ndarray) -> Float[np.ndarray, " examples"]:
-    """The largest of each, where it is one of a fixed point and has converged."""
-    known = there & eigenvalues.converged[:, 0]
-    return np.where(known, np.real(eigenvalues.values[:, 0]), math.nan)
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """One number for each fixed point; see `Geometry`."""
+
+    cosines: dict[str, np.ndarray]
+    ratios: dict[str, np.ndarray]
+    products: np.ndarray
+    solved: np.ndarray
+    sigma_min: np.ndarray
+    sigma_max: np.ndarray
+    factor: np.ndarray
+    modulus: np.ndarray
+    returned: np.ndarray
+
+
+def _at_fixed_points(
+    home: Limits, targets: PyTree, loss: Loss, leading: Eigenvalues, keys: Sequence[PRNGKeyArray]
+) -> _Found:
+    if not len(home):
+        none, nothing = np.zeros(0), dict.fromkeys(GRADIENTS, np.zeros(0))
+        return _Found(nothing, nothing, none, none > 0, none, none, none, none, none > 0)
+    f, state, xs = home.f, home.state, home.xs
+    rtol = max(1e-6, 100 * home.eps)
+    likeness, products, solved = _cotangents(f, loss, state, xs, targets, rtol)
+    solved = np.asarray(solved)
+    largest = leading_eigenvalues(Gram(f, minus=True), state, xs, key=keys[0], count=1, memory=12)
+    smallest = leading_eigenvalues(
+        InverseGram(f, rtol), state, xs, key=keys[1], count=1, memory=10, cycles=2
+    )
+    factor, returned = return_test(home, leading)
+    return _Found(
+        cosines={name: np.where(solved, c, math.nan) for name, (c, _) in likeness.items()},
+        ratios={name: np.where(solved, r, math.nan) for name, (_, r) in likeness.items()},
+        products=np.asarray(products, np.float64),
+        solved=solved,
+        sigma_min=1 / np.sqrt(_first(smallest)),
+        # An eigenvalue that is zero may be found below it; one of an inverse may not.
+        sigma_max=np.sqrt(np.maximum(0, _first(largest))),
+        factor=factor,
+        modulus=np.where(np.isfinite(factor), np.abs(leading.values[:, 0]), math.nan),
+        returned=returned,
+    )
+
+
+def _first(eigenvalues: Eigenvalues) -> Float[np.ndarray, " examples"]:
+    """The largest of each, where it has converged."""
+    return np.where(eigenvalues.converged[:, 0], np.real(eigenvalues.values[:, 0]), math.nan)
 
 
 def return_test(
@@ -163,8 +204,8 @@ def _backward(
 
 @eqx.filter_jit
 def _cotangents(f, loss: Loss, states: PyTree, xs: PyTree, targets: PyTree, rtol: float):
-    """Cosine and quotient of norms of each gradient's cotangent to the implicit one; residual,
-    products and success of the solve for that one."""
+    """Cosine and quotient of norms of each gradient's cotangent to the implicit one; products
+    and success of the solve for that one."""
 
     def one(f, z, x, target):
         g, unravel = ravel_pytree(jax.grad(loss)(z, target))
@@ -192,11 +233,9 @@ def _cotangents(f, loss: Loss, states: PyTree, xs: PyTree, targets: PyTree, rtol
             return [sums[k - 1] for k in terms]
 
         damped = lambda v: (1 - DAMPING) * product(v) + DAMPING * v  # noqa: E731
-        names = ["one-step" if k == 1 else f"neumann-{k}" for k in TERMS]
-        names += [f"phantom-{k}" for k in PHANTOM]
         sums = series(product, TERMS, 1.0) + series(damped, PHANTOM, 1 - DAMPING)
-        told = {name: like(u) for name, u in zip(names, sums, strict=True)}
-        return told, found.residual, found.products, found.solved
+        told = {name: like(u) for name, u in zip(GRADIENTS, sums, strict=True)}
+        return told, found.products, found.solved
 
     return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, states, xs, targets)
 

@@ -20,7 +20,7 @@ from ._reachability import SAME, band, geometric
 from ._report import InputDependence
 from ._statistics import CONFIDENCE, summary
 
-PROBES = 4
+PROBES = 2
 ORDERS = 20
 NUDGE = 1e-2
 """Size of the change of an input by which smoothness is measured, relative to the input."""
@@ -49,18 +49,15 @@ def input_dependence(
     spread = _spread(points, inputs)
     grid = geometric(limits.iterations)
     keys = jr.split(probe_key, len(detail))
-    squares, implicit = _differentiate(
-        detail.f,
-        detail.start,
-        detail.z0s,
-        detail.state,
-        detail.xs,
-        keys,
-        detail.iterations,
-        _rtol(detail),
-    )
+    squares = _push_forward(detail.f, detail.start, detail.z0s, detail.xs, keys, detail.iterations)
     sensitivity = np.sqrt(np.asarray(squares, np.float64))
-    implicit = np.where(detail.converged, np.sqrt(np.asarray(implicit, np.float64)), math.nan)
+    home = np.flatnonzero(detail.converged)
+    implicit, smooth = np.full((2, len(detail)), math.nan)
+    if home.size:
+        some = detail.take(home)
+        solved = _implicit(some.f, some.state, some.xs, keys[home], _rtol(some))
+        implicit[home] = np.sqrt(np.asarray(solved, np.float64))
+        smooth[home] = smoothness(some, key=nudge_key)
     with np.errstate(divide="ignore", invalid="ignore"):
         agreement = sensitivity[:, -1] / implicit
     plane, share_in_plane = _plane(points)
@@ -79,7 +76,7 @@ def input_dependence(
         sensitivity=band(sensitivity[:, np.array(grid) - 1]),
         implicit=summary(implicit),
         agreement=summary(agreement),
-        smoothness=summary(smoothness(detail, key=nudge_key)),
+        smoothness=summary(smooth),
         probe=linear_probe(take(limits.state, there), take(limits.xs, there)),
         points=flat,
         plane=share_in_plane,
@@ -229,13 +226,13 @@ def _solve(f, z, x, v: PyTree, rtol: float) -> PyTree:
 
 
 @eqx.filter_jit
-def _differentiate(
-    f, start, z0s: PyTree, states: PyTree, xs: PyTree, keys: PRNGKeyArray, steps: int, rtol: float
-) -> tuple[Float[Array, "examples iterations"], Float[Array, " examples"]]:
-    """`|dz_t/dx|_F^2` after each iteration and `|(I - J)^-1 df/dx|_F^2`, by Hutchinson's estimate
-    `|A|_F^2 = E |A v|^2` with Gaussian v, the same for both."""
+def _push_forward(
+    f, start, z0s: PyTree, xs: PyTree, keys: PRNGKeyArray, steps: int
+) -> Float[Array, "examples iterations"]:
+    """`|dz_t/dx|_F^2` after each iteration, by Hutchinson's estimate `|A|_F^2 = E |A v|^2` with
+    Gaussian v."""
 
-    def one(f, start, z0, state, x, key):
+    def one(f, start, z0, x, key):
         floats, rest = eqx.partition(x, eqx.is_inexact_array)
         # Mapped over keys, as inputs without floating-point arrays have probes without any.
         probe_keys = jr.split(key, PROBES)
@@ -255,11 +252,24 @@ def _differentiate(
             tangents = jax.vmap(push)(tangents, probes)
             return (value, tangents), jnp.mean(jnp.square(jax.vmap(two_norm)(tangents)))
 
-        orbit = jax.lax.scan(body, (z0, jax.vmap(begin)(probe_keys)), length=steps)[1]
-        solved = jax.vmap(lambda k: two_norm(_solve(f, state, x, _draw(x, k), rtol)))(probe_keys)
-        return orbit, jnp.mean(jnp.square(solved))
+        return jax.lax.scan(body, (z0, jax.vmap(begin)(probe_keys)), length=steps)[1]
 
-    return eqx.filter_vmap(one, in_axes=(None, None, 0, 0, 0, 0))(f, start, z0s, states, xs, keys)
+    return eqx.filter_vmap(one, in_axes=(None, None, 0, 0, 0))(f, start, z0s, xs, keys)
+
+
+@eqx.filter_jit
+def _implicit(
+    f, states: PyTree, xs: PyTree, keys: PRNGKeyArray, rtol: float
+) -> Float[Array, " examples"]:
+    """`|(I - J)^-1 df/dx|_F^2`, with the same v as `_push_forward` for the same keys."""
+
+    def one(f, state, x, key):
+        def solved(k):
+            return two_norm(_solve(f, state, x, _draw(x, k), rtol))
+
+        return jnp.mean(jnp.square(jax.vmap(solved)(jr.split(key, PROBES))))
+
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, states, xs, keys)
 
 
 @eqx.filter_jit

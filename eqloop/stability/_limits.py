@@ -126,10 +126,7 @@ def find_limits(
     outcomes, periods = classify(residuals, steps, sizes, returns, rtol)
     there = np.array([outcome == "converged" for outcome in outcomes])
     # As close as the precision allows: what is measured there is of the fixed point, then.
-    fine, _ = settle(f, z, xs, rtol=_finest(z0s), max_steps=iterations)
-    state = jtu.tree_map(
-        lambda a, b: jnp.where(there.reshape(-1, *[1] * (a.ndim - 1)), a, b), fine, z
-    )
+    state, _ = settle(f, z, xs, rtol=_finest(z0s), max_steps=iterations, only=there)
     return Limits(
         f, start, z0s, xs, iterations, rtol, state, *told, outcomes=outcomes, periods=periods
     )
@@ -198,12 +195,25 @@ def _falls(logs: Float[np.ndarray, " iterations"]) -> bool:
 
 
 def settle(
-    f: Map, zs: PyTree, xs: PyTree, *, rtol: float, max_steps: int
+    f: Map,
+    zs: PyTree,
+    xs: PyTree,
+    *,
+    rtol: float,
+    max_steps: int,
+    only: Bool[np.ndarray, " examples"] | None = None,
 ) -> tuple[PyTree, Bool[np.ndarray, " examples"]]:
     """Plain iteration of each, until its relative residual is `rtol`: the iterates with the lowest
-    residual, and whether it got there."""
-    state, converged = _settle(f, zs, xs, jnp.asarray(rtol), jnp.asarray(max_steps))
-    return state, np.asarray(converged)
+    residual, and whether it got there.
+
+    **Arguments:** `only`: the examples that are iterated; the others stay where they are, and did
+    not get there.
+    """
+    wanted = np.ones(len(jtu.tree_leaves(zs)[0]), bool) if only is None else only
+    # Any residual will do for the others: they stop at the first, and the batch waits for none.
+    rtols = jnp.where(wanted, rtol, jnp.inf)
+    state, converged = _settle(f, zs, xs, rtols, jnp.asarray(max_steps))
+    return state, np.asarray(converged) & wanted
 
 
 def settle_steps(limits: Limits) -> Float[np.ndarray, " examples"]:
@@ -267,13 +277,13 @@ def _returns(f: Map, zs: PyTree, xs: PyTree) -> Float[Array, "examples periods"]
 
 
 @eqx.filter_jit
-def _settle(f: Map, zs: PyTree, xs: PyTree, rtol: Array, max_steps: Array):
-    def one(f, z, x):
+def _settle(f: Map, zs: PyTree, xs: PyTree, rtols: Array, max_steps: Array):
+    def one(f, z, x, rtol):
         solver = FixedPoint(rtol=rtol)  # pyright: ignore[reportArgumentType]
         _, progress = iterate(lambda z: f(z, x), solver, z, max_steps=max_steps)
         return progress.best, progress.converged
 
-    return eqx.filter_vmap(one, in_axes=(None, 0, 0))(f, zs, xs)
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, zs, xs, rtols)
 
 
 @eqx.filter_jit

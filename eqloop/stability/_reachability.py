@@ -37,16 +37,16 @@ def reachability(
     **Arguments:**
 
     - `limits`: of `find_limits`.
-    - `detail`: the examples (some of `limits`) whose basins are measured; by default all.
+    - `detail`: the examples (some of `limits`) that are begun elsewhere too; by default all.
     - `predicted_rate`: the spectral radius at the end of each orbit, where it is known.
     """
     gaussian_key, basin_key = jr.split(key)
     grid = geometric(limits.iterations)
     at = np.array(grid) - 1
-    others = np.roll(np.arange(len(limits)), 1)
+    some = limits if detail is None else detail
     starts = {
-        "gaussian": _noise(limits.z0s, jr.split(gaussian_key, len(limits))),
-        "other": take(limits.state, others),
+        "gaussian": _noise(some.z0s, jr.split(gaussian_key, len(some))),
+        "other": take(some.state, np.roll(np.arange(len(some)), 1)),
     }
     unknown = np.full(len(limits), math.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -66,8 +66,8 @@ def reachability(
         rate=summary(rates(limits)),
         predicted_rate=summary(unknown if predicted_rate is None else predicted_rate),
         growth=summary(growth),
-        starts={name: _compare(limits, zs) for name, zs in starts.items()},
-        basin=summary(basin_radius(limits if detail is None else detail, key=basin_key)),
+        starts={name: _compare(some, zs) for name, zs in starts.items()},
+        basin=summary(basin_radius(some, key=basin_key)),
         basin_limit=BASIN_LIMIT,
     )
 
