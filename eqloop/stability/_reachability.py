@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._norms import two_norm
-from ._limits import OUTCOMES, Limits, distance, settle, settle_steps, take
+from ._limits import OUTCOMES, Limits, arrive, distance, settle_steps, take
 from ._report import Band, Reachability, Start
 from ._statistics import share, summary
 
@@ -145,14 +145,12 @@ def comes_back(
     limits: Limits, zs: PyTree, home: PyTree, xs: PyTree
 ) -> Bool[np.ndarray, " examples"]:
     """Whether iteration from `zs` converges to `home`."""
-    state, converged = settle(limits.f, zs, xs, rtol=limits.rtol, max_steps=limits.iterations)
+    state, converged = arrive(limits, zs, xs)
     return converged & (distance(state, home) <= SAME)
 
 
 def _compare(limits: Limits, zs: PyTree) -> Start:
-    state, converged = settle(
-        limits.f, zs, limits.xs, rtol=limits.rtol, max_steps=limits.iterations
-    )
+    state, converged = arrive(limits, zs, limits.xs)
     both = converged & limits.converged
     return Start(
         converged=share(converged),
