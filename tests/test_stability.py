@@ -308,3 +308,13 @@ def test_ten_thousand_cells(x64):
 
 def _cells(z, x):
     return x * z + 1
+
+
+@pytest.mark.parametrize("factor", [0.98, 0.99, 0.995, -0.995])
+def test_slow_arrival_is_at_the_same_fixed_point(factor, x64):
+    """The residual is below the tolerance while a hundred times as far is left to go."""
+    found = outcomes([[1 - factor, factor, 0, 0]] * 6, np.zeros(6), iterations=2600)
+    assert set(found.outcomes) == {"converged"}
+    reach = stability.reachability(found, key=jr.key(0))
+    assert reach.starts["gaussian"].same.share == 1
+    assert set(reach.basin.values) == {reach.basin_limit}
