@@ -44,9 +44,11 @@ def reachability(
     grid = geometric(limits.iterations)
     at = np.array(grid) - 1
     others = np.roll(np.arange(len(limits)), 1)
+    every = np.ones(len(limits), bool)
     starts = {
-        "gaussian": _noise(limits.z0s, jr.split(gaussian_key, len(limits))),
-        "other": take(limits.state, others),
+        "gaussian": (_noise(limits.z0s, jr.split(gaussian_key, len(limits))), every),
+        # An only example has no other, and one that did not converge no fixed point.
+        "other": (take(limits.state, others), limits.converged[others] & (len(limits) > 1)),
     }
     unknown = np.full(len(limits), math.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -66,7 +68,7 @@ def reachability(
         rate=summary(rates(limits)),
         predicted_rate=summary(unknown if predicted_rate is None else predicted_rate),
         growth=summary(growth),
-        starts={name: _compare(limits, zs) for name, zs in starts.items()},
+        starts={name: _compare(limits, *each) for name, each in starts.items()},
         basin=summary(basin_radius(limits if detail is None else detail, key=basin_key)),
         basin_limit=BASIN_LIMIT,
     )
@@ -149,11 +151,12 @@ def comes_back(
     return converged & (distance(state, home) <= SAME)
 
 
-def _compare(limits: Limits, zs: PyTree) -> Start:
+def _compare(limits: Limits, zs: PyTree, there: Bool[np.ndarray, " examples"]) -> Start:
+    """`there`: of which examples there is such a start."""
     state, converged = arrive(limits, zs, limits.xs)
-    both = converged & limits.converged
+    both = there & converged & limits.converged
     return Start(
-        converged=share(converged),
+        converged=share(converged[there]),
         same=share((distance(state, limits.state) <= SAME)[both]),
         cosine=summary(np.where(both, np.asarray(_cosine(state, limits.state)), math.nan)),
     )
