@@ -263,6 +263,16 @@ def test_fixed_points_at_zero(x64):
     assert_allclose(reach.basin.values, 1, atol=4 / 2**6)
 
 
+def test_other_fixed_points_are_of_examples_that_have_one(x64):
+    stays, goes = [0.5, 0.5, 0, 0], [1.0, 2.0, 0, 0]
+    found = outcomes([stays, goes, goes, stays, stays, goes], np.zeros(6))
+    start = stability.reachability(found, key=jr.key(0)).starts["other"]
+    # Each starts from the one before it: three have one, of which the last but one stays as well.
+    assert (start.converged.hits, start.converged.count) == (1, 3)
+    assert (start.same.hits, start.same.count) == (1, 1)
+    assert np.isfinite(start.cosine.values).tolist() == [i == 4 for i in range(6)]
+
+
 # --- Lyapunov exponents
 
 
@@ -308,3 +318,13 @@ def test_ten_thousand_cells(x64):
 
 def _cells(z, x):
     return x * z + 1
+
+
+@pytest.mark.parametrize("factor", [0.98, 0.99, 0.995, -0.995])
+def test_slow_arrival_is_at_the_same_fixed_point(factor, x64):
+    """The residual is below the tolerance while a hundred times as far is left to go."""
+    found = outcomes([[1 - factor, factor, 0, 0]] * 6, np.zeros(6), iterations=2600)
+    assert set(found.outcomes) == {"converged"}
+    reach = stability.reachability(found, key=jr.key(0))
+    assert reach.starts["gaussian"].same.share == 1
+    assert set(reach.basin.values) == {reach.basin_limit}

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._norms import two_norm
-from ._limits import OUTCOMES, Limits, distance, settle, settle_steps, take
+from ._limits import OUTCOMES, Limits, arrive, distance, settle_steps, take
 from ._report import Band, Reachability, Start
 from ._statistics import share, summary
 
@@ -44,9 +44,12 @@ def reachability(
     grid = geometric(limits.iterations)
     at = np.array(grid) - 1
     some = limits if detail is None else detail
+    others = np.roll(np.arange(len(some)), 1)
+    every = np.ones(len(some), bool)
     starts = {
-        "gaussian": _noise(some.z0s, jr.split(gaussian_key, len(some))),
-        "other": take(some.state, np.roll(np.arange(len(some)), 1)),
+        "gaussian": (_noise(some.z0s, jr.split(gaussian_key, len(some))), every),
+        # An only example has no other, and one that did not converge no fixed point.
+        "other": (take(some.state, others), some.converged[others] & (len(some) > 1)),
     }
     unknown = np.full(len(limits), math.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -66,7 +69,7 @@ def reachability(
         rate=summary(rates(limits)),
         predicted_rate=summary(unknown if predicted_rate is None else predicted_rate),
         growth=summary(growth),
-        starts={name: _compare(some, zs) for name, zs in starts.items()},
+        starts={name: _compare(some, *each) for name, each in starts.items()},
         basin=summary(basin_radius(some, key=basin_key)),
         basin_limit=BASIN_LIMIT,
     )
@@ -145,17 +148,16 @@ def comes_back(
     limits: Limits, zs: PyTree, home: PyTree, xs: PyTree
 ) -> Bool[np.ndarray, " examples"]:
     """Whether iteration from `zs` converges to `home`."""
-    state, converged = settle(limits.f, zs, xs, rtol=limits.rtol, max_steps=limits.iterations)
+    state, converged = arrive(limits, zs, xs)
     return converged & (distance(state, home) <= SAME)
 
 
-def _compare(limits: Limits, zs: PyTree) -> Start:
-    state, converged = settle(
-        limits.f, zs, limits.xs, rtol=limits.rtol, max_steps=limits.iterations
-    )
-    both = converged & limits.converged
+def _compare(limits: Limits, zs: PyTree, there: Bool[np.ndarray, " examples"]) -> Start:
+    """`there`: of which examples there is such a start."""
+    state, converged = arrive(limits, zs, limits.xs)
+    both = there & converged & limits.converged
     return Start(
-        converged=share(converged),
+        converged=share(converged[there]),
         same=share((distance(state, limits.state) <= SAME)[both]),
         cosine=summary(np.where(both, np.asarray(_cosine(state, limits.state)), math.nan)),
     )

@@ -33,7 +33,7 @@ class Start:
 
     **Attributes:**
 
-    - `converged`: share of the runs that reached a fixed point.
+    - `converged`: share that reached a fixed point, of the runs that there is such a start for.
     - `same`: of the pairs in which both that run and the one from the own start converged, the
         share that reached the same fixed point.
     - `cosine`: path independence, the cosine between the two (of these pairs).

@@ -129,8 +129,9 @@ def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> 
         because += (
             f"; the leading Lyapunov exponent is {spectrum.lyapunov[0].median:.2f} per iteration"
         )
-    if not reach.shares["converged"].hits or not shape.solved.count:
-        because += "; nothing converged, so that there is no implicit gradient to condition"
+    if not shape.solved.count:
+        what = "none looked at here" if reach.shares["converged"].hits else "nothing"
+        because += f"; {what} converged, so that there is no implicit gradient to condition"
     else:
         because += (
             f"; at the fixed points the spectral radius is {_figure(spectrum.radius, '.2f')}, "

@@ -1,0 +1,472 @@
+"""`eqloop.stability`: input-dependence, geometry, statistics and verdicts of maps whose answers are
+known, and maps of every kind."""
+
+import dataclasses
+import json
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+import stability_maps as maps
+from jax.flatten_util import ravel_pytree
+from numpy.testing import assert_allclose
+from scipy.stats import binom
+
+from eqloop import stability
+from eqloop.stability import Share, Summary
+
+A = maps.dense(6, 0.9, maps.turn(0.8, 2.0), skew=1.0)
+B = np.random.default_rng(1).normal(size=(6, 3))
+EXAMPLES, DETAIL = 24, 8
+
+
+def affine(a=A, b=B):
+    """`f, z0s, xs`: the same program for each `a` and `b`."""
+    xs = jr.normal(jr.key(2), (EXAMPLES, 3))
+    return maps.Affine(jnp.asarray(a), jnp.asarray(b)), jnp.zeros((EXAMPLES, 6)), xs
+
+
+def plain(value):
+    """As JSON has it."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def parts(value):
+    """Every dataclass within."""
+    if dataclasses.is_dataclass(value):
+        yield value
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from parts(each)
+
+
+def check(report, examples, detail):
+    """What holds of every report."""
+    tables = json.loads(json.dumps(plain(report.tables()), allow_nan=False))
+    assert tables["settings"]["format"] == stability.FORMAT
+    assert set(report.verdict) == {"reachability", "input_dependence", "geometry"}
+    for statement in report.verdict.values():
+        assert statement.verdict
+        assert "nan" not in statement.because
+    reach, depend, shape = report.reachability, report.input_dependence, report.geometry
+    for each in (reach.settle_step, reach.rate, reach.growth, reach.starts["other"].cosine):
+        assert len(each.values) == examples
+    assert len(reach.outcomes) == len(reach.curves) == len(reach.periods) == examples
+    assert len(depend.points) == examples
+    wide = [id(s) for s in (reach.settle_step, reach.rate, reach.growth)]
+    wide += [id(start.cosine) for start in reach.starts.values()]
+    for each in parts(report):
+        if isinstance(each, Summary):
+            assert len(each.values) == (examples if id(each) in wide else detail)
+            assert each.count == np.isfinite(each.values).sum()
+        elif isinstance(each, Share):
+            assert 0 <= each.hits <= each.count <= examples
+        elif isinstance(each, stability.Band):
+            on = depend if each is depend.sensitivity else reach
+            on = shape if each is shape.gradient_norm else on
+            assert len(each.median) == len(each.low) == len(each.high) == len(on.iterations)
+    assert sum(s.hits for s in reach.shares.values()) == examples
+    return report
+
+
+def analyse(f, z0s, xs, **kwargs):
+    report = stability.analyse(f, z0s, xs, key=jr.key(0), detail=DETAIL, **kwargs)
+    return check(report, EXAMPLES, DETAIL)
+
+
+def test_an_affine_loop(x64):
+    report = analyse(*affine())
+    reach, depend, shape = report.reachability, report.input_dependence, report.geometry
+    unit = np.eye(6)
+    assert_allclose(report.spectrum.radius.values, 0.9, rtol=1e-6)
+    assert_allclose(report.spectrum.sigma_max.values, np.linalg.norm(A, 2), rtol=1e-6)
+    assert_allclose(report.spectrum.non_normality.values, np.linalg.norm(A, 2) / 0.9, rtol=1e-6)
+    assert_allclose(reach.rate.median, 0.9, rtol=2e-2)  # pairs make it ripple
+    sigma = np.linalg.svd(unit - A)[1]
+    assert_allclose(shape.sigma_max.values, sigma[0], rtol=1e-6)
+    assert_allclose(shape.sigma_min.values, sigma[-1], rtol=1e-6)
+    assert_allclose(shape.condition.values, sigma[0] / sigma[-1], rtol=1e-6)
+    assert shape.solved.share == shape.returned.share == 1
+    assert_allclose(depend.agreement.values, 1, rtol=1e-6)
+    assert_allclose(depend.smoothness.values, 1, rtol=1e-6)
+    assert depend.clusters == depend.inputs == [1, 2, 4, 8, 16, 24]
+    assert depend.distinct == 1
+    assert depend.probe is not None
+    assert depend.probe > 0.9  # x can be read off z*, of which it is a linear function
+    assert report.spectrum.regime_shares["contracting"].share == 1
+    assert report.verdict["reachability"].verdict == "reached from every start"
+    assert report.verdict["input_dependence"].verdict == "smooth in the input"
+    assert report.verdict["geometry"].verdict == "stable"
+
+
+@pytest.mark.parametrize(
+    ("a", "reachability", "dependence", "geometry"),
+    [
+        (np.zeros((6, 6)), "reached from every start", "smooth in the input", "stable"),
+        (3 * A, "not reached", "not measurable", "exploding"),
+        (-np.eye(6), "not reached", "not measurable", "stable"),
+        (np.diag([1 - 1e-4, *[0.5] * 5]), "not reached", "not measurable", "stable"),
+        (
+            maps.dense(6, np.array([[0.5, 500], [0, 0.3]])),
+            "reached from every start",
+            "smooth in the input",
+            "exploding",
+        ),
+    ],
+)
+def test_verdicts_of_affine_loops(a, reachability, dependence, geometry, x64):
+    report = analyse(*affine(a))
+    verdict = {axis: statement.verdict for axis, statement in report.verdict.items()}
+    assert verdict == {
+        "reachability": reachability,
+        "input_dependence": dependence,
+        "geometry": geometry,
+    }
+    if dependence == "not measurable":
+        assert "0 of 24" in report.verdict["input_dependence"].because
+        assert "nothing converged" in report.verdict["geometry"].because
+        assert not report.verdict["input_dependence"].numbers
+
+
+def test_ill_conditioned(x64):
+    """Started at the fixed point, to which it would take for ever."""
+    a = np.diag([1 - 2.0**-13, *[0.5] * 5])
+    f, z0s, xs = affine(a)
+    z0s = jnp.linalg.solve(jnp.eye(6) - a, f.b @ xs.T).T
+    report = analyse(f, z0s, xs)
+    assert_allclose(report.geometry.condition.values, 2.0**12, rtol=1e-6)
+    assert report.verdict["geometry"].verdict == "ill-conditioned"
+
+
+def test_an_input_that_does_not_matter(x64):
+    report = analyse(*affine(b=0 * B))
+    assert set(report.input_dependence.implicit.values) == {0.0}
+    assert "one fixed point" in report.verdict["input_dependence"].verdict
+
+
+def test_estimate_of_the_sensitivity(x64):
+    """Hutchinson's estimate from 4 probes each: its mean over many examples, within its error."""
+    f, z0s, xs = affine()
+    squares = []
+    for seed in range(8):
+        limits = stability.find_limits(f, z0s, xs)
+        depend = stability.input_dependence(limits, key=jr.key(seed), detail=limits)
+        squares.append(np.square(depend.implicit.values))
+    dense = np.linalg.solve(np.eye(6) - A, B)
+    gram = dense.T @ dense
+    error = math.sqrt(2 * np.sum(gram**2) / (4 * EXAMPLES * len(squares)))  # of Gaussian probes
+    assert abs(np.mean(squares) - np.trace(gram)) < 3 * error
+    assert error < 0.1 * np.trace(gram)  # so that the test says something
+
+
+def network(z, x):
+    return {"a": jnp.tanh(0.5 * z["b"] + x["u"]), "b": 0.4 * z["a"] * z["b"] + x["v"] ** 2}
+
+
+def test_operators_of_pytrees(x64):
+    x = {"u": jnp.array([0.3, -0.2]), "v": jnp.array([0.5, 0.1]), "n": jnp.array(3), "none": None}
+    z = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+    for _ in range(200):
+        z = network(z, x)
+    j = stability.state_jacobian(network, z, x)
+    b = stability.input_jacobian(network, z, x)
+    found = np.linalg.solve(np.eye(4) - j.as_matrix(), b.as_matrix())
+    assert_allclose(j.T.as_matrix(), j.as_matrix().T, rtol=1e-12)
+
+    def limit(u, v):
+        y = z
+        for _ in range(100):
+            y = network(y, {"u": u, "v": v})
+        return ravel_pytree(y)[0]
+
+    h, columns = 1e-6, []
+    for i in range(4):
+        d = jnp.zeros(4).at[i].set(h)
+        ends = [limit(x["u"] + s * d[:2], x["v"] + s * d[2:]) for s in (1, -1)]
+        columns.append((ends[0] - ends[1]) / (2 * h))
+    assert_allclose(found, np.stack(columns, axis=1), rtol=1e-6, atol=1e-8)
+
+
+CENTRES = np.array([[0.0, 5.0], [4.0, 0.0], [-4.0, 0.0], [0.0, -5.0], [9.0, 9.0]])
+
+
+class Attractors(eqx.Module):
+    centres: jax.Array
+
+    def __call__(self, z, x):
+        del x
+        away = jnp.sum(jnp.square(self.centres - z[None]), axis=1)
+        return z + 0.3 * (self.centres[jnp.argmin(away)] - z)
+
+
+def itself(x):
+    return x
+
+
+def test_as_many_fixed_points_as_there_are_attractors(x64):
+    xs = 5 * jr.normal(jr.key(0), (64, 2)) + 2
+    for m in range(1, 6):
+        # Those that are not wanted lie where no input is.
+        f = Attractors(jnp.asarray(np.where(np.arange(5)[:, None] < m, CENTRES, 1e3)))
+        limits = stability.find_limits(f, itself, xs)
+        depend = stability.input_dependence(limits, key=jr.key(1))
+        nearest = np.argmin(np.sum((np.asarray(xs)[:, None] - CENTRES[None, :m]) ** 2, -1), 1)
+        assert len(set(nearest.tolist())) == m
+        assert depend.clusters[-1] == m
+        assert depend.clusters == sorted(depend.clusters)
+        assert_allclose(depend.distinct, m / 64)
+        assert max(depend.implicit.values) == 0
+        assert depend.sensitivity.median[0] > 0.5  # through the start, which is then forgotten
+        assert depend.sensitivity.median[-1] < 1e-12
+
+
+def test_gaussian_starts_reach_either_of_two_wells(x64):
+    """Each half of the time, whichever is the own."""
+    xs = jnp.linspace(-1, 1, 400)[:, None]
+    coefficients = jnp.tile(jnp.array([0, 1.5, 0, -0.5]), (400, 1))
+    limits = stability.find_limits(maps.polynomial, xs, coefficients)
+    same = stability.reachability(limits, key=jr.key(0)).starts["gaussian"].same
+    assert same.count > 390  # all but what began beside the edge
+    assert same.low < 0.5 < same.high
+
+
+def rough(z, x):
+    return 0.5 * z + x["scale"] * jnp.sin(x["often"] * x["u"])
+
+
+def test_roughness(x64):
+    """Of `z* = 2 sin(often u)`, which has no slope over a hundredth of u if that is very often."""
+    ones = jnp.ones((32, 1))
+    xs = {"u": jr.normal(jr.key(0), (32, 1)), "scale": ones, "often": ones}
+    for often, smooth in ((1.0, True), (1e5, False)):
+        limits = stability.find_limits(rough, 0 * ones, xs | {"often": often * ones})
+        median = np.median(stability.smoothness(limits, key=jr.key(0)))
+        assert (0.9 < median < 1.1) == smooth
+        assert smooth or median < 0.1
+
+
+def jump(z, x):
+    return 0.5 * z + jnp.round(5 * x)
+
+
+def read(z, x):
+    return 0.5 * z + jnp.arange(8.0)[x][None]
+
+
+def steady(z, x):
+    del x
+    return 0.5 * z + 1
+
+
+@pytest.mark.parametrize(
+    ("f", "xs", "count"),
+    [
+        (jump, jnp.linspace(0, 2, 8)[:, None], 8),
+        (read, jnp.arange(8), 8),
+        (steady, None, 1),
+        (steady, {"n": jnp.arange(8)}, 1),
+    ],
+    ids=["jump", "integers", "none", "unused"],
+)
+def test_inputs_without_a_derivative(f, xs, count):
+    limits = stability.find_limits(f, jnp.zeros((8, 1)), xs)
+    depend = stability.input_dependence(limits, key=jr.key(0))
+    assert depend.clusters[-1] == count
+    assert depend.implicit.values == [0.0] * 8
+    assert set(depend.sensitivity.high) == {0.0}
+    assert depend.smoothness.count == 0
+
+
+# --- Geometry
+
+
+DYADIC = {
+    # In binary fractions, so that what is started at a fixed point stays there, stable or not.
+    "outside, pair": (np.array([[0.75, -1], [1, 0.75]]), 1.25),
+    "inside, pair": (np.array([[0.5, -0.5], [0.5, 0.5]]), 0.5**0.5),
+    "outside": (np.diag([1.5, 0.5]), 1.5),
+    "outside, turned over": (np.diag([-1.25, 0.5]), 1.25),
+    "inside": (np.diag([-0.75, 0.5]), 0.75),
+    "inside, not normal": (np.array([[0.5, 8], [0, 0.25]]), 0.5),
+    "just inside": (np.diag([1 - 2.0**-7, 0.5]), 1 - 2.0**-7),
+    "just outside": (np.diag([1 + 2.0**-7, 0.5]), 1 + 2.0**-7),
+    "just outside, pair": (np.array([[1, -1 / 64], [1 / 64, 1]]), (1 + 2.0**-12) ** 0.5),
+}
+
+
+def at_fixed_points(matrices):
+    zs, xs = maps.stack(matrices)
+    return stability.find_limits(maps.by_matrix, zs + 1, xs)
+
+
+def test_what_is_pushed_returns_from_inside_the_unit_circle(x64):
+    limits = at_fixed_points([a for a, _ in DYADIC.values()])
+    assert limits.converged.all()
+    leading = stability.jacobian_eigenvalues(limits, key=jr.key(0))
+    factor, returned = stability.return_test(limits, leading)
+    moduli = np.array([modulus for _, modulus in DYADIC.values()])
+    assert_allclose(factor, moduli, rtol=1e-6)
+    assert_allclose(np.abs(leading.values[:, 0]), moduli, rtol=1e-12)
+    assert returned.tolist() == (moduli < 1).tolist()
+
+
+def along(z, target):
+    return z @ target
+
+
+def test_gradients_on_their_way_back(x64):
+    """Powers and finite sums of J^T, each from a dense matrix."""
+    g = np.array([1.0, -2.0, 0.5, 1.5])
+    for a in (
+        maps.dense(4, 0.6, maps.turn(0.5, 1.0)),
+        maps.dense(4, 0.5, skew=2.0),
+        maps.dense(4, 1.5),
+    ):
+        limits = at_fixed_points([a] * 2)
+        shape = stability.geometry(
+            limits, key=jr.key(0), loss=along, targets=jnp.tile(jnp.array(g), (2, 1))
+        )
+        back = [g]
+        for _ in range(32):
+            back.append(a.T @ back[-1])
+        norms = np.linalg.norm(back, axis=1) / np.linalg.norm(g)
+        assert_allclose(shape.gradient_norm.median, norms[::-1], rtol=1e-9)
+        assert shape.iterations == list(range(33))
+        if not limits.converged.all():  # by rounding, from an unstable fixed point
+            continue
+        unit = np.eye(4)
+        truth = np.linalg.solve(unit - a.T, g)
+        sums = {f"neumann-{k}": np.sum(back[:k], axis=0) for k in (2, 4, 8, 16)} | {"one-step": g}
+        damped = 0.5 * unit + 0.5 * a.T
+        for k in (4, 8):
+            powers = [np.linalg.matrix_power(damped, i) @ g for i in range(k)]
+            sums[f"phantom-{k}"] = 0.5 * np.sum(powers, axis=0)
+        assert shape.cosines.keys() == shape.ratios.keys() == sums.keys()
+        for name, u in sums.items():
+            sizes = np.linalg.norm(u), np.linalg.norm(truth)
+            assert_allclose(shape.cosines[name].values, u @ truth / math.prod(sizes), rtol=1e-5)
+            assert_allclose(shape.ratios[name].values, sizes[0] / sizes[1], rtol=1e-5)
+        if np.linalg.norm(a, 2) < 1:
+            assert_allclose(shape.cosines["neumann-16"].values, 1, atol=1e-3)
+
+
+# --- Statistics
+
+
+@pytest.mark.parametrize("draw", ["normal", "exponential"])
+@pytest.mark.parametrize("n", [16, 64])
+def test_coverage_of_the_bootstrap(draw, n):
+    rng = np.random.default_rng(3)
+    mean = {"normal": 0.0, "exponential": 1.0}[draw]
+    sets = getattr(rng, draw)(size=(400, n))
+    hits = [low <= mean <= high for low, high in map(stability.bootstrap, sets)]
+    assert 0.90 <= np.mean(hits) <= 0.98
+
+
+@pytest.mark.parametrize("n", [16, 64])
+def test_coverage_of_shares(n):
+    """Exactly: over all numbers of hits, each with its probability."""
+    intervals = [stability.share(np.arange(n) < k) for k in range(n + 1)]
+    covered = []
+    for p in np.linspace(0.02, 0.98, 97):
+        inside = [each.low <= p <= each.high for each in intervals]
+        covered.append(binom.pmf(np.arange(n + 1), n, p) @ inside)
+    assert 0.93 <= np.mean(covered) <= 0.97
+    assert np.quantile(covered, 0.05) >= 0.90
+    assert_allclose([intervals[0].low, intervals[-1].high], [0, 1], atol=1e-15)
+    assert intervals[0].high > 0
+
+
+def test_summary_leaves_out_what_is_not_finite():
+    values = np.array([1.0, math.nan, 3.0, math.inf, 5.0])
+    found, alone = stability.summary(values), stability.summary(values[[0, 2, 4]])
+    assert found.count == alone.count == 3
+    assert (found.mean, found.low, found.high) == (alone.mean, alone.low, alone.high)
+    assert found.quantiles == alone.quantiles
+    assert found.median == 3
+    for empty in (np.full(4, math.nan), np.zeros(0)):
+        found = stability.summary(empty)
+        assert found.count == 0
+        assert np.isnan([found.mean, found.low, found.high, found.median]).all()
+    assert math.isnan(stability.share(np.zeros(0, bool)).share)
+    single = stability.summary(np.array([2.0]))
+    assert single.mean == single.median == 2
+    assert math.isnan(single.low)
+
+
+# --- Maps of every kind
+
+
+def test_five_lines():
+    """A plain function with weights closed over, one example, of pytrees with no floats in x."""
+    w = jnp.array([[0.3, -0.2], [0.1, 0.4]])
+
+    def f(z, x):
+        return {"a": jnp.tanh(w @ z["b"] + x["n"].astype(jnp.float32)), "b": 0.5 * z["a"]}
+
+    z0s = {"a": jnp.zeros((1, 2)), "b": jnp.zeros((1, 2))}
+    report = stability.analyse(f, z0s, {"n": jnp.array([2]), "none": None}, key=jr.key(0))
+    check(report, 1, 1)
+    assert report.verdict["reachability"].verdict == "reached from every start"
+    assert "takes two" in report.verdict["input_dependence"].because
+    assert report.verdict["geometry"].verdict == "stable"
+
+
+class Number(eqx.Module):
+    """A state of a single number, by hand."""
+
+    rate: jax.Array
+
+    def __call__(self, z, x):
+        return self.rate * z + x
+
+
+@pytest.mark.parametrize(
+    ("rates", "outcome"),
+    [([0.5, 0.5], {"converged"}), ([3.0, 3.0], {"diverged"}), ([0.5, -1.0], None)],
+)
+def test_two_single_numbers_in_float32(rates, outcome):
+    """That overflow in float32 too; and of which one converges, the other not."""
+    f = Pick(Number(jnp.array(1.0)), jnp.array(rates))
+    report = stability.analyse(
+        f, jnp.zeros(2), (jnp.array([1.0, 2.0]), jnp.arange(2)), key=jr.key(0)
+    )
+    check(report, 2, 2)
+    outcomes = report.reachability.outcomes
+    assert set(outcomes) == outcome if outcome else outcomes == ["converged", "cycle"]
+    if outcome == {"converged"}:
+        assert_allclose(report.spectrum.radius.values, 0.5)
+        assert report.verdict["input_dependence"].verdict == "smooth in the input"
+    else:
+        assert report.verdict["input_dependence"].verdict == "not measurable"
+
+
+class Pick(eqx.Module):
+    """A rate for each example."""
+
+    number: Number
+    rates: jax.Array
+
+    def __call__(self, z, x):
+        u, i = x
+        return eqx.tree_at(lambda n: n.rate, self.number, self.rates[i])(z, u)
+
+
+def test_enough_examples_of_single_numbers_for_a_probe():
+    f = Number(jnp.array(0.5))
+    limits = stability.find_limits(f, jnp.zeros(16), jnp.linspace(0, 1, 16))
+    depend = stability.input_dependence(limits, key=jr.key(0))
+    assert depend.probe is not None
+    assert depend.probe > 0.99
+    assert_allclose(depend.agreement.values, 1, rtol=1e-4)
