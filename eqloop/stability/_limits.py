@@ -125,15 +125,7 @@ def find_limits(
     returns = np.asarray(_returns(f, z, xs), np.float64)
     outcomes, periods = classify(residuals, steps, sizes, returns, rtol)
     there = np.array([outcome == "converged" for outcome in outcomes])
-<<<<<<< HEAD
-    # As close as the precision allows: what is measured there is of the fixed point, then.
-    state, _ = settle(f, z, xs, rtol=_finest(z0s), max_steps=iterations, only=there)
-=======
-    fine = _polish(f, z, xs, iterations)
-    state = jtu.tree_map(
-        lambda a, b: jnp.where(there.reshape(-1, *[1] * (a.ndim - 1)), a, b), fine, z
-    )
->>>>>>> calibrate
+    state = _polish(f, z, xs, iterations, there)
     return Limits(
         f, start, z0s, xs, iterations, rtol, state, *told, outcomes=outcomes, periods=periods
     )
@@ -227,7 +219,7 @@ def arrive(limits: Limits, zs: PyTree, xs: PyTree) -> tuple[PyTree, Bool[np.ndar
     """The loop from other starts, as `find_limits` follows it from its own: where each ends, and
     whether it had settled within the iterations."""
     state, converged = settle(limits.f, zs, xs, rtol=limits.rtol, max_steps=limits.iterations)
-    return _polish(limits.f, state, xs, limits.iterations), converged
+    return _polish(limits.f, state, xs, limits.iterations, converged), converged
 
 
 def settle_steps(limits: Limits) -> Float[np.ndarray, " examples"]:
@@ -248,11 +240,13 @@ def distance(a: PyTree, b: PyTree) -> Float[np.ndarray, " examples"]:
     return np.asarray(_distance(a, b), np.float64)
 
 
-def _polish(f: Map, zs: PyTree, xs: PyTree, max_steps: int) -> PyTree:
+def _polish(
+    f: Map, zs: PyTree, xs: PyTree, max_steps: int, only: Bool[np.ndarray, " examples"]
+) -> PyTree:
     """As close as the precision allows, so that what is measured there is of the fixed point: where
     the residual is below a tolerance, the way that is left may be hundreds of times as long."""
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jtu.tree_leaves(zs))
-    return settle(f, zs, xs, rtol=8 * eps, max_steps=max_steps)[0]
+    return settle(f, zs, xs, rtol=8 * eps, max_steps=max_steps, only=only)[0]
 
 
 @eqx.filter_jit
