@@ -18,6 +18,7 @@ from scipy.stats import binom
 
 from eqloop import stability
 from eqloop.stability import Share, Summary
+from eqloop.stability._input_dependence import PROBES
 
 A = maps.dense(6, 0.9, maps.turn(0.8, 2.0), skew=1.0)
 B = np.random.default_rng(1).normal(size=(6, 3))
@@ -60,12 +61,11 @@ def check(report, examples, detail):
         assert statement.verdict
         assert "nan" not in statement.because
     reach, depend, shape = report.reachability, report.input_dependence, report.geometry
-    for each in (reach.settle_step, reach.rate, reach.growth, reach.starts["other"].cosine):
+    for each in (reach.settle_step, reach.rate, reach.growth):
         assert len(each.values) == examples
     assert len(reach.outcomes) == len(reach.curves) == len(reach.periods) == examples
     assert len(depend.points) == examples
     wide = [id(s) for s in (reach.settle_step, reach.rate, reach.growth)]
-    wide += [id(start.cosine) for start in reach.starts.values()]
     for each in parts(report):
         if isinstance(each, Summary):
             assert len(each.values) == (examples if id(each) in wide else detail)
@@ -156,7 +156,7 @@ def test_an_input_that_does_not_matter(x64):
 
 
 def test_estimate_of_the_sensitivity(x64):
-    """Hutchinson's estimate from 4 probes each: its mean over many examples, within its error."""
+    """Hutchinson's estimate from a few probes each: its mean over many examples, within its error."""
     limits = stability.find_limits(*affine())
     some = limits.take(np.arange(DETAIL))
     squares = []
@@ -165,7 +165,7 @@ def test_estimate_of_the_sensitivity(x64):
         squares.append(np.square(depend.implicit.values))
     dense = np.linalg.solve(np.eye(6) - A, B)
     gram = dense.T @ dense
-    error = math.sqrt(2 * np.sum(gram**2) / (4 * np.size(squares)))  # of Gaussian probes
+    error = math.sqrt(2 * np.sum(gram**2) / (PROBES * np.size(squares)))  # of Gaussian probes
     assert abs(np.mean(squares) - np.trace(gram)) < 3 * error
     assert error < 0.1 * np.trace(gram)  # so that the test says something
 
