@@ -156,7 +156,8 @@ def test_an_input_that_does_not_matter(x64):
 
 
 def test_estimate_of_the_sensitivity(x64):
-    """Hutchinson's estimate from a few probes each: its mean over many examples, within its error."""
+    """Hutchinson's estimate from a few probes each: its mean over many examples, within its
+    error."""
     limits = stability.find_limits(*affine())
     some = limits.take(np.arange(DETAIL))
     squares = []
