@@ -44,9 +44,15 @@ SolverName = Annotated[
 ]
 
 
-def refuse_without_budget(budget: int | None, **options: Any) -> None:
+ITERATIONS = 512
+"""Where neither --iterations nor --budget is given."""
+
+
+def refuse_idle_options(budget: int | None, iterations: int | None, **with_budget: Any) -> None:
     """What would have no effect is not passed over in silence."""
-    for name, value in options.items():
+    if budget is not None and iterations is not None:
+        raise InputError("--iterations has no effect with --budget: leave out one of them")
+    for name, value in with_budget.items():
         if budget is None and value is not None:
             raise InputError(f"--{name} needs --budget, the evaluations that each start may take")
 

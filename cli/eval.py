@@ -10,6 +10,7 @@ from .. import InputError
 from ._output import Json, console, emit, notes, progress
 from ._plot import check_plot, save_plot
 from ._run import (
+    ITERATIONS,
     Budget,
     Checkpoint,
     Restarts,
@@ -23,7 +24,7 @@ from ._run import (
     load_splits,
     measure,
     open_model,
-    refuse_without_budget,
+    refuse_idle_options,
     spend,
 )
 
@@ -40,7 +41,9 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="One split; left out, all but that for training.")
     ] = None,
-    iterations: Annotated[int, typer.Option(min=1, help="The most iterations.")] = 512,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="The most iterations; left out, 512.")
+    ] = None,
     rows: Annotated[
         int, typer.Option(min=0, help="Examples of each split at most, evenly spread; 0 for all.")
     ] = 1000,
@@ -76,7 +79,7 @@ def evaluate(
         fields["skip_bad"] = True
     if plot is not None:
         check_plot(plot)
-    refuse_without_budget(budget, restarts=restarts, select=select, solver=solver)
+    refuse_idle_options(budget, iterations, restarts=restarts, select=select, solver=solver)
     if budget is not None and plot is not None:
         raise InputError("--plot draws accuracy against iterations: leave out --budget")
     model, task, opened, step = open_model(run, checkpoint, **fields)
@@ -95,6 +98,7 @@ def evaluate(
             out.print(cost_table(name, each))
             out.print(f"{each.seconds:.1f} s")
         return
+    iterations = iterations or ITERATIONS
     measured = measure(opened, step, model, task, splits, iterations=iterations, rows=rows)
     if plot is not None:
         _draw(plot, opened, measured)

@@ -9,13 +9,14 @@ import typer
 
 from ._output import Json, console, emit, table
 from ._run import (
+    ITERATIONS,
     Budget,
     Checkpoint,
     Restarts,
     Select,
     SolverName,
     open_model,
-    refuse_without_budget,
+    refuse_idle_options,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def solve(
             metavar="PUZZLE", help="A bit string, an 81-character sudoku, a FEN in quotes."
         ),
     ],
-    iterations: Annotated[int, typer.Option(min=1, help="At most so many.")] = 512,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="At most so many; left out, 512.")
+    ] = None,
     rtol: Annotated[
         float, typer.Option(min=0.0, help="The residual at which the loop has settled.")
     ] = 1e-4,
@@ -59,7 +62,7 @@ def solve(
     from ..train import named_solver, trace
     from ..train import solve as solve_split
 
-    refuse_without_budget(budget, restarts=restarts, select=select, solver=solver)
+    refuse_idle_options(budget, iterations, restarts=restarts, select=select, solver=solver)
     model, task, opened, step = open_model(run, checkpoint)
     split = task.parse(puzzle)
     if budget is not None:
@@ -76,7 +79,7 @@ def solve(
         told = {"run": run, "step": step, "solver": name, "budget": budget, **options}
         right = _tell(task, split, found, told if as_json else None)
         raise typer.Exit(0 if right else 1)
-    traced = trace(model, task, split.inputs[0], iterations=iterations, rtol=rtol)
+    traced = trace(model, task, split.inputs[0], iterations=iterations or ITERATIONS, rtol=rtol)
     answer = traced.predictions[-1]
     solved, why = task.check(split, answer)
     if as_json:

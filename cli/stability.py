@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import InputError
-from ._output import Json, console, emit, notes, progress, table
+from ._output import Json, console, emit, notes, percent, progress, table
 from ._plot import save_plot
 from ._run import Checkpoint, load_splits, open_model
 
@@ -283,7 +283,7 @@ def _check(
     if name == "scalar":
         if paths:
             raise InputError("--check scalar is about no checkpoint: leave out CKPT")
-        raise InputError("later")
+        _scalar(seed, plot, as_json)
         return
     if name not in CHECKS:
         raise InputError(f"--check {name}: there are {', '.join(CHECKS)} and scalar")
@@ -326,3 +326,34 @@ def _tell(found: "Check") -> None:
     said = {True: "holds here", False: "does not hold here", None: "could not be measured"}
     out.print(f"\n{found.claim}: {said[found.holds]}.", markup=False, soft_wrap=True)
     out.print(found.outcome, markup=False, soft_wrap=True)
+
+
+def _scalar(seed: int, plot: Path | None, as_json: bool) -> None:
+    from ..stability import scalar_experiment
+
+    found = scalar_experiment(seed=seed)
+    if plot is not None:
+        from ..report import scalar_figure
+
+        save_plot(scalar_figure(found.tables()), plot)
+    if as_json:
+        emit({"check": "scalar", **found.tables()})
+        return
+    rows = []
+    for sigma, cases in found.cases.items():
+        for recall, case in cases.items():
+            medians = (case.median, case.low, case.high, case.finite["0.5"])
+            rows.append(
+                (f"{recall}, sigma {sigma}", percent(case.stable.share), percent(case.infinite.share),
+                 *(f"{each:.2f}" for each in medians))
+            )  # fmt: skip
+    columns = ("recall", "stable %", "infinite %", "median", "low", "high", "of the finite")
+    out = console()
+    out.print(table(columns, rows, title=f"anisotropy |log(|x|/|y|)|, {found.settings['n']} draws"))
+    out.print(
+        "\nExternal recall is stable iff |(1 + y) x| <= 1, internal iff -2 <= xy <= 0. stable: draws "
+        "that are so as they come; the others are moved to the nearest stable point. infinite: "
+        "those that end on an axis, half of them with internal recall, whose median is therefore "
+        "at the edge of the finite values, and by chance there.",
+        soft_wrap=True,
+    )

@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ._norms import two_norm
+from ._norms import normalise, two_norm
 
 
 class LinearSolution(NamedTuple):
@@ -57,10 +57,8 @@ def solve_identity_minus(
         return jtu.tree_map(lambda a, b: a - b, u, product(u))
 
     # A unit right-hand side turns an absolute tolerance into a relative one.
-    size = two_norm(g)
-    scale = jnp.where(size > 0, size, 1)
-    unit = jtu.tree_map(lambda a: a / scale.astype(a.dtype), g)
-    tolerance = jnp.asarray(rtol, size.dtype)
+    unit, scale = normalise(g)
+    tolerance = jnp.asarray(rtol, scale.dtype)
     linear = lx.FunctionLinearOperator(operator, jax.eval_shape(lambda: unit))
     gmres = lx.GMRES(
         rtol=0.0,
@@ -88,7 +86,7 @@ def solve_identity_minus(
     none = jtu.tree_map(jnp.zeros_like, unit)
     zero = jnp.zeros((), jnp.int32)
     # Also where g is nan, which then stalls.
-    start = _Cycle(none, jnp.ones_like(size), zero, jnp.zeros((), bool), zero)
+    start = _Cycle(none, jnp.ones_like(scale), zero, jnp.zeros((), bool), zero)
     at = jax.lax.while_loop(
         lambda at: eqxi.unvmap_any(live(at)) & (at.count < cycles), cycle, start
     )

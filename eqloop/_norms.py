@@ -14,6 +14,13 @@ def two_norm(tree: PyTree[Array]) -> Float[Array, ""]:
     )
 
 
+def normalise(tree: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, ""]]:
+    """`tree / |tree|` and `|tree|`, 2-norms; zeros and 1 for zeros."""
+    size = two_norm(tree)
+    scale = jnp.where(size > 0, size, 1)
+    return jtu.tree_map(lambda x: x / scale.astype(x.dtype), tree), scale
+
+
 def largest_cell_norm(tree: PyTree[Array]) -> Float[Array, ""]:
     """The largest 2-norm of a cell; a cell is what lies along the last axis of a leaf.
 

@@ -394,8 +394,16 @@ CASES: list[tuple[str, str]] = [
         "that file",
     ),
     (
+        "eval {run} --iterations 512 --budget 64",
+        "--iterations has no effect with --budget: leave out one of them",
+    ),
+    (
         "solve {run}",
         "Missing argument 'PUZZLE'; see `eqloop solve --help`",
+    ),
+    (
+        "solve {run} 0110100110 --budget 64 --iterations 8",
+        "--iterations has no effect with --budget: leave out one of them",
     ),
     (
         "solve {run} 0120110",

@@ -19,6 +19,7 @@ from tiny_task import tiny_spec as spec
 import eqloop
 from eqloop import InputError
 from eqloop.train import Diverged, Spec, _step, init_state, open_run, read_metrics, train
+from eqloop.train._loop import improves
 from eqloop.train._loss import batch_loss, cross_entropy, draw
 from eqloop.train._state import make_optimiser, make_schedule, step_key
 from eqloop.train._step import METRICS, Order, make_step, put
@@ -300,6 +301,23 @@ def test_a_run_is_what_it_says(trained):
     assert outcome.best["step"] in outcome.run.steps()
     assert "step 20: validation after 24 iterations: exact" in shown
     assert list((path / "tensorboard").glob("events*"))
+
+
+def test_the_best_is_the_first_of_the_highest(trained):
+    outcome, _ = trained
+    rows = [row for row in read_metrics(outcome.run.metrics) if row["kind"] == "validation"]
+    ranks = [(row["exact"][-1], row["cells"][-1]) for row in rows]
+    assert outcome.best["step"] == rows[ranks.index(max(ranks))]["step"]
+
+
+@pytest.mark.parametrize(
+    ("exact", "cells", "better"),
+    [(0.6, 0.1, True), (0.5, 0.9, True), (0.5, 0.8, False), (0.5, 0.7, False), (0.4, 1.0, False)],
+)
+def test_what_improves(exact, cells, better):
+    best = {"step": 10, "exact": 0.5, "cells": 0.8}
+    assert improves({"exact": exact, "cells": cells}, best) is better
+    assert improves({"exact": 0.0, "cells": 0.0}, None)
 
 
 def test_the_loss_falls(trained):

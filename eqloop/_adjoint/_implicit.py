@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from .._linear import solve_identity_minus
-from .._norms import two_norm
+from .._norms import normalise, two_norm
 from .._solution import BackwardReport
 from .._solver import AbstractSolver, iterate, setting
 from ._cotangent import AbstractCotangentSolve
@@ -46,29 +46,29 @@ class Implicit(AbstractCotangentSolve):
                 raise ValueError(f"Implicit: {name} = {getattr(self, name)} must be at least 1")
 
     def solve(self, product, cotangent):
-        size = two_norm(cotangent)
-        scale = jnp.where(size > 0, size, 1)
-        unit = jtu.tree_map(lambda g: g / scale.astype(g.dtype), cotangent)
         if self.solver is None:
             found = solve_identity_minus(
-                product, unit, rtol=self.rtol, restart=self.restart, cycles=self.max_steps
+                product, cotangent, rtol=self.rtol, restart=self.restart, cycles=self.max_steps
             )
             u, residual, products = found.u, found.residual, found.products
             solved = found.solved
         else:
-            u, residual, products, solved = self._iterate(self.solver, product, unit)
-        u = jtu.tree_map(lambda a, g: jnp.where(solved, a * scale.astype(a.dtype), g), u, cotangent)
+            u, residual, products, solved = self._iterate(self.solver, product, cotangent)
+        u = jtu.tree_map(lambda a, g: jnp.where(solved, a, g), u, cotangent)
         fallback = jnp.logical_not(solved).astype(residual.dtype)
         return u, BackwardReport(residual, fallback, products.astype(residual.dtype))
 
-    def _iterate(self, solver: AbstractSolver, product, unit):
-        rtol = jnp.asarray(self.rtol, two_norm(unit).dtype)
+    def _iterate(self, solver: AbstractSolver, product, cotangent):
+        # A unit right-hand side turns an absolute tolerance into a relative one.
+        unit, scale = normalise(cotangent)
+        rtol = jnp.asarray(self.rtol, scale.dtype)
         solver = dataclasses.replace(solver, rtol=0.0, atol=rtol, norm=two_norm)  # pyright: ignore
 
         def adjoint(u):
             return jtu.tree_map(lambda a, g: a + g, product(u), unit)
 
         _, progress = iterate(adjoint, solver, unit, max_steps=self.max_steps * self.restart)
+        u = jtu.tree_map(lambda a: a * scale.astype(a.dtype), progress.best)
         # The solver's residual is relative to u (to first order), ours to g, which has norm 1.
         residual = progress.residual * two_norm(progress.best)
-        return progress.best, residual, progress.evaluations, progress.converged
+        return u, residual, progress.evaluations, progress.converged

@@ -2,14 +2,12 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from .._norms import two_norm
-from ._iterative import Evaluation, Norm, Proposal, choose, setting, whole
+from ._iterative import Evaluation, Proposal, choose
 from ._newton import AbstractNewton
 
 
@@ -30,15 +28,6 @@ class Chord(AbstractNewton):
 
     **Arguments:** those of `NewtonKrylov`. **Raises** `ValueError` for an argument out of range.
     """
-
-    rtol: float = eqx.field(default=1e-3, converter=setting)
-    atol: float = eqx.field(default=0.0, converter=setting)
-    plain: int = eqx.field(default=3, converter=whole)
-    forcing: float = eqx.field(default=1e-2, converter=setting)
-    restart: int = eqx.field(default=10, static=True)
-    cycles: int = eqx.field(default=2, static=True)
-    norm: Norm = eqx.field(default=two_norm, static=True)
-    curve: int = eqx.field(default=0, static=True)
 
     def start(self, f, z) -> _Memory:
         dtype = jax.eval_shape(self.norm, z).dtype

@@ -27,12 +27,19 @@ from ._iterative import (
 
 
 class AbstractNewton(AbstractSolver):
-    """Solvers whose step is `(I - J)^-1 (f(z) - z)`, after `plain` iterations."""
+    """Solvers whose step is `(I - J)^-1 (f(z) - z)`, after `plain` iterations.
 
-    plain: eqx.AbstractVar[int]
-    forcing: eqx.AbstractVar[float]
-    restart: eqx.AbstractVar[int]
-    cycles: eqx.AbstractVar[int]
+    All fields are here and a subclass adds none, so that there is one place that makes `__init__`.
+    """
+
+    rtol: float = eqx.field(default=1e-3, converter=setting)
+    atol: float = eqx.field(default=0.0, converter=setting)
+    plain: int = eqx.field(default=3, converter=whole)
+    forcing: float = eqx.field(default=1e-2, converter=setting)
+    restart: int = eqx.field(default=10, static=True)
+    cycles: int = eqx.field(default=2, static=True)
+    norm: Norm = eqx.field(default=two_norm, static=True)
+    curve: int = eqx.field(default=0, static=True)
 
     # The derivative of the last step is the implicit gradient: there is nothing else to follow.
     followed: ClassVar[bool] = False
@@ -104,15 +111,6 @@ class NewtonKrylov(AbstractNewton):
     and those of `AbstractSolver`. `evaluations` counts products with the Jacobian too. **Raises**
     `ValueError` for an argument out of range.
     """
-
-    rtol: float = eqx.field(default=1e-3, converter=setting)
-    atol: float = eqx.field(default=0.0, converter=setting)
-    plain: int = eqx.field(default=3, converter=whole)
-    forcing: float = eqx.field(default=1e-2, converter=setting)
-    restart: int = eqx.field(default=10, static=True)
-    cycles: int = eqx.field(default=2, static=True)
-    norm: Norm = eqx.field(default=two_norm, static=True)
-    curve: int = eqx.field(default=0, static=True)
 
     def start(self, f, z) -> _Memory:
         return _Memory(lx.RESULTS.successful)

@@ -34,6 +34,14 @@ from ._report import Spectrum as Spectrum
 from ._report import StabilityReport as StabilityReport
 from ._report import Start as Start
 from ._report import Statement as Statement
+from ._scalar import ScalarCase as ScalarCase
+from ._scalar import ScalarReport as ScalarReport
+from ._scalar import anisotropy as anisotropy
+from ._scalar import project_external as project_external
+from ._scalar import project_internal as project_internal
+from ._scalar import scalar_experiment as scalar_experiment
+from ._scalar import stable_external as stable_external
+from ._scalar import stable_internal as stable_internal
 from ._spectrum import jacobian_eigenvalues as jacobian_eigenvalues
 from ._spectrum import lyapunov_exponents as lyapunov_exponents
 from ._spectrum import spectrum as spectrum

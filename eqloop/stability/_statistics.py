@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Shaped
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+NORMAL_95 = 1.959963984540054
+"""Between minus this and this lie 95 % of the normal distribution."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ def share(hits: Bool[np.ndarray, " examples"]) -> Share:
     n, k = len(hits), int(np.sum(hits))
     if not n:
         return Share(0, 0, math.nan, math.nan, math.nan)
-    z = 1.959963984540054  # of the normal distribution, two-sided 95 %
+    z = NORMAL_95
     centre = (k + z**2 / 2) / (n + z**2)
     half = z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
     return Share(k, n, k / n, max(0.0, centre - half), min(1.0, centre + half))

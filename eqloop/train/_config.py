@@ -175,8 +175,9 @@ class TrainSpec:
       gradient before the `solver.steps` that count.
     - `ema`: decay of the averaged weights that are validated and evaluated; 0 for none.
     - `validation_split`, `validation_rows`, `validation_iterations`: what the best checkpoint is
-      chosen on. Its name starts with `validation`: never a test set. 0 rows: all of them;
-      0 iterations: as many as in training.
+      chosen on: most examples solved whole, then most cells right, then the earliest. Its name
+      starts with `validation`: never a test set. 0 rows: all of them; 0 iterations: as many as in
+      training.
     - `checkpoint_every`, `keep`: how often the whole state is written; how many of these stay.
     - `audit_every`: every so many steps a few gradients of the weights in training are held against
       full backpropagation and the converged implicit gradient on 16 validation examples (see

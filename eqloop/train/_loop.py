@@ -254,10 +254,9 @@ class _Trainer:
         )
         self.clock.skip()
         last = {name: curve[-1] for name, curve in measured.overall.scores.items()}
-        rank = [last["exact"], last["cells"]]
-        better = self.best is None or rank > [self.best["exact"], self.best["cells"]]
+        better = improves(last, self.best)
         if better:
-            self.best = {"step": self.done, "exact": rank[0], "cells": rank[1]}
+            self.best = {"step": self.done, "exact": last["exact"], "cells": last["cells"]}
         self.log.write(
             {
                 "kind": "validation",
@@ -339,6 +338,15 @@ class _Trainer:
                 bar.update(row, completed=step, told=told)
 
             yield show
+
+
+def improves(scores: Mapping[str, float], best: Mapping[str, Any] | None) -> bool:
+    """Whether a validation is better than the best before it: more examples solved whole or, of
+    as many, more cells right. Of equals the earlier one stays, or a run that has reached its
+    ceiling would replace its best checkpoint at every validation."""
+    if best is None:
+        return True
+    return (scores["exact"], scores["cells"]) > (best["exact"], best["cells"])
 
 
 class _Clock:

@@ -1,0 +1,230 @@
+"""A model on its task, examined: the command from a run folder to a page, theory, and checks."""
+
+import json
+import shutil
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import eqloop
+from eqloop.cli import main
+from eqloop.examine import CHECKS, predict, random_subjects, weight_figures
+from eqloop.examine._checks import check_scan
+from eqloop.examine._theory import REACHED, compare
+from eqloop.examine._weights import attention_entropy
+from eqloop.stability import Statement
+from eqloop.train import open_run
+
+AXES = ("reachability", "input_dependence", "geometry")
+SMALL = ["--examples", "4", "--iterations", "16"]
+
+
+@pytest.fixture(scope="module")
+def examined(tiny_run, tmp_path_factory):
+    """A run with its report, made by the command itself."""
+    run = tmp_path_factory.mktemp("examined") / "run"
+    shutil.copytree(tiny_run, run)
+    assert main(["stability", str(run), *SMALL]) == 0
+    return run
+
+
+def refused(capsys, *args: str) -> str:
+    """The one line in which a command refuses."""
+    assert main(["stability", *args]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1
+    return told.err
+
+
+def test_command(examined):
+    """The whole report, by its documented keys, and the page beside it."""
+    folder = examined / "stability"
+    report = json.loads((folder / "report.json").read_text())
+    assert set(report) == {
+        *AXES, "spectrum", "verdict", "predicted", "settings",
+    }  # fmt: skip
+    assert set(report["verdict"]) == set(report["predicted"]) == set(AXES)
+    assert report["settings"]["format"] == 1
+    assert report["settings"]["examples"] == 4
+    assert len(report["reachability"]["outcomes"]) == 4
+    curve = report["reachability"]["accuracy"]
+    assert set(curve["splits"]) == {"test", "hard"}
+    assert {len(each) for each in curve["splits"].values()} == {len(curve["iterations"])}
+    assert {"rho_w_x", "w_x_over_w_h"} <= set(report["spectrum"]["weights"])
+    assert report["geometry"]["audit"]["backprop"]["cosine_backprop"] == pytest.approx(1)
+    assert len(report["geometry"]["weight_noise"]["accuracy"]) == 4
+    player = json.loads((folder / "player.json").read_text())["examples"]
+    assert len(player) == 4
+    for each in player:
+        frames = each["frames"]
+        assert [frame["iterations"] for frame in frames] == list(range(1, len(frames) + 1))
+        assert frames[0]["svg"].startswith("<svg")
+        assert all(0 <= frame["right"] <= frame["cells"] == 8 for frame in frames)
+    page = (folder / "report.html").read_text()
+    for axis in AXES:
+        assert report["verdict"][axis]["verdict"].lower() in page.lower()
+    assert len(list(folder.glob("*.png"))) >= 5
+
+
+def test_one_checkpoint_of_a_run(examined, capsys):
+    path = next((examined / "checkpoints").glob("step-*2.safetensors"))
+    assert main(["stability", str(path), *SMALL, "--split", "test", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"]["step"] == 2
+    assert found["settings"]["split"] == "test"
+
+
+def test_comparison(examined, capsys):
+    assert main(["stability", "--compare", str(examined), str(examined)]) == 0
+    out = capsys.readouterr().out
+    assert "Reachability" in out
+    assert "spectral radius" in out
+    assert main(["stability", "--compare", str(examined), str(examined), "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["runs"]) == {str(examined)}
+
+
+def test_scalar(capsys, tmp_path):
+    picture = tmp_path / "scalar.png"
+    assert main(["stability", "--scalar", "--plot", str(picture)]) == 0
+    assert "internal, sigma 4" in capsys.readouterr().out
+    assert picture.stat().st_size > 10_000
+
+
+def test_refusals(examined, tmp_path, capsys):
+    """One line: what, where, and what to do."""
+    assert "name one run" in refused(capsys)
+    assert "there is no such folder" in refused(capsys, str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    assert "spec.toml" in refused(capsys, str(tmp_path / "empty"))
+    assert "--split medium" in refused(capsys, str(examined), "--split", "medium")
+    assert "--rtol" in refused(capsys, str(examined), "--rtol", "0")
+    assert "--check clustres" in refused(capsys, "--check", "clustres")
+    assert "leave out CKPT" in refused(capsys, str(examined), "--scalar")
+    assert "two runs" in refused(capsys, "--compare", str(examined))
+    assert "--plot goes with" in refused(capsys, str(examined), "--plot", "a.png")
+    path = examined / "checkpoints" / "step-00000099.safetensors"
+    assert "there is no such file" in refused(capsys, str(path))
+    bare = tmp_path / "bare"
+    shutil.copytree(examined, bare)
+    shutil.rmtree(bare / "checkpoints")
+    (bare / "checkpoints").mkdir()
+    assert "no checkpoint yet" in refused(capsys, str(bare))
+    shutil.rmtree(bare / "stability")
+    assert "report.json" in refused(capsys, "--compare", str(bare), str(bare))
+    report = examined / "stability" / "report.json"
+    other = tmp_path / "other"
+    (other / "stability").mkdir(parents=True)
+    text = report.read_text().replace('"format": 1', '"format": 99')
+    (other / "stability" / "report.json").write_text(text)
+    assert "format 99" in refused(capsys, "--compare", str(other), str(examined))
+
+
+def test_a_model_that_is_not_finite(examined, monkeypatch, capsys):
+    """NaN weights: a report that says so, no exception."""
+
+    def broken(self, which="best"):
+        state, header = self.load(which)
+        nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), state.best_weights)
+        return nan, header.step
+
+    monkeypatch.setattr(type(open_run(examined)), "restore", broken)
+    assert main(["stability", str(examined), *SMALL, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"]["reachability"]["verdict"] == "not reached"
+    assert "diverged" in found["verdict"]["reachability"]["because"]
+    for axis in ("input_dependence", "geometry"):
+        assert found["verdict"][axis]["verdict"] == "not measurable"
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_checks_on_untrained_models(name):
+    """Each runs on models of every recall, and on no model by claims that it cannot decide."""
+    subjects = random_subjects(key=jr.key(0), examples=3, width=8)
+    found = CHECKS[name](subjects, key=jr.key(1), iterations=16)
+    assert found.holds in (True, False, None)
+    assert found.rows
+    assert all(len(row) == len(found.columns) for row in found.rows)
+    assert eqloop.train._metrics.plain(found.tables())
+
+
+def test_scan_sets_the_spectral_radius():
+    """By theory: rho(W_x) decides where there is no outer normalisation."""
+    external = random_subjects(key=jr.key(0), examples=3, width=8)[1:2]
+    found = check_scan(external, key=jr.key(1), iterations=128)
+    growth = {(row[0].split()[-1], row[1]): row[-1] for row in found.rows}
+    assert growth["peri", 0.5] < 3
+    assert not growth["peri", 1.5] < 1e6
+    assert_allclose(growth["post", 3.0], 1, rtol=0.5)
+
+
+def test_weights_against_the_closed_form():
+    model = eqloop.LoopedTransformer((4,), 2, 2, 8, 2, recall="external", key=jr.key(0))
+    w = np.diag(np.arange(1.0, 9.0)).astype(np.float32)
+    model = eqx.tree_at(
+        lambda m: (m.blocks[0].recall.state.weight, m.blocks[0].recall.input.weight),
+        model,
+        (jnp.asarray(w), jnp.asarray(2 * w)),
+    )
+    found = weight_figures(model)
+    assert_allclose(found["rho_w_x"], 8)
+    assert_allclose(found["w_x_over_w_h"], 0.5)
+    assert_allclose(found["sigma_0_over_sigma_10"], 8)
+    assert weight_figures(
+        eqloop.LoopedTransformer((4,), 2, 2, 8, 2, recall="none", key=jr.key(0))
+    ) == {}  # fmt: skip
+
+
+@pytest.mark.parametrize("attention", ["full", 3])
+def test_attention_weights(attention):
+    """They sum to one, mix the values to what the layer returns, and are even where all keys
+    are."""
+    model = eqloop.LoopedTransformer((5,), 2, 2, 8, 2, attention=attention, key=jr.key(0))
+    layer = model.blocks[0].attention
+    x = jr.normal(jr.key(1), (5, 8))
+    weights = layer.weights(x)
+    assert weights.shape == (5 if attention == "full" else 3, 5, 2)
+    assert_allclose(np.sum(weights, 0), 1, rtol=1e-6)
+    values = layer.value(x).reshape(5, 2, 4)
+    if attention == "full":
+        mixed = jnp.einsum("jch,jhd->chd", weights, values)
+    else:
+        first = np.clip(np.arange(5) - 1, 0, 2)
+        neighbours = jnp.stack([values[first + j] for j in range(3)])
+        mixed = jnp.einsum("jch,jchd->chd", weights, neighbours)
+    assert_allclose(layer.output(mixed.reshape(5, 8)), layer(x), rtol=1e-4, atol=1e-5)
+    zero = eqx.tree_at(lambda m: m.blocks[0].attention.key_norm.gain, model,
+                       jnp.zeros_like(layer.key_norm.gain))  # fmt: skip
+    assert_allclose(attention_entropy(zero, x[None], x[None]), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("recall", ["none", "external", "internal"])
+@pytest.mark.parametrize("norm", ["pre", "peri", "post", "sandwich"])
+@pytest.mark.parametrize("residual", ["add", "gru"])
+def test_theory_says_something_of_every_model(recall, norm, residual):
+    claims = predict(recall, norm, residual, 0.5)
+    assert set(claims) == set(AXES)
+    assert all(each.claim and each.because for each in claims.values())
+    if residual == "gru":
+        assert all(each.expects is None for each in claims.values())
+
+
+def test_theory_against_verdicts():
+    said = {axis: Statement("smooth in the input", "", {}) for axis in AXES}
+    said["reachability"] = Statement(REACHED[0], "", {})
+    said["geometry"] = Statement("exploding", "", {})
+    agrees = compare(predict("internal", "post", "add"), said)
+    assert [agrees[axis]["agrees"] for axis in AXES] == [True, True, False]
+    none = compare(predict("none", "post", "add"), said)
+    assert [none[axis]["agrees"] for axis in AXES] == [None, False, None]
+    said["input_dependence"] = Statement("not measurable", "", {})
+    assert compare(predict("none", "post", "add"), said)["input_dependence"]["agrees"] is None
+    # The threshold of an external loop that is not normalised.
+    assert predict("external", "pre", "add", 0.9)["reachability"].expects == REACHED
+    assert predict("external", "pre", "add", 1.1)["reachability"].expects == ("not reached",)
