@@ -64,7 +64,8 @@ def run(task_name: str) -> None:
     path = RESULTS / f"grid-{task_name}.json"
     rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     done = {(row["recall"], row["placement"], row["seed"]) for row in rows}
-    cells = list(itertools.product(RECALLS, PLACEMENTS, SEEDS))
+    # One seed of every cell before the next seed: what is there is a whole grid, early on.
+    cells = [(recall, place, s) for s in SEEDS for recall in RECALLS for place in PLACEMENTS]
     for number, (recall, placement, seed) in enumerate(cells, 1):
         if (recall, placement, seed) in done:
             continue

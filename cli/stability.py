@@ -344,16 +344,19 @@ def _scalar(seed: int, plot: Path | None, as_json: bool) -> None:
         for recall, case in cases.items():
             medians = (case.median, case.low, case.high, case.finite["0.5"])
             rows.append(
-                (f"{recall}, sigma {sigma}", percent(case.stable.share), percent(case.infinite.share),
-                 *(f"{each:.2f}" for each in medians))
-            )  # fmt: skip
+                (
+                    f"{recall}, sigma {sigma}",
+                    *(percent(each.share) for each in (case.stable, case.infinite)),
+                    *(f"{each:.2f}" for each in medians),
+                )
+            )
     columns = ("recall", "stable %", "infinite %", "median", "low", "high", "of the finite")
     out = console()
     out.print(table(columns, rows, title=f"anisotropy |log(|x|/|y|)|, {found.settings['n']} draws"))
     out.print(
-        "\nExternal recall is stable iff |(1 + y) x| <= 1, internal iff -2 <= xy <= 0. stable: draws "
-        "that are so as they come; the others are moved to the nearest stable point. infinite: "
-        "those that end on an axis, half of them with internal recall, whose median is therefore "
+        "\nExternal recall is stable iff |(1 + y) x| <= 1, internal iff -2 <= xy <= 0. stable: "
+        "draws that are so as they come; the others are moved to the nearest stable point. "
+        "infinite: those that end on an axis, half of them with internal recall, whose median is therefore "
         "at the edge of the finite values, and by chance there.",
         soft_wrap=True,
     )

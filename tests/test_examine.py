@@ -146,7 +146,7 @@ def test_a_model_that_is_not_finite(examined, monkeypatch, capsys):
 @pytest.mark.parametrize("name", CHECKS)
 def test_checks_on_untrained_models(name):
     """Each runs on models of every recall, and on no model by claims that it cannot decide."""
-    subjects = random_subjects(key=jr.key(0), examples=3, width=8)
+    subjects = random_subjects(key=jr.key(0), examples=3, width=16)
     found = CHECKS[name](subjects, key=jr.key(1), iterations=16)
     assert found.holds in (True, False, None)
     assert found.rows
@@ -156,7 +156,7 @@ def test_checks_on_untrained_models(name):
 
 def test_scan_sets_the_spectral_radius():
     """By theory: rho(W_x) decides where there is no outer normalisation."""
-    external = random_subjects(key=jr.key(0), examples=3, width=8)[1:2]
+    external = random_subjects(key=jr.key(0), examples=3, width=16)[1:2]
     found = check_scan(external, key=jr.key(1), iterations=128)
     growth = {(row[0].split()[-1], row[1]): row[-1] for row in found.rows}
     assert growth["peri", 0.5] < 3

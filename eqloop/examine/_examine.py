@@ -225,6 +225,8 @@ def _solved(
     z, _, _ = jax.lax.while_loop(going, body, begin)
 
     def right(z, tokens, targets):
-        return task.score(task.predict(model.coda(z), tokens), tokens, targets)["exact"] > 0
+        return task.score(task.predict(model.coda(z), tokens), tokens, targets)["exact"].astype(
+            bool
+        )
 
     return jax.vmap(right)(z, tokens, targets)

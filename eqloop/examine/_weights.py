@@ -14,7 +14,7 @@ from .._model import LoopedTransformer
 def weight_figures(model: LoopedTransformer) -> dict[str, float]:
     """Of the first block: `rho(W_x)` (the largest modulus of an eigenvalue), the 2-norm `|W_x|`,
     `|W_x| / |W_h|` (Frobenius), and `sigma_0 / sigma_10` of W_x. Empty without recall, since there
-    are no such matrices.
+    are no such matrices; NaN where they are not finite.
 
     These say where an external loop without outer normalisation diverges (`rho(W_x) > 1`), and no
     more than that: the loop's own Jacobian is measured by `eqloop.stability`.
@@ -23,13 +23,17 @@ def weight_figures(model: LoopedTransformer) -> dict[str, float]:
     if recall is None:
         return {}
     w_x, w_h = (np.asarray(each.weight, np.float64) for each in (recall.state, recall.input))
+    names = ("rho_w_x", "norm_w_x", "w_x_over_w_h", "sigma_0_over_sigma_10")
+    if not (np.all(np.isfinite(w_x)) and np.all(np.isfinite(w_h))):
+        return dict.fromkeys(names, math.nan)
     sigma = np.linalg.svd(w_x, compute_uv=False)
-    return {
-        "rho_w_x": float(np.abs(np.linalg.eigvals(w_x)).max()),
-        "norm_w_x": float(sigma[0]),
-        "w_x_over_w_h": float(np.linalg.norm(w_x) / np.linalg.norm(w_h)),
-        "sigma_0_over_sigma_10": float(sigma[0] / sigma[min(10, len(sigma) - 1)]),
-    }
+    figures = (
+        np.abs(np.linalg.eigvals(w_x)).max(),
+        sigma[0],
+        np.linalg.norm(w_x) / np.linalg.norm(w_h),
+        sigma[0] / sigma[min(10, len(sigma) - 1)],
+    )
+    return dict(zip(names, map(float, figures), strict=True))
 
 
 @eqx.filter_jit
