@@ -6,6 +6,7 @@ from pathlib import Path
 import hypothesis
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from eqloop.cli import main
 
@@ -24,6 +25,17 @@ def programs() -> Iterator[None]:
     process may have 65,530, and XLA crashes where it gets no more."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def kept_programs(tmp_path_factory) -> Iterator[None]:
+    """For a test that trains several times: what one run compiled, the next one takes from disk."""
+    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    compilation_cache.reset_cache()  # JAX looks for the folder only once
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture
