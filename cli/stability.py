@@ -356,7 +356,7 @@ def _scalar(seed: int, plot: Path | None, as_json: bool) -> None:
     out.print(
         "\nExternal recall is stable iff |(1 + y) x| <= 1, internal iff -2 <= xy <= 0. stable: "
         "draws that are so as they come; the others are moved to the nearest stable point. "
-        "infinite: those that end on an axis, half of them with internal recall, whose median is therefore "
-        "at the edge of the finite values, and by chance there.",
+        "infinite: those that end on an axis, half of them with internal recall, whose median is "
+        "therefore at the edge of the finite values, and by chance there.",
         soft_wrap=True,
     )
