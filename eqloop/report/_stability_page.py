@@ -147,8 +147,8 @@ def _verdict(report: Tables) -> Iterator[str]:
             sign, words = _AGREES[claim["agrees"]]
             theory = (
                 f'<p class="theory"><strong><span aria-hidden="true">{sign}</span> {words}.'
-                f"</strong> Predicted: {escape(claim['claim'])} "
-                f"Here: {escape(claim['because'])}</p>"
+                f"</strong> Predicted: {escape(claim['claim'])}; "
+                f"{escape(claim['because'])}.</p>"
             )
         yield (
             f"<article><h3>{escape(title)}</h3><p>{escape(question)}</p>"
