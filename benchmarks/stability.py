@@ -6,7 +6,8 @@ compiling included; without drawing the page.
 
     python benchmarks/stability.py
 
-Last numbers: see benchmarks/LOG.md, "A whole stability report".
+Last numbers (2 cores of an AMD EPYC, else idle, jax 0.10.2): 108 s in all; stability 49, accuracy
+17, weight noise 30, gradients 12.
 """
 
 import time

@@ -148,7 +148,8 @@ def _report(
     wrote = [folder / "report.json", *written[:1]]
     notes().print("wrote " + ", ".join(map(str, wrote)), markup=False, soft_wrap=True)
     if not drawn:
-        notes().print("note: page and figures need matplotlib: pip install 'eqloop[plot]'")
+        told = "note: page and figures need matplotlib: pip install 'eqloop[plot]'"
+        notes().print(told, markup=False)
 
 
 def _open(path: Path, checkpoint: str, split: str, task_data: Path | None):
