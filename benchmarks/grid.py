@@ -93,9 +93,11 @@ def measure(task_name: str, recall: str, placement: str, seed: int) -> dict[str,
     task = make_task(spec.task_name, spec.task_fields)
     path = RUNS / task_name / f"{recall}-{placement}-{seed}"
     try:
-        train(None if path.exists() else spec, task, path, resume=path.exists())
+        outcome = train(None if path.exists() else spec, task, path, resume=path.exists())
     except Diverged as error:
         return {"test": 0.0, "hard": 0.0, "best_hard": 0.0, "diverged": str(error)}
+    if outcome.status == "interrupted":
+        sys.exit(1)  # half a model is not measured: the next call goes on with it
     model, _ = open_run(path).restore("best")
     splits = {name: task.load().splits[name] for name in ("test", "hard")}
     solved = {}
