@@ -24,7 +24,7 @@ import jax.random as jr
 import numpy as np
 from scipy.stats import spearmanr
 
-from eqloop.examine import make_problem, predict, spread_evenly, weight_figures
+from eqloop.examine import make_problem, predict, weight_figures
 from eqloop.stability import StabilityReport, analyse
 from eqloop.tasks import make_task
 from eqloop.train import Diverged, evaluate, open_run, resolve, train
@@ -102,9 +102,9 @@ def measure(task_name: str, recall: str, placement: str, seed: int) -> dict[str,
     splits = {name: task.load().splits[name] for name in ("test", "hard")}
     solved = {}
     for name, split in splits.items():
-        found = evaluate(model, task, spread_evenly(split, 500), iterations=ITERATIONS)
+        found = evaluate(model, task, split.evenly(500), iterations=ITERATIONS)
         solved[name] = found.overall.overthinking["exact"]
-    problem = make_problem(model, task, spread_evenly(splits["hard"], EXAMPLES))
+    problem = make_problem(model, task, splits["hard"].evenly(EXAMPLES))
     report: StabilityReport = analyse(
         problem.f, problem.start, problem.inputs, key=jr.key(seed), iterations=ITERATIONS,
         detail=DETAIL, loss=problem.loss, targets=problem.targets,

@@ -157,14 +157,11 @@ def _rows(
     step: int, task: "AbstractTask", splits: "Mapping[str, Split]", rows: int
 ) -> "dict[str, tuple[Split, dict[str, Any]]]":
     """At most `rows` examples of each split (0: all), and what a record of them begins with."""
-    import numpy as np
-
     chosen = {}
     for name, split in splits.items():
         of = len(split)
         if 0 < rows < of:
-            # Spread evenly: a split may be sorted, and the same rows are taken every time.
-            split = split.take(np.arange(rows) * of // rows)
+            split = split.evenly(rows)
         record = {
             "task": task.name,
             "split": name,

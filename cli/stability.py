@@ -7,7 +7,7 @@ import typer
 
 from .. import InputError
 from ._output import Json, console, emit, notes, percent, progress, table
-from ._plot import save_plot
+from ._plot import check_plot, save_plot
 from ._run import Checkpoint, load_splits, open_model
 
 if TYPE_CHECKING:
@@ -66,8 +66,6 @@ def stability(
 
     Example: eqloop stability runs/prefix-sums-001 --iterations 256
     """
-    from ._plot import check_plot
-
     given = paths or []
     if not 0 < rtol < 1:
         raise InputError(f"--rtol {rtol:g}: must be between 0 and 1")
@@ -107,7 +105,6 @@ def _report(
     import jax.random as jr
 
     from ..examine import examine, player
-    from ..examine import spread_evenly as spread
     from ..report import write_stability
     from ..train import save_stability
 
@@ -135,7 +132,7 @@ def _report(
             "task": task.name,
             "seed": seed,
         }
-        shown = spread(splits[split], _PLAYED)
+        shown = splits[split].evenly(_PLAYED)
         names = [f"{split} {n + 1}, difficulty {d:g}" for n, d in enumerate(shown.difficulty)]
         played = player(model, task, shown, names=names, iterations=iterations, rtol=rtol)
     folder = save_stability(opened, found, played)
@@ -305,11 +302,11 @@ def _check(
 def _subject(
     path: Path, checkpoint: str, split: str, task_data: Path | None, examples: int
 ) -> "Subject":
-    from ..examine import Subject, make_problem, spread_evenly
+    from ..examine import Subject, make_problem
 
     model, task, opened, step, splits = _open(path, checkpoint, split, task_data)
     spec = opened.spec.model
-    problem = make_problem(model, task, spread_evenly(splits[split], examples))
+    problem = make_problem(model, task, splits[split].evenly(examples))
     name = f"{spec.recall}, {spec.norm}, {opened.path.name} step {step}"
     return Subject(name, model, problem.inputs)
 

@@ -37,6 +37,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def evenly(self, count: int) -> "Split":
+        """So many examples, spread evenly: a split may be sorted, and the same rows are taken every
+        time. All of a split that has no more."""
+        count = min(count, len(self))
+        return self.take(np.arange(count) * len(self) // max(count, 1))
+
     def take(self, index: np.ndarray | slice) -> "Split":
         """The examples that `index` (integers, a mask or a slice) selects, in its order."""
         return Split(

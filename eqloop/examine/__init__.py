@@ -8,6 +8,5 @@ from ._examine import examine as examine
 from ._player import player as player
 from ._problem import Problem as Problem
 from ._problem import make_problem as make_problem
-from ._problem import spread_evenly as spread_evenly
 from ._theory import predict as predict
 from ._weights import weight_figures as weight_figures

@@ -19,7 +19,7 @@ from .._norms import relative_residual
 from .._task import AbstractTask, Split
 from ..stability import analyse, share
 from ..train import Spec, audit_batch, audited_iterations, evaluate, trained_iterations
-from ._problem import make_problem, spread_evenly
+from ._problem import make_problem
 from ._theory import compare, predict
 from ._weights import attention_entropy, weight_figures
 
@@ -76,7 +76,7 @@ def examine(
     def part(name: str) -> Callable[[int, int | None], None]:
         return lambda done, total: progress(name, done, total) if progress is not None else None
 
-    chosen = {name: spread_evenly(each, examples) for name, each in splits.items()}
+    chosen = {name: each.evenly(examples) for name, each in splits.items()}
     problem = make_problem(model, task, chosen[split])
     found = analyse(
         problem.f,

@@ -7,7 +7,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from .._cross_entropy import cross_entropy
@@ -62,12 +61,6 @@ def make_problem(model: LoopedTransformer, task: AbstractTask, split: Split) -> 
         loss=ReadOut(model.coda),
         targets=jnp.asarray(split.targets),
     )
-
-
-def spread_evenly(split: Split, examples: int) -> Split:
-    """So many examples from all over a split, which may be sorted; all of a smaller one."""
-    count = min(examples, len(split))
-    return split.take(np.arange(count) * len(split) // count)
 
 
 @eqx.filter_jit

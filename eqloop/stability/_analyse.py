@@ -9,9 +9,10 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from .._iteration import Map
 from ._geometry import Loss, geometry
 from ._input_dependence import input_dependence
-from ._limits import Map, Progress, find_limits
+from ._limits import Progress, find_limits
 from ._reachability import reachability
 from ._report import FORMAT, StabilityReport
 from ._spectrum import jacobian_eigenvalues, spectrum

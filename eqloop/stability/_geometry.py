@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jax.tree_util as jtu
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -17,12 +16,13 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from .._linear import solve_identity_minus
 from .._norms import two_norm
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
-from ._limits import Limits, distance, settle, take
+from ._limits import Limits, distance, settle
 from ._operators import Gram, InverseGram, state_jacobian
 from ._reachability import band
 from ._report import Geometry
 from ._spectrum import jacobian_eigenvalues
 from ._statistics import Summary, share, summary
+from ._trees import inner, take
 
 BACKWARD = 32
 TERMS = (1, 2, 4, 8, 16)
@@ -66,8 +66,8 @@ def geometry(
     if leading is None:
         leading = jacobian_eigenvalues(limits, key=eigen_key)
     keys = jr.split(loss_key, len(limits))
-    loss = _linear if loss is None else loss
-    if loss is _linear:
+    if loss is None:
+        loss = inner
         targets = _random(limits.z0s, keys)
     backward = min(BACKWARD, limits.iterations)
     norms = _backward(limits.f, loss, limits.z0s, limits.xs, targets, backward)
@@ -159,18 +159,8 @@ def return_test(
     known = limits.converged & leading.converged[:, 0]
     factor = np.where(known, np.asarray(growth, np.float64), math.nan)
     # By the finest residual: that of a small push is below a coarse one from the beginning.
-    end, _ = settle(limits.f, pushed, limits.xs, rtol=8 * limits.eps, max_steps=limits.iterations)
+    end, _ = settle(limits.f, pushed, limits.xs, rtol=limits.finest, max_steps=limits.iterations)
     return factor, distance(end, limits.state) <= distance(pushed, limits.state) / 2
-
-
-def _linear(z: PyTree, direction: PyTree) -> Array:
-    return sum(
-        (
-            jnp.sum(a * b)
-            for a, b in zip(jtu.tree_leaves(z), jtu.tree_leaves(direction), strict=True)
-        ),
-        start=jnp.zeros(()),
-    )
 
 
 @eqx.filter_jit

@@ -14,11 +14,12 @@ from scipy.spatial.distance import pdist, squareform
 
 from .._linear import solve_identity_minus
 from .._norms import two_norm
-from ._limits import Limits, settle, take
-from ._operators import input_jacobian, state_jacobian, subtract
+from ._limits import Limits, settle
+from ._operators import input_jacobian, state_jacobian
 from ._reachability import SAME, band, geometric
 from ._report import InputDependence
 from ._statistics import CONFIDENCE, summary
+from ._trees import draw, subtract, take
 
 PROBES = 2
 ORDERS = 20
@@ -93,7 +94,7 @@ def smoothness(limits: Limits, *, key: PRNGKeyArray) -> Float[np.ndarray, " exam
     """`|z*(x + d) - z*(x)|` over `|(I - J)^-1 df/dx d|`, for a random d of a hundredth of x: 1
     where z* is differentiable and d small enough. NaN where a loop did not converge, or where the
     fixed point does not depend on the input to first order."""
-    rtol = 8 * limits.eps
+    rtol = limits.finest
     keys = jr.split(key, len(limits))
     moved, tangent = _nudge(limits.f, limits.state, limits.xs, keys, _rtol(limits))
     state, converged = settle(
@@ -208,13 +209,6 @@ def _rtol(limits: Limits) -> float:
     return max(1e-8, 100 * limits.eps)
 
 
-def _draw(tree: PyTree, key: PRNGKeyArray) -> PyTree:
-    leaves, structure = jtu.tree_flatten(eqx.filter(tree, eqx.is_inexact_array))
-    keys = jr.split(key, max(1, len(leaves)))
-    drawn = [jr.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)]
-    return jtu.tree_unflatten(structure, drawn)
-
-
 def _solve(f, z, x, v: PyTree, rtol: float) -> PyTree:
     """`(I - J)^-1 df/dx v`; NaN where it could not be solved."""
     right = input_jacobian(f, z, x).mv(v)
@@ -236,12 +230,12 @@ def _push_forward(
         floats, rest = eqx.partition(x, eqx.is_inexact_array)
         # Mapped over keys, as inputs without floating-point arrays have probes without any.
         probe_keys = jr.split(key, PROBES)
-        probes = jax.vmap(lambda k: _draw(x, k))(probe_keys)
+        probes = jax.vmap(lambda k: draw(x, k))(probe_keys)
 
         def begin(k):
             if start is None:
                 return jtu.tree_map(jnp.zeros_like, z0)
-            v = _draw(x, k)
+            v = draw(x, k)
             return jax.jvp(lambda floats: start(eqx.combine(floats, rest)), (floats,), (v,))[1]
 
         def body(carry, _):
@@ -265,7 +259,7 @@ def _implicit(
 
     def one(f, state, x, key):
         def solved(k):
-            return two_norm(_solve(f, state, x, _draw(x, k), rtol))
+            return two_norm(_solve(f, state, x, draw(x, k), rtol))
 
         return jnp.mean(jnp.square(jax.vmap(solved)(jr.split(key, PROBES))))
 
@@ -276,7 +270,7 @@ def _implicit(
 def _nudge(f, states: PyTree, xs: PyTree, keys: PRNGKeyArray, rtol: float):
     def one(f, state, x, key):
         floats, rest = eqx.partition(x, eqx.is_inexact_array)
-        d = _draw(x, key)
+        d = draw(x, key)
         length = two_norm(d)
         scale = NUDGE * two_norm(floats) / jnp.where(length > 0, length, 1)
         d = jtu.tree_map(lambda a: a * scale.astype(a.dtype), d)

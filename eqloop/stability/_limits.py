@@ -12,16 +12,19 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._iteration import Map
 from .._norms import largest_cell_norm, relative, two_norm
 from .._solver import FixedPoint, iterate
 from ._report import Outcome
+from ._trees import subtract, take
 
-Map = Callable[[Any, Any], Any]
 Progress = Callable[[int, int | None], None]
 
 CHUNK = 32
 LONGEST = 16
 """The longest cycle that is looked for."""
+FINEST = 8
+"""Of the precision: a relative residual that iteration still reaches in spite of rounding."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
@@ -66,7 +69,12 @@ class Limits:
     @property
     def eps(self) -> float:
         """Of the precision of the states."""
-        return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jtu.tree_leaves(self.z0s))
+        return precision(self.z0s)
+
+    @property
+    def finest(self) -> float:
+        """The least relative residual that can be asked for."""
+        return FINEST * self.eps
 
     def take(self, index: np.ndarray) -> "Limits":
         """Some of the examples."""
@@ -193,6 +201,11 @@ def _falls(logs: Float[np.ndarray, " iterations"]) -> bool:
     return bool(-slope > 4 * error)
 
 
+def precision(states: PyTree[Array]) -> float:
+    """The eps of the coarsest leaf."""
+    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jtu.tree_leaves(states))
+
+
 def settle(
     f: Map,
     zs: PyTree,
@@ -230,11 +243,6 @@ def settle_steps(limits: Limits) -> Float[np.ndarray, " examples"]:
     return np.where(limits.converged, first, math.nan)
 
 
-def take(tree: PyTree, index: np.ndarray) -> PyTree:
-    """Rows of every array."""
-    return jtu.tree_map(lambda leaf: leaf[index], tree)
-
-
 def distance(a: PyTree, b: PyTree) -> Float[np.ndarray, " examples"]:
     """`|a - b| / |b|` of each example; `|a|` where b is zero, which has no size."""
     return np.asarray(_distance(a, b), np.float64)
@@ -245,8 +253,7 @@ def _polish(
 ) -> PyTree:
     """As close as the precision allows, so that what is measured there is of the fixed point: where
     the residual is below a tolerance, the way that is left may be hundreds of times as long."""
-    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jtu.tree_leaves(zs))
-    return settle(f, zs, xs, rtol=8 * eps, max_steps=max_steps, only=only)[0]
+    return settle(f, zs, xs, rtol=FINEST * precision(zs), max_steps=max_steps, only=only)[0]
 
 
 @eqx.filter_jit
@@ -300,6 +307,6 @@ def _settle(f: Map, zs: PyTree, xs: PyTree, rtols: Array, max_steps: Array):
 def _distance(a: PyTree, b: PyTree) -> Float[Array, " examples"]:
     def one(a, b):
         size = two_norm(b)
-        return two_norm(jtu.tree_map(lambda a, b: a - b, a, b)) / jnp.where(size > 0, size, 1)
+        return two_norm(subtract(a, b)) / jnp.where(size > 0, size, 1)
 
     return jax.vmap(one)(a, b)

@@ -1,18 +1,15 @@
 """The derivatives of a map as linear operators, without a matrix."""
 
-from collections.abc import Callable
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
+from .._iteration import Map
 from .._linear import solve_identity_minus
-
-Map = Callable[[Any, Any], Any]
+from ._trees import subtract
 
 
 def state_jacobian(f: Map, z: PyTree, x: PyTree) -> lx.FunctionLinearOperator:
@@ -77,7 +74,3 @@ class InverseGram(eqx.Module):
             )
             v = jtu.tree_map(lambda a, ok=found.solved: jnp.where(ok, a, jnp.nan), found.u)
         return v
-
-
-def subtract(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
-    return jtu.tree_map(lambda a, b: a - b, a, b)

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._norms import two_norm
-from ._limits import OUTCOMES, Limits, arrive, distance, settle_steps, take
+from ._limits import OUTCOMES, Limits, arrive, distance, settle_steps
 from ._report import Band, Reachability, Start
 from ._statistics import share, summary
+from ._trees import draw, inner, take
 
 SAME = 1e-2
 """Relative distance below which two fixed points count as one."""
@@ -168,13 +169,11 @@ def _noise(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
     """Gaussian starts whose root mean square is that of the own start (1 where that is zero)."""
 
     def one(z, key):
-        leaves, structure = jtu.tree_flatten(z)
-        keys = jr.split(key, len(leaves))
-        drawn = []
-        for key, leaf in zip(keys, leaves, strict=True):
+        def scaled(leaf, noise):
             size = jnp.sqrt(jnp.mean(jnp.square(leaf)))
-            drawn.append(jr.normal(key, leaf.shape, leaf.dtype) * jnp.where(size > 0, size, 1))
-        return jtu.tree_unflatten(structure, drawn)
+            return noise * jnp.where(size > 0, size, 1)
+
+        return jtu.tree_map(scaled, z, draw(z, key))
 
     return jax.vmap(one)(zs, keys)
 
@@ -184,12 +183,7 @@ def _directions(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
     """Random directions as long as the states themselves."""
 
     def one(z, key):
-        leaves, structure = jtu.tree_flatten(z)
-        drawn = [
-            jr.normal(k, leaf.shape, leaf.dtype)
-            for k, leaf in zip(jr.split(key, len(leaves)), leaves, strict=True)
-        ]
-        d = jtu.tree_unflatten(structure, drawn)
+        d = draw(z, key)
         size = two_norm(z)
         scale = jnp.where(size > 0, size, 1) / two_norm(d)
         return jtu.tree_map(lambda a: a * scale.astype(a.dtype), d)
@@ -208,9 +202,6 @@ def _move(zs: PyTree, directions: PyTree, radius: Array) -> PyTree:
 @eqx.filter_jit
 def _cosine(a: PyTree, b: PyTree) -> Float[Array, " examples"]:
     def one(a, b):
-        inner = sum(
-            jnp.sum(x * y) for x, y in zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)
-        )
-        return inner / (two_norm(a) * two_norm(b))
+        return inner(a, b) / (two_norm(a) * two_norm(b))
 
     return jax.vmap(one)(a, b)

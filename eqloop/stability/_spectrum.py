@@ -11,8 +11,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from scipy.stats import t as student
 
+from .._iteration import Map
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
-from ._limits import Limits, Map
+from ._limits import Limits
 from ._operators import Gram, Jacobian
 from ._report import Spectrum
 from ._statistics import share, summary

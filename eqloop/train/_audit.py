@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from .._adjoint import AbstractGradient, Implicit, Neumann, OneStep
@@ -26,7 +25,7 @@ def audited_iterations(spec: SolverSpec) -> int:
 
 def audit_batch(task: AbstractTask, split: Split, examples: int) -> tuple[Array, Array]:
     """Inputs and targets of so many examples, spread evenly over the split."""
-    chosen = split.take(np.arange(examples) * len(split) // examples)
+    chosen = split.evenly(examples)
     return jax.vmap(task.encode)(jnp.asarray(chosen.inputs)), jnp.asarray(chosen.targets)
 
 
