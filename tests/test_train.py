@@ -21,7 +21,7 @@ from eqloop import InputError
 from eqloop.train import Diverged, Spec, _step, init_state, open_run, read_metrics, train
 from eqloop.train._loop import improves
 from eqloop.train._loss import batch_loss, cross_entropy, draw
-from eqloop.train._state import make_optimiser, make_schedule, step_key
+from eqloop.train._state import make_optimiser, make_schedule
 from eqloop.train._step import METRICS, Order, make_step, put
 
 
@@ -187,6 +187,7 @@ def test_one_program_serves_every_step(way, monkeypatch):
     """Traced once, whatever is drawn; the weights move and stay float32."""
     made = spec("task.augment=true", *WAYS[way])
     traces = []
+    _step._program.cache_clear()
     original = _step.batch_loss
     monkeypatch.setattr(_step, "batch_loss", lambda *a: (traces.append(1), original(*a))[1])
     task = make_task("tiny", made.task_fields)
@@ -226,12 +227,22 @@ def test_the_share_of_fallback_gradients_is_told():
     assert told == {1: 1.0, 10: 0.0}
 
 
-def test_step_randomness_depends_on_seed_and_step_alone():
-    made = spec()
-    keys = [jr.key_data(step_key(made, jnp.asarray(n))).tolist() for n in (0, 1, 0)]
-    assert keys[0] == keys[2] != keys[1]
-    other = jr.key_data(step_key(spec("train.seed=1"), jnp.asarray(0))).tolist()
-    assert other != keys[0]
+def test_seeds_and_rates_share_one_program(monkeypatch):
+    """Seed and rate are values: traced once for three runs, each of which is itself."""
+    traces = []
+    _step._program.cache_clear()
+    original = _step.batch_loss
+    monkeypatch.setattr(_step, "batch_loss", lambda *a: (traces.append(1), original(*a))[1])
+    ends = []
+    for other in ("train.seed=0", "train.seed=1", "train.lr=0.02"):
+        made = spec("train.loss=progressive", other)
+        task = make_task("tiny", made.task_fields)
+        step, data = make_step(made, task), put(task.load().splits["train"])
+        state, metrics = step(data, init_state(spec()), Order(0, 64, 8)(0))
+        ends.append(float(state.model.prelude.weight[0, 0]))
+        assert metrics["lr"] == make_schedule(made.train)(0)
+    assert len(traces) == 1
+    assert len(set(ends)) == 3
 
 
 def test_adamw_is_optax_adamw():

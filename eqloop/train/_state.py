@@ -130,10 +130,12 @@ def make_gradient(spec: SolverSpec) -> AbstractGradient:
     )
 
 
-def make_schedule(spec: TrainSpec) -> optax.Schedule:
-    """Learning rate of step 0, 1, ...; see `TrainSpec`."""
+def make_schedule(spec: TrainSpec, lr: ArrayLike | None = None) -> optax.Schedule:
+    """Learning rate of step 0, 1, ...; see `TrainSpec`. `lr` in place of that of `spec` may be
+    traced: one program then serves every rate."""
+    rate = jnp.asarray(spec.lr if lr is None else lr, jnp.float32)
     if spec.schedule == "constant":
-        return optax.constant_schedule(spec.lr)
+        return lambda step: rate
     if spec.schedule == "warmup-cosine":
         # `warmup` counts steps that are below the full rate; the first of them is not zero.
         warmup = min(spec.warmup, spec.steps - 1)
@@ -142,7 +144,7 @@ def make_schedule(spec: TrainSpec) -> optax.Schedule:
             step = jnp.asarray(step, jnp.float32)
             rise = (step + 1) / (warmup + 1)
             way = jnp.clip((step - warmup) / (spec.steps - warmup), 0, 1)
-            return spec.lr * jnp.minimum(rise, 0.5 * (1 + jnp.cos(jnp.pi * way)))
+            return rate * jnp.minimum(rise, 0.5 * (1 + jnp.cos(jnp.pi * way)))
 
         return warmup_cosine
 
@@ -150,16 +152,18 @@ def make_schedule(spec: TrainSpec) -> optax.Schedule:
         epoch = jnp.asarray(step) * spec.epochs // spec.steps
         rise = 1 - jnp.exp(-(epoch.astype(jnp.float32) + 1) / 10)
         factor = jnp.where(10 * epoch < spec.epochs, rise, 1.0)
-        return spec.lr * factor * jnp.where(10 * epoch >= 6 * spec.epochs, 0.1, 1.0)
+        return rate * factor * jnp.where(10 * epoch >= 6 * spec.epochs, 0.1, 1.0)
 
     return paper
 
 
-def make_optimiser(spec: TrainSpec) -> optax.GradientTransformation:
+def make_optimiser(
+    spec: TrainSpec, schedule: optax.Schedule | None = None
+) -> optax.GradientTransformation:
     """AdamW with clipping; biases and norm gains, which have one axis, are not decayed."""
     clip = optax.clip_by_global_norm(spec.clip) if spec.clip else optax.identity()
     adamw = optax.adamw(
-        make_schedule(spec),
+        schedule or make_schedule(spec),
         b1=spec.betas[0],
         b2=spec.betas[1],
         eps=spec.eps,
@@ -171,7 +175,7 @@ def make_optimiser(spec: TrainSpec) -> optax.GradientTransformation:
 
 def init_state(spec: Spec) -> TrainState:
     """The state before the first step: a pure function of the spec."""
-    # The other half of this split seeds the steps: see `step_key`.
+    # The other half of this split seeds the steps: see `training_key`.
     model = make_model(spec.model, jr.split(jr.key(spec.train.seed))[0])
     weights = eqx.filter(model, eqx.is_inexact_array)
     return TrainState(
@@ -183,9 +187,9 @@ def init_state(spec: Spec) -> TrainState:
     )
 
 
-def step_key(spec: Spec, step: Int[Array, ""]) -> PRNGKeyArray:
-    """All the randomness of one step comes from here."""
-    return jr.fold_in(jr.split(jr.key(spec.train.seed))[1], step)
+def training_key(seed: int) -> PRNGKeyArray:
+    """All the randomness of step n comes from this key with n folded in."""
+    return jr.split(jr.key(seed))[1]
 
 
 def skeleton(spec: Spec) -> TrainState:

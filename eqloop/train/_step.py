@@ -1,14 +1,16 @@
 """One training step, compiled once for a whole run."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from .._errors import InputError
 from .._norms import two_norm
@@ -16,7 +18,7 @@ from .._solution import BackwardReport
 from .._task import AbstractTask, Split
 from ._config import Spec
 from ._loss import batch_loss
-from ._state import TrainState, make_optimiser, make_schedule, step_key
+from ._state import TrainState, make_optimiser, make_schedule, training_key
 
 
 class Data(NamedTuple):
@@ -81,63 +83,87 @@ class Order:
         return self._permutation[index * self.batch : (index + 1) * self.batch]
 
 
+class _Fixed(NamedTuple):
+    """What a step reads and leaves as it is. Seed and rate are values, not constants of the
+    program: runs that differ in nothing else share one."""
+
+    data: Data
+    key: PRNGKeyArray
+    lr: Float[Array, ""]
+
+
 def make_step(spec: Spec, task: AbstractTask) -> Step:
     """The compiled step `(data, state, indices) -> (state, metrics)`.
 
     Gathers the batch, transforms and encodes it, takes the gradient, clips, and updates the
-    weights and their average. The state is donated: its memory is reused for the new one.
+    weights and their average. The state is donated: its memory is reused for the new one. Specs
+    that differ only in seed and learning rate share one program.
 
     The metrics are scalars on the device: reading one waits for the step to end.
     """
-    optimiser, schedule = make_optimiser(spec.train), make_schedule(spec.train)
-    batch = spec.train.batch
-    decay = spec.train.ema
-
-    @eqx.filter_jit(donate="all-except-first")
-    def compiled(data: Data, state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
-        keys = jr.split(step_key(spec, state.step))
-        tokens, targets = data.inputs[index], data.targets[index]
-        if task.augment:
-            tokens, targets = jax.vmap(task.transform)(jr.split(keys[0], batch), tokens, targets)
-        inputs = jax.vmap(task.encode)(tokens)
-        probes = jax.tree.map(lambda leaf: jnp.zeros((batch,), leaf.dtype), BackwardReport.zeros())
-
-        def objective(differentiated):
-            model, probes = differentiated
-            return batch_loss(model, probes, inputs, targets, keys[1], spec)
-
-        (loss, examples), (gradient, reports) = eqx.filter_value_and_grad(objective, has_aux=True)(
-            (state.model, probes)
-        )
-        weights = eqx.filter(state.model, eqx.is_inexact_array)
-        with jax.numpy_dtype_promotion("standard"):  # Optax raises a float to an integer power
-            updates, optimiser_state = optimiser.update(gradient, state.optimiser, weights)
-        model = eqx.apply_updates(state.model, updates)
-        metrics = {
-            "loss": loss,
-            "cells": jnp.mean(examples.cells),
-            "grad_norm": two_norm(gradient),
-            "lr": jnp.asarray(schedule(state.step), jnp.float32),
-            "iterations": jnp.mean(examples.iterations, dtype=jnp.float32),
-            "evaluations": jnp.mean(examples.evaluations, dtype=jnp.float32),
-            "residual": jnp.mean(examples.residual),
-            "converged": jnp.mean(examples.converged, dtype=jnp.float32),
-            "fallback": jnp.mean(reports.fallback),
-            "backward_residual": jnp.mean(reports.residual),
-            "backward_products": jnp.mean(reports.products),
-        }
-        ema = state.ema
-        if ema is not None:
-            # Early on the average must not hold on to the random weights it began with.
-            count = state.step.astype(jnp.float32)
-            kept = jnp.minimum(decay, (1 + count) / (10 + count))
-            ema = jax.tree.map(
-                lambda a, b: a + (1 - kept) * (b - a) if eqx.is_inexact_array(a) else a, ema, model
-            )
-        return TrainState(model, ema, optimiser_state, state.step + 1), metrics
+    key, lr = training_key(spec.train.seed), jnp.asarray(spec.train.lr, jnp.float32)
+    compiled = _program(_shared(spec), task)
 
     def step(data: Data, state: TrainState, index: np.ndarray) -> tuple[TrainState, Metrics]:
-        return compiled(data, state, jnp.asarray(index))
+        return compiled(_Fixed(data, key, lr), state, jnp.asarray(index))
 
-    step.compiled = compiled  # pyright: ignore[reportFunctionMemberAccess] (for benchmarks)
     return step
+
+
+def _shared(spec: Spec) -> Spec:
+    """What is the same for all runs of one program."""
+    return dataclasses.replace(spec, train=dataclasses.replace(spec.train, seed=0, lr=1.0))
+
+
+@functools.lru_cache(maxsize=4)
+def _program(spec: Spec, task: AbstractTask) -> Any:
+    return eqx.filter_jit(functools.partial(_step, spec, task), donate="all-except-first")
+
+
+def _step(
+    spec: Spec, task: AbstractTask, fixed: _Fixed, state: TrainState, index: Int[Array, " batch"]
+) -> tuple[TrainState, Metrics]:
+    batch = spec.train.batch
+    schedule = make_schedule(spec.train, fixed.lr)
+    keys = jr.split(jr.fold_in(fixed.key, state.step))
+    tokens, targets = fixed.data.inputs[index], fixed.data.targets[index]
+    if task.augment:
+        tokens, targets = jax.vmap(task.transform)(jr.split(keys[0], batch), tokens, targets)
+    inputs = jax.vmap(task.encode)(tokens)
+    probes = jax.tree.map(lambda leaf: jnp.zeros((batch,), leaf.dtype), BackwardReport.zeros())
+
+    def objective(differentiated):
+        model, probes = differentiated
+        return batch_loss(model, probes, inputs, targets, keys[1], spec)
+
+    (loss, examples), (gradient, reports) = eqx.filter_value_and_grad(objective, has_aux=True)(
+        (state.model, probes)
+    )
+    weights = eqx.filter(state.model, eqx.is_inexact_array)
+    with jax.numpy_dtype_promotion("standard"):  # Optax raises a float to an integer power
+        updates, optimiser = make_optimiser(spec.train, schedule).update(
+            gradient, state.optimiser, weights
+        )
+    model = eqx.apply_updates(state.model, updates)
+    metrics = {
+        "loss": loss,
+        "cells": jnp.mean(examples.cells),
+        "grad_norm": two_norm(gradient),
+        "lr": jnp.asarray(schedule(state.step), jnp.float32),
+        "iterations": jnp.mean(examples.iterations, dtype=jnp.float32),
+        "evaluations": jnp.mean(examples.evaluations, dtype=jnp.float32),
+        "residual": jnp.mean(examples.residual),
+        "converged": jnp.mean(examples.converged, dtype=jnp.float32),
+        "fallback": jnp.mean(reports.fallback),
+        "backward_residual": jnp.mean(reports.residual),
+        "backward_products": jnp.mean(reports.products),
+    }
+    ema = state.ema
+    if ema is not None:
+        # Early on the average must not hold on to the random weights it began with.
+        count = state.step.astype(jnp.float32)
+        kept = jnp.minimum(spec.train.ema, (1 + count) / (10 + count))
+        ema = jax.tree.map(
+            lambda a, b: a + (1 - kept) * (b - a) if eqx.is_inexact_array(a) else a, ema, model
+        )
+    return TrainState(model, ema, optimiser, state.step + 1), metrics
