@@ -19,6 +19,7 @@ from . import eval as _eval
 from . import gradients as _gradients
 from . import solve as _solve
 from . import stability as _stability
+from . import sweep as _sweep
 from . import train as _train
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app.command("eval")(_eval.evaluate)
 app.command("gradients")(_gradients.gradients)
 app.command("solve")(_solve.solve)
 app.command("stability")(_stability.stability)
+app.command("sweep")(_sweep.sweep)
 app.add_typer(_data.app, name="data")
 
 

@@ -114,15 +114,15 @@ def measure(
     rows: int,
 ) -> "dict[str, Evaluation]":
     """Evaluate on each split, at most `rows` examples of it (0: all), and save the results."""
-    from ..train import evaluate, save_evaluation, trained_iterations
+    from ..train import measure as measure_split
 
     measured = {}
-    for name, (split, record) in _rows(step, task, splits, rows).items():
+    for name, split in splits.items():
         with progress(f"evaluating {name}") as report:
-            found = evaluate(model, task, split, iterations=iterations, progress=report)
-        record["trained_iterations"] = trained_iterations(run.spec)
-        save_evaluation(run, name, record | found.tables())
-        measured[name] = found
+            measured[name] = measure_split(
+                run, step, model, task, name, split,
+                iterations=iterations, rows=rows, progress=report,
+            )  # fmt: skip
     return measured
 
 
@@ -139,38 +139,20 @@ def spend(
 ) -> "dict[str, Solved]":
     """Solve the examples of each split, `options` being those of `eqloop.train.solve`, and save
     the results."""
-    from ..train import named_solver, save_evaluation, solve
+    from ..train import at_most, named_solver, record_of, save_evaluation, solve
 
     name_of_solver, made = named_solver(run.spec.solver, solver)
     asked = {name: options[name] for name in ("budget", "restarts", "select")}
     solved = {}
-    for name, (split, record) in _rows(step, task, splits, rows).items():
+    for name, split in splits.items():
+        some = at_most(split, rows)
         with progress(f"solving {name}") as report:
-            found = solve(model, task, split, solver=made, progress=report, **options)
+            found = solve(model, task, some, solver=made, progress=report, **options)
+        record = record_of(task, name, step, some, split)
         record |= {"solver": name_of_solver, "rtol": float(made.rtol), **asked}
         save_evaluation(run, f"{name}-cost", record | found.tables())
         solved[name] = found
     return solved
-
-
-def _rows(
-    step: int, task: "AbstractTask", splits: "Mapping[str, Split]", rows: int
-) -> "dict[str, tuple[Split, dict[str, Any]]]":
-    """At most `rows` examples of each split (0: all), and what a record of them begins with."""
-    chosen = {}
-    for name, split in splits.items():
-        of = len(split)
-        if 0 < rows < of:
-            split = split.evenly(rows)
-        record = {
-            "task": task.name,
-            "split": name,
-            "step": step,
-            "rows": len(split),
-            "rows_of_split": of,
-        }
-        chosen[name] = split, record
-    return chosen
 
 
 def accuracy_table(measured: "Mapping[str, Evaluation]") -> "Table":

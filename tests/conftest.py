@@ -88,3 +88,15 @@ def tiny_run(tmp_path_factory, cache) -> Path:
     options = [f"--set={name}={value}" for name, value in settings.items()]
     assert main(["train", "--out", str(run), "--steps", "4", *options]) == 0
     return run
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        code = main([str(each) for each in args])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -39,10 +39,13 @@ ARROWS: dict[str, set[str]] = {
     "examine": WORDS
     | LOOP
     | {"nn", "_model", "_task", "_cross_entropy", "_audit", "stability", "train"},
+    # Many runs of a grid, each in its folder.
+    "sweep": WORDS | {"_task", "_files", "train", "examine"},
     # Reads run folders and nothing else.
     "report": WORDS | {"_files"},
     "tasks": WORDS | {"_task"},
-    "cli": WORDS | {"__init__", "_task", "train", "tasks", "stability", "examine", "report"},
+    "cli": WORDS
+    | {"__init__", "_task", "train", "tasks", "stability", "examine", "sweep", "report"},
     "_contents": WORDS | LOOP | {"_task", "_model", "_audit", "nn", "interop", "stability"},
     "__init__": {"_errors", "_contents"},
 }
@@ -51,7 +54,7 @@ SOLVERS = {"optimistix", "lineax", "diffrax"}
 MAY_SOLVE = LOOP | {"stability"}
 
 FILES = {"csv", "gzip", "io", "mmap", "os", "safetensors", "shutil", "tempfile", "zipfile"}
-MAY_TOUCH_FILES = {"_files", "train", "report", "tasks", "cli"}
+MAY_TOUCH_FILES = {"_files", "train", "sweep", "report", "tasks", "cli"}
 
 
 def sources() -> list[Path]:

@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-from eqloop.cli import main
 from eqloop.cli.solve import few
 
 COMMANDS = (
@@ -18,6 +17,8 @@ COMMANDS = (
     ["eval"],
     ["gradients"],
     ["solve"],
+    ["stability"],
+    ["sweep"],
     ["data"],
     ["data", "make"],
     ["data", "check"],
@@ -25,18 +26,6 @@ COMMANDS = (
 )
 SUDOKU = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 MATE_IN_1 = "6k1/5ppp/8/8/8/8/5PPP/4R1K1 w - - 0 1"
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        code = main([str(each) for each in args])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 # --- help

@@ -18,6 +18,9 @@ from ._metrics import read_metrics as read_metrics
 from ._resolve import parse_setting as parse_setting
 from ._resolve import presets as presets
 from ._resolve import resolve as resolve
+from ._results import at_most as at_most
+from ._results import measure as measure
+from ._results import record_of as record_of
 from ._results import save_evaluation as save_evaluation
 from ._results import save_gradients as save_gradients
 from ._results import save_stability as save_stability

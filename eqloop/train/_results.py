@@ -8,11 +8,54 @@ from typing import Any
 
 from .._errors import InputError
 from .._files import write_atomic
+from .._model import LoopedTransformer
+from .._task import AbstractTask, Progress, Split
 from ._config import Spec
+from ._evaluate import Evaluation, evaluate
 from ._metrics import plain
 from ._run import Run
 
 EVAL, GRADIENTS, STABILITY = "eval", "gradients.json", "stability"
+
+
+def at_most(split: Split, rows: int) -> Split:
+    """At most `rows` examples of a split, evenly spread; 0 for all."""
+    return split.evenly(rows) if 0 < rows < len(split) else split
+
+
+def measure(
+    run: Run,
+    step: int,
+    model: LoopedTransformer,
+    task: AbstractTask,
+    name: str,
+    split: Split,
+    *,
+    iterations: int,
+    rows: int,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """`evaluate` on the split `name`, at most `rows` examples of it (0: all), saved in the run;
+    `step` is that of the checkpoint that `model` is."""
+    some = at_most(split, rows)
+    found = evaluate(model, task, some, iterations=iterations, progress=progress)
+    record = record_of(task, name, step, some, split)
+    record["trained_iterations"] = trained_iterations(run.spec)
+    save_evaluation(run, name, record | found.tables())
+    return found
+
+
+def record_of(
+    task: AbstractTask, name: str, step: int, some: Split, split: Split
+) -> dict[str, Any]:
+    """What the record of a measurement on `some` of the examples of a split begins with."""
+    return {
+        "task": task.name,
+        "split": name,
+        "step": step,
+        "rows": len(some),
+        "rows_of_split": len(split),
+    }
 
 
 def save_evaluation(run: Run, name: str, table: Mapping[str, Any]) -> Path:

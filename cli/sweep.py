@@ -1,0 +1,318 @@
+"""`eqloop sweep GRID`: every run of a grid, on this machine or on a cluster."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import InputError
+from ._output import Json, console, emit, notes, percent, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ..sweep import Cell, Ended, Grid, Sweep
+
+
+def sweep(
+    grid: Annotated[
+        str,
+        typer.Argument(
+            metavar="GRID",
+            help="A TOML file, a sweep folder to go on with, or paper/TASK or paper-small/TASK.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The sweep folder; default sweeps/NAME.")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="local, or slurm (an array of jobs).")] = "local",
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes; the cores and GPUs are divided among them.")
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the cells, their FLOPs, and how long.")
+    ] = False,
+    as_json: Json = False,
+    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Train and evaluate every cell of a grid.
+
+    Reads GRID, a TOML file of axes (see eqloop.sweep.read_grid); paper/TASK is that of the paper,
+    paper-small/TASK the same at a size for two cores. Writes the sweep folder: sweep.toml,
+    cells.json, a run folder for each cell in runs/, and how it ended in state/.
+
+    The same command again does what is missing or failed, and no more, from where it stopped.
+    Several may work on one folder, also from several machines: no cell is done twice. Ctrl-C saves
+    all. A cell that fails does not stop the others. Exits with 1 if a cell failed or it was
+    stopped. Next: eqloop report SWEEP.
+
+    Example: eqloop sweep paper-small/sudoku --jobs 2
+    """
+    if executor not in ("local", "slurm"):
+        raise InputError(f"--executor must be local or slurm, got {executor!r}")
+    if worker is not None:
+        _work(Path(grid), tied=worker == "tied")
+        return
+    from ..sweep import create_sweep, read_grid
+    from ..tasks import make_task
+
+    old = Path(grid) / "sweep.toml"
+    if old.is_file():
+        if out is not None:
+            raise InputError(f"{grid} is a sweep folder: leave out --out")
+        found, path = _again(Path(grid)), Path(grid)
+    else:
+        found = read_grid(grid, make_task=make_task)
+        path = out or Path("sweeps") / found.name.replace("/", "-")
+    if dry_run:
+        _dry_run(found, path, jobs, as_json)
+        return
+    begun = create_sweep(path, found)
+    for cell in begun.grid.cells:  # what failed is tried again
+        ended = begun.ended(cell)
+        if ended is not None and (ended.status == "failed" or not _same(ended, cell)):
+            begun.forget(cell)
+    if executor == "slurm":
+        _submit(begun, jobs, as_json)
+    else:
+        _run(begun, jobs, as_json)
+
+
+def _again(path: Path) -> "Grid":
+    from ..sweep import open_sweep
+    from ..tasks import make_task
+
+    return open_sweep(path, make_task=make_task).grid
+
+
+def _same(ended: "Ended", cell: "Cell") -> bool:
+    """Whether it was evaluated as the grid now wants it."""
+    import dataclasses
+
+    wanted = dataclasses.asdict(cell.evaluate)
+    return ended.evaluated == wanted | {"splits": list(wanted["splits"])}
+
+
+def _command(path: Path, leash: str) -> list[str]:
+    command = [sys.executable, "-m", "eqloop.cli", "sweep", str(path.resolve())]
+    return [*command, "--worker", leash]
+
+
+def _work(path: Path, *, tied: bool) -> None:
+    """What each process of a sweep does."""
+    from ..sweep import open_sweep, work
+    from ..tasks import make_task
+
+    if tied:  # whoever started it holds the other end of a pipe: gone, it is time to stop
+        threading.Thread(target=_stop_at_end, daemon=True).start()
+    opened = open_sweep(path, make_task=make_task)
+    if not work(opened, make_task=make_task):
+        raise typer.Exit(0)  # stopped by a signal, all saved
+
+
+def _stop_at_end() -> None:
+    # Not sys.stdin, whose lock would keep the interpreter from ending.
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _submit(begun: "Sweep", jobs: int, as_json: bool) -> None:
+    from ..sweep import submit
+
+    ids = [job.job_id for job in submit(begun, _command(begun.path, "free"), jobs)]
+    if as_json:
+        emit({"sweep": begun.path, "jobs": ids})
+        return
+    console().print(
+        f"{len(ids)} workers submitted: {', '.join(ids)}\n{begun.path}: see how far it is with "
+        f"`eqloop report {begun.path}`",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _run(begun: "Sweep", jobs: int, as_json: bool) -> None:
+    from ..sweep import run_local
+
+    shown = _Shown(begun)
+    with shown:
+        command = _command(begun.path, "tied")
+        whole = run_local(begun, command, min(jobs, len(begun.grid.cells)), watch=shown.look)
+    ends = {cell.name: begun.ended(cell) for cell in begun.grid.cells}
+    failed = {name: end.error for name, end in ends.items() if end and end.status == "failed"}
+    missing = [name for name, end in ends.items() if end is None]
+    done = len(ends) - len(failed) - len(missing)
+    if as_json:
+        emit(
+            {"sweep": begun.path, "finished": done, "failed": failed, "missing": missing}
+            | {"interrupted": not whole}
+        )
+    else:
+        out = console()
+        for name, error in failed.items():
+            out.print(f"failed: {name}: {error}", markup=False, soft_wrap=True)
+        state = f"{done} of {len(ends)} cells finished, {len(failed)} failed"
+        rest = f"; {len(missing)} are missing: the same command goes on" if missing else ""
+        out.print(f"{state}{rest}\nnext: eqloop report {begun.path}", markup=False, soft_wrap=True)
+    if failed or missing:
+        raise typer.Exit(1)
+
+
+class _Shown:
+    """What is going on, as a live table where there is a terminal, else a line per cell."""
+
+    def __init__(self, begun: "Sweep"):
+        from rich.live import Live
+
+        self.sweep, self.out = begun, notes()
+        self.ended = {cell.name for cell in begun.grid.cells if begun.ended(cell) is not None}
+        self.before, self.began = len(self.ended), time.perf_counter()
+        self.live = Live(console=self.out, transient=True, auto_refresh=False)
+
+    def __enter__(self) -> "_Shown":
+        total = len(self.sweep.grid.cells)
+        there = f", {self.before} of them done already" if self.before else ""
+        self.out.print(f"{self.sweep.path}: {total} cells{there}", markup=False, soft_wrap=True)
+        if self.out.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.live.stop()
+
+    def look(self) -> None:
+        cells = [cell for cell in self.sweep.grid.cells if cell.name not in self.ended]
+        for cell in cells:
+            end = self.sweep.ended(cell)
+            if end is not None:
+                self.ended.add(cell.name)
+                said = f"{len(self.ended)}/{len(self.sweep.grid.cells)} {self._end(cell, end)}"
+                self.out.print(said, markup=False, soft_wrap=True)
+        if self.out.is_terminal:
+            self.live.update(self._table(cells), refresh=True)
+
+    def _end(self, cell: "Cell", end: "Ended") -> str:
+        if end.status == "failed":
+            return f"{cell.name}: failed: {end.error}"
+        scores = ", ".join(
+            f"{name} {percent(score)} %" for name, score in _scores(self.sweep, cell).items()
+        )
+        return f"{cell.name}: {scores}, {sum(end.seconds.values()):.0f} s"
+
+    def _table(self, cells: "list[Cell]") -> "RenderableType":
+        from rich.console import Group
+        from rich.text import Text
+
+        rows = []
+        for cell in cells:
+            if self.sweep.worker(cell) is None:
+                continue
+            row = _last_row(self.sweep.run(cell) / "metrics.jsonl")
+            step = f"{row.get('step', 0)}/{cell.spec.train.steps}"
+            loss, rate = row.get("loss"), row.get("examples_per_s")
+            rows.append(
+                (
+                    cell.name,
+                    step,
+                    "-" if loss is None else f"{loss:.4f}",
+                    "-" if rate is None else f"{rate:.0f}",
+                )
+            )
+        done, total = len(self.ended), len(self.sweep.grid.cells)
+        spent, here = time.perf_counter() - self.began, done - self.before
+        left = _time(spent / here * (total - done)) if here else "-"
+        head = Text(f"{done} of {total} cells, {_time(spent)} so far, {left} left")
+        return Group(head, table(("cell", "step", "loss", "examples/s"), rows))
+
+
+def _last_row(path: Path) -> dict[str, Any]:
+    """The last training step in a log that is being written."""
+    import json
+
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            lines = file.read().splitlines()[:-1]
+    except FileNotFoundError:
+        return {}
+    for line in reversed(lines[1:]):  # the first may be cut off
+        row = json.loads(line)
+        if row.get("kind") == "train":
+            return row
+    return {}
+
+
+def _scores(begun: "Sweep", cell: "Cell") -> dict[str, float]:
+    """Share solved at the last iteration, by split."""
+    import json
+
+    found = {}
+    for name in cell.evaluate.splits:
+        path = begun.run(cell) / "eval" / f"{name}.json"
+        found[name] = json.loads(path.read_text("utf-8"))["overall"]["scores"]["exact"][-1]
+    return found
+
+
+def _time(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _dry_run(grid: "Grid", path: Path, jobs: int, as_json: bool) -> None:
+    from ..sweep import Sweep, flops, measure_rate
+    from ..tasks import make_task
+
+    made = Sweep(path, grid)
+    costs = {cell.name: flops(cell) for cell in grid.cells}
+    ends = {cell.name: made.ended(cell) for cell in grid.cells}
+    left = [cell for cell in grid.cells if not _is_done(ends[cell.name])]
+    shapes = len({cell.spec.model for cell in left})
+    total, rate = sum(sum(costs[cell.name]) for cell in left), None
+    seconds = 0.0
+    if left:
+        first = left[0].spec
+        rate = measure_rate(left[0], make_task(first.task_name, first.task_fields))
+        # The rate is that of all cores together, however many processes share them.
+        seconds = total / rate.flops + min(jobs, shapes) * shapes * rate.compiling / jobs
+    cells = [
+        {
+            "cell": cell.name,
+            "state": ((end := ends[cell.name]) and end.status) or "missing",
+            "train_flops": costs[cell.name][0],
+            "evaluate_flops": costs[cell.name][1],
+        }
+        for cell in grid.cells
+    ]
+    if as_json:
+        emit(
+            {"grid": grid.name, "sweep": path, "cells": cells, "flops": total, "seconds": seconds}
+            | {"flops_per_s": rate and rate.flops}
+        )
+        return
+    out = console()
+    rows = [
+        (
+            each["cell"],
+            each["state"],
+            f"{each['train_flops']:.1e}",
+            f"{each['evaluate_flops']:.1e}",
+        )
+        for each in cells
+    ]
+    out.print(table(("cell", "state", "FLOPs to train", "to evaluate, at most"), rows))
+    said = f"{grid.name}: {len(left)} of {len(cells)} cells to do, {total:.1e} FLOPs"
+    if rate is not None:
+        said += f", {_time(seconds)} at the {rate.flops / 1e9:.1f} GFLOP/s of a few steps of the "
+        said += "first one here"
+    out.print(f"\n{said}; nothing was written", markup=False, soft_wrap=True)
+
+
+def _is_done(end: "Ended | None") -> bool:
+    return end is not None and end.status == "finished"

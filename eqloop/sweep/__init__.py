@@ -1,0 +1,19 @@
+"""Sweeps: a grid of runs in one file, done by any number of processes and machines."""
+
+from ._cost import Cost as Cost
+from ._cost import count as count
+from ._estimate import Rate as Rate
+from ._estimate import flops as flops
+from ._estimate import measure_rate as measure_rate
+from ._folder import Ended as Ended
+from ._folder import Sweep as Sweep
+from ._folder import create_sweep as create_sweep
+from ._folder import open_sweep as open_sweep
+from ._grid import Cell as Cell
+from ._grid import EvaluateSpec as EvaluateSpec
+from ._grid import Grid as Grid
+from ._grid import grids as grids
+from ._grid import read_grid as read_grid
+from ._local import run_local as run_local
+from ._slurm import submit as submit
+from ._worker import work as work

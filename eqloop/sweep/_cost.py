@@ -1,0 +1,101 @@
+"""How many floating-point operations a run is: counted from its spec, before or after it."""
+
+import dataclasses
+import functools
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ..train import ModelSpec, Spec, make_model
+
+_BACKWARD = 2
+"""A backward pass costs about two forward ones. What is computed again to save memory is left out,
+as is usual: it is not what the gradient needs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """FLOPs of one example (a multiply-add counts as two), and the parameters of the model.
+
+    **Attributes:**
+
+    - `iteration`: one iteration of the loop; `ends`: embedding, injection and readout.
+    """
+
+    iteration: float
+    ends: float
+    parameters: int
+
+    def training(self, spec: Spec) -> float:
+        """Of a whole training run, on average over what the loss draws. With a solver that stops
+        by itself: an upper bound, as if no solve converged before `solver.max_steps`."""
+        forward, differentiated, reads = iterations(spec)
+        passes = forward + (1 + _BACKWARD) * differentiated
+        example = passes * self.iteration + (1 + _BACKWARD) * reads * self.ends
+        return spec.train.steps * spec.train.batch * example
+
+    def evaluation(self, examples: int, iterations: float, reads: int) -> float:
+        """Of `examples`, each iterated so often and read out `reads` times."""
+        return examples * (iterations * self.iteration + reads * self.ends)
+
+
+def iterations(spec: Spec) -> tuple[float, float, int]:
+    """Of one training example on average: iterations without gradient, with it, and readouts.
+
+    The progressive loss draws `n ~ U{0 .. m-1}` iterations without gradient and then
+    `k ~ U{1 .. m-n}` with it, m being `solver.steps`: means `(m - 1) / 2` and `(m + 3) / 4`.
+    """
+    solver, loss = spec.solver, spec.train.loss
+    if loss == "mean":
+        return spec.train.burn_in / 2, solver.steps, solver.steps
+    if solver.converges:
+        total: float = solver.max_steps
+    elif loss == "progressive":
+        total = (solver.steps - 1) / 2 + (solver.steps + 3) / 4
+    else:
+        total = solver.steps
+    if solver.gradient == "backprop":
+        with_gradient = (solver.steps + 3) / 4 if loss == "progressive" else total
+    elif solver.gradient == "one-step":
+        with_gradient = 1
+    elif solver.gradient == "implicit":
+        with_gradient = 1 + solver.gradient_restart * solver.gradient_cycles
+    else:
+        with_gradient = solver.gradient_steps
+    # Implicit, Neumann and phantom gradients come on top of the iterations; others are part of
+    # them.
+    inside = solver.gradient in ("backprop", "truncated")
+    return total - min(with_gradient, total) * inside, with_gradient, 1
+
+
+@functools.lru_cache(maxsize=64)
+def count(model: ModelSpec) -> Cost:
+    """As XLA counts the operations of the program for one example, before it is optimised."""
+    made = eqx.filter_eval_shape(make_model, model, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((*model.grid, model.channels), jnp.float32)
+
+    def ends(model, x):
+        e = model.embed(x)
+        return model.coda(e), model.loop().inject(e)
+
+    def iteration(model, z, r):
+        return model.loop()(z, r)
+
+    e = eqx.filter_eval_shape(lambda model, x: model.embed(x), made, x)
+    r = eqx.filter_eval_shape(lambda model, e: model.loop().inject(e), made, e)
+    weights = jax.tree.leaves(eqx.filter(made, lambda leaf: hasattr(leaf, "shape")))
+    return Cost(
+        iteration=_flops(iteration, made, e, r),
+        ends=_flops(ends, made, x),
+        parameters=sum(math.prod(leaf.shape) for leaf in weights),
+    )
+
+
+def _flops(function, *arguments) -> float:
+    dynamic, static = eqx.partition(arguments, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    lowered = jax.jit(lambda dynamic: function(*eqx.combine(dynamic, static))).lower(dynamic)
+    analysis = lowered.cost_analysis()
+    assert analysis is not None
+    return float(analysis["flops"])

@@ -1,0 +1,58 @@
+"""What a sweep will take, before it is run: operations counted, the rate of this machine measured
+on a few steps of one of its cells."""
+
+import dataclasses
+import time
+
+import jax
+
+from .._task import AbstractTask
+from ..train import init_state, make_step
+from ..train._step import Order, put
+from ._cost import count, iterations
+from ._grid import Cell
+
+STEPS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """**Attributes:**
+
+    - `flops`: per second, in training steps, as `Cost` counts them.
+    - `compiling`: seconds until the first step of a shape is done.
+    """
+
+    flops: float
+    compiling: float
+
+
+def flops(cell: Cell) -> tuple[float, float]:
+    """Of training and of evaluating a cell; of the latter at most: examples may stop early. A
+    split of which all rows are wanted counts as 1,000."""
+    cost, wanted = count(cell.spec.model), cell.evaluate
+    reads = max(1, 2 * wanted.iterations.bit_length())
+    examples = (wanted.rows or 1000) * len(wanted.splits)
+    return cost.training(cell.spec), cost.evaluation(examples, wanted.iterations, reads)
+
+
+def measure_rate(cell: Cell, task: AbstractTask) -> Rate:
+    """Of this machine, as it is now: one step of a cell to compile, and a few to time."""
+    spec, split = cell.spec, task.load().splits["train"]
+    data, order = put(split), Order(spec.train.seed, len(split), spec.train.batch)
+    step, state = make_step(spec, task), init_state(spec)
+    began = time.perf_counter()
+    state, metrics = step(data, state, order(0))
+    jax.block_until_ready(metrics)
+    compiled = time.perf_counter()
+    seen = 0.0
+    for index in range(1, 1 + STEPS):
+        state, metrics = step(data, state, order(index))
+        seen += float(metrics["evaluations"])
+    seconds = time.perf_counter() - compiled
+    # The loss may draw how often it iterates: what these few steps drew, not what it draws on
+    # average.
+    forward, differentiated, _ = iterations(spec)
+    drawn = seen / STEPS / (forward + differentiated)
+    per_step = count(spec.model).training(spec) / spec.train.steps
+    return Rate(drawn * per_step * STEPS / seconds, compiled - began)

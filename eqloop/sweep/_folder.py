@@ -1,0 +1,160 @@
+"""A sweep is a folder: its grid, its runs, and what became of each cell."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from .._errors import InputError
+from .._files import write_atomic
+from ..train import Run, open_run
+from ..train._metrics import plain
+from ..train._resolve import MakeTask
+from ._grid import Cell, Grid, parse_grid
+
+FORMAT = 1
+GRID, CELLS, STATE, RUNS = "sweep.toml", "cells.json", "state", "runs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How a cell ended: `state/NAME.json`.
+
+    **Attributes:**
+
+    - `status`, `error`: finished, or failed and one line why.
+    - `seconds`, `flops`: of training and of evaluation (`"train"`, `"evaluate"`), over all the
+      processes that worked at it; `flops` as `eqloop.sweep.Cost` counts them.
+    - `evaluated`: the `[evaluate]` table it was evaluated by.
+    - `rho_w_x`: the spectral radius of the recall's state matrix; None without recall.
+    """
+
+    status: Literal["finished", "failed"]
+    error: str | None = None
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    flops: dict[str, float] = dataclasses.field(default_factory=dict)
+    evaluated: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parameters: int = 0
+    rho_w_x: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep folder.
+
+    ```
+    sweep.toml           the grid, as it was given
+    cells.json           its cells and their values on the axes
+    runs/CELL/           one run folder each, as `eqloop train` writes it
+    state/CELL.json      how it ended; absent before that
+    state/CELL.lock      held by the process that works at it, and by no other
+    ```
+    """
+
+    path: Path
+    grid: Grid
+
+    def run(self, cell: Cell) -> Path:
+        return self.path / RUNS / cell.name
+
+    def _state(self, cell: Cell) -> Path:
+        return self.path / STATE / f"{cell.name}.json"
+
+    def ended(self, cell: Cell) -> Ended | None:
+        """How it ended, or None. **Raises** `InputError` for a damaged file."""
+        path = self._state(cell)
+        try:
+            table = json.loads(path.read_text("utf-8"))
+            if table.pop("format") != FORMAT:
+                raise ValueError
+            return Ended(**table)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise InputError(f"{path} is damaged: delete it, and the cell is done again") from None
+
+    def end(self, cell: Cell, ended: Ended) -> None:
+        table = {"format": FORMAT} | dataclasses.asdict(ended)
+        write_atomic(self._state(cell), [json.dumps(plain(table), indent=1).encode() + b"\n"])
+
+    def forget(self, cell: Cell) -> None:
+        """It has not ended: whoever works next does it again, from where its run stands."""
+        self._state(cell).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def claim(self, cell: Cell) -> Iterator[bool]:
+        """Whether the cell is ours to work at, for as long as the context lasts.
+
+        The lock is the operating system's (`flock`): it ends with the process, however that ends,
+        so nothing has to be cleaned up after a crash. On several machines the file system must
+        support it (NFS does since Linux 2.6.12).
+        """
+        with (self.path / STATE / f"{cell.name}.lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            try:
+                yield True
+            finally:
+                file.truncate(0)
+
+    def worker(self, cell: Cell) -> int | None:
+        """The process that claimed the cell last and has not given it back; it may be dead."""
+        try:
+            return int((self.path / STATE / f"{cell.name}.lock").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def opened(self, cell: Cell) -> Run | None:
+        """Its run, where it has begun."""
+        path = self.run(cell)
+        return open_run(path) if (path / "spec.toml").exists() else None
+
+
+def create_sweep(path: Path, grid: Grid) -> Sweep:
+    """Begin a sweep in `path`, or take up the one that is there with `grid` in place of its own:
+    cells that are new are missing, those that are gone are left alone.
+
+    **Raises** `InputError` where something else is in the way, or where a cell has been run with
+    another spec than it has now.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: choose another --out")
+    if path.exists() and not (path / GRID).is_file() and any(path.iterdir()):
+        raise InputError(f"{path} is not empty and not a sweep: choose another --out")
+    sweep = Sweep(path, grid)
+    for cell in grid.cells:
+        run = sweep.opened(cell)
+        if run is not None and (changed := run.spec.differences(cell.spec)):
+            raise InputError(
+                f"{run.path} was begun with another spec ({'; '.join(changed[:3])}): choose "
+                "another --out, or delete it"
+            )
+    try:
+        for folder in (STATE, RUNS):
+            (path / folder).mkdir(parents=True, exist_ok=True)
+        cells = [{"name": cell.name, "axes": dict(cell.axes)} for cell in grid.cells]
+        table = {"format": FORMAT, "name": grid.name, "axes": list(grid.axes), "cells": cells}
+        write_atomic(path / CELLS, [json.dumps(table, indent=1).encode() + b"\n"])
+        write_atomic(path / GRID, [grid.text.encode()])  # last: now it is a sweep
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror}") from None
+    return sweep
+
+
+def open_sweep(path: Path, *, make_task: MakeTask) -> Sweep:
+    """An existing sweep. **Raises** `InputError` where `path` is not one."""
+    if not (path / GRID).is_file():
+        raise InputError(f"{path} is not a sweep: it has no {GRID}")
+    name = json.loads((path / CELLS).read_text("utf-8"))["name"]
+    text = (path / GRID).read_text("utf-8")
+    return Sweep(path, parse_grid(text, name, str(path / GRID), make_task=make_task))

@@ -1,0 +1,266 @@
+"""A grid of runs as one TOML file, and the cells that it amounts to."""
+
+import dataclasses
+import importlib.resources
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from .._errors import InputError
+from ..train import Spec, presets, resolve
+from ..train._config import parse_tables
+from ..train._fields import build, nearest
+from ..train._resolve import SHORTCUTS, MakeTask
+
+Scalar = str | int | float | bool
+
+NAMES = SHORTCUTS | {"lr": "train.lr", "residual": "model.residual"}
+"""Axes that are another name for a field."""
+
+TABLES = ("name", "task", "preset", "set", "axes", "exclude", "override", "evaluate", "slurm")
+MOST = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSpec:
+    """The `[evaluate]` table: what is measured of every cell once it is trained.
+
+    **Attributes:**
+
+    - `iterations`: at most so many of the loop. Examples whose answer can no longer change stop
+      before.
+    - `rows`: examples of each split at most, evenly spread; 0 for all.
+    - `splits`: which.
+    - `checkpoint`: `"best"` on validation, or `"last"` (the paper's).
+    """
+
+    iterations: int = 500
+    rows: int = 1000
+    splits: tuple[str, ...] = ("test", "hard")
+    checkpoint: Literal["best", "last"] = "best"
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.rows < 0:
+            raise InputError(
+                "evaluate.iterations must be at least 1 and evaluate.rows at least 0, got "
+                f"{self.iterations} and {self.rows}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a grid: its values on the axes, the spec that they amount to, and how it is
+    evaluated."""
+
+    name: str
+    axes: Mapping[str, Scalar]
+    spec: Spec
+    evaluate: EvaluateSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """**Attributes:**
+
+    - `text`: the file it was read from.
+    - `axes`: their names, the slowest first.
+    - `slurm`: the `[slurm]` table, as submitit takes it.
+    """
+
+    name: str
+    text: str
+    axes: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    slurm: Mapping[str, Any]
+
+
+def grids() -> dict[str, str]:
+    """Name -> text of the grids that come with the package."""
+    root = importlib.resources.files(__package__ or "eqloop.sweep") / "grids"
+    return {
+        f"{folder.name}/{each.name.removesuffix('.toml')}": each.read_text("utf-8")
+        for folder in sorted(root.iterdir(), key=lambda f: f.name)
+        for each in sorted(folder.iterdir(), key=lambda f: f.name)
+    }
+
+
+def read_grid(source: str, *, make_task: MakeTask) -> Grid:
+    """The grid in the file `source`, or the one of that name that comes with the package.
+
+    A grid is a TOML file:
+
+    ```toml
+    task = "prefix-sums"              # and preset = "quick": where every cell begins
+    set = { "train.steps" = 900 }     # fields of every cell
+
+    [axes]                            # every combination is a cell; the last axis varies fastest
+    seed = [0, 1, 2]                  # a field, a shortcut of `eqloop train`, lr or residual
+    lr = [1e-3, 3e-3]
+    [axes.norm]                       # or named settings, of any fields
+    post = { "model.norm" = "post" }
+    gru = { "model.norm" = "peri", "model.residual" = "gru" }
+
+    [[exclude]]                       # cells with all of these values are left out
+    norm = "gru"
+    lr = [3e-3]
+
+    [[override]]                      # fields of the cells with these values
+    when = { norm = "post" }
+    set = { "train.clip" = 0.5 }
+
+    [evaluate]                        # see EvaluateSpec; a field is also "evaluate.rows"
+    [slurm]                           # see submitit's AutoExecutor.update_parameters
+    ```
+
+    Later wins: preset, `set`, the axes in their order, `override`s in theirs.
+
+    **Raises** `InputError` naming the file and what is wrong in it, for every cell.
+    """
+    path = Path(source)
+    if path.is_file():
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{path} is not text in UTF-8") from None
+        return parse_grid(text, path.stem, source, make_task=make_task)
+    known = grids()
+    if source not in known:
+        raise InputError(
+            f"there is no file {source}, and no grid of this name{nearest(source, known)}"
+        )
+    return parse_grid(known[source], source, f"grid {source}", make_task=make_task)
+
+
+def parse_grid(text: str, name: str, where: str, *, make_task: MakeTask) -> Grid:
+    """As `read_grid`, of a text; `where` names it in errors."""
+    tables = parse_tables(text, where)
+    try:
+        for key in tables:
+            if key not in TABLES:
+                raise InputError(f"unknown table or value {key}{nearest(key, TABLES)}")
+        axes = {axis: _choices(axis, each) for axis, each in _table(tables, "axes").items()}
+        if not axes or not all(axes.values()):
+            raise InputError("[axes] must name at least one axis, each with at least one value")
+        cells = tuple(_cells(tables, axes, make_task))
+        if not cells:
+            raise InputError("every cell is excluded")
+        called = tables.get("name", name)
+        if not isinstance(called, str):
+            raise InputError(f"name must be text, got {called!r}")
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return Grid(called, text, tuple(axes), cells, _table(tables, "slurm"))
+
+
+def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = tables.get(name, {})
+    if not isinstance(found, dict):
+        raise InputError(f"{name} must be a table, got {found!r}")
+    return found
+
+
+Choices = dict[Scalar, dict[str, Any]]
+
+
+def _choices(axis: str, given: Any) -> Choices:
+    """Value -> the settings that it stands for."""
+    if isinstance(given, dict):
+        return {label: _settings(f"axes.{axis}.{label}", each) for label, each in given.items()}
+    if not isinstance(given, list):
+        raise InputError(f"axes.{axis} must be a list of values or a table of settings")
+    wrong = [each for each in given if not isinstance(each, str | int | float)]
+    if wrong or len(set(given)) < len(given):
+        raise InputError(f"axes.{axis} must hold different numbers or words, got {given}")
+    if axis in ("task", "preset"):
+        return {value: {axis: value} for value in given}
+    field = NAMES.get(axis, axis)
+    if "." not in field:
+        known = ["task", "preset", *NAMES]
+        raise InputError(
+            f"axes.{axis}: write GROUP.FIELD, or the settings of each value{nearest(axis, known)}"
+        )
+    return {value: {field: value} for value in given}
+
+
+def _settings(where: str, given: Any) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise InputError(f"{where} must be a table of fields, got {given!r}")
+    return given
+
+
+def _cells(
+    tables: Mapping[str, Any], axes: Mapping[str, Choices], make_task: MakeTask
+) -> Iterator[Cell]:
+    first = {"task": tables.get("task", "prefix-sums"), "preset": tables.get("preset", "quick")}
+    evaluate = {f"evaluate.{name}": value for name, value in _table(tables, "evaluate").items()}
+    common = first | evaluate | _settings("set", tables.get("set", {}))
+    exclusions = [_values("exclude", each, axes) for each in tables.get("exclude", [])]
+    overrides = [_override(each, axes) for each in tables.get("override", [])]
+    names: set[str] = set()
+    for combination in itertools.product(*axes.values()):
+        values: dict[str, Scalar] = dict(zip(axes, combination, strict=True))
+        if any(_matches(values, each) for each in exclusions):
+            continue
+        settings = dict(common)
+        for axis, value in values.items():
+            settings |= axes[axis][value]
+        for when, then in overrides:
+            settings |= then if _matches(values, when) else {}
+        name = "_".join(f"{axis}-{_word(value)}" for axis, value in values.items())
+        if name in names:
+            raise InputError(f"two cells would be called {name}: name the values of an axis")
+        names.add(name)
+        if len(names) > MOST:
+            raise InputError(f"more than {MOST:,} cells: cut the grid into several")
+        try:
+            yield Cell(name, values, *_specs(settings, make_task))
+        except InputError as error:
+            raise InputError(f"cell {name}: {error}") from None
+
+
+def _values(kind: str, given: Any, axes: Mapping[str, Choices]) -> dict[str, list[Scalar]]:
+    """Axis -> the values that an `exclude` or a `when` names."""
+    if not isinstance(given, dict) or not given:
+        raise InputError(f"{kind} must be a table of axes and values, got {given!r}")
+    found = {}
+    for axis, value in given.items():
+        if axis not in axes:
+            raise InputError(f"{kind}: {axis} is no axis{nearest(axis, axes)}")
+        found[axis] = value if isinstance(value, list) else [value]
+        for each in found[axis]:
+            if each not in axes[axis]:
+                known = map(str, axes[axis])
+                raise InputError(f"{kind}: {axis} is never {each!r}{nearest(str(each), known)}")
+    return found
+
+
+def _override(given: Any, axes: Mapping[str, Choices]) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not isinstance(given, dict) or given.keys() != {"when", "set"}:
+        raise InputError("[[override]] has a table `when` of axes and a table `set` of fields")
+    return _values("override.when", given["when"], axes), _settings("override.set", given["set"])
+
+
+def _matches(values: Mapping[str, Scalar], wanted: Mapping[str, list[Scalar]]) -> bool:
+    return all(values[axis] in some for axis, some in wanted.items())
+
+
+def _word(value: Scalar) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"[^A-Za-z0-9.+-]", "", text)
+
+
+def _specs(settings: Mapping[str, Any], make_task: MakeTask) -> tuple[Spec, EvaluateSpec]:
+    fields = {NAMES.get(name, name): value for name, value in settings.items()}
+    task, preset = fields.pop("task"), fields.pop("preset")
+    known = presets()
+    if preset not in known:
+        raise InputError(f"unknown preset {preset!r}{nearest(str(preset), known)}")
+    group = "evaluate."
+    evaluate = {n.removeprefix(group): fields.pop(n) for n in [*fields] if n.startswith(group)}
+    # JSON's numbers, words, lists and truth values are TOML's too.
+    wishes = [f"{name}={json.dumps(value)}" for name, value in fields.items()]
+    spec = resolve(task, preset, wishes, make_task=make_task)
+    return spec, build(EvaluateSpec, "evaluate", evaluate)

@@ -1,0 +1,149 @@
+"""The executor of one machine: a number of worker processes, watched until the sweep is done."""
+
+import contextlib
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from .._errors import InputError
+from ._folder import Ended, Sweep
+
+LOGS = "logs"
+PAUSE = 0.5
+"""Seconds between two looks at the workers."""
+
+
+def run_local(
+    sweep: Sweep, command: Sequence[str], jobs: int, *, watch: Callable[[], None]
+) -> bool:
+    """Do what is left of a sweep with `jobs` processes of `command`, each of which calls `work`.
+
+    The cores are divided among the processes, and so are the GPUs that there are. A process that
+    dies is replaced, and the cell that it worked at has failed. SIGINT and SIGTERM are passed on:
+    every worker saves and ends. Workers hold the reading end of a pipe, so they notice as well
+    when this process is gone.
+
+    **Arguments:**
+
+    - `watch`: called every half second, for whoever shows progress.
+
+    **Returns** False where it was stopped by a signal. **Raises** `InputError` where the workers
+    cannot even begin.
+    """
+    logs = sweep.path / LOGS
+    logs.mkdir(exist_ok=True)
+    compiled = sweep.path / f"compiled-{platform.node()}"
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((logs / f"worker-{n}.txt").open("ab")) for n in range(jobs)]
+
+        def start(number: int) -> subprocess.Popen[bytes]:
+            return _start(command, number, jobs, compiled, files[number])
+
+        workers = {number: start(number) for number in range(jobs)}
+        with _passed_on(workers) as stopped:
+            while workers:
+                time.sleep(PAUSE)
+                for number, process in list(workers.items()):
+                    if process.poll() is None:
+                        continue
+                    del workers[number]
+                    _close(process)
+                    if process.returncode == 0 or stopped():
+                        continue
+                    if not _blame(sweep, process):
+                        raise InputError(
+                            f"a worker ended with code {process.returncode} before it had a cell: "
+                            f"see {files[number].name}"
+                        )
+                    workers[number] = start(number)
+                watch()
+            interrupted = stopped()
+    if not interrupted and all(sweep.ended(cell) for cell in sweep.grid.cells):
+        shutil.rmtree(compiled, ignore_errors=True)
+    return not interrupted
+
+
+def _start(
+    command: Sequence[str], number: int, jobs: int, compiled: Path, log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    # Workers of one shape share what is compiled; so do those of the next call.
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(compiled)} | os.environ
+    gpus = _gpus()
+    if jobs > 1 and gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        each = -(-jobs // len(gpus))
+        environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / each:.2f}")
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        # Ctrl-C goes to a whole process group: here it must arrive once, from `_passed_on`.
+        start_new_session=True,
+    )
+    if jobs > 1 and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        some = [core for place, core in enumerate(cores) if place * jobs // len(cores) == number]
+        with contextlib.suppress(ProcessLookupError):  # gone already: the next look tells
+            os.sched_setaffinity(process.pid, some or [cores[number % len(cores)]])
+    return process
+
+
+def _gpus() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [each for each in visible.split(",") if each]
+    return [str(n) for n in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def _blame(sweep: Sweep, process: subprocess.Popen[bytes]) -> bool:
+    """Mark the cell that a dead worker was at as failed; whether there was one."""
+    for cell in sweep.grid.cells:
+        if sweep.worker(cell) == process.pid and sweep.ended(cell) is None:
+            with sweep.claim(cell) as ours:
+                if ours:
+                    sweep.end(cell, Ended("failed", _last_words(process.returncode)))
+                    return True
+    return False
+
+
+def _last_words(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with code {code}"
+    hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+    return f"its process died of {signal.Signals(-code).name}{hint}"
+
+
+@contextlib.contextmanager
+def _passed_on(workers: dict[int, subprocess.Popen[bytes]]) -> Iterator[Callable[[], bool]]:
+    """Pass SIGINT and SIGTERM on to the workers as SIGTERM; yields whether that has happened."""
+    stopped = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        for process in workers.values():
+            process.terminate()
+
+    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: stopped
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for process in workers.values():  # only where an exception ends this
+            process.terminate()
+            _close(process)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()

@@ -1,0 +1,35 @@
+"""The executor of a cluster: the same workers, as jobs that submitit hands to SLURM."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .._errors import InputError
+from ._folder import Sweep
+
+
+def submit(sweep: Sweep, command: Sequence[str], jobs: int) -> list[Any]:
+    """Submit an array of `jobs` workers, each of which takes cells until none is left, and return
+    them (submitit's `Job`s); their output is in `slurm/` of the sweep.
+
+    The `[slurm]` table of the grid is passed to `AutoExecutor.update_parameters`
+    (`slurm_partition`, `gpus_per_node`, `timeout_min`, ...), but for `cluster`: `"slurm"`, or
+    submitit's `"local"` or `"debug"` to try it without one.
+
+    **Raises** `InputError` without submitit, without SLURM, and for parameters that submitit does
+    not know.
+    """
+    try:
+        import submitit
+    except ModuleNotFoundError:
+        raise InputError("--executor slurm needs submitit: pip install 'eqloop[slurm]'") from None
+    parameters = dict(sweep.grid.slurm)
+    cluster = parameters.pop("cluster", "slurm")
+    function = submitit.helpers.CommandFunction(list(command))
+    try:
+        executor = submitit.AutoExecutor(folder=sweep.path / "slurm", cluster=cluster)
+        executor.update_parameters(name="eqloop", **parameters)
+        with executor.batch():
+            submitted = [executor.submit(function) for _ in range(jobs)]
+    except (RuntimeError, ValueError, TypeError, NameError) as error:
+        raise InputError(f"[slurm]: {' '.join(str(error).split())}") from None
+    return submitted

@@ -1,0 +1,582 @@
+"""Grids, the cells that they amount to, and sweeps that are killed, failed and taken up again."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+
+from eqloop import InputError
+from eqloop.sweep import (
+    Cell,
+    Ended,
+    Sweep,
+    count,
+    create_sweep,
+    flops,
+    grids,
+    open_sweep,
+    read_grid,
+    submit,
+    work,
+)
+from eqloop.sweep._cost import iterations
+from eqloop.sweep._grid import parse_grid
+from eqloop.tasks import make_task
+from eqloop.train import ModelSpec, open_run, resolve, train
+from eqloop.train._loss import draw
+
+CHILD = Path(__file__).with_name("sweep_child.py")
+
+SMALL = """
+task = "prefix-sums"
+[set]
+"task.length" = 8
+"task.hard_length" = 16
+"task.validation_length" = 8
+"task.rows" = 200
+"task.test_rows" = 32
+"task.mark_first" = false
+"model.width" = 8
+"model.heads" = 2
+"solver.steps" = 3
+"train.burn_in" = 2
+"train.batch" = 16
+"train.steps" = 20
+"train.validate_every" = 10
+"train.validation_iterations" = 4
+"train.checkpoint_every" = 5
+[evaluate]
+iterations = 8
+rows = 16
+"""
+
+
+def grid(axes: str, before: str = SMALL):
+    return parse_grid(before + axes, "small", "small.toml", make_task=make_task)
+
+
+# --- the file
+
+
+def test_cells_are_the_product_of_the_axes():
+    found = grid("""
+[axes]
+seed = [0, 1]
+lr = [1e-3, 1e-2]
+[axes.norm]
+post = { "model.norm" = "post" }
+gru = { "model.norm" = "peri", "model.residual" = "gru", "evaluate.rows" = 4 }
+[[exclude]]
+norm = "gru"
+lr = [1e-2]
+[[override]]
+when = { norm = ["post"], seed = 1 }
+set = { "train.clip" = 0.5, "train.lr" = 7e-3 }
+""")
+    assert found.axes == ("seed", "lr", "norm")
+    assert [cell.name for cell in found.cells] == [
+        "seed-0_lr-0.001_norm-post",
+        "seed-0_lr-0.001_norm-gru",
+        "seed-0_lr-0.01_norm-post",
+        "seed-1_lr-0.001_norm-post",
+        "seed-1_lr-0.001_norm-gru",
+        "seed-1_lr-0.01_norm-post",
+    ]
+    cells = {cell.name: cell for cell in found.cells}
+    gru = cells["seed-1_lr-0.001_norm-gru"]
+    assert gru.axes == {"seed": 1, "lr": 1e-3, "norm": "gru"}
+    assert (gru.spec.model.norm, gru.spec.model.residual) == ("peri", "gru")
+    assert (gru.spec.train.seed, gru.spec.train.lr, gru.spec.train.clip) == (1, 1e-3, 1.0)
+    assert (gru.evaluate.rows, gru.evaluate.iterations) == (4, 8)
+    # What overrides comes last, even after an axis.
+    post = cells["seed-1_lr-0.01_norm-post"]
+    assert (post.spec.train.lr, post.spec.train.clip, post.evaluate.rows) == (7e-3, 0.5, 16)
+    assert cells["seed-0_lr-0.01_norm-post"].spec.train.clip == 1.0
+
+
+def test_any_field_can_be_an_axis():
+    found = grid("""
+[axes]
+solver = ["unroll", "fixed-point"]
+gradient = ["backprop"]
+"train.ema" = [0.0, 0.9]
+""")
+    assert [(c.spec.solver.name, c.spec.train.ema) for c in found.cells] == [
+        ("unroll", 0.0),
+        ("unroll", 0.9),
+        ("fixed-point", 0.0),
+        ("fixed-point", 0.9),
+    ]
+    tasks = parse_grid('[axes]\ntask = ["sudoku", "chess"]', "t", "t.toml", make_task=make_task)
+    assert [cell.spec.task_name for cell in tasks.cells] == ["sudoku", "chess"]
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ("", "must name at least one axis"),
+        ("[axes]\nseed = []", "must name at least one axis"),
+        ("[axes]\nseed = 3", "axes.seed must be a list"),
+        ("[axes]\nseed = [1, 1]", "different numbers or words"),
+        ("[axes]\nseed = [[1]]", "different numbers or words"),
+        ("[axes]\nsede = [1]", "did you mean seed?"),
+        ("[axes]\nnorm = ['pots']", "cell norm-pots: model.norm must be one of"),
+        ("[axes]\n'model.widht' = [8]", "did you mean model.width?"),
+        ("[axes.norm]\npost = 3", "axes.norm.post must be a table"),
+        ("[axes]\nseed = [0]\n[[exclude]]\nlr = 1", "exclude: lr is no axis"),
+        ("[axes]\nseed = [0]\n[[exclude]]\nseed = 1", "seed is never 1"),
+        ("[axes]\nseed = [0]\n[[exclude]]\nseed = 0", "every cell is excluded"),
+        ("[axes]\nseed = [0]\n[[override]]\nseed = 1", "a table `when`"),
+        ("[axes]\nseed = [0]\n[axis]\n", "did you mean axes?"),
+        ("[axes]\npreset = ['paper', 'papre']", "unknown preset 'papre'; did you mean paper?"),
+        ("[axes]\n'evaluate.rows' = [-1]", "evaluate.rows at least 0"),
+        ("[axes]\n'evaluate.row' = [1]", "did you mean evaluate.rows?"),
+        ("[axes.x]\n'a b' = {}\nab = {}", "two cells would be called x-ab"),
+        ("[axes]\nseed = [0", "not valid TOML"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_file(axes, said):
+    with pytest.raises(InputError) as raised:
+        grid(axes)
+    assert str(raised.value).startswith("small.toml")
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_unknown_grids_name_the_nearest():
+    with pytest.raises(InputError, match="did you mean paper/sudoku"):
+        read_grid("paper/sudoko", make_task=make_task)
+
+
+# --- the grids that come with the package
+
+
+def test_the_papers_grid_is_432_runs():
+    """Section 3 of the paper's set-up: recalls x placements x rates x seeds x tasks."""
+    assert {f"{size}/{task}" for size in ("paper", "paper-small")
+            for task in ("chess", "prefix-sums", "sudoku")} == set(grids())  # fmt: skip
+    total = 0
+    for task in ("chess", "prefix-sums", "sudoku"):
+        paper = read_grid(f"paper/{task}", make_task=make_task)
+        small = read_grid(f"paper-small/{task}", make_task=make_task)
+        total += len(paper.cells)
+        for found in (paper, small):
+            axes = {axis: {cell.axes[axis] for cell in found.cells} for axis in found.axes}
+            assert axes["recall"] == {"internal", "external", "none", "fixed"}
+            assert axes["norm"] == {"peri", "pre", "gru", "post"}
+            assert axes["seed"] == {0, 1, 2}
+            assert len(axes["lr"]) == 3
+        rates = {3e-4, 1e-3, 3e-3} if task == "sudoku" else {1e-4, 3e-4, 1e-3}
+        assert {cell.axes["lr"] for cell in paper.cells} == rates
+        for cell in paper.cells:
+            spec, fixed = cell.spec, cell.axes["recall"] == "fixed"
+            assert spec.train.lr == cell.axes["lr"]
+            assert (spec.model.width, spec.model.heads, spec.train.batch) == (256, 8, 500)
+            assert (spec.model.precision, spec.train.schedule) == ("bfloat16", "paper")
+            assert spec.train.steps == (1600 if task == "prefix-sums" else 8000)
+            assert (spec.model.blocks, spec.solver.steps) == ((15, 1) if fixed else (1, 30))
+            assert spec.train.loss == ("last" if fixed else "progressive")
+            assert (spec.model.residual == "gru") == (cell.axes["norm"] == "gru")
+            assert cell.evaluate.checkpoint == "last"
+            assert cell.evaluate.iterations == (1 if fixed else 500)
+    assert total == 432
+
+
+# --- what it costs
+
+
+def test_operations_are_those_of_the_formula():
+    """Products of a block with full attention: 2 n d^2 (4 + 2 mlp + recall) + 4 n^2 d."""
+    n, d = 81, 256
+    shape = ModelSpec(recall="internal", grid=(9, 9), channels=10, classes=10, attention="full")
+    for recall, products in (("none", 0), ("external", 1), ("internal", 2)):
+        found = count(dataclasses.replace(shape, recall=recall))
+        products = 2 * n * d**2 * (4 + 2 * 4 + products) + 4 * n**2 * d
+        assert products <= found.iteration <= 1.05 * products
+    assert count(shape).parameters == 992_074  # that of the paper's code, for sudoku
+
+
+def test_a_training_example_is_counted_as_the_loss_draws():
+    spec = resolve("sudoku", "paper", make_task=make_task)
+    n, k = jax.vmap(lambda key: draw(30, key))(jr.split(jr.key(0), 20_000))
+    forward, differentiated, reads = iterations(spec)
+    assert np.mean(n) == pytest.approx(forward, rel=0.02)
+    assert np.mean(k) == pytest.approx(differentiated, rel=0.02)
+    assert reads == 1
+    cost = count(spec.model)
+    passes = forward + 3 * differentiated
+    total = 8000 * 500 * (passes * cost.iteration + 3 * cost.ends)
+    assert cost.training(spec) == pytest.approx(total)
+    # The loss over every iteration reads each of them; an implicit gradient comes on top.
+    mean = resolve("sudoku", "quick", make_task=make_task)
+    assert iterations(mean) == (0, 8, 8)
+    implicit = resolve("sudoku", "quick", make_task=make_task, solver="fixed-point")
+    assert iterations(implicit) == (16, 1 + 10 * 1, 1)
+    truncated = resolve("sudoku", "paper", make_task=make_task, gradient="truncated")
+    assert iterations(truncated)[0] + iterations(truncated)[1] == forward + differentiated
+
+
+# --- doing them
+
+
+def end(sweep: Sweep, cell: Cell) -> Ended:
+    found = sweep.ended(cell)
+    assert found is not None, cell.name
+    return found
+
+
+def evaluations(path: Path) -> dict[str, dict]:
+    """What the table of a sweep is made of, without the times."""
+    found = {}
+    for file in sorted(path.glob("runs/*/eval/*.json")):
+        table = json.loads(file.read_text())
+        del table["seconds"]
+        found[f"{file.parent.parent.name}/{file.name}"] = table
+    return found
+
+
+@pytest.mark.slow
+def test_a_sweep_does_what_is_missing_or_failed_and_no_more(tmp_path, kept_programs):
+    axes = "[axes]\nlr = [1e-3, 1e30]\nseed = [0, 1]\n[[exclude]]\nlr = 1e30\nseed = 1\n"
+    sweep = create_sweep(tmp_path / "s", grid(axes))
+    seen = []
+    assert work(sweep, make_task=make_task, ending=lambda cell, _: seen.append(cell.name))
+    good, other, bad = sweep.grid.cells
+    assert (bad.name, len(seen)) == ("lr-1e+30_seed-0", 3)
+    ended = {cell.name: end(sweep, cell) for cell in sweep.grid.cells}
+    assert [ended[c.name].status for c in (good, other, bad)] == ["finished", "finished", "failed"]
+    assert str(ended[bad.name].error).startswith("the loss became nan at step")
+    for cell in (good, other):
+        told = ended[cell.name]
+        assert min(*told.seconds.values(), *told.flops.values()) > 0
+        assert told.flops["train"] == flops(cell)[0]
+        assert told.flops["evaluate"] <= flops(cell)[1]
+        assert told.parameters == count(cell.spec.model).parameters
+        assert told.rho_w_x is not None
+        assert 0 < told.rho_w_x < 3
+        assert {p.name for p in (sweep.run(cell) / "eval").iterdir()} == {"test.json", "hard.json"}
+
+    # By itself the same cell is the same, bit for bit.
+    alone = tmp_path / "alone"
+    train(other.spec, make_task("prefix-sums", other.spec.task_fields), alone)
+    ours = open_run(sweep.run(other))
+    assert ours.checkpoint(20).read_bytes() == open_run(alone).checkpoint(20).read_bytes()
+
+    # Nothing is left to do; a failed cell is done again where somebody asks for it.
+    again = open_sweep(tmp_path / "s", make_task=make_task)
+    seen.clear()
+    assert work(again, make_task=make_task, ending=lambda cell, _: seen.append(cell.name))
+    assert seen == []
+    again.forget(bad)
+    work(again, make_task=make_task, ending=lambda cell, _: seen.append(cell.name))
+    assert seen == [bad.name]
+
+    # A grid that has grown: the new cell is missing, the old ones stay.
+    grown = create_sweep(tmp_path / "s", grid("[axes]\nlr = [1e-3]\nseed = [0, 1, 2]"))
+    seen.clear()
+    work(grown, make_task=make_task, ending=lambda cell, _: seen.append(cell.name))
+    assert seen == ["lr-0.001_seed-2"]
+    with pytest.raises(InputError, match=r"train.steps: 20 -> 30"):
+        create_sweep(tmp_path / "s", grid(axes, SMALL.replace('steps" = 20', 'steps" = 30')))
+
+
+def test_a_cell_is_claimed_once(tmp_path):
+    sweep = create_sweep(tmp_path / "s", grid("[axes]\nseed = [0, 1]"))
+    one, two = sweep.grid.cells
+    with sweep.claim(one) as first, sweep.claim(one) as second, sweep.claim(two) as third:
+        assert (first, second, third) == (True, False, True)
+        assert sweep.worker(one) == os.getpid()
+    assert sweep.worker(one) is None
+    with sweep.claim(one) as first:
+        assert first
+
+
+def test_a_defect_is_kept_with_its_traceback(tmp_path, monkeypatch):
+    from eqloop.sweep import _worker
+
+    def defect(*arguments, **options):
+        raise ZeroDivisionError("by zero\nsecond line")
+
+    monkeypatch.setattr(_worker, "train", defect)
+    sweep = create_sweep(tmp_path / "s", grid("[axes]\nseed = [0]"))
+    work(sweep, make_task=make_task)
+    assert sweep.ended(sweep.grid.cells[0]) == Ended("failed", "ZeroDivisionError: by zero")
+    assert "Traceback" in (tmp_path / "s" / "state" / "seed-0.txt").read_text()
+
+
+def test_folders_that_are_no_sweep(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.txt").write_text("a")
+    with pytest.raises(InputError, match="not empty and not a sweep"):
+        create_sweep(tmp_path / "full", grid("[axes]\nseed = [0]"))
+    with pytest.raises(InputError, match=r"not a sweep: it has no sweep\.toml"):
+        open_sweep(tmp_path / "full", make_task=make_task)
+    sweep = create_sweep(tmp_path / "s", grid("[axes]\nseed = [0]"))
+    for damaged in ("{", "[]", '{"format": 9}', '{"format": 1, "what": 2}'):
+        (tmp_path / "s" / "state" / "seed-0.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"seed-0\.json is damaged: delete it"):
+            sweep.ended(sweep.grid.cells[0])
+
+
+# --- real processes
+
+
+running: list[subprocess.Popen] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process_is_left():
+    yield
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def start(path: Path, how: str, environment: dict[str, str]) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", str(CHILD), str(path), how],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    running.append(process)
+    return process
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    return {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+AXES = "[axes]\nseed = [0, 1, 2]\nnorm = ['post', 'pre']"
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory, environment):
+    """By two workers that are started at once and know nothing of each other."""
+    path = tmp_path_factory.mktemp("sweep") / "whole"
+    sweep = create_sweep(path, grid(AXES))
+    workers = [start(path, "worker", environment) for _ in range(2)]
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    assert all(end(sweep, cell).status == "finished" for cell in sweep.grid.cells)
+    return path
+
+
+@pytest.mark.slow
+def test_two_workers_do_no_cell_twice(never_killed):
+    """A cell done twice would have a step twice in its log."""
+    for log in never_killed.glob("runs/*/metrics.jsonl"):
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        steps = Counter(row["step"] for row in rows if row["kind"] == "train")
+        assert steps == dict.fromkeys(range(1, 21), 1)
+    assert len(list(never_killed.glob("runs/*"))) == 6
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_twenty_times_ends_with_the_same_table(never_killed, tmp_path, environment):
+    """SIGKILL for everything, for the workers alone, or for what started them; or Ctrl-C."""
+    path, chance = tmp_path / "killed", random.Random(0)
+    sweep = create_sweep(path, grid(AXES))
+    kinds = Counter()
+    for _ in range(20):
+        parent = start(path, "2", environment)
+        time.sleep(chance.uniform(0.5, 6))
+        kind = chance.choice(["all", "parent", "worker", "interrupt"])
+        kinds[kind] += 1
+        workers = children(parent.pid)
+        if kind in ("all", "worker"):
+            for pid in workers if kind == "all" else workers[:1]:
+                kill(pid, signal.SIGKILL)
+        if kind in ("all", "parent"):
+            kill(parent.pid, signal.SIGKILL)
+        if kind == "interrupt":
+            kill(parent.pid, signal.SIGINT)
+            parent.wait(timeout=60)
+        if kind == "worker":
+            time.sleep(0.7)  # it is noticed, and replaced
+            kill(parent.pid, signal.SIGTERM)
+            parent.wait(timeout=60)
+        parent.wait(timeout=60)
+        deadline = time.monotonic() + 60
+        while any(alive(pid) for pid in workers):  # that nobody is left behind is part of the test
+            assert time.monotonic() < deadline, kind
+            time.sleep(0.05)
+        for cell in sweep.grid.cells:
+            ended = sweep.ended(cell)
+            if ended is not None and ended.status == "failed":
+                assert str(ended.error).startswith("its process died of SIGKILL")
+                sweep.forget(cell)
+    assert len(kinds) == 4
+    assert start(path, "2", environment).wait(timeout=300) == 0
+    assert all(end(sweep, cell).status == "finished" for cell in sweep.grid.cells)
+    assert evaluations(path) == evaluations(never_killed)
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(each) for each in found.read_text().split()] if found.exists() else []
+
+
+def kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_fails_its_cell_and_not_the_others(tmp_path, environment):
+    path = tmp_path / "s"
+    sweep = create_sweep(path, grid("[axes]\nseed = [0, 1]"))
+    first, second = sweep.grid.cells
+    parent = start(path, "1", environment)
+    deadline = time.monotonic() + 120
+    while not (sweep.run(first) / "metrics.jsonl").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    pid = sweep.worker(first)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert parent.wait(timeout=200) == 0
+    assert end(sweep, first) == Ended("failed", "its process died of SIGKILL (out of memory?)")
+    assert end(sweep, second).status == "finished"
+
+
+# --- the command
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL + "[axes]\nseed = [0, 1]\n")
+    return path
+
+
+def test_dry_run_writes_nothing(small, cli):
+    code, out, err = cli("sweep", small, "--dry-run")
+    assert (code, err) == (0, "")
+    assert "seed-1" in out
+    assert "2 of 2 cells to do" in out
+    assert [each.name for each in small.parent.iterdir()] == ["small.toml"]
+    code, out, _ = cli("sweep", small, "--dry-run", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert [each["state"] for each in told["cells"]] == ["missing", "missing"]
+    assert told["flops"] == sum(c["train_flops"] + c["evaluate_flops"] for c in told["cells"])
+    assert told["seconds"] > told["flops"] / told["flops_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing.toml"], "there is no file nothing.toml"),
+        (["small.toml", "--executor", "cloud"], "--executor must be local or slurm"),
+        (["small.toml", "--jobs", "0"], "--jobs"),
+        (["small.toml", "--out", "small.toml"], "small.toml"),
+    ],
+)
+def test_bad_options(small, cli, arguments, said):
+    code, out, err = cli("sweep", *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert [each.name for each in small.parent.iterdir()] == ["small.toml"]
+
+
+@pytest.mark.slow
+def test_the_command_from_begin_to_end(small, cli, environment, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = cli("sweep", small, "--jobs", "2")
+    assert (code, "2 of 2 cells finished, 0 failed" in out) == (0, True)
+    assert "2/2 seed-" in err
+    path = small.parent / "sweeps" / "small"
+    before = {each: each.stat().st_mtime_ns for each in path.glob("runs/*/checkpoints/step-*")}
+    code, out, _ = cli("sweep", path, "--json")
+    assert code == 0
+    assert json.loads(out) == {
+        "sweep": str(path),
+        "finished": 2,
+        "failed": {},
+        "missing": [],
+        "interrupted": False,
+    }
+    # Another evaluation is done again, on the runs as they are.
+    text = (path / "sweep.toml").read_text().replace("iterations = 8", "iterations = 16")
+    small.write_text(text)
+    assert cli("sweep", small)[0] == 0
+    assert before == {
+        each: each.stat().st_mtime_ns for each in path.glob("runs/*/checkpoints/step-*")
+    }
+    table = json.loads((path / "runs" / "seed-0" / "eval" / "hard.json").read_text())
+    assert table["iterations"][-1] == 16
+
+
+@pytest.mark.slow
+def test_workers_as_submitted_jobs(small, cli, environment, monkeypatch):
+    """submitit's local executor in place of SLURM: processes that nobody waits for."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    small.write_text(small.read_text() + '[slurm]\ncluster = "local"\ntimeout_min = 5\n')
+    code, out, err = cli("sweep", small, "--executor", "slurm", "--jobs", "2", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert len(told["jobs"]) == 2
+    sweep = open_sweep(Path(told["sweep"]), make_task=make_task)
+    deadline = time.monotonic() + 200
+    while not all(sweep.ended(cell) for cell in sweep.grid.cells):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert {end(sweep, cell).status for cell in sweep.grid.cells} == {"finished"}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its open logs
+def test_the_command_of_a_worker_is_what_is_submitted(tmp_path):
+    """submitit's debug executor runs it in this process, where somebody asks for the result."""
+    begun = create_sweep(tmp_path / "s", grid('[axes]\nseed = [0]\n[slurm]\ncluster = "debug"'))
+    jobs = submit(begun, [sys.executable, "-c", "print('a worker')"], 2)
+    assert [job.result().strip() for job in jobs] == ["a worker", "a worker"]
+    for wrong in ({"what": 3}, {"cluster": "cloud"}):
+        other = dataclasses.replace(begun, grid=dataclasses.replace(begun.grid, slurm=wrong))
+        with pytest.raises(InputError, match=r"^\[slurm\]: "):
+            submit(other, ["true"], 1)
+
+
+def test_without_slurm_it_says_so(small, cli):
+    code, out, err = cli("sweep", small, "--executor", "slurm")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: [slurm]: ")
+
+
+def test_the_fields_of_an_evaluation_are_compared(small):
+    cell = grid("[axes]\nseed = [0]").cells[0]
+    from eqloop.cli.sweep import _same
+
+    kept = json.loads(json.dumps(dataclasses.asdict(cell.evaluate)))
+    assert _same(Ended("finished", evaluated=kept), cell)
+    assert not _same(Ended("finished", evaluated=kept | {"rows": 3}), cell)
