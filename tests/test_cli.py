@@ -18,6 +18,7 @@ COMMANDS = (
     ["eval"],
     ["gradients"],
     ["solve"],
+    ["report"],
     ["data"],
     ["data", "make"],
     ["data", "check"],
