@@ -60,6 +60,7 @@ def write_run(
     hard: Mapping[str, Any] | None = None,
     validation: tuple[float, float] = (0.9, 0.99),
     stability: Mapping[str, Any] | None = None,
+    width: int = 64,
     **spec: Any,
 ) -> Path:
     """A run folder; `spec`: task, recall, norm, residual, lr, solver, gradient, seed."""
@@ -77,7 +78,7 @@ def write_run(
     tables = {
         "format": 1,
         "task": {"name": told["task"]},
-        "model": {name: told[name] for name in ("recall", "norm", "residual")},
+        "model": {name: told[name] for name in ("recall", "norm", "residual")} | {"width": width},
         "solver": {"name": told["solver"], "gradient": told["gradient"]},
         "train": {"lr": told["lr"], "seed": told["seed"]},
     }

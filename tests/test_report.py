@@ -232,6 +232,14 @@ def test_axes_that_are_alike_are_left_out(tmp_path):
     assert results.cells[0].seconds == {"train": 15.0, "evaluate": 2.5}
 
 
+def test_runs_that_differ_elsewhere_are_no_seeds_of_one_another(tmp_path):
+    for seed, width in enumerate((32, 64)):
+        write_run(tmp_path / f"{width}", seed=seed, width=width, test=an_evaluation(rising(0.5)))
+    results = read_results(sorted(tmp_path.iterdir()))
+    assert list(results.axes) == ["model.width"]
+    assert [len(group.cells) for group in results.groups] == [1, 1]
+
+
 def test_sweeps_and_runs_together(sweep, tmp_path):
     """Axes that one of them lacks come from the specs; a source that else could not be told from
     another becomes an axis."""
@@ -492,6 +500,8 @@ def test_a_damaged_sweep_is_one_line(case, report, sweep, tmp_path):
 def test_other_bad_input_is_one_line(report, tmp_path, sweep):
     (tmp_path / "empty").mkdir()
     run = write_run(tmp_path / "run")
+    bare = write_run(tmp_path / "bare", test=an_evaluation(rising(0.5)))
+    change(bare / "spec.toml", "recall = ", "recal = ")
     future = write_run(tmp_path / "future", test=an_evaluation(rising(0.5)))
     change(future / "spec.toml", "format = 1", "format = 7")
     torn = write_run(tmp_path / "torn", test=an_evaluation(rising(0.5)))
@@ -505,6 +515,7 @@ def test_other_bad_input_is_one_line(report, tmp_path, sweep):
         (tmp_path / "none",): "none: there is no such folder",
         (tmp_path / "empty",): "empty is neither a run (no spec.toml) nor a sweep (no cells.json)",
         (run,): f"run has no evaluation of test or hard yet: eqloop eval {run}",
+        (bare,): "spec.toml does not say model.recall: it is not the spec of a run",
         (future,): "spec.toml: format 7, where 1 is understood",
         (torn,): "spec.toml is not valid TOML",
         (log,): "metrics.jsonl:1: not a line of a log",
@@ -598,7 +609,7 @@ def test_the_page_is_whole_and_fetches_nothing(folder):
     pictures = [each for tag, each in page.tags if tag == "img"]
     assert len(pictures) == 5  # two splits twice, and the exponent
     assert all(len(each["alt"] or "") > 40 for each in pictures)
-    assert "60.0 ± 24.8" in text
+    assert "60.0 ± 24.8" in text.replace("\N{NO-BREAK SPACE}", " ")
     assert "50 % of {a_b} &amp; c" in text
 
 

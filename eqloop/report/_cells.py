@@ -14,13 +14,19 @@ from ._run_folder import (
     RunResults,
     Stability,
     read_run,
-    read_spec_axes,
+    read_spec,
+    spec_axes,
     training_seconds,
 )
 
 CELLS, STATE, RUNS = "cells.json", "state", "runs"
 FORMAT = 1
 """Of the sweeps that are understood here."""
+
+SILENT = {
+    f"train.{name}" for name in ("log_every", "checkpoint_every", "keep", "tracker", "audit_every")
+}
+"""Fields of a spec in which runs may differ that are the same but for their seed."""
 
 Scalar = str | int | float | bool | None
 Status = Literal["finished", "failed", "unfinished"]
@@ -62,8 +68,9 @@ class Cell:
 def read_cells(paths: Sequence[Path]) -> list[Cell]:
     """The cells of runs and sweeps, in order, all with the same axes.
 
-    A sweep that is given alone has its own axes. Otherwise those of `SPEC_AXES` are added, which
-    are read from the specs; and where that does not tell two sources apart, the axis "source".
+    A sweep that is given alone has its own axes. Otherwise there are those of `SPEC_AXES`, which
+    are read from the specs; any other field in which single runs differ that agree on these; and
+    where all that does not tell two sources apart, the axis "source".
 
     **Raises** `InputError` for a folder that is neither, or given twice, and for what is damaged.
     """
@@ -73,16 +80,25 @@ def read_cells(paths: Sequence[Path]) -> list[Cell]:
         raise InputError("a folder is given twice: leave one of them out")
     alone = len(paths) == 1
     found: list[Cell] = []
+    specs: dict[str, dict[str, Any]] = {}
     for path in paths:
         if (path / CELLS).exists():
             cells = list(_sweep(path))
             found += cells if alone else _with_spec_axes(path, cells)
         elif (path / SPEC).exists():
-            found.append(_run(path))
+            specs[str(path)] = read_spec(path)
+            found.append(_run(path, spec_axes(specs[str(path)])))
         elif path.is_dir():
             raise InputError(f"{path} is neither a run (no {SPEC}) nor a sweep (no {CELLS})")
         else:
             raise InputError(f"{path}: there is no such folder")
+    for field in _other_fields(list(specs.values())):
+        found = [
+            _with(cell, {**cell.axes, field: specs[cell.source].get(field)})
+            if cell.source in specs
+            else cell
+            for cell in found
+        ]
     axes = list(dict.fromkeys(axis for cell in found for axis in cell.axes))
     found = [_with(cell, {axis: cell.axes.get(axis) for axis in axes}) for cell in found]
     places: dict[tuple[Scalar, ...], set[str]] = {}
@@ -93,14 +109,29 @@ def read_cells(paths: Sequence[Path]) -> list[Cell]:
     return found
 
 
-def _run(path: Path) -> Cell:
+def _other_fields(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those in which specs differ that would else be taken for seeds of one another."""
+    alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for spec in specs:
+        key = tuple(spec[field] for axis, field in SPEC_AXES.items() if axis != "seed")
+        alike.setdefault(key, []).append(spec)
+    known = {*SPEC_AXES.values(), *SILENT}
+    fields = dict.fromkeys(field for spec in specs for field in spec if field not in known)
+    return [
+        field
+        for field in fields
+        if any(len({spec.get(field) for spec in members}) > 1 for members in alike.values())
+    ]
+
+
+def _run(path: Path, axes: Mapping[str, Scalar]) -> Cell:
     results = read_run(path)
     evaluations = [each.seconds for each in results.splits.values()]
     known = [each for each in evaluations if each is not None]
     return Cell(
         source=str(path),
         name=path.resolve().name,
-        axes=read_spec_axes(path),
+        axes=axes,
         results=results,
         seconds={"train": training_seconds(path), "evaluate": sum(known) if known else None},
         rho_w_x=None if results.stability is None else results.stability.rho_w_x,
@@ -177,7 +208,7 @@ def _with_spec_axes(path: Path, cells: Sequence[Cell]) -> Iterator[Cell]:
     """The cells of a sweep with the axes of `SPEC_AXES` that it has not; for a cell without a run
     the value that all runs of the sweep share, where they do."""
     specs = {
-        cell.name: read_spec_axes(path / RUNS / cell.name)
+        cell.name: spec_axes(read_spec(path / RUNS / cell.name))
         for cell in cells
         if cell.status == "finished"
     }

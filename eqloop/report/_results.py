@@ -11,7 +11,7 @@ from ._groups import Estimate, Group, Results
 from ._page import saved, write_files
 from ._results_figures import curves_figure, exponent, located, lyapunov_figure, rho_figure
 from ._results_page import counts, results_page
-from ._results_tables import agreement, cells_csv, hard_correlations, result_tables
+from ._results_tables import agreement, all_tables, cells_csv, hard_correlations
 from ._run_folder import SPLITS
 from ._table import latex, markdown, markdown_text
 
@@ -26,7 +26,7 @@ def write_results(results: Results, folder: Path) -> list[Path]:
 
     **Returns** the files written. **Raises** `InputError` where nothing can be written.
     """
-    tables = result_tables(results)
+    tables = all_tables(results)
     title = f"Results of {results.title}"
     lines = [f"# {markdown_text(title)}", "", counts(results)]
     for table in tables:

@@ -1,5 +1,7 @@
 """The figures of a report on runs. Narrow panels, so that their text can be read on a phone."""
 
+import math
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 MOST_LINES = 7
 """In one panel; from there on groups are spread over panels by their first axes."""
 _WIDTH, _HEIGHT = 4.0, 2.7
+_LONGEST = 44
+"""Letters of a label of the legend that have room in a panel."""
+_TRAINED = "iterations in training"
 _WIDE = 30
 """Ratio of the largest to the smallest number from which an axis is logarithmic."""
 
@@ -29,8 +34,9 @@ def curves_figure(results: Results, splits: Sequence[str] = SPLITS) -> "Figure":
     facets = _facets(groups, _drawn_axes(results))
     names = list(dict.fromkeys(name for members in facets.values() for name in members))
     rows = max(len(facets), 1)
-    legend = 0.2 * (2 + len(names) // 2)
-    figure = new_figure(_WIDTH * len(splits), _HEIGHT * rows + 0.5 + legend)
+    width = _WIDTH * len(splits)
+    legend = 0.2 * math.ceil((1 + len(names)) / _legend_columns(width, names))
+    figure = new_figure(width, _HEIGHT * rows + 0.6 + legend)
     panels = figure.subplots(rows, len(splits), squeeze=False, sharey=True)
     for line, (title, members) in zip(panels, facets.items(), strict=False):
         for axes, split in zip(line, splits, strict=True):
@@ -197,10 +203,16 @@ def _legend(figure: "Figure", panels: Iterable["Axes"]) -> "Figure":
     }
     figure.legend(
         list(found.values()),
-        list(found),
+        [textwrap.fill(name, _LONGEST) for name in found],
         loc="outside lower center",
-        ncols=2 if figure.get_figwidth() < 6 else 5,
+        ncols=_legend_columns(figure.get_figwidth(), found),
         frameon=False,
         fontsize="small",
     )
     return figure
+
+
+def _legend_columns(width: float, names: Iterable[str]) -> int:
+    """As many as have room: so many inches for a handle, and for a letter of small print."""
+    longest = min(max(map(len, names), default=0), _LONGEST)
+    return max(1, int(width / (0.55 + 0.075 * max(longest, len(_TRAINED)))))

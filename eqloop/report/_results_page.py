@@ -6,7 +6,7 @@ from html import escape
 from ._groups import Results, label, written
 from ._page import page, picture
 from ._results_figures import curves_figure, exponent, located, lyapunov_figure, rho_figure
-from ._results_tables import result_tables
+from ._results_tables import all_tables
 from ._run_folder import SPLITS
 from ._table import html
 
@@ -17,7 +17,7 @@ _FIRST = ("chosen", "results")
 def results_page(results: Results) -> bytes:
     """**Raises** `InputError` where matplotlib is not installed."""
     tables = {
-        table.name: (table.title, html(table)) for table in result_tables(results)
+        table.name: (table.title, html(table)) for table in all_tables(results)
     }  # fmt: skip
     first = next((name for name in _FIRST if name in tables), None)
     parts: list[tuple[str, str, str]] = []

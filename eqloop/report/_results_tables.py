@@ -21,12 +21,14 @@ _SHOWN_MEASURES = ("converged", "spectral radius", "Lyapunov exponent")
 _MEANS = "mean ± half-width of the 95 % interval (Student’s t) over the seeds"
 
 
-def result_tables(results: Results) -> list[Table]:
+def all_tables(results: Results) -> list[Table]:
     """Every table that there is anything for."""
     found = [*_score_tables(results), *_band_tables(results), _cost_table(results)]
     if any(cell.stability for cell in results.finished):
         found.append(_stability_table(results))
-        found.append(correlation_table(hard_correlations(results)))
+        correlated = hard_correlations(results)
+        if any(each.value is not None for each in correlated):
+            found.append(correlation_table(correlated))
     if results.failed:
         found.append(_failed_table(results))
     return [each for each in found if each.rows]
@@ -182,7 +184,7 @@ def _cost_table(results: Results) -> Table:
     }
     flops = f"{number(sums['flops'])} FLOPs and " if sums["flops"] else ""
     hours = sums["seconds"] / 3600
-    time = f"{number(hours)} hours" if hours >= 1 else f"{number(sums['seconds'])} seconds"
+    time = f"{number(hours)} hours" if hours >= 1 else f"{number(60 * hours)} minutes"
     note = (
         f"Of one run, mean over the seeds. All runs together: {flops}{time} of training and "
         "evaluation."

@@ -17,17 +17,17 @@ SPEC = "spec.toml"
 SPEC_FORMAT = 1
 """Of the specs that are understood here (`eqloop.train` writes them)."""
 SPLITS = ("test", "hard")
-SPEC_AXES: dict[str, tuple[str, str]] = {
-    "task": ("task", "name"),
-    "recall": ("model", "recall"),
-    "norm": ("model", "norm"),
-    "residual": ("model", "residual"),
-    "lr": ("train", "lr"),
-    "solver": ("solver", "name"),
-    "gradient": ("solver", "gradient"),
-    "seed": ("train", "seed"),
+SPEC_AXES = {
+    "task": "task.name",
+    "recall": "model.recall",
+    "norm": "model.norm",
+    "residual": "model.residual",
+    "lr": "train.lr",
+    "solver": "solver.name",
+    "gradient": "solver.gradient",
+    "seed": "train.seed",
 }
-"""What tells runs apart that are no cells of a sweep: where the spec says it."""
+"""What tells runs apart that are no cells of a sweep, and its field in the spec."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +111,11 @@ def read_run(run: Path) -> RunResults:
     )
 
 
-def read_spec_axes(run: Path) -> dict[str, Any]:
-    """The values of `SPEC_AXES`. **Raises** `InputError` where the spec cannot be used."""
+def read_spec(run: Path) -> dict[str, Any]:
+    """The fields of `spec.toml`, `TABLE.FIELD` -> value, lists as text.
+
+    **Raises** `InputError` where it cannot be used, or lacks one of `SPEC_AXES`.
+    """
     path = run / SPEC
     try:
         spec = tomllib.loads(path.read_text("utf-8"))
@@ -125,14 +128,20 @@ def read_spec_axes(run: Path) -> dict[str, Any]:
             f"{path}: format {spec.get('format')!r}, where {SPEC_FORMAT} is understood; use the "
             "version of eqloop that wrote it"
         )
-    axes = {}
-    for axis, (table, name) in SPEC_AXES.items():
-        group = spec.get(table)
-        value = group.get(name) if isinstance(group, Mapping) else None
-        if not isinstance(value, str | int | float):
-            raise InputError(f"{path} does not say {table}.{name}: it is not the spec of a run")
-        axes[axis] = value
-    return axes
+    fields = {
+        f"{table}.{name}": value if isinstance(value, str | int | float) else str(value)
+        for table, group in spec.items()
+        if isinstance(group, Mapping)
+        for name, value in group.items()
+    }
+    for field in SPEC_AXES.values():
+        if field not in fields:
+            raise InputError(f"{path} does not say {field}: it is not the spec of a run")
+    return fields
+
+
+def spec_axes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {axis: fields[field] for axis, field in SPEC_AXES.items()}
 
 
 def training_seconds(run: Path) -> float | None:

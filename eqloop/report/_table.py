@@ -117,6 +117,9 @@ def latex_text(text: str) -> str:
     return re.sub(f"[{_RAISED}]+", lambda m: f"$^{{{m[0].translate(_LOWERED)}}}$", escaped)
 
 
+_PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
+
+
 def _label(place: int, table: Table) -> str:
     return ' class="label"' if place < table.labels else ""
 
@@ -124,4 +127,5 @@ def _label(place: int, table: Table) -> str:
 def _cell(place: int, text: str, table: Table) -> str:
     if place < table.labels:
         return f'<th scope="row" class="label">{escape(text)}</th>'
-    return f"<td>{escape(text)}</td>"
+    # A mean and its interval stay on one line.
+    return f"<td>{escape(text.replace(' ± ', _PLUS_MINUS))}</td>"
