@@ -17,6 +17,7 @@ from .. import InputError, __version__
 from . import data as _data
 from . import eval as _eval
 from . import gradients as _gradients
+from . import report as _report
 from . import solve as _solve
 from . import stability as _stability
 from . import sweep as _sweep
@@ -35,6 +36,7 @@ app.command("gradients")(_gradients.gradients)
 app.command("solve")(_solve.solve)
 app.command("stability")(_stability.stability)
 app.command("sweep")(_sweep.sweep)
+app.command("report")(_report.report)
 app.add_typer(_data.app, name="data")
 
 

@@ -19,6 +19,7 @@ COMMANDS = (
     ["solve"],
     ["stability"],
     ["sweep"],
+    ["report"],
     ["data"],
     ["data", "make"],
     ["data", "check"],

@@ -2,10 +2,7 @@
 
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from stability_example import a_player, write_example
@@ -15,31 +12,7 @@ from eqloop.tasks import make_task
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 FRAMES = 24
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH")
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -54,32 +27,6 @@ def written(tmp_path_factory) -> Path:
         frame |= {"right": None, "residual": None}
     (folder / "player.json").write_text(json.dumps(player))
     return write_stability(folder)[0]
-
-
-@pytest.fixture
-def open_page(browser) -> Iterator[Open]:
-    """Opens a file, and afterwards holds that nothing went wrong and nothing was fetched."""
-    faults: list[str] = []
-    pages = []
-
-    def opened(path: Path, *, width: int = 1200, scheme: str = "light") -> Any:
-        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        pages.append(page)
-        page.on("console", lambda message: faults.append(message.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-
-        def asked(request):
-            if not request.url.startswith(("file:", "data:")):
-                faults.append(request.url)
-
-        page.on("request", asked)
-        page.goto(path.as_uri())
-        return page
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert not faults
 
 
 def status(page) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ._style import COLOURS, DASHES, MARKERS, iteration_axis, new_figure, tidy
+from ._style import iteration_axis, line_style, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,23 +48,32 @@ def accuracy_lines(
     score: str = "examples solved",
 ) -> None:
     """What `accuracy_figure` draws, without its legend, into `axes`."""
-    from matplotlib.ticker import PercentFormatter
-
-    if trained is not None:
-        axes.axvspan(*trained, color="0.9", lw=0, label="iterations in training", zorder=0)
+    accuracy_axes(axes, iterations, trained=trained, score=score)
     for number, (label, shares) in enumerate(curves.items()):
         axes.plot(
             iterations,
             shares,
             label=label,
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
-            linestyle=DASHES[number % len(DASHES)],
+            **line_style(number),
             markersize=4.5,
             linewidth=1.6,
             clip_on=False,
             zorder=3,
         )
+
+
+def accuracy_axes(
+    axes: "Axes",
+    iterations: Sequence[int],
+    *,
+    trained: tuple[int, int] | None = None,
+    score: str = "examples solved",
+) -> None:
+    """Iterations across, shares from 0 to 1 up, and the iterations in training shaded."""
+    from matplotlib.ticker import PercentFormatter
+
+    if trained is not None:
+        axes.axvspan(*trained, color="0.9", lw=0, label="iterations in training", zorder=0)
     iteration_axis(axes, iterations)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -1,7 +1,7 @@
 """What the figures share: how one is begun, and how lines are told apart."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._errors import InputError
 
@@ -25,6 +25,17 @@ def new_figure(width: float, height: float) -> "Figure":
 
     # Not pyplot: it keeps figures alive and may want a display.
     return Figure(figsize=(width, height), dpi=160, layout="constrained")
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Colour, marker and dash of the `number`-th line or set of points: as many pairs of a marker
+    and a dash as there are of both, so that no two of the first 49 are alike."""
+    place, turn = number % len(COLOURS), number // len(COLOURS)
+    return {
+        "color": COLOURS[place],
+        "marker": MARKERS[(place + turn) % len(MARKERS)],
+        "linestyle": DASHES[(place + 2 * turn) % len(DASHES)],
+    }
 
 
 def tidy(axes: "Axes", *, grid: Literal["both", "y"] = "both") -> None:

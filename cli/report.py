@@ -1,0 +1,69 @@
+"""`eqloop report RUN_OR_SWEEP...`: what runs came to, as tables, figures and a page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import InputError
+from ._output import Json, console, emit, notes, table
+
+_FOLDER = Path("report")
+_SHOWN = 5
+
+
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN_OR_SWEEP...", help="Run folders and sweep folders."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder to write into; left out, SWEEP/report for one sweep, else report."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put runs side by side: tables, figures, one page.
+
+    A line for each group of runs that differ in their seed alone: mean and 95 % interval of the
+    share solved after the last iteration, the best over iterations, and what is lost by going on
+    (overthinking). Where learning rates differ, also a short table with the rate of each group
+    that is best on validation. Besides: difficulty bands, cost, and, of runs that eqloop stability
+    has examined, what its numbers have to do with extrapolation. A sweep may still be going on.
+
+    Reads of each run its spec, eval/test.json, eval/hard.json and stability/report.json.
+    Writes results.md, results.csv, results.tex, results.json and, with matplotlib, report.html
+    (one page that opens from disk) and its figures.
+
+    Example: eqloop report runs/paper-small/prefix-sums
+    """
+    from ..report import counts, read_results, results_tables, short_table, write_results
+
+    sweep = len(paths) == 1 and (paths[0] / "cells.json").exists()
+    folder = out or (paths[0] / "report" if sweep else _FOLDER)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: choose another --out")
+    results = read_results(paths)
+    written = write_results(results, folder)
+    if as_json:
+        emit({**results_tables(results), "files": written})
+    else:
+        from rich.markup import escape
+
+        told = short_table(results)
+        lines = [[escape(each) for each in row] for row in told.rows]
+        out_ = console()
+        out_.print(f"{results.title}: {counts(results)}\n", markup=False, soft_wrap=True)
+        out_.print(table([escape(each) for each in told.head], lines, title=told.title))
+        out_.print(f"\n{told.note}", markup=False, soft_wrap=True)
+        for cell in results.failed[:_SHOWN]:
+            out_.print(f"failed: {cell.name}: {cell.error}", markup=False, soft_wrap=True)
+        if more := len(results.failed[_SHOWN:]):
+            out_.print(f"... and {more} more")
+    names = ", ".join(path.name for path in written)
+    notes().print(f"wrote {folder}/: {names}", markup=False, soft_wrap=True)
+    if not any(path.suffix == ".html" for path in written):
+        told = "note: page and figures need matplotlib: pip install 'eqloop[plot]'"
+        notes().print(told, markup=False)

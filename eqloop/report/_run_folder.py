@@ -1,0 +1,244 @@
+"""What a run folder holds of results: evaluations, the validation score, the loop's stability."""
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .._errors import InputError
+from ._read import finite, read_json, share
+from ._stability_page import read_stability
+
+Found = TypeVar("Found")
+
+SPEC = "spec.toml"
+SPEC_FORMAT = 1
+"""Of the specs that are understood here (`eqloop.train` writes them)."""
+SPLITS = ("test", "hard")
+SPEC_AXES = {
+    "task": "task.name",
+    "recall": "model.recall",
+    "norm": "model.norm",
+    "residual": "model.residual",
+    "lr": "train.lr",
+    "solver": "solver.name",
+    "gradient": "solver.gradient",
+    "seed": "train.seed",
+}
+"""What tells runs apart that are no cells of a sweep, and its field in the spec."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Share of `examples` that are solved whole after each number of iterations of a grid."""
+
+    examples: int
+    exact: tuple[float, ...]
+
+    @property
+    def last(self) -> float:
+        return self.exact[-1]
+
+    @property
+    def best(self) -> float:
+        return max(self.exact)
+
+    @property
+    def lost(self) -> float:
+        """What going on costs (overthinking): best - last."""
+        return self.best - self.last
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """One split: the grid, a curve for all examples and one for each difficulty band, the fewest
+    and most iterations in training, and the seconds that it took."""
+
+    iterations: tuple[int, ...]
+    overall: Curve
+    bands: Mapping[str, Curve]
+    trained: tuple[int, int] | None
+    seconds: float | None
+
+    @property
+    def best_at(self) -> int:
+        """The first of the iterations after which most are solved."""
+        return self.iterations[self.overall.exact.index(self.overall.best)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stability:
+    """Of `stability/report.json`: a verdict for each axis, whether theory agrees (None: it says
+    nothing), the numbers of `MEASURES` and the spectral radius of W_x."""
+
+    verdict: Mapping[str, str]
+    agrees: Mapping[str, bool | None]
+    measures: Mapping[str, float | None]
+    rho_w_x: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResults:
+    """What `read_run` found; `validation`: examples solved and cells right, of the best step."""
+
+    splits: Mapping[str, Evaluated]
+    validation: tuple[float, float] | None
+    stability: Stability | None
+
+
+def read_run(run: Path) -> RunResults:
+    """The results in a run folder. **Raises** `InputError` where there is no evaluation, and for
+    a damaged file."""
+    again = f"measure it again: eqloop eval {run}"
+    splits = {
+        name: _read(path, again, _evaluated)
+        for name in SPLITS
+        if (path := run / "eval" / f"{name}.json").exists()
+    }
+    if not splits:
+        raise InputError(f"{run} has no evaluation of test or hard yet: eqloop eval {run}")
+    best, stability = run / "checkpoints" / "best.json", None
+    if (run / "stability" / "report.json").exists():
+        found = read_stability(run / "stability")
+        again = f"measure it again: eqloop stability {run}"
+        stability = _understood(run / "stability" / "report.json", again, _stability, found)
+    return RunResults(
+        splits=splits,
+        validation=_read(best, "train it again", _validation) if best.exists() else None,
+        stability=stability,
+    )
+
+
+def read_spec(run: Path) -> dict[str, Any]:
+    """The fields of `spec.toml`, `TABLE.FIELD` -> value, lists as text.
+
+    **Raises** `InputError` where it cannot be used, or lacks one of `SPEC_AXES`.
+    """
+    path = run / SPEC
+    try:
+        spec = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from None
+    if spec.get("format") != SPEC_FORMAT:
+        raise InputError(
+            f"{path}: format {spec.get('format')!r}, where {SPEC_FORMAT} is understood; use the "
+            "version of eqloop that wrote it"
+        )
+    fields = {
+        f"{table}.{name}": value if isinstance(value, str | int | float) else str(value)
+        for table, group in spec.items()
+        if isinstance(group, Mapping)
+        for name, value in group.items()
+    }
+    for field in SPEC_AXES.values():
+        if field not in fields:
+            raise InputError(f"{path} does not say {field}: it is not the spec of a run")
+    return fields
+
+
+def spec_axes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {axis: fields[field] for axis, field in SPEC_AXES.items()}
+
+
+def training_seconds(run: Path) -> float | None:
+    """Of `metrics.jsonl`, whose clock begins again where a run is resumed: each stretch counts
+    with its last line. None where nothing was logged."""
+    path = run / "metrics.jsonl"
+    total = last = 0.0
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return None
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            break  # it is being written
+        try:
+            now = finite(json.loads(line).get("seconds")) or last
+        except (ValueError, TypeError, AttributeError):
+            raise InputError(f"{path}:{number}: not a line of a log; train it again") from None
+        if now < last:
+            total += last
+        last = now
+    return total + last or None
+
+
+def _read(path: Path, again: str, understand: Callable[[Any], Found]) -> Found:
+    return _understood(path, again, understand, read_json(path, again))
+
+
+def _understood(path: Path, again: str, understand: Callable[[Any], Found], found: Any) -> Found:
+    try:
+        return understand(found)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error!r}); {again}") from None
+
+
+def _evaluated(found: Any) -> Evaluated:
+    iterations = tuple(found["iterations"])
+    if not iterations or not all(type(each) is int and each > 0 for each in iterations):
+        raise ValueError("no iterations")
+    trained = found.get("trained_iterations")
+
+    def curve(part: Any) -> Curve:
+        exact = tuple(map(share, part["scores"]["exact"]))
+        if len(exact) != len(iterations):
+            raise ValueError("as many scores as iterations are needed")
+        return Curve(int(part["examples"]), exact)
+
+    return Evaluated(
+        iterations=iterations,
+        overall=curve(found["overall"]),
+        bands={name: curve(part) for name, part in found["bands"].items()},
+        trained=None if trained is None else (int(trained[0]), int(trained[1])),
+        seconds=finite(found.get("seconds")),
+    )
+
+
+def _validation(found: Any) -> tuple[float, float]:
+    return share(found["exact"]), share(found["cells"])
+
+
+def _median(summary: Any) -> float | None:
+    return finite(summary["quantiles"]["0.5"])
+
+
+def _kept(report: Any) -> float | None:
+    median = report["input_dependence"]["sensitivity"]["median"]
+    first, last = finite(median[0]), finite(median[-1])
+    return None if not first or last is None else last / first
+
+
+MEASURES: Mapping[str, Callable[[Any], float | None]] = {
+    "converged": lambda r: finite(r["reachability"]["shares"]["converged"]["share"]),
+    "sensitivity kept": _kept,
+    "Lyapunov exponent": lambda r: _median(r["spectrum"]["lyapunov"][0]),
+    "gradient to the start": lambda r: finite(r["geometry"]["gradient_norm"]["median"][0]),
+    "spectral radius": lambda r: _median(r["spectrum"]["radius"]),
+    "non-normality": lambda r: _median(r["spectrum"]["non_normality"]),
+    "distinct": lambda r: finite(r["input_dependence"]["distinct"]),
+    "condition": lambda r: _median(r["geometry"]["condition"]),
+}
+"""Of a stability report: what is held against how a model extrapolates."""
+
+
+def _stability(report: Any) -> Stability:
+    predicted = report.get("predicted") or {}
+    weights = report["spectrum"].get("weights") or {}
+    return Stability(
+        verdict={axis: str(each["verdict"]) for axis, each in report["verdict"].items()},
+        agrees={axis: claim["agrees"] for axis, claim in predicted.items() if claim},
+        measures={name: _or_none(of, report) for name, of in MEASURES.items()},
+        rho_w_x=finite(weights.get("rho_w_x")),
+    )
+
+
+def _or_none(of: Callable[[Any], float | None], report: Any) -> float | None:
+    """Lists are empty where nothing was measured."""
+    try:
+        return of(report)
+    except IndexError:
+        return None

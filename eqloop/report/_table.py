@@ -1,0 +1,131 @@
+"""A table of text, and how it is written in Markdown, LaTeX and HTML."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from html import escape
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """**Attributes:**
+
+    - `name`: of its place on a page, and of its label in LaTeX.
+    - `head`, `rows`: plain text; a row is as long as the head.
+    - `note`: what the figures are.
+    - `labels`: how many of the first columns say what a row is about; the others are figures.
+    """
+
+    name: str
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    labels: int = 1
+
+    def without_empty(self) -> "Table":
+        """The columns in which any row has something; those that label a row stay."""
+        kept = [
+            place
+            for place in range(len(self.head))
+            if place < self.labels or any(row[place].strip("–- ") for row in self.rows)
+        ]
+        return dataclasses.replace(
+            self,
+            head=[self.head[place] for place in kept],
+            rows=[[row[place] for place in kept] for row in self.rows],
+        )
+
+
+def markdown(table: Table) -> list[str]:
+    """The lines of the table alone, without title and note."""
+    lines = [_pipes(table.head), "|" + "---|" * len(table.head)]
+    return [*lines, *map(_pipes, table.rows)]
+
+
+def latex(table: Table) -> str:
+    """A floating `table` for the package booktabs, with title and note as its caption."""
+    columns = "l" * table.labels + "r" * (len(table.head) - table.labels)
+    caption = f"{table.title}. {table.note}".strip()
+    rows = "\n".join(_ampersands(row) for row in table.rows)
+    return (
+        "\\begin{table}\n\\centering\n"
+        f"\\caption{{{latex_text(caption)}}}\n\\label{{tab:{table.name}}}\n"
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n"
+        f"{_ampersands(table.head)}\n\\midrule\n{rows}\n"
+        "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
+    )
+
+
+def html(table: Table) -> str:
+    """In a box of its own, which scrolls where the table is wider than the page, and can be
+    reached by the keyboard for that."""
+    heads = "".join(
+        f'<th scope="col"{_label(place, table)}>{escape(each)}</th>'
+        for place, each in enumerate(table.head)
+    )
+    rows = "".join(
+        "<tr>" + "".join(_cell(place, each, table) for place, each in enumerate(row)) + "</tr>"
+        for row in table.rows
+    )
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    return (
+        f'{note}<div class="scroll" role="region" aria-label="{escape(table.title)}" tabindex="0">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(markdown_text, cells)) + " |"
+
+
+def markdown_text(text: str) -> str:
+    """On one line, and without what ends a cell or begins a tag."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _ampersands(cells: Sequence[str]) -> str:
+    return " & ".join(map(latex_text, cells)) + r" \\"
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "−": "$-$",
+        "–": "--",
+        "’": "'",
+        "ρ": r"$\rho$",
+        "λ": r"$\lambda$",
+        "\N{NO-BREAK SPACE}": "~",
+    }
+)
+_RAISED = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
+_LOWERED = str.maketrans(_RAISED, "-0123456789")
+
+
+def latex_text(text: str) -> str:
+    """Every character that LaTeX would take for a command, written so that it is printed."""
+    escaped = text.translate(_LATEX)
+    return re.sub(f"[{_RAISED}]+", lambda m: f"$^{{{m[0].translate(_LOWERED)}}}$", escaped)
+
+
+_PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
+
+
+def _label(place: int, table: Table) -> str:
+    return ' class="label"' if place < table.labels else ""
+
+
+def _cell(place: int, text: str, table: Table) -> str:
+    if place < table.labels:
+        return f'<th scope="row" class="label">{escape(text)}</th>'
+    # A mean and its interval stay on one line.
+    return f"<td>{escape(text.replace(' ± ', _PLUS_MINUS))}</td>"

@@ -1,0 +1,129 @@
+"""Run folders and a sweep as training and evaluation leave them, made without either."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from stability_example import a_report
+
+GRID = [1, 2, 4, 8, 16, 32, 64]
+TRAINED = [1, 10]
+
+Axes = Mapping[str, Any]
+
+
+def an_evaluation(
+    exact: Sequence[float], bands: Mapping[str, Sequence[float]] | None = None, **changed: Any
+) -> dict[str, Any]:
+    """What `eval/SPLIT.json` holds, as far as anyone reads it."""
+
+    def curve(values: Sequence[float], examples: int) -> dict[str, Any]:
+        return {"examples": examples, "scores": {"exact": list(values), "cells": list(values)}}
+
+    every = bands or {"all alike": exact}
+    return {
+        "task": "prefix-sums",
+        "rows": 500,
+        "trained_iterations": TRAINED,
+        "iterations": GRID[-len(exact) :],
+        "overall": curve(exact, 500),
+        "bands": {name: curve(values, 100) for name, values in every.items()},
+        "seconds": 2.5,
+    } | changed
+
+
+def rising(last: float, best: float | None = None) -> list[float]:
+    """A curve over `GRID` that ends at `last`, and was at `best` before."""
+    best = last if best is None else best
+    return [0.0, 0.0, 0.1 * best, 0.5 * best, 0.9 * best, best, last]
+
+
+def a_stability_report(exponent: float, *, converged: float = 1.0) -> dict[str, Any]:
+    report = a_report()
+    report["spectrum"]["lyapunov"][0]["quantiles"]["0.5"] = exponent
+    report["reachability"]["shares"]["converged"]["share"] = converged
+    report["spectrum"]["weights"] = {"rho_w_x": 0.5}
+    return report
+
+
+def write_json(path: Path, found: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found))
+
+
+def write_run(
+    run: Path,
+    *,
+    test: Mapping[str, Any] | None = None,
+    hard: Mapping[str, Any] | None = None,
+    validation: tuple[float, float] = (0.9, 0.99),
+    stability: Mapping[str, Any] | None = None,
+    width: int = 64,
+    **spec: Any,
+) -> Path:
+    """A run folder; `spec`: task, recall, norm, residual, lr, solver, gradient, seed."""
+    told = {
+        "task": "prefix-sums",
+        "recall": "internal",
+        "norm": "post",
+        "residual": "add",
+        "lr": 1e-3,
+        "solver": "unroll",
+        "gradient": "backprop",
+        "seed": 0,
+    } | spec
+    run.mkdir(parents=True)
+    tables = {
+        "format": 1,
+        "task": {"name": told["task"]},
+        "model": {name: told[name] for name in ("recall", "norm", "residual")} | {"width": width},
+        "solver": {"name": told["solver"], "gradient": told["gradient"]},
+        "train": {"lr": told["lr"], "seed": told["seed"]},
+    }
+    (run / "spec.toml").write_text(tomli_w.dumps(tables))
+    seconds = (3.0, 10.0, 2.0, 5.0)  # resumed after 10 seconds
+    lines = [{"kind": "train", "step": n, "seconds": s} for n, s in enumerate(seconds)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    best = {"exact": validation[0], "cells": validation[1], "step": 3}
+    write_json(run / "checkpoints" / "best.json", best)
+    for name, each in {"test": test, "hard": hard}.items():
+        if each is not None:
+            write_json(run / "eval" / f"{name}.json", each)
+    if stability is not None:
+        write_json(run / "stability" / "report.json", stability)
+    return run
+
+
+def write_sweep(sweep: Path, name: str, axes: Sequence[str], cells: Sequence[Axes]) -> Path:
+    """A sweep of which no cell has ended; each cell is named after its axes."""
+    listed = [{"name": cell_name(each), "axes": dict(each)} for each in cells]
+    table = {"format": 1, "name": name, "axes": list(axes), "cells": listed}
+    write_json(sweep / "cells.json", table)
+    return sweep
+
+
+def cell_name(axes: Axes) -> str:
+    return "_".join(f"{axis}-{value}" for axis, value in axes.items())
+
+
+def end_cell(sweep: Path, axes: Axes, *, rho: float | None = None, **run: Any) -> None:
+    """A cell that has finished: its state, and its run folder as `write_run` makes it."""
+    spec = {name: value for name, value in axes.items() if name in {"recall", "norm", "lr", "seed"}}
+    write_run(sweep / "runs" / cell_name(axes), **(spec | run))
+    state = {
+        "format": 1,
+        "status": "finished",
+        "error": None,
+        "seconds": {"train": 10.0, "evaluate": 5.0},
+        "flops": {"train": 2e12, "evaluate": 5e12},
+        "parameters": 12345,
+        "rho_w_x": rho,
+    }
+    write_json(sweep / "state" / f"{cell_name(axes)}.json", state)
+
+
+def fail_cell(sweep: Path, axes: Axes, error: str) -> None:
+    state = {"format": 1, "status": "failed", "error": error, "seconds": {"train": 1.0}}
+    write_json(sweep / "state" / f"{cell_name(axes)}.json", state)
