@@ -1,17 +1,21 @@
 """Norms of pytrees."""
 
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 
 def two_norm(tree: PyTree[Array]) -> Float[Array, ""]:
-    """`sqrt(sum of squares)` over all leaves."""
-    return jnp.sqrt(
-        sum((jnp.sum(jnp.square(x)) for x in jtu.tree_leaves(tree)), start=jnp.zeros(()))
-    )
+    """`sqrt(sum of squares)` over all leaves, in the widest of their dtypes."""
+    sums = [jnp.sum(jnp.square(x)) for x in jtu.tree_leaves(tree)]
+    if not sums:
+        return jnp.zeros(())
+    dtype = functools.reduce(np.promote_types, (each.dtype for each in sums))
+    return jnp.sqrt(sum((each.astype(dtype) for each in sums), start=jnp.zeros((), dtype)))
 
 
 def normalise(tree: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, ""]]:

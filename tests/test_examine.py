@@ -57,7 +57,10 @@ def test_command(examined):
     curve = report["reachability"]["accuracy"]
     assert set(curve["splits"]) == {"test", "hard"}
     assert {len(each) for each in curve["splits"].values()} == {len(curve["iterations"])}
-    assert {"rho_w_x", "w_x_over_w_h"} <= set(report["spectrum"]["weights"])
+    weights = report["spectrum"]["weights"]
+    assert {"rho_w_x", "w_x_over_w_h"} <= set(weights)
+    assert 0 < weights["attention_entropy_end"] < 1
+    assert weights["attention_entropy_end"] != weights["attention_entropy_start"]
     assert report["geometry"]["audit"]["backprop"]["cosine_backprop"] == pytest.approx(1)
     assert len(report["geometry"]["weight_noise"]["accuracy"]) == 4
     player = json.loads((folder / "player.json").read_text())["examples"]

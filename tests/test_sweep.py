@@ -16,6 +16,7 @@ import jax
 import jax.random as jr
 import numpy as np
 import pytest
+import submitit  # noqa: F401 (here, as its logger holds on to the stderr that it finds first)
 
 from eqloop import InputError
 from eqloop.sweep import (
@@ -538,6 +539,7 @@ def test_the_command_from_begin_to_end(small, cli, environment, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_workers_as_submitted_jobs(small, cli, environment, monkeypatch):
     """submitit's local executor in place of SLURM: processes that nobody waits for."""
     for name, value in environment.items():
@@ -555,7 +557,8 @@ def test_workers_as_submitted_jobs(small, cli, environment, monkeypatch):
     assert {end(sweep, cell).status for cell in sweep.grid.cells} == {"finished"}
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its open logs
+# submitit leaves its logs open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_command_of_a_worker_is_what_is_submitted(tmp_path):
     """submitit's debug executor runs it in this process, where somebody asks for the result."""
     begun = create_sweep(tmp_path / "s", grid('[axes]\nseed = [0]\n[slurm]\ncluster = "debug"'))

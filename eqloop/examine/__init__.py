@@ -8,5 +8,6 @@ from ._examine import examine as examine
 from ._player import player as player
 from ._problem import Problem as Problem
 from ._problem import make_problem as make_problem
+from ._theory import compare as compare
 from ._theory import predict as predict
 from ._weights import weight_figures as weight_figures

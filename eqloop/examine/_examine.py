@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 
 from .._adjoint import AbstractGradient, Implicit, OneStep, Phantom, Truncated
 from .._audit import GradientAudit, gradient_audit
+from .._iteration import advance
 from .._model import LoopedTransformer
 from .._norms import relative_residual
 from .._task import AbstractTask, Split
@@ -58,7 +59,8 @@ def examine(
       `eqloop.gradient_audit`);
     - `geometry.weight_noise`: `{"levels", "accuracy", "low", "high"}`, the share solved with
       Gaussian noise on all weights, relative to the root mean square of each array;
-    - `spectrum.weights`: see `weight_figures`, and the entropy of attention;
+    - `spectrum.weights`: see `weight_figures`, and the entropy of attention at the start and
+      the end of the loop;
     - `predicted`: what the paper says of this recall and placement, and whether it is so.
 
     **Arguments:**
@@ -96,7 +98,7 @@ def examine(
     )
     report = found.tables()
     report["predicted"] = compare(claims, found.verdict)
-    report["spectrum"]["weights"] = weights | _entropy(model, problem.inputs)
+    report["spectrum"]["weights"] = weights | _entropy(model, problem.inputs, iterations)
     report["reachability"]["accuracy"] = _accuracy(
         model, task, chosen, spec, iterations, part("accuracy")
     )
@@ -184,9 +186,20 @@ def _accuracy(model, task, splits, spec: Spec, iterations: int, report) -> dict[
     return {"iterations": grid, "splits": curves, "trained": list(trained_iterations(spec))}
 
 
-def _entropy(model: LoopedTransformer, inputs: Array) -> dict[str, float]:
-    """At the start, where every model can be asked."""
-    return {"attention_entropy_start": float(np.mean(attention_entropy(model, inputs, inputs)))}
+def _entropy(model: LoopedTransformer, inputs: Array, iterations: int) -> dict[str, float]:
+    """Of the attention at the start, and after `iterations` on a few of the examples."""
+    few = inputs[:AUDITED]
+    ends = _after(model, few, jnp.asarray(iterations, jnp.int32))
+    return {
+        "attention_entropy_start": float(np.mean(attention_entropy(model, inputs, inputs))),
+        "attention_entropy_end": float(np.mean(attention_entropy(model, ends, few))),
+    }
+
+
+@eqx.filter_jit
+def _after(model: LoopedTransformer, inputs: Array, iterations: Array) -> Array:
+    loop = model.loop(fold=True)
+    return jax.vmap(lambda e: advance(loop, e, loop.inject(e), iterations))(inputs)
 
 
 @eqx.filter_jit
