@@ -30,6 +30,7 @@ from .._files import remove_leftovers
 from .._task import AbstractTask, Dataset
 from ._audit import AUDITED, audit_batch, audit_line, make_auditor
 from ._config import Spec
+from ._devices import Devices
 from ._evaluate import Evaluation, evaluate
 from ._metrics import MetricsLog, plain
 from ._run import CHECKPOINTS, Run, create_run, open_run
@@ -102,13 +103,14 @@ def train(
     require_tracker(begun)
     console = Console(quiet=True) if console is None else console
     data = _load(task, console)
+    devices = Devices(begun.train.batch)
     if old is not None:
         _same_data(old, data)
         run = old
     else:
         _check_splits(begun, data)
         run = create_run(path, begun, data.manifest)
-    trainer = _Trainer(run, task, data, console)
+    trainer = _Trainer(run, task, data, devices, console)
     console.print(f"{task.name}: training in {run.path}", markup=False, soft_wrap=True)
     if left_out := _bad_rows(data):
         console.print(f"{left_out:,} bad rows are left out; data.json has the count")
@@ -153,10 +155,12 @@ def _same_data(run: Run, data: Dataset) -> None:
 class _Trainer:
     """The state of one process that trains a run."""
 
-    def __init__(self, run: Run, task: AbstractTask, data: Dataset, console: Console):
-        self.run, self.task, self.console = run, task, console
+    def __init__(
+        self, run: Run, task: AbstractTask, data: Dataset, devices: Devices, console: Console
+    ):
+        self.run, self.task, self.devices, self.console = run, task, devices, console
         self.spec = spec = run.spec
-        self.data = put(data.splits["train"])
+        self.data = devices.copy(put(data.splits["train"]))
         self.order = Order(spec.train.seed, len(data.splits["train"]), spec.train.batch)
         self.validation = data.splits[spec.train.validation_split].take(
             slice(spec.train.validation_rows or None)
@@ -175,13 +179,14 @@ class _Trainer:
             run.prune(self.best)
         else:
             self.state = init_state(spec)
+        self.state = devices.copy(self.state)
         self.pending: deque[tuple[int, Metrics]] = deque()
 
     def go(self, received: "_Received") -> Outcome:
         spec = self.spec.train
         self.log = MetricsLog(self.run.metrics, self.done)
         self.tracker: AbstractTracker = make_tracker(self.spec, self.run.path, self.done)
-        self.step = make_step(self.spec, self.task)
+        self.step = make_step(self.spec, self.task, self.devices)
         self.auditor = make_auditor(self.spec.solver)
         self.clock = _Clock(self.done)
         if self.done:
@@ -245,7 +250,7 @@ class _Trainer:
         spec = self.spec.train
         iterations = spec.validation_iterations or self.spec.solver.steps
         measured = evaluate(
-            self.state.best_weights,
+            self.devices.here(self.state.best_weights),
             self.task,
             self.validation,
             iterations=iterations,
@@ -279,7 +284,7 @@ class _Trainer:
         no key is drawn, and the weights are only read."""
         examples = min(AUDITED, len(self.validation))
         batch = audit_batch(self.task, self.validation, examples)
-        line = audit_line(self.auditor(self.state.model, batch))
+        line = audit_line(self.auditor(self.devices.here(self.state.model), batch))
         self.clock.skip()
         self.log.write({"kind": "gradients", "step": self.done} | line)
         flat = {
@@ -295,11 +300,12 @@ class _Trainer:
         if self.saved == self.done:
             return
         self._flush()
-        for leaf in jax.tree.leaves(eqx.filter(self.state.model, eqx.is_inexact_array)):
+        state = self.devices.here(self.state)
+        for leaf in jax.tree.leaves(eqx.filter(state.model, eqx.is_inexact_array)):
             if not bool(jnp.isfinite(leaf).all()):
                 self._diverged("weights", self.done, float("nan"))
         self.log.sync()
-        self.run.save(self.state, self.done, self.best)
+        self.run.save(state, self.done, self.best)
         self.saved = self.done
         self.clock.skip()
 

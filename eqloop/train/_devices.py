@@ -1,0 +1,75 @@
+"""Where a run is computed: on one device, on all of one process, or on those of several processes.
+
+Data-parallel: the batch is cut along its one axis, everything else lies on every device, and the
+compiler sums the gradients over them. Which examples and which random numbers a step sees does not
+depend on the devices; its sums are rounded in another order.
+
+Of several processes the first one writes and the others only compute. What one of them may find
+wrong by itself (a file that is missing on one machine) is `agreed` upon, so that none waits for
+another that has left.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree, Shaped
+
+from .._errors import InputError
+from ._checkpoint import is_array
+
+
+class Devices:
+    """All devices that there are, in one row along the batch.
+
+    With one device nothing is placed anywhere, and the programs are those of a single device.
+
+    **Raises** `InputError` for a batch that does not divide evenly among them.
+    """
+
+    def __init__(self, batch: int):
+        self.count = jax.device_count()
+        self.mesh: Mesh | None = None
+        if self.count == 1:
+            return
+        if batch % self.count:
+            below = batch - batch % self.count
+            near = " or ".join(str(n) for n in (below, below + self.count) if n)
+            raise InputError(
+                f"train.batch = {batch} does not divide evenly among {self.count} devices: --set "
+                f"train.batch={near}, or let fewer be seen (CUDA_VISIBLE_DEVICES)"
+            )
+        # Explicit axes, the default, are not known to Optimistix.
+        self.mesh = jax.make_mesh((self.count,), ("batch",), axis_types=(AxisType.Auto,))
+
+    @property
+    def everywhere(self) -> NamedSharding | None:
+        """A copy on every device; None where there is one."""
+        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
+
+    def copy(self, tree: PyTree) -> PyTree:
+        """Each array, equal in all processes, on every device."""
+        everywhere = self.everywhere
+        if everywhere is None:
+            return tree
+        return jax.tree.map(lambda x: _place(x, everywhere) if is_array(x) else x, tree)
+
+    def split(self, array: Shaped[np.ndarray, "batch *rest"]) -> Shaped[Array, "batch *rest"]:
+        """Each device's share of an array that all processes have whole."""
+        if self.mesh is None:
+            return jax.numpy.asarray(array)
+        return _place(array, NamedSharding(self.mesh, PartitionSpec("batch")))
+
+    def here(self, tree: PyTree) -> PyTree:
+        """What `copy` or a step left everywhere, as it lies on one device of this process: nothing
+        computed from it waits for another device."""
+        if self.mesh is None:
+            return tree
+        return jax.tree.map(lambda x: x.addressable_data(0) if is_array(x) else x, tree)
+
+
+def _place(array: Any, sharding: NamedSharding) -> Array:
+    host = np.asarray(array)
+    # Copies: the training step reuses the memory of the state it is given.
+    return jax.make_array_from_callback(host.shape, sharding, lambda where: np.array(host[where]))
