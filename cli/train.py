@@ -47,6 +47,12 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Any field, as GROUP.FIELD=VALUE; repeatable."),
     ] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(help="Of several processes: HOST:PORT where all of them reach the first."),
+    ] = None,
+    num_processes: Annotated[int | None, typer.Option(help="How many there are.")] = None,
+    process_id: Annotated[int | None, typer.Option(help="Which one this is, from 0.")] = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
@@ -56,7 +62,11 @@ def train(
     metrics.jsonl, checkpoints/, eval/. Ctrl-C saves; --resume RUN goes on from there. The fields
     that --set knows are those of a spec.toml, in the groups task, model, solver and train. Ends
     with a table of accuracy against iterations on the splits test and hard. Exits with 1 where it
-    was stopped before its end, by Ctrl-C or by a loss that is no longer finite.
+    was stopped before its end: by Ctrl-C, a loss that is no longer finite, or a lost process.
+
+    Uses all devices that it sees, each for a part of the batch. Started by srun or mpirun as
+    several processes, or with --coordinator, --num-processes and --process-id in each, it trains on
+    the devices of them all; the first process reads and writes the run folder.
 
     Example: eqloop train --task sudoku --set model.width=128
     """
@@ -79,24 +89,48 @@ def train(
             )
 
     from ..tasks import make_task
-    from ..train import Diverged, open_run, resolve, trained_iterations
+    from ..train import (
+        Diverged,
+        Lost,
+        Spec,
+        abandon,
+        agreed,
+        first,
+        join,
+        leave,
+        open_run,
+        resolve,
+        same_spec,
+        trained_iterations,
+    )
     from ..train import train as run_training
 
-    if resume is not None:
-        path, spec = resume, open_run(resume).spec
-    else:
-        name = task or "prefix-sums"
+    def wanted() -> Spec | None:
+        if resume is not None:
+            return open_run(resume).spec if first() else None
         wishes = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
-        spec = resolve(name, preset or "quick", wishes, make_task=make_task, **fields)
-        path = out or next_free(Path("runs"), name)
-    built = make_task(spec.task_name, spec.task_fields)
+        return resolve(name, preset or "quick", wishes, make_task=make_task, **fields)
+
+    name = task or "prefix-sums"
+    path = resume or out or next_free(Path("runs"), name)
+    join(coordinator, num_processes, process_id)
     try:
+        spec = same_spec(agreed(wanted))
+        built = make_task(spec.task_name, spec.task_fields)
         outcome = run_training(spec, built, path, resume=resume is not None, console=notes())
+        writes = first()
+        leave()
     except Diverged as error:
-        notes().print(f"error: {error}", markup=False, soft_wrap=True)
+        if first():
+            notes().print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
+    except Lost as error:
+        notes().print(f"error: {error}", markup=False, soft_wrap=True)
+        abandon(1)
     if outcome.status == "interrupted":
         raise typer.Exit(1)
+    if not writes:
+        return
     model, built, opened, step = open_model(path, "best")
     loaded = built.load()
     splits = {name: loaded.splits[name] for name in ("test", "hard")}

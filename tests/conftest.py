@@ -52,6 +52,16 @@ def kept_programs(tmp_path_factory) -> Iterator[None]:
     compilation_cache.reset_cache()
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> dict[str, str]:
+    """Variables for child processes to share what they compile, or it would be all they do."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
 @pytest.fixture
 def x64():
     """float64 for the length of one test."""

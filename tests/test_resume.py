@@ -21,14 +21,8 @@ TIMING = ("examples_per_s", "seconds")
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
-    """Compiled programs are shared between the processes, or compiling would be all they do."""
-    return {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+def environment(compiled) -> dict[str, str]:
+    return {**os.environ, **compiled}
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import signal
 import threading
 import time
@@ -30,12 +32,13 @@ from .._files import remove_leftovers
 from .._task import AbstractTask, Dataset
 from ._audit import AUDITED, audit_batch, audit_line, make_auditor
 from ._config import Spec
+from ._devices import Devices, agreed, copy_of_first, first, from_first, several, watched
 from ._evaluate import Evaluation, evaluate
-from ._metrics import MetricsLog, plain
+from ._metrics import AbstractLog, MetricsLog, NoLog, plain
 from ._run import CHECKPOINTS, Run, create_run, open_run
 from ._state import TrainState, init_state
 from ._step import METRICS, Metrics, Order, make_step, put
-from ._tracker import AbstractTracker, make_tracker, require_tracker
+from ._tracker import AbstractTracker, NoTracker, make_tracker, require_tracker
 
 AHEAD = 2
 """Steps that may be under way while an older one is logged: reading a metric waits for its step,
@@ -79,6 +82,10 @@ def train(
     this takes `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.) SIGINT and SIGTERM end the step
     under way, save, and return; a second signal acts at once.
 
+    It uses all devices that there are. Where `jax.distributed` has joined several processes, each
+    calls this function with the same arguments: the first one alone reads and writes `path` and
+    shows progress, and a signal to any of them stops them all after the same step.
+
     **Arguments:**
 
     - `spec`: what to train; with `resume` None, or the spec of the run again.
@@ -87,33 +94,75 @@ def train(
     - `console`: where progress is shown; nowhere by default.
 
     **Raises** `InputError` for data, run or checkpoint that cannot be used; `Diverged` where the
-    loss is no longer finite.
+    loss is no longer finite; `Lost` where another process no longer answers.
     """
-    old = open_run(path) if resume else None
-    if old is None and spec is None:
+    if spec is None and not resume:
         raise TypeError("a new run needs a spec")
-    if old is not None and spec is not None and (changed := old.spec.differences(spec)):
+    console = Console(quiet=True) if console is None or not first() else console
+    old = agreed(lambda: _open_old(spec, path) if resume and first() else None)
+    begun = same_spec(spec if old is None else old.spec)
+    data = agreed(lambda: _load(task, console))
+    _same_everywhere(data)
+    devices = Devices(begun.train.batch)
+
+    def opened() -> Run:
+        if not first():
+            return Run(path, begun, data.manifest)
+        require_tracker(begun)
+        if old is not None:
+            _same_data(old, data)
+            return old
+        _check_splits(begun, data)
+        return create_run(path, begun, data.manifest)
+
+    trainer = _Trainer(agreed(opened), task, data, devices, console)
+    console.print(f"{task.name}: training in {path}", markup=False, soft_wrap=True)
+    if left_out := _bad_rows(data):
+        console.print(f"{left_out:,} bad rows are left out; data.json has the count")
+    with _signals() as received, watched(trainer.place):
+        return trainer.go(received)
+
+
+def _open_old(spec: Spec | None, path: Path) -> Run:
+    old = open_run(path)
+    if spec is not None and (changed := old.spec.differences(spec)):
         raise InputError(
             f"{path} was begun with another spec ({'; '.join(changed[:3])}): resume it as it "
             "was, or begin a new run with --out"
         )
-    begun = spec if old is None else old.spec
-    assert begun is not None
-    require_tracker(begun)
-    console = Console(quiet=True) if console is None else console
-    data = _load(task, console)
-    if old is not None:
-        _same_data(old, data)
-        run = old
-    else:
-        _check_splits(begun, data)
-        run = create_run(path, begun, data.manifest)
-    trainer = _Trainer(run, task, data, console)
-    console.print(f"{task.name}: training in {run.path}", markup=False, soft_wrap=True)
-    if left_out := _bad_rows(data):
-        console.print(f"{left_out:,} bad rows are left out; data.json has the count")
-    with _signals() as received:
-        return trainer.go(received)
+    return old
+
+
+def same_spec(spec: Spec | None) -> Spec:
+    """The spec of the first process, in all; None where a process has none of its own. **Raises**
+    `InputError` in all where one has another."""
+    if spec is not None and not several():
+        return spec
+    text = from_first(lambda: "" if spec is None else spec.to_toml())
+    theirs = Spec.from_text(text, "the spec of process 0")
+
+    def compare() -> None:
+        if spec is not None and (changed := theirs.differences(spec)):
+            raise InputError(
+                f"it was started with another spec than the first ({'; '.join(changed[:3])}): "
+                "give every process the same options"
+            )
+
+    agreed(compare)
+    return theirs
+
+
+def _same_everywhere(data: Dataset) -> None:
+    def digest() -> str:
+        return hashlib.sha256(json.dumps(plain(data.manifest), sort_keys=True).encode()).hexdigest()
+
+    wanted = from_first(digest)
+
+    def compare() -> None:
+        if digest() != wanted:
+            raise InputError("its data differs from that of the first process")
+
+    agreed(compare)
 
 
 def _load(task: AbstractTask, console: Console) -> Dataset:
@@ -153,63 +202,94 @@ def _same_data(run: Run, data: Dataset) -> None:
 class _Trainer:
     """The state of one process that trains a run."""
 
-    def __init__(self, run: Run, task: AbstractTask, data: Dataset, console: Console):
-        self.run, self.task, self.console = run, task, console
+    def __init__(
+        self, run: Run, task: AbstractTask, data: Dataset, devices: Devices, console: Console
+    ):
+        self.run, self.task, self.devices, self.console = run, task, devices, console
         self.spec = spec = run.spec
-        self.data = put(data.splits["train"])
+        self.data = devices.copy(put(data.splits["train"]))
         self.order = Order(spec.train.seed, len(data.splits["train"]), spec.train.batch)
         self.validation = data.splits[spec.train.validation_split].take(
             slice(spec.train.validation_rows or None)
         )
-        remove_leftovers(run.path)
-        remove_leftovers(run.path / CHECKPOINTS)
-        self.state: TrainState
-        self.best: dict[str, Any] | None = None
-        self.done = self.saved = 0
-        if run.steps():
-            self.state, header = run.load("last")
-            self.best, self.done = header.notes["best"], header.step
-            self.saved = self.done
-            # A process killed between a checkpoint and what follows it left that undone.
-            run.point(self.best)
-            run.prune(self.best)
-        else:
-            self.state = init_state(spec)
-        self.pending: deque[tuple[int, Metrics]] = deque()
+        self.state, (self.done, self.best, self.shown) = self._begin()
+        self.saved = self.surely_saved = self.done
+        self.pending: deque[tuple[int, Metrics, Any]] = deque()
+        self.heard: int | None = None
+
+    def _begin(self) -> tuple[TrainState, tuple[int, dict[str, Any] | None, str]]:
+        """The state on all devices, the step it is of, the best so far, and the path of the run as
+        the first process knows it."""
+        run, state = self.run, None
+
+        def load() -> tuple[int, dict[str, Any] | None, str]:
+            nonlocal state
+            remove_leftovers(run.path)
+            remove_leftovers(run.path / CHECKPOINTS)
+            done, best = 0, None
+            if run.steps():
+                state, header = run.load("last")
+                done, best = header.step, header.notes["best"]
+                # A process killed between a checkpoint and what follows it left that undone.
+                run.point(best)
+                run.prune(best)
+            return done, best, str(run.path)
+
+        done, best, shown = from_first(load)
+        state = init_state(self.spec) if state is None else state
+        return self.devices.copy(copy_of_first(state)), (done, best, shown)
+
+    def place(self) -> str:
+        """Where this process stands, for the line that tells of the loss of another."""
+        saved = self.saved if first() else self.surely_saved
+        kept = (
+            f"the run is saved up to step {saved}; go on with --resume {self.shown}"
+            if saved
+            else "no checkpoint had been written yet"
+        )
+        return f"at step {self.done}: {kept}"
 
     def go(self, received: "_Received") -> Outcome:
-        spec = self.spec.train
-        self.log = MetricsLog(self.run.metrics, self.done)
-        self.tracker: AbstractTracker = make_tracker(self.spec, self.run.path, self.done)
-        self.step = make_step(self.spec, self.task)
+        spec, self.received = self.spec.train, received
+        self.log: AbstractLog = MetricsLog(self.run.metrics, self.done) if first() else NoLog()
+        self.tracker: AbstractTracker = (
+            make_tracker(self.spec, self.run.path, self.done) if first() else NoTracker()
+        )
+        self.step = make_step(self.spec, self.task, self.devices)
         self.auditor = make_auditor(self.spec.solver)
         self.clock = _Clock(self.done)
         if self.done:
             self.console.print(f"going on from step {self.done}")
         try:
             with self._progress() as show:
-                while self.done < spec.steps and received.signal is None:
+                while self.done < spec.steps and self._stopped is None:
                     self._one_step()
                     show(self.done)
-            if received.signal is not None and self.done < spec.steps:
+            if (stop := self._stopped) is not None and self.done < spec.steps:
                 self._save()
-                name = signal.Signals(received.signal).name
+                name = signal.Signals(stop).name
                 self.console.print(
                     f"{name}: saved step {self.done}; go on with --resume {self.run.path}",
                     markup=False,
                     soft_wrap=True,
                 )
-                return Outcome(self.run, "interrupted", self.done, self.best, received.signal)
+                return Outcome(self.run, "interrupted", self.done, self.best, stop)
             return Outcome(self.run, "finished", self.done, self.best)
         finally:
             self.log.close()
             self.tracker.close()
 
+    @property
+    def _stopped(self) -> int | None:
+        """The signal to stop at: of several processes, once all of them have heard of it."""
+        return self.heard if several() else self.received.signal
+
     def _one_step(self) -> None:
         spec = self.spec.train
         self.state, metrics = self.step(self.data, self.state, self.order(self.done))
         self.done += 1
-        self.pending.append((self.done, metrics))
+        heard = self.devices.largest(self.received.signal or 0)
+        self.pending.append((self.done, metrics, heard))
         self._flush(AHEAD)
         last = self.done == spec.steps
         better = False
@@ -225,8 +305,11 @@ class _Trainer:
     def _flush(self, ahead: int = 0) -> None:
         """Log the steps done, all but the newest `ahead`."""
         while len(self.pending) > ahead:
-            step, metrics = self.pending.popleft()
+            step, metrics, heard = self.pending.popleft()
             read = jax.device_get(metrics)
+            self.heard = self.heard or int(heard) or None
+            if step > self.saved:  # the first process has come here past its checkpoint
+                self.surely_saved = self.saved
             values = {name: float(read[name]) for name in METRICS}
             timing = self.clock.lap(step, self.spec.train.batch)
             bad = next(
@@ -245,7 +328,7 @@ class _Trainer:
         spec = self.spec.train
         iterations = spec.validation_iterations or self.spec.solver.steps
         measured = evaluate(
-            self.state.best_weights,
+            self.devices.here(self.state.best_weights),
             self.task,
             self.validation,
             iterations=iterations,
@@ -279,7 +362,7 @@ class _Trainer:
         no key is drawn, and the weights are only read."""
         examples = min(AUDITED, len(self.validation))
         batch = audit_batch(self.task, self.validation, examples)
-        line = audit_line(self.auditor(self.state.model, batch))
+        line = audit_line(self.auditor(self.devices.here(self.state.model), batch))
         self.clock.skip()
         self.log.write({"kind": "gradients", "step": self.done} | line)
         flat = {
@@ -295,11 +378,13 @@ class _Trainer:
         if self.saved == self.done:
             return
         self._flush()
-        for leaf in jax.tree.leaves(eqx.filter(self.state.model, eqx.is_inexact_array)):
+        state = self.devices.here(self.state)
+        for leaf in jax.tree.leaves(eqx.filter(state.model, eqx.is_inexact_array)):
             if not bool(jnp.isfinite(leaf).all()):
                 self._diverged("weights", self.done, float("nan"))
         self.log.sync()
-        self.run.save(self.state, self.done, self.best)
+        if first():
+            self.run.save(state, self.done, self.best)
         self.saved = self.done
         self.clock.skip()
 

@@ -1,5 +1,6 @@
 """`metrics.jsonl`: one line per logged step and per validation, one JSON object each."""
 
+import abc
 import json
 import math
 import os
@@ -22,7 +23,36 @@ def plain(value: Any) -> Any:
     return value
 
 
-class MetricsLog:
+class AbstractLog(abc.ABC):
+    """Where the lines of one run go."""
+
+    @abc.abstractmethod
+    def write(self, line: Mapping[str, Any]) -> None:
+        """One line, with its `kind` and `step`."""
+
+    @abc.abstractmethod
+    def sync(self) -> None:
+        """Put what is written on the disk: before a checkpoint, whose log it is."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Nothing is written after it."""
+
+
+class NoLog(AbstractLog):
+    """Of a process that only computes."""
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class MetricsLog(AbstractLog):
     """Appends to `metrics.jsonl`.
 
     Opening it for a run that goes on from `start` first takes back every line past that step
@@ -43,7 +73,6 @@ class MetricsLog:
         self.file.flush()
 
     def sync(self) -> None:
-        """Put what is written on the disk: before a checkpoint, whose log it is."""
         os.fsync(self.file.fileno())
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from .._errors import InputError
@@ -17,6 +18,7 @@ from .._norms import two_norm
 from .._solution import BackwardReport
 from .._task import AbstractTask, Split
 from ._config import Spec
+from ._devices import Devices
 from ._loss import batch_loss
 from ._state import TrainState, make_optimiser, make_schedule, training_key
 
@@ -92,7 +94,7 @@ class _Fixed(NamedTuple):
     lr: Float[Array, ""]
 
 
-def make_step(spec: Spec, task: AbstractTask) -> Step:
+def make_step(spec: Spec, task: AbstractTask, devices: Devices | None = None) -> Step:
     """The compiled step `(data, state, indices) -> (state, metrics)`.
 
     Gathers the batch, transforms and encodes it, takes the gradient, clips, and updates the
@@ -100,12 +102,19 @@ def make_step(spec: Spec, task: AbstractTask) -> Step:
     that differ only in seed and learning rate share one program.
 
     The metrics are scalars on the device: reading one waits for the step to end.
+
+    **Arguments:**
+
+    - `devices`: where data and state lie (`Devices.copy`) and the batch is spread over; one device
+      by default.
     """
     key, lr = training_key(spec.train.seed), jnp.asarray(spec.train.lr, jnp.float32)
-    compiled = _program(_shared(spec), task)
+    everywhere = None if devices is None else devices.everywhere
+    place = jnp.asarray if devices is None else devices.split
+    compiled = _program(_shared(spec), task, everywhere)
 
     def step(data: Data, state: TrainState, index: np.ndarray) -> tuple[TrainState, Metrics]:
-        return compiled(_Fixed(data, key, lr), state, jnp.asarray(index))
+        return compiled(_Fixed(data, key, lr), state, place(index))
 
     return step
 
@@ -116,8 +125,15 @@ def _shared(spec: Spec) -> Spec:
 
 
 @functools.lru_cache(maxsize=4)
-def _program(spec: Spec, task: AbstractTask) -> Any:
-    return eqx.filter_jit(functools.partial(_step, spec, task), donate="all-except-first")
+def _program(spec: Spec, task: AbstractTask, everywhere: NamedSharding | None) -> Any:
+    step = functools.partial(_step, spec, task)
+    if everywhere is None:
+        return eqx.filter_jit(step, donate="all-except-first")
+
+    def replicated(fixed: _Fixed, state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
+        return eqx.filter_shard(step(fixed, state, index), everywhere)
+
+    return eqx.filter_jit(replicated, donate="all-except-first")
 
 
 def _step(

@@ -1,0 +1,332 @@
+"""Where a run is computed: on one device, on all of one process, or on those of several processes.
+
+Data-parallel: the batch is cut along its one axis, everything else lies on every device, and the
+compiler sums the gradients over them. Which examples and which random numbers a step sees does not
+depend on the devices; its sums are rounded in another order.
+
+Of several processes the first one writes and the others only compute. What one of them may find
+wrong by itself (a file that is missing on one machine) is `agreed` upon, so that none waits for
+another that has left.
+"""
+
+import contextlib
+import ctypes
+import functools
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree, Shaped
+
+from .._errors import InputError
+from ._checkpoint import is_array
+
+T = TypeVar("T")
+
+JOINING = 300
+"""Seconds that processes wait for each other at the beginning: not all nodes start at once."""
+HEARTBEAT = 30
+"""Seconds without a sign of life after which a process counts as lost."""
+PARTING = 10
+"""Seconds that a process waits, where it ends before its time, for the others to do so."""
+
+_LOST = re.compile(r"gloo|nccl|rccl|coordination service|heartbeat", re.IGNORECASE)
+"""What JAX says, in errors of several types, where another process no longer answers."""
+
+
+# --- devices
+
+
+class Devices:
+    """All devices that there are, in one row along the batch.
+
+    With one device nothing is placed anywhere, and the programs are those of a single device.
+
+    **Raises** `InputError` for a batch that does not divide evenly among them.
+    """
+
+    def __init__(self, batch: int):
+        self.count = jax.device_count()
+        self.mesh: Mesh | None = None
+        if self.count == 1:
+            return
+        if batch % self.count:
+            below = batch - batch % self.count
+            near = " or ".join(str(n) for n in (below, below + self.count) if n)
+            raise InputError(
+                f"train.batch = {batch} does not divide evenly among {self.count} devices: --set "
+                f"train.batch={near}, or let fewer be seen (CUDA_VISIBLE_DEVICES)"
+            )
+        # Explicit axes, the default, are not known to Optimistix.
+        self.mesh = jax.make_mesh((self.count,), ("batch",), axis_types=(AxisType.Auto,))
+
+    @property
+    def everywhere(self) -> NamedSharding | None:
+        """A copy on every device; None where there is one."""
+        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
+
+    def copy(self, tree: PyTree) -> PyTree:
+        """Each array, equal in all processes, on every device."""
+        everywhere = self.everywhere
+        if everywhere is None:
+            return tree
+        return jax.tree.map(lambda x: _place(x, everywhere) if is_array(x) else x, tree)
+
+    def split(self, array: Shaped[np.ndarray, "batch *rest"]) -> Shaped[Array, "batch *rest"]:
+        """Each device's share of an array that all processes have whole."""
+        if self.mesh is None:
+            return jnp.asarray(array)
+        return _place(array, NamedSharding(self.mesh, PartitionSpec("batch")))
+
+    def here(self, tree: PyTree) -> PyTree:
+        """What `copy` or a step left everywhere, as it lies on one device of this process: nothing
+        computed from it waits for another device."""
+        if self.mesh is None:
+            return tree
+        return jax.tree.map(lambda x: x.addressable_data(0) if is_array(x) else x, tree)
+
+    def largest(self, number: int) -> Array | int:
+        """The largest `number` that any process gives. Nothing waits for it until it is read."""
+        if not several():
+            return number
+        assert self.mesh is not None
+        own = NamedSharding(self.mesh, PartitionSpec("batch"))
+        each = jax.make_array_from_callback(
+            (self.count,), own, lambda where: np.full(1, number, np.int32)
+        )
+        return _largest(self.everywhere)(each)
+
+
+@functools.cache
+def _largest(everywhere: NamedSharding | None) -> Callable[[Array], Array]:
+    return jax.jit(jnp.max, out_shardings=everywhere)
+
+
+def _place(array: Any, sharding: NamedSharding) -> Array:
+    host = np.asarray(array)
+    # Copies: the training step reuses the memory of the state it is given.
+    return jax.make_array_from_callback(host.shape, sharding, lambda where: np.array(host[where]))
+
+
+# --- processes
+
+
+class Lost(ConnectionError):
+    """Another process no longer answers; one line: which one, where, and how to go on."""
+
+
+def several() -> bool:
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this process is the one that writes: the only one, or the first of several."""
+    return not several() or jax.process_index() == 0
+
+
+def join(coordinator: str | None, processes: int | None, number: int | None) -> None:
+    """Become one of several processes that train together; without arguments only where SLURM or
+    Open MPI has started more than one. Call it before anything is computed.
+
+    **Arguments:**
+
+    - `coordinator`: HOST:PORT on which the first process is to be reached by all.
+    - `processes`, `number`: how many there are, and which this one is, from 0.
+
+    **Raises** `InputError` for arguments that make no sense, or where no connection is possible.
+    """
+    given = {"coordinator": coordinator, "num-processes": processes, "process-id": number}
+    missing = [name for name, value in given.items() if value is None]
+    found: dict[str, Any] = {}
+    if not missing:
+        assert coordinator is not None
+        assert processes is not None
+        assert number is not None
+        host, _, port = coordinator.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+            raise InputError(f"--coordinator {coordinator}: must be HOST:PORT")
+        if processes < 1:
+            raise InputError(f"--num-processes {processes}: must be at least 1")
+        if not 0 <= number < processes:
+            raise InputError(f"--process-id {number}: must be in 0 .. {processes - 1}")
+        found = {"coordinator_address": coordinator, "process_id": number}
+        found["cluster_detection_method"] = "deactivate"  # or it keeps all devices but one away
+    elif len(missing) < len(given):
+        raise InputError(
+            f"--{missing[0]} is missing: it goes with --coordinator, --num-processes, --process-id"
+        )
+    else:
+        processes = _launched()
+    if processes > 1:
+        _connect(processes, found)
+
+
+def _launched() -> int:
+    """How many processes SLURM or Open MPI has started, of which this is one."""
+    processes = int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
+    if processes > 1 and "OMPI_MCA_orte_hnp_uri" not in os.environ:  # as of Open MPI 5
+        raise InputError(
+            f"Open MPI has started {processes} processes and does not say where the first is: give "
+            "each --coordinator HOST:PORT --num-processes $OMPI_COMM_WORLD_SIZE "
+            "--process-id $OMPI_COMM_WORLD_RANK"
+        )
+    if processes > 1:
+        return processes
+    # Of the step, not of the job: a plain command in an allocation of many tasks is alone.
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+
+
+def _connect(processes: int, found: dict[str, Any]) -> None:
+    where = found.get("coordinator_address", "the address that the launcher gives")
+    _say_at_abort(
+        lambda: (
+            f"the {processes} processes did not all find each other at {where} within {JOINING} s: "
+            "is every one running, and can that port of the first be reached by the others?"
+        )
+    )
+    # JAX would catch SIGTERM itself; here the training loop does, and takes SIGINT alike.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            num_processes=processes,
+            initialization_timeout=JOINING,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=PARTING,
+            **found,
+        )
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise InputError(f"the first process cannot be reached at {where}: {why}") from None
+    _say_at_abort(
+        lambda: (
+            f"JAX has ended process {jax.process_index()} of {processes} (see above), as it does "
+            f"when another one is lost, {_places[-1]()}"
+        )
+    )
+    # Gloo announces its connections on standard output, where only answers belong.
+    sys.stdout.flush()
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(answers, "w", encoding=sys.stdout.encoding, closefd=False)
+
+
+def leave() -> None:
+    """Wait until all processes have come to this point, and part: from here each is alone."""
+    if several():
+        exchange("")
+        jax.distributed.shutdown()
+
+
+def abandon(code: int) -> NoReturn:
+    """End this process without waiting for the others, which an ordinary exit would do."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def exchange(text: str) -> list[str]:
+    """What each process says, in order; returns when all have spoken."""
+    if not several():
+        return [text]
+    said = text.encode()
+    with watched():
+        sizes = process_allgather(np.asarray(len(said), np.int32))
+        room = -(-int(sizes.max()) // 4096) * 4096  # few sizes, since each is compiled for
+        padded = np.frombuffer(said.ljust(room, b" "), np.uint8)
+        rows = process_allgather(padded) if room else np.zeros((len(sizes), 0), np.uint8)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def agreed(make: Callable[[], T]) -> T:
+    """`make()`, unless it raises `InputError` in one process: then all raise it."""
+    if not several():
+        return make()
+    made: Any = None
+    error = None
+    try:
+        made = make()
+    except InputError as raised:
+        error = str(raised)
+    for number, said in enumerate(exchange(json.dumps(error))):
+        if (told := json.loads(said)) is not None:
+            raise InputError(told if number == 0 else f"process {number}: {told}")
+    return made
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make()`, called in the first process only, returns there (as JSON) or raises."""
+    if not several():
+        return make()
+    return json.loads(exchange(agreed(lambda: json.dumps(make()) if first() else ""))[0])
+
+
+def copy_of_first(tree: T) -> T:
+    """The arrays of the first process in place of those here, which are as large."""
+    if not several():
+        return tree
+    arrays, rest = eqx.partition(tree, is_array)
+    host = jax.tree.map(np.asarray, arrays)
+    # As bytes: they are summed over the processes, and -0.0 + 0.0 is 0.0.
+    sent = jax.tree.map(lambda x: np.ascontiguousarray(x).reshape(-1).view(np.uint8), host)
+    with watched():
+        got = broadcast_one_to_all(sent)
+    return eqx.combine(
+        jax.tree.map(lambda x, old: jnp.asarray(x.view(old.dtype).reshape(old.shape)), got, host),
+        rest,
+    )
+
+
+_places: list[Callable[[], str]] = [lambda: "before or after training"]
+"""Where this process stands, for the line that tells of a loss; the last one counts."""
+
+
+@contextlib.contextmanager
+def watched(place: Callable[[], str] | None = None) -> Iterator[None]:
+    """Turn what JAX raises where another process is lost into `Lost`.
+
+    - `place`: "at step 3: how to go on", called when it happens; by default what the `watched`
+      around this one says.
+    """
+    _places.append(place or _places[-1])
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not (several() and _LOST.search(str(error))):
+            raise
+        count, own = jax.process_count(), jax.process_index()
+        who = f"process {1 - own} of 2" if count == 2 else f"another of the {count} processes"
+        raise Lost(f"{who} was lost {_places[-1]()}") from error
+    finally:
+        _places.pop()
+
+
+_kept: list[Any] = []  # C calls what is in here
+
+
+def _say_at_abort(line: Callable[[], str]) -> None:
+    """Have `abort()` end in one line and exit code 1.
+
+    JAX has a thread that hears of a lost process and aborts this one, sometimes before and
+    sometimes after the step has failed; it cannot be told not to. A handler of Python's own would
+    come too late: it runs in the main thread, which may be waiting for the process that is lost.
+    """
+    if os.name != "posix":
+        return
+
+    def speak(number: int) -> None:
+        os.write(2, f"error: {line()}\n".encode())
+        os._exit(1)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(speak)
+    _kept.append(handler)
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)

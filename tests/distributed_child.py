@@ -1,0 +1,65 @@
+"""A real process that trains on the devices it is given, alone or as one of several:
+
+`python distributed_child.py RUN PAUSE [HOST:PORT PROCESSES NUMBER]`; RUN is gone on with where it
+was begun. Each step is slowed down by PAUSE seconds.
+"""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tiny_task import make_task, tiny_spec
+
+from eqloop.train import Lost, Spec, abandon, first, join, leave, train
+from eqloop.train._devices import from_first
+from eqloop.train._step import Order
+
+STEPS = 20
+SETTINGS = (
+    "task.augment=true",
+    f"train.steps={STEPS}",
+    "train.loss=progressive",
+    "train.ema=0.9",
+    "train.lr=0.01",
+    "train.validate_every=10",
+    "train.validation_iterations=4",
+    "train.checkpoint_every=4",
+    "train.keep=20",
+)
+
+
+def make_spec(*settings: str) -> Spec:
+    return tiny_spec(*SETTINGS, *settings)
+
+
+def slow_steps(pause: float) -> None:
+    order = Order.__call__
+
+    def slow(self, step):
+        time.sleep(pause)
+        return order(self, step)
+
+    Order.__call__ = slow
+
+
+def main(path: Path, pause: float, *processes: str) -> int:
+    slow_steps(pause)
+    if processes:
+        address, count, number = processes
+        join(address, int(count), int(number))
+    begun = from_first(lambda: (path / "spec.toml").exists())
+    # The others are told the wrong path: they must not need it.
+    where = path if first() else path.with_name("nowhere")
+    spec = make_spec()
+    try:
+        outcome = train(spec, make_task("tiny", spec.task_fields), where, resume=begun)
+    except Lost as error:
+        print(f"error: {error}", file=sys.stderr)
+        abandon(1)
+    leave()
+    return 0 if outcome.status == "finished" else 128 + (outcome.signal or signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:]))

@@ -1,0 +1,374 @@
+"""Several devices, and several processes, compute what one does, up to rounding; and no process
+outlives another for long."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from distributed_child import STEPS, make_spec
+from tiny_task import Tiny, make_task
+
+from eqloop import InputError
+from eqloop.cli import main
+from eqloop.train import _devices, open_run, read_metrics, train
+from eqloop.train._devices import Devices
+
+HERE = Path(__file__).parent
+CHILD = HERE / "distributed_child.py"
+EXACT = ("step", "epoch", "iterations", "evaluations", "lr", "kind")
+"""What rounding has no part in: the data order and the draws are the same."""
+
+
+@pytest.fixture(scope="module")
+def environment(compiled) -> dict[str, str]:
+    return {**os.environ, **compiled, "PYTHONPATH": str(HERE)}
+
+
+def simulated(count: int, *flags: str) -> dict[str, str]:
+    return {"XLA_FLAGS": " ".join((f"--xla_force_host_platform_device_count={count}", *flags))}
+
+
+QUICKLY = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
+"""For a program that runs once."""
+
+
+started: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def none_is_left():
+    yield
+    while started:
+        child = started.pop()
+        child.kill()
+        child.communicate()
+
+
+def start(
+    path: Path, *processes: str, environment: dict[str, str], pause: float = 0.0
+) -> subprocess.Popen:
+    command = [sys.executable, "-W", "error", str(CHILD), str(path), str(pause), *processes]
+    child = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    started.append(child)
+    return child
+
+
+def finish(child: subprocess.Popen, code: int = 0) -> str:
+    output, _ = child.communicate(timeout=240)
+    assert child.returncode == code, output
+    return output
+
+
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def start_two(path: Path, **options) -> list[subprocess.Popen]:
+    address = free_address()
+    return [start(path, address, "2", str(number), **options) for number in range(2)]
+
+
+def wait_for_step(run: Path, step: int, *children: subprocess.Popen) -> None:
+    log, deadline = run / "metrics.jsonl", time.monotonic() + 120
+    while not log.exists() or last_step(log) < step:
+        assert time.monotonic() < deadline
+        assert all(child.poll() is None for child in children), "it ended before it was to"
+        time.sleep(0.01)
+
+
+def last_step(log: Path) -> int:
+    return max((row["step"] for row in read_metrics(log)), default=0)
+
+
+def same_up_to_rounding(one: Path, other: Path) -> None:
+    """Every line of the log and every array of the last checkpoint."""
+    for mine, yours in zip(
+        *(read_metrics(run / "metrics.jsonl") for run in (one, other)), strict=True
+    ):
+        assert mine.keys() == yours.keys()
+        for name in mine.keys() - {"examples_per_s", "seconds"}:
+            if name in EXACT or isinstance(mine[name], str):
+                assert mine[name] == yours[name], name
+            else:
+                np.testing.assert_allclose(mine[name], yours[name], rtol=1e-3, err_msg=name)
+    (left, header), (right, other_header) = (open_run(run).load("last") for run in (one, other))
+    assert header.step == other_header.step == STEPS
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The run that one device makes."""
+    path = tmp_path_factory.mktemp("alone") / "run"
+    spec = make_spec()
+    train(spec, make_task("tiny", spec.task_fields), path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_devices_of_one_process(count, alone, environment, tmp_path):
+    run = tmp_path / "run"
+    finish(start(run, environment=environment | simulated(count)))
+    same_up_to_rounding(alone, run)
+
+
+_PAIRS = """
+import json, re, sys
+import equinox as eqx, jax, jax.numpy as jnp, numpy as np
+from tiny_task import make_task, tiny_spec
+from eqloop.train import init_state
+XXloop.train._step import Order, make_step, put
+
+found = {}
+for solver, gradient in json.loads(sys.argv[1]):
+    made = tiny_spec(
+        "task.augment=true", "train.loss=last", "train.schedule=constant", "solver.max_steps=8",
+        f"solver.name={solver}", f"solver.gradient={gradient}",
+    )
+    task = make_task("tiny", made.task_fields)
+    for devices in (None, Devices(8)):
+        data, state = put(task.load().splits["train"]), init_state(made)
+        if devices is not None:
+            data, state = devices.copy((data, state))
+        state, metrics = make_step(made, task, devices)(data, state, Order(0, 64, 8)(0))
+        if devices is not None:
+            for leaf in jax.tree.leaves(state):
+                assert leaf.sharding.is_fully_replicated and len(leaf.sharding.device_set) == 4
+            state = devices.here(state)
+        metrics = {name: float(each) for name, each in metrics.items()}
+        weights = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.model)])
+        found.setdefault(f"{solver} {gradient}", []).append((metrics, weights.tolist()))
+print(json.dumps(found))
+"""
+PAIRS = [
+    ("unroll", "backprop"),
+    ("fixed-point", "implicit"),
+    ("anderson", "phantom"),
+    ("broyden", "neumann"),
+    ("newton", "one-step"),
+    ("chord", "truncated"),
+    ("steady-state", "implicit"),
+]
+"""Every solver and every gradient once, since each pair is compiled for twice: what the one does to
+a batch that is spread out does not depend on the other."""
+
+
+@pytest.mark.slow
+def test_a_step_of_every_solver_and_gradient(environment):
+    ran = subprocess.run(
+        [sys.executable, "-c", _PAIRS, json.dumps(PAIRS)],
+        env=environment | simulated(4, *QUICKLY),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert len(found) == len(PAIRS)
+    for pair, ((one, weights), (four, spread)) in found.items():
+        for name, value in one.items():
+            np.testing.assert_allclose(four[name], value, rtol=1e-3, err_msg=f"{pair}: {name}")
+        np.testing.assert_allclose(spread, weights, rtol=1e-4, atol=1e-5, err_msg=pair)
+
+
+def test_the_work_is_divided(environment):
+    """A quarter of the arithmetic on each of four devices, and nothing gathered but sums."""
+    code = """
+import equinox as eqx, jax, jax.numpy as jnp, re
+from tiny_task import make_task, tiny_spec
+from eqloop.train import init_state
+XXloop.train._step import Order, _Fixed, _program, put, training_key
+spec = tiny_spec("task.augment=true", "train.batch=32", "model.width=64", "train.loss=last")
+task, devices, flops = make_task("tiny", spec.task_fields), Devices(32), []
+for where in (None, devices):
+    copy, split = (lambda x: x, jnp.asarray) if where is None else (where.copy, where.split)
+    fixed = _Fixed(copy(put(task.load().splits["train"])), training_key(0), jnp.float32(1))
+    program = _program(spec, task, where and where.everywhere)
+    made = program.lower(fixed, copy(init_state(spec)), split(Order(0, 64, 32)(0))).compile()
+    flops.append(made.compiled.cost_analysis()["flops"])
+print(flops[0] / flops[1], len(re.findall(r" all-(?:gather|to-all)", made.compiled.as_text())))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | simulated(4, *QUICKLY),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ran.returncode == 0, ran.stderr
+    ratio, gathered = ran.stdout.split()
+    assert float(ratio) > 3.8
+    assert gathered == "0"
+
+
+def test_a_batch_that_cannot_be_shared(monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "device_count", lambda: 3)
+    with pytest.raises(InputError, match=r"train\.batch = 8 .* 3 devices: --set train\.batch=6 or"):
+        train(make_spec(), Tiny(augment=True), tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "nothing is left of a run that could not begin"
+    with pytest.raises(InputError, match=r"train\.batch=3, or"):
+        Devices(2)
+
+
+# --- several processes
+
+
+@pytest.mark.slow
+def test_two_processes(alone, environment, tmp_path):
+    run = tmp_path / "run"
+    for child in start_two(run, environment=environment):
+        finish(child)
+    same_up_to_rounding(alone, run)
+    assert list(tmp_path.iterdir()) == [run], "the second process writes nothing"
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_and_any_number_goes_on(alone, environment, tmp_path):
+    """Begun by one process, gone on with by two, ended by one."""
+    run = tmp_path / "run"
+    one = start(run, environment=environment, pause=0.1)
+    wait_for_step(run, 3, one)
+    one.send_signal(signal.SIGTERM)
+    finish(one, 128 + signal.SIGTERM)
+    before = open_run(run).steps()[-1]
+    two = start_two(run, environment=environment, pause=0.1)
+    wait_for_step(run, before + 2, *two)
+    two[1].send_signal(signal.SIGINT)
+    for child in two:
+        finish(child, 128 + signal.SIGINT)
+    assert before < open_run(run).steps()[-1] == last_step(run / "metrics.jsonl") < STEPS
+    finish(start(run, environment=environment))
+    same_up_to_rounding(alone, run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("killed", "after"), [(0, 1), (1, 2)])
+def test_a_lost_process_ends_the_other_and_the_run_goes_on(
+    killed, after, alone, environment, tmp_path
+):
+    run = tmp_path / "run"
+    two = start_two(run, environment=environment, pause=0.1)
+    wait_for_step(run, 6, *two)
+    two[killed].kill()
+    began = time.monotonic()
+    told = finish(two[1 - killed], 1).splitlines()[-1]
+    assert time.monotonic() - began < 60
+    assert told.startswith("error: ")
+    assert "lost" in told
+    saved = re.search(rf"the run is saved up to step (\d+); go on with --resume {run}$", told)
+    assert saved is not None, told
+    assert int(saved[1]) in open_run(run).steps()
+    two = (
+        [start(run, environment=environment)]
+        if after == 1
+        else start_two(run, environment=environment)
+    )
+    for child in two:
+        finish(child)
+    same_up_to_rounding(alone, run)
+
+
+@pytest.mark.slow
+def test_slurm_says_who_is_who(environment, tmp_path):
+    """As srun sets them for the two tasks of a step: no option is needed, and one table comes."""
+    step = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "JAX_COORDINATOR_PORT": free_address().split(":")[1],
+    }
+    settings = ["task.rows=60", "task.test_rows=16", "model.width=16", "model.heads=2"]
+    settings += ["task.length=8", "task.validation_length=0", "task.hard_length=8"]
+    settings += ["train.burn_in=0", "train.batch=8", "train.validation_iterations=4"]
+    options = [f"--set={each}" for each in (*settings, "solver.steps=4")]
+    command = [sys.executable, "-m", "eqloop.cli", "train", "--steps=2", "--json", "--out=run"]
+    for number in range(2):
+        own = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
+        child = subprocess.Popen(
+            [*command, *options],
+            env=environment | step | own,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(child)
+    answers = [finish(child) for child in list(started)]
+    assert json.loads(answers[0])["steps"] == 2
+    assert answers[1] == ""
+
+
+def test_jax_ending_a_process_is_told_in_one_line(environment):
+    """From a thread of C, while Python waits: no handler of Python's own would have a turn."""
+    code = """
+import ctypes, threading, time
+from eqloop.train import _devices
+_devices._say_at_abort(lambda: "a line")
+threading.Timer(0.1, ctypes.CDLL(None).abort).start()
+time.sleep(60)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=50
+    )
+    assert (ran.returncode, ran.stderr) == (1, "error: a line\n")
+
+
+@pytest.mark.slow
+def test_all_end_where_one_cannot_begin(environment, tmp_path):
+    """A run that is there already, which only the first process sees."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "other").touch()
+    for child in start_two(run, environment=environment):
+        told = finish(child, 1)
+        assert "InputError" in told
+        assert "is not empty and not a run" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--coordinator a:1", "--num-processes is missing: it goes with --coordinator"),
+        ("--num-processes 2 --process-id 0", "--coordinator is missing"),
+        ("--coordinator a --num-processes 2 --process-id 0", "--coordinator a: must be HOST:PORT"),
+        ("--coordinator a:x --num-processes 2 --process-id 0", "must be HOST:PORT"),
+        ("--coordinator a:99999 --num-processes 2 --process-id 0", "must be HOST:PORT"),
+        ("--coordinator a:1 --num-processes 0 --process-id 0", "--num-processes 0: must be at"),
+        ("--coordinator a:1 --num-processes 2 --process-id 2", "--process-id 2: must be in 0 .. 1"),
+    ],
+)
+def test_options_that_make_no_sense(options, told, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *options.split()]) == 2
+    assert re.fullmatch(f"error: .*{re.escape(told)}.*\n", capsys.readouterr().err)
+
+
+def test_open_mpi_that_does_not_say_where_the_first_is(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    assert main(["train"]) == 2
+    assert "give each --coordinator HOST:PORT" in capsys.readouterr().err
+
+
+def test_a_plain_command_in_an_allocation_is_alone(monkeypatch):
+    """In the batch script of a SLURM job of four tasks nothing was started but the script."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert _devices._launched() == 1
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert _devices._launched() == 4
