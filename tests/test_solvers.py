@@ -172,6 +172,8 @@ def test_norms_of_trees_against_numpy(x64):
     tree = {"a": jr.normal(jr.key(0), (3, 4, 5)), "b": jr.normal(jr.key(1), (2, 5)), "c": -7.0}
     flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
     np.testing.assert_allclose(eqloop.two_norm(tree), np.linalg.norm(flat), rtol=1e-12)
+    cells = [np.linalg.norm(leaf, axis=-1).max() for leaf in (tree["a"], tree["b"])]
+    np.testing.assert_allclose(eqloop.largest_cell_norm(tree), max(*cells, 7.0), rtol=1e-12)
 
 
 def test_the_norm_of_a_float32_state_is_float32_where_64_bits_are_on(x64):
@@ -181,8 +183,6 @@ def test_the_norm_of_a_float32_state_is_float32_where_64_bits_are_on(x64):
     assert eqloop.two_norm((three, four)) == 5
     assert eqloop.two_norm((three, four.astype(jnp.float64))).dtype == jnp.float64
     assert eqloop.two_norm(()) == 0
-    cells = [np.linalg.norm(leaf, axis=-1).max() for leaf in (tree["a"], tree["b"])]
-    np.testing.assert_allclose(eqloop.largest_cell_norm(tree), max(*cells, 7.0), rtol=1e-12)
 
 
 def test_another_tolerance_bound_or_batch_compiles_no_other_program():
