@@ -84,10 +84,11 @@ class Order:
 
 
 class _Fixed(NamedTuple):
-    """What a step reads and leaves as it is. Seed and rate are values, not constants of the
-    program: runs that differ in nothing else share one."""
+    """What a step reads and leaves as it is, none of it donated. Seed and rate are values, not
+    constants of the program: runs that differ in nothing else share one."""
 
     data: Data
+    index: Int[Array, " batch"]
     key: PRNGKeyArray
     lr: Float[Array, ""]
 
@@ -105,7 +106,7 @@ def make_step(spec: Spec, task: AbstractTask) -> Step:
     compiled = _program(_shared(spec), task)
 
     def step(data: Data, state: TrainState, index: np.ndarray) -> tuple[TrainState, Metrics]:
-        return compiled(_Fixed(data, key, lr), state, jnp.asarray(index))
+        return compiled(_Fixed(data, jnp.asarray(index), key, lr), state)
 
     return step
 
@@ -121,12 +122,12 @@ def _program(spec: Spec, task: AbstractTask) -> Any:
 
 
 def _step(
-    spec: Spec, task: AbstractTask, fixed: _Fixed, state: TrainState, index: Int[Array, " batch"]
+    spec: Spec, task: AbstractTask, fixed: _Fixed, state: TrainState
 ) -> tuple[TrainState, Metrics]:
     batch = spec.train.batch
     schedule = make_schedule(spec.train, fixed.lr)
     keys = jr.split(jr.fold_in(fixed.key, state.step))
-    tokens, targets = fixed.data.inputs[index], fixed.data.targets[index]
+    tokens, targets = fixed.data.inputs[fixed.index], fixed.data.targets[fixed.index]
     if task.augment:
         tokens, targets = jax.vmap(task.transform)(jr.split(keys[0], batch), tokens, targets)
     inputs = jax.vmap(task.encode)(tokens)
