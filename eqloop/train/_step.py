@@ -88,7 +88,7 @@ class _Fixed(NamedTuple):
     constants of the program: runs that differ in nothing else share one."""
 
     data: Data
-    index: Int[Array, " batch"]
+    rows: Int[Array, " batch"]
     key: PRNGKeyArray
     lr: Float[Array, ""]
 
@@ -127,7 +127,7 @@ def _step(
     batch = spec.train.batch
     schedule = make_schedule(spec.train, fixed.lr)
     keys = jr.split(jr.fold_in(fixed.key, state.step))
-    tokens, targets = fixed.data.inputs[fixed.index], fixed.data.targets[fixed.index]
+    tokens, targets = fixed.data.inputs[fixed.rows], fixed.data.targets[fixed.rows]
     if task.augment:
         tokens, targets = jax.vmap(task.transform)(jr.split(keys[0], batch), tokens, targets)
     inputs = jax.vmap(task.encode)(tokens)
