@@ -99,7 +99,7 @@ class Size:
         return [f"{name}={value}" for name, value in given.items()]
 
 
-SMALL = Size((32,), 4, 16, 2, 1, 16, 24, 4, 256, 2**20)
+SMALL = Size((32,), 4, 16, 2, 1, 16, 300, 4, 256, 2**20)
 
 
 def peak(device: str) -> list[float] | None:
@@ -436,6 +436,8 @@ class Driver:
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=left)
         except subprocess.TimeoutExpired:
             return {"error": f"stopped after {left:.0f} s"}
+        except OSError as error:
+            return {"error": str(error)}
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]
             named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
@@ -495,7 +497,7 @@ def ratio(each: dict[str, Any]) -> str:
 def solver_table(found: dict[str, Any], width: int) -> Table:
     table = Table(
         "solver, gradient",
-        *("ms/step", "iterations", "converged", "fallback", "GiB"),
+        *("ms/step", "iterations", "converged", "fallback"),
         title=f"solvers and gradients, width {width}",
     )
     if "error" in found:
@@ -503,14 +505,13 @@ def solver_table(found: dict[str, Any], width: int) -> Table:
         return table
     for name in SOLVERS:
         got = found[name]
-        metrics, memory = got["metrics"], got["memory"]
+        metrics = got["metrics"]
         table.add_row(
             name,
             f"{1e3 * got['step']:.1f}",
             f"{metrics['iterations']:.1f}",
             f"{metrics['converged']:.0%}",
             f"{metrics['fallback']:.0%}",
-            "-" if memory is None else f"{memory / 2**30:.1f}",
         )
     return table
 
