@@ -54,16 +54,15 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from _timing import answer, in_turn, start, stop
 from rich.console import Console
 from rich.table import Table
 
@@ -82,7 +81,7 @@ class Contender(NamedTuple):
     temporary: int | None = None
 
 
-def make_problem(folder: Path) -> None:
+def make_problem(folder: Path, width: int = WIDTH, heads: int = 8) -> None:
     """Weights that contract, inputs and targets, the same for all contenders."""
     import equinox as eqx
     import jax
@@ -91,7 +90,7 @@ def make_problem(folder: Path) -> None:
 
     import eqloop
 
-    model = eqloop.LoopedTransformer(GRID, CHANNELS, CLASSES, WIDTH, key=jax.random.key(0))
+    model = eqloop.LoopedTransformer(GRID, CHANNELS, CLASSES, width, heads, key=jax.random.key(0))
     rng = np.random.default_rng(0)
     eye = np.eye(CHANNELS, dtype=np.float32)
     digits = rng.integers(0, CHANNELS, (BATCH, *GRID))
@@ -479,12 +478,7 @@ def work(kind: str, name: str, folder: Path, rtol: float) -> None:
         a, b = (np.concatenate([g[k].ravel() for k in sorted(expected)]) for g in (grads, expected))
         figures["cosine"] = float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     print(json.dumps(figures), file=out, flush=True)
-    for _ in sys.stdin:
-        contender.run()  # warms the caches that the other workers have filled
-        wall, cpu = time.perf_counter(), time.process_time()
-        contender.run()
-        times = time.perf_counter() - wall, time.process_time() - cpu
-        print(json.dumps(times), file=out, flush=True)
+    answer(contender.run, out)
 
 
 def drive(
@@ -493,37 +487,26 @@ def drive(
     """Seconds of wall and CPU time, (rounds, 2), and figures, per contender."""
     with tempfile.TemporaryDirectory() as folder:
 
-        def start(name):
+        def begin(name):
             console.print(f"[dim]starting {name}")
-            command = [sys.executable, __file__, "--worker", kind, name, folder, str(rtol)]
-            return subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
+            return start(__file__, kind, name, folder, str(rtol))
 
         make_problem(Path(folder))
         if kind == "solve":
-            start("reference").communicate()
+            begin("reference").communicate()
         workers, figures = {}, {}
-        times = {name: [] for name in names}
         try:
             for name in names:
-                workers[name] = start(name)
-                answer = workers[name].stdout.readline()
-                if not answer:
+                workers[name] = begin(name)
+                line = workers[name].stdout.readline()
+                if not line:
                     raise SystemExit(f"{name} did not start")
-                figures[name] = json.loads(answer)
+                figures[name] = json.loads(line)
                 if not rounds:
                     workers.pop(name).communicate()
-            for _ in range(rounds):
-                for name, worker in workers.items():
-                    worker.stdin.write("go\n")
-                    worker.stdin.flush()
-                    times[name].append(json.loads(worker.stdout.readline()))
+            return in_turn(workers, rounds), figures
         finally:
-            for worker in workers.values():
-                worker.kill()
-                worker.wait()
-    return {name: np.array(rows) for name, rows in times.items()}, figures
+            stop(workers)
 
 
 def main() -> None:

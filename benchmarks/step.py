@@ -31,17 +31,15 @@ numbers from an idle machine yet.
 # PyTorch is no dependency of the package: benchmarks/requirements.txt.
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _timing import answer, in_turn, start, stop
 from rich.console import Console
 from rich.table import Table
 
@@ -175,6 +173,21 @@ def load_torch(folder: Path, explicit: bool):
     return model, x, y
 
 
+def torch_optimiser(parameters):
+    import torch
+
+    decayed = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim < 2]
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": WEIGHT_DECAY},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=LR,
+        fused=True,
+    )
+
+
 def torch_train(folder: Path, explicit: bool, compiled: bool) -> tuple[Run, Run]:
     import torch
     import torch.nn.functional as F
@@ -182,14 +195,7 @@ def torch_train(folder: Path, explicit: bool, compiled: bool) -> tuple[Run, Run]
     model, x, y = load_torch(folder, explicit)
     forward = torch.compile(model) if compiled else model
     parameters = list(model.parameters())
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=LR,
-        fused=True,
-    )
+    optimiser = torch_optimiser(parameters)
 
     def differentiate():
         optimiser.zero_grad(set_to_none=True)
@@ -322,12 +328,7 @@ def work(kind: str, name: str, folder: Path) -> None:
     for _ in range(3):
         run()
     print("ready", file=out, flush=True)
-    for _ in sys.stdin:
-        run()  # warms the caches that the other workers have filled
-        wall, cpu = time.perf_counter(), time.process_time()
-        run()
-        times = time.perf_counter() - wall, time.process_time() - cpu
-        print(json.dumps(times), file=out, flush=True)
+    answer(run, out)
 
 
 def compare(folder: Path, names: list[str]) -> None:
@@ -350,24 +351,13 @@ def drive(kind: str, names: list[str], rounds: int, console: Console) -> dict[st
         try:
             for name in names:
                 console.print(f"[dim]starting {name}")
-                command = [sys.executable, __file__, "--worker", kind, name, folder]
-                workers[name] = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-                )
+                workers[name] = start(__file__, kind, name, folder)
                 if workers[name].stdout.readline() != "ready\n":
                     raise SystemExit(f"{name} did not start")
             compare(Path(folder), names)
-            times = {name: [] for name in names}
-            for _ in range(rounds):
-                for name, worker in workers.items():
-                    worker.stdin.write("go\n")
-                    worker.stdin.flush()
-                    times[name].append(json.loads(worker.stdout.readline()))
+            return in_turn(workers, rounds)
         finally:
-            for worker in workers.values():
-                worker.kill()
-                worker.wait()
-    return {name: np.array(rows) for name, rows in times.items()}
+            stop(workers)
 
 
 def main() -> None:

@@ -137,11 +137,12 @@ def test_bfloat16_computes_nearly_the_same_on_a_float32_state():
     assert {leaf.dtype for leaf in jax.tree.leaves(low)} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in jax.tree.leaves(low.loop())} == {
         jnp.dtype("bfloat16"),
-        jnp.dtype("float32"),  # the gains of the norms
+        jnp.dtype("float32"),  # biases and the gains of the norms
     }
 
     def loss(model):
-        out = model(x, solver=eqloop.FixedPoint(rtol=1e-2), gradient=eqloop.Implicit(rtol=1e-1))
+        # Any tighter, and the backward solve in bfloat16 falls back to one step.
+        out = model(x, solver=eqloop.FixedPoint(rtol=1e-3), gradient=eqloop.Implicit(rtol=1e-2))
         return jnp.mean(jnp.square(out.logits)), out
 
     grad = eqx.filter_jit(eqx.filter_grad(loss, has_aux=True))
@@ -154,7 +155,19 @@ def test_bfloat16_computes_nearly_the_same_on_a_float32_state():
     ]
     assert flat[1].dtype == jnp.float32
     cosine = jnp.vdot(*flat) / (jnp.linalg.norm(flat[0]) * jnp.linalg.norm(flat[1]))
-    assert cosine > 0.9
+    assert cosine > 0.999
+
+
+def test_in_bfloat16_the_gradient_of_a_bias_is_a_float32_sum():
+    """Over all cells of the batch: 32,768 of them, each contributing the same."""
+    layer = nn.Linear(2, 3, key=jr.key(0)).astype(jnp.bfloat16)
+    x = jnp.ones((512, 8, 8, 2))
+
+    @eqx.filter_grad
+    def grad(layer):
+        return jnp.sum(jax.vmap(layer)(x).astype(jnp.float32))
+
+    np.testing.assert_array_equal(grad(layer).bias, np.full(3, 512 * 64, np.float32))
 
 
 def test_outer_normalisation_keeps_the_state_on_a_sphere():

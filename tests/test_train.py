@@ -210,6 +210,21 @@ def test_one_program_serves_every_step(way, monkeypatch):
         assert np.any(state.ema.prelude.weight != state.model.prelude.weight)
 
 
+def test_the_memory_of_the_state_is_given_to_the_next_one():
+    """All of it and nothing else: a donation that cannot be used is a warning, here an error."""
+    made = spec("train.ema=0.9", "model.precision=bfloat16")
+    task = make_task("tiny", made.task_fields)
+    data, state = put(task.load().splits["train"]), init_state(made)
+    fixed = _step._Fixed(data, jnp.arange(8), jax.random.key(0), jnp.ones(()))
+    program = _step._program(_step._shared(made), task).lower(fixed, state).compile()
+    arrays = [leaf for leaf in jax.tree.leaves(state) if eqx.is_array(leaf)]
+    assert program.compiled.as_text().count("may-alias") == len(arrays)
+    floats = {a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)}
+    assert floats == {
+        jnp.dtype("float32")
+    }  # master weights, their average, the optimiser's moments
+
+
 def test_the_share_of_fallback_gradients_is_told():
     """One matrix product cannot solve the backward system to 1e-6: every gradient falls back."""
     told = {}

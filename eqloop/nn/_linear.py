@@ -37,16 +37,21 @@ class Linear(eqx.Module):
         bias: Float[Array, "*grid outputs"] | None = None,
     ) -> Float[Array, "*grid outputs"]:
         """`W x + b`, where a `bias` per cell replaces the layer's own if it is given."""
-        bias = add_axes(self.bias, x.ndim) if bias is None else bias
-        return self.matmul(x) + bias.astype(self.weight.dtype)
+        return plus(self.matmul(x), add_axes(self.bias, x.ndim) if bias is None else bias)
 
     def astype(self, dtype: DTypeLike) -> "Linear":
-        """The same map computed in `dtype`."""
-        return eqx.tree_at(
-            lambda m: (m.weight, m.bias),
-            self,
-            (self.weight.astype(dtype), self.bias.astype(dtype)),
-        )
+        """The same map with its product in `dtype`. The bias stays as it is: see `plus`."""
+        return eqx.tree_at(lambda m: m.weight, self, self.weight.astype(dtype))
+
+
+def plus(y: Float[Array, "*shape"], bias: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`y + bias` in the precision of y, added in the wider of the two.
+
+    The gradient of a float32 bias is then a float32 sum over all cells of the batch; in bfloat16
+    that sum would stand still where a term is below 1/256 of it.
+    """
+    wide = np.promote_types(y.dtype, bias.dtype)
+    return (y.astype(wide) + bias.astype(wide)).astype(y.dtype)
 
 
 def add_axes(x: Array, ndim: int) -> Array:

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._linear import Linear, add_axes
+from ._linear import Linear, add_axes, plus
 
 RecallKind = Literal["none", "external", "internal"]
 
@@ -28,7 +28,7 @@ class Recall(eqx.Module):
 
     def inject(self, e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
         """`W_h e + b`: what does not change over the loop."""
-        return self.input(e) + add_axes(self.state.bias, e.ndim)
+        return plus(self.input(e), add_axes(self.state.bias, e.ndim))
 
     def __call__(
         self, z: Float[Array, "*grid width"], injected: Float[Array, "*grid width"]

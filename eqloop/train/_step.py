@@ -86,10 +86,11 @@ class Order:
 
 
 class _Fixed(NamedTuple):
-    """What a step reads and leaves as it is. Seed and rate are values, not constants of the
-    program: runs that differ in nothing else share one."""
+    """What a step reads and leaves as it is, none of it donated. Seed and rate are values, not
+    constants of the program: runs that differ in nothing else share one."""
 
     data: Data
+    rows: Int[Array, " batch"]
     key: PRNGKeyArray
     lr: Float[Array, ""]
 
@@ -114,7 +115,7 @@ def make_step(spec: Spec, task: AbstractTask, devices: Devices | None = None) ->
     compiled = _program(_shared(spec), task, everywhere)
 
     def step(data: Data, state: TrainState, index: np.ndarray) -> tuple[TrainState, Metrics]:
-        return compiled(_Fixed(data, key, lr), state, place(index))
+        return compiled(_Fixed(data, place(index), key, lr), state)
 
     return step
 
@@ -130,19 +131,19 @@ def _program(spec: Spec, task: AbstractTask, everywhere: NamedSharding | None) -
     if everywhere is None:
         return eqx.filter_jit(step, donate="all-except-first")
 
-    def replicated(fixed: _Fixed, state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
-        return eqx.filter_shard(step(fixed, state, index), everywhere)
+    def replicated(fixed: _Fixed, state: TrainState) -> tuple[TrainState, Metrics]:
+        return eqx.filter_shard(step(fixed, state), everywhere)
 
     return eqx.filter_jit(replicated, donate="all-except-first")
 
 
 def _step(
-    spec: Spec, task: AbstractTask, fixed: _Fixed, state: TrainState, index: Int[Array, " batch"]
+    spec: Spec, task: AbstractTask, fixed: _Fixed, state: TrainState
 ) -> tuple[TrainState, Metrics]:
     batch = spec.train.batch
     schedule = make_schedule(spec.train, fixed.lr)
     keys = jr.split(jr.fold_in(fixed.key, state.step))
-    tokens, targets = fixed.data.inputs[index], fixed.data.targets[index]
+    tokens, targets = fixed.data.inputs[fixed.rows], fixed.data.targets[fixed.rows]
     if task.augment:
         tokens, targets = jax.vmap(task.transform)(jr.split(keys[0], batch), tokens, targets)
     inputs = jax.vmap(task.encode)(tokens)
