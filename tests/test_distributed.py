@@ -132,7 +132,8 @@ import json, re, sys
 import equinox as eqx, jax, jax.numpy as jnp, numpy as np
 from tiny_task import make_task, tiny_spec
 from eqloop.train import init_state
-XXloop.train._step import Order, make_step, put
+from eqloop.train._devices import Devices
+from eqloop.train._step import Order, make_step, put
 
 found = {}
 for solver, gradient in json.loads(sys.argv[1]):
@@ -192,14 +193,16 @@ def test_the_work_is_divided(environment):
 import equinox as eqx, jax, jax.numpy as jnp, re
 from tiny_task import make_task, tiny_spec
 from eqloop.train import init_state
-XXloop.train._step import Order, _Fixed, _program, put, training_key
+from eqloop.train._devices import Devices
+from eqloop.train._step import Order, _Fixed, _program, put, training_key
 spec = tiny_spec("task.augment=true", "train.batch=32", "model.width=64", "train.loss=last")
 task, devices, flops = make_task("tiny", spec.task_fields), Devices(32), []
 for where in (None, devices):
     copy, split = (lambda x: x, jnp.asarray) if where is None else (where.copy, where.split)
-    fixed = _Fixed(copy(put(task.load().splits["train"])), training_key(0), jnp.float32(1))
+    data, rows = copy(put(task.load().splits["train"])), split(Order(0, 64, 32)(0))
+    fixed = _Fixed(data, rows, training_key(0), jnp.float32(1))
     program = _program(spec, task, where and where.everywhere)
-    made = program.lower(fixed, copy(init_state(spec)), split(Order(0, 64, 32)(0))).compile()
+    made = program.lower(fixed, copy(init_state(spec))).compile()
     flops.append(made.compiled.cost_analysis()["flops"])
 print(flops[0] / flops[1], len(re.findall(r" all-(?:gather|to-all)", made.compiled.as_text())))
 """

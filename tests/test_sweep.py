@@ -191,7 +191,9 @@ def test_the_papers_grid_is_432_runs():
             assert spec.train.loss == ("last" if fixed else "progressive")
             assert (spec.model.residual == "gru") == (cell.axes["norm"] == "gru")
             assert cell.evaluate.checkpoint == "last"
+            # A model without a loop is never run for longer than it was trained.
             assert cell.evaluate.iterations == (1 if fixed else 500)
+            assert spec.train.validation_iterations == (1 if fixed else 30)
     assert total == 432
 
 

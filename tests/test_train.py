@@ -216,7 +216,7 @@ def test_the_memory_of_the_state_is_given_to_the_next_one():
     task = make_task("tiny", made.task_fields)
     data, state = put(task.load().splits["train"]), init_state(made)
     fixed = _step._Fixed(data, jnp.arange(8), jax.random.key(0), jnp.ones(()))
-    program = _step._program(_step._shared(made), task).lower(fixed, state).compile()
+    program = _step._program(_step._shared(made), task, None).lower(fixed, state).compile()
     arrays = [leaf for leaf in jax.tree.leaves(state) if eqx.is_array(leaf)]
     assert program.compiled.as_text().count("may-alias") == len(arrays)
     floats = {a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)}
