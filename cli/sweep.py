@@ -225,8 +225,8 @@ class _Shown:
             )
         done, total = len(self.ended), len(self.sweep.grid.cells)
         spent, here = time.perf_counter() - self.began, done - self.before
-        left = _time(spent / here * (total - done)) if here else "-"
-        head = Text(f"{done} of {total} cells, {_time(spent)} so far, {left} left")
+        left = f", about {_time(spent / here * (total - done))} left" if here else ""
+        head = Text(f"{done} of {total} cells, {_time(spent)} so far{left}")
         return Group(head, table(("cell", "step", "loss", "examples/s"), rows))
 
 

@@ -40,7 +40,8 @@ def curves_figure(results: Results, splits: Sequence[str] = SPLITS) -> "Figure":
     panels = figure.subplots(rows, len(splits), squeeze=False, sharey=True)
     for line, (title, members) in zip(panels, facets.items(), strict=False):
         for axes, split in zip(line, splits, strict=True):
-            _curves(axes, members, names, split)
+            # One axis for all panels of a column: only the lowest has its numbers on it.
+            _curves(axes, members, names, split, _iterations(groups, split))
             axes.set_title(f"{title}: {split}" if title else split, loc="left", fontsize="medium")
             axes.label_outer()
     return _legend(figure, panels.flat)
@@ -111,7 +112,18 @@ def _only(axes: Mapping[str, Scalar], names: Sequence[str]) -> dict[str, Scalar]
     return {name: axes[name] for name in names}
 
 
-def _curves(axes: "Axes", members: Mapping[str, Group], names: Sequence[str], split: str) -> None:
+def _iterations(groups: Sequence[Group], split: str) -> list[int]:
+    cells = (cell.split(split) for group in groups for cell in group.cells)
+    return sorted({n for found in cells if found is not None for n in found.iterations})
+
+
+def _curves(
+    axes: "Axes",
+    members: Mapping[str, Group],
+    names: Sequence[str],
+    split: str,
+    iterations: Sequence[int],
+) -> None:
     drawn = {
         name: each
         for name, group in members.items()
@@ -124,17 +136,17 @@ def _curves(axes: "Axes", members: Mapping[str, Group], names: Sequence[str], sp
     trained = [found.trained for found in every if found.trained is not None]
     accuracy_axes(
         axes,
-        sorted({n for found in every for n in found.iterations}),
+        iterations,
         trained=(min(t[0] for t in trained), max(t[1] for t in trained)) if trained else None,
     )
     for name, found in drawn.items():
-        iterations, shares = _together(found)
+        common, shares = _together(found)
         style = line_style(names.index(name))
         if len(shares) > 1:
             low, high = shares.min(axis=0), shares.max(axis=0)
-            axes.fill_between(iterations, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(common, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axes.plot(
-            iterations,
+            common,
             shares.mean(axis=0),
             label=name,
             markersize=4,
