@@ -19,6 +19,7 @@ from scipy.stats import binom
 from eqloop import stability
 from eqloop.stability import Share, Summary
 from eqloop.stability._input_dependence import PROBES
+from eqloop.stability._verdict import judge_input_dependence
 
 A = maps.dense(6, 0.9, maps.turn(0.8, 2.0), skew=1.0)
 B = np.random.default_rng(1).normal(size=(6, 3))
@@ -137,6 +138,28 @@ def test_verdicts_of_affine_loops(a, reachability, dependence, geometry, x64):
         assert "0 of 24" in report.verdict["input_dependence"].because
         assert "nothing converged" in report.verdict["geometry"].because
         assert not report.verdict["input_dependence"].numbers
+
+
+def test_every_verdict_on_input_dependence(x64):
+    """From one report, changed in what each verdict rests on."""
+    report = analyse(*affine())
+    depend = report.input_dependence
+    unknown = dataclasses.replace(depend.smoothness, count=0)
+    rough = dataclasses.replace(depend.smoothness, quantiles={"0.5": 3.0})
+    still = dataclasses.replace(
+        depend.sensitivity, median=[*depend.sensitivity.median[:-1], 1e-9 * depend.implicit.median]
+    )
+
+    def said(**changed):
+        changed = dataclasses.replace(depend, **changed)
+        return judge_input_dependence(report.reachability, changed).verdict
+
+    assert said() == "smooth in the input"
+    assert said(smoothness=rough) == "differs, not smoothly"
+    assert said(smoothness=unknown) == "differs, smoothness not measurable"
+    assert said(sensitivity=still, smoothness=unknown) == "differs, not smoothly"
+    assert said(distinct=0.25) == "few fixed points"
+    assert said(clusters=[1.0] * len(depend.clusters)) == "one fixed point, whatever the input"
 
 
 def test_ill_conditioned(x64):
