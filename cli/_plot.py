@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import InputError
+from ._output import notes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +22,12 @@ def check_plot(path: Path) -> None:
         raise InputError(f"--plot {path}: there is no folder {path.parent}; make it first")
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("--plot needs matplotlib: pip install 'eqloop[plot]'")
+
+
+def say_nothing_is_drawn() -> None:
+    """A report was written without its page, for want of matplotlib."""
+    told = "note: page and figures need matplotlib: pip install 'eqloop[plot]'"
+    notes().print(told, markup=False)
 
 
 def save_plot(figure: "Figure", path: Path) -> None:

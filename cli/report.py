@@ -7,6 +7,7 @@ import typer
 
 from .. import InputError
 from ._output import Json, console, emit, notes, table
+from ._plot import say_nothing_is_drawn
 
 _FOLDER = Path("report")
 _SHOWN = 5
@@ -37,7 +38,7 @@ def report(
     Writes results.md, results.csv, results.tex, results.json and, with matplotlib, report.html
     (one page that opens from disk) and its figures.
 
-    Example: eqloop report runs/paper-small/prefix-sums
+    Example: eqloop report sweeps/paper-small-sudoku
     """
     from ..report import counts, read_results, results_tables, short_table, write_results
 
@@ -65,5 +66,4 @@ def report(
     names = ", ".join(path.name for path in written)
     notes().print(f"wrote {folder}/: {names}", markup=False, soft_wrap=True)
     if not any(path.suffix == ".html" for path in written):
-        told = "note: page and figures need matplotlib: pip install 'eqloop[plot]'"
-        notes().print(told, markup=False)
+        say_nothing_is_drawn()

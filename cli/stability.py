@@ -7,7 +7,7 @@ import typer
 
 from .. import InputError
 from ._output import Json, console, emit, notes, percent, progress, table
-from ._plot import check_plot, save_plot
+from ._plot import check_plot, save_plot, say_nothing_is_drawn
 from ._run import Checkpoint, load_splits, open_model
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ def _report(
     wrote = [folder / "report.json", *written[:1]]
     notes().print("wrote " + ", ".join(map(str, wrote)), markup=False, soft_wrap=True)
     if not drawn:
-        told = "note: page and figures need matplotlib: pip install 'eqloop[plot]'"
-        notes().print(told, markup=False)
+        say_nothing_is_drawn()
 
 
 def _open(path: Path, checkpoint: str, split: str, task_data: Path | None):

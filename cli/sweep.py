@@ -1,9 +1,6 @@
 """`eqloop sweep GRID`: every run of a grid, on this machine or on a cluster."""
 
-import os
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,7 +72,7 @@ def sweep(
     begun = create_sweep(path, found)
     for cell in begun.grid.cells:  # what failed is tried again
         ended = begun.ended(cell)
-        if ended is not None and (ended.status == "failed" or not _same(ended, cell)):
+        if ended is not None and not ended.serves(cell):
             begun.forget(cell)
     if executor == "slurm":
         _submit(begun, jobs, as_json)
@@ -90,14 +87,6 @@ def _again(path: Path) -> "Grid":
     return open_sweep(path, make_task=make_task).grid
 
 
-def _same(ended: "Ended", cell: "Cell") -> bool:
-    """Whether it was evaluated as the grid now wants it."""
-    import dataclasses
-
-    wanted = dataclasses.asdict(cell.evaluate)
-    return ended.evaluated == wanted | {"splits": list(wanted["splits"])}
-
-
 def _command(path: Path, leash: str) -> list[str]:
     command = [sys.executable, "-m", "eqloop.cli", "sweep", str(path.resolve())]
     return [*command, "--worker", leash]
@@ -105,20 +94,12 @@ def _command(path: Path, leash: str) -> list[str]:
 
 def _work(path: Path, *, tied: bool) -> None:
     """What each process of a sweep does."""
-    from ..sweep import open_sweep, work
+    from ..sweep import open_sweep, stop_with_parent, work
     from ..tasks import make_task
 
-    if tied:  # whoever started it holds the other end of a pipe: gone, it is time to stop
-        threading.Thread(target=_stop_at_end, daemon=True).start()
-    opened = open_sweep(path, make_task=make_task)
-    if not work(opened, make_task=make_task):
-        raise typer.Exit(0)  # stopped by a signal, all saved
-
-
-def _stop_at_end() -> None:
-    # Not sys.stdin, whose lock would keep the interpreter from ending.
-    os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
+    if tied:
+        stop_with_parent()
+    work(open_sweep(path, make_task=make_task), make_task=make_task)
 
 
 def _submit(begun: "Sweep", jobs: int, as_json: bool) -> None:
@@ -272,7 +253,7 @@ def _dry_run(grid: "Grid", path: Path, jobs: int, as_json: bool) -> None:
     made = Sweep(path, grid)
     costs = {cell.name: flops(cell) for cell in grid.cells}
     ends = {cell.name: made.ended(cell) for cell in grid.cells}
-    left = [cell for cell in grid.cells if not _is_done(ends[cell.name])]
+    left = [c for c in grid.cells if (end := ends[c.name]) is None or not end.serves(c)]
     shapes = len({cell.spec.model for cell in left})
     total, rate = sum(sum(costs[cell.name]) for cell in left), None
     seconds = 0.0
@@ -312,7 +293,3 @@ def _dry_run(grid: "Grid", path: Path, jobs: int, as_json: bool) -> None:
         said += f", {_time(seconds)} at the {rate.flops / 1e9:.1f} GFLOP/s of a few steps of the "
         said += "first one here"
     out.print(f"\n{said}; nothing was written", markup=False, soft_wrap=True)
-
-
-def _is_done(end: "Ended | None") -> bool:
-    return end is not None and end.status == "finished"

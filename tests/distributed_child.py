@@ -6,14 +6,12 @@ was begun. Each step is slowed down by PAUSE seconds.
 
 import signal
 import sys
-import time
 from pathlib import Path
 
-from tiny_task import make_task, tiny_spec
+from tiny_task import make_task, slow_steps, tiny_spec
 
 from eqloop.train import Lost, Spec, abandon, first, join, leave, train
 from eqloop.train._devices import from_first
-from eqloop.train._step import Order
 
 STEPS = 20
 SETTINGS = (
@@ -31,16 +29,6 @@ SETTINGS = (
 
 def make_spec(*settings: str) -> Spec:
     return tiny_spec(*SETTINGS, *settings)
-
-
-def slow_steps(pause: float) -> None:
-    order = Order.__call__
-
-    def slow(self, step):
-        time.sleep(pause)
-        return order(self, step)
-
-    Order.__call__ = slow
 
 
 def main(path: Path, pause: float, *processes: str) -> int:

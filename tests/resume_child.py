@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from tiny_task import make_task, tiny_spec
+from tiny_task import make_task, slow_steps, tiny_spec
 
-from eqloop.train import Spec, _checkpoint, _step, train
+from eqloop.train import Spec, _checkpoint, train
 
 SOLVERS = {
     "unroll": ["train.loss=progressive", "train.ema=0.9"],
@@ -44,16 +44,6 @@ def slow_writes(pause: float) -> None:
         fast(path, pieces())
 
     _checkpoint.write_atomic = slow
-
-
-def slow_steps(pause: float) -> None:
-    order = _step.Order.__call__
-
-    def slow(self, step):
-        time.sleep(pause)
-        return order(self, step)
-
-    _step.Order.__call__ = slow
 
 
 def main(path: Path, solver: str, pause: float) -> int:

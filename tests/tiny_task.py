@@ -2,6 +2,7 @@
 neighbour."""
 
 import dataclasses
+import time
 from typing import Any, ClassVar
 
 import jax
@@ -14,6 +15,7 @@ from eqloop.tasks._svg import glyphs, picture
 from eqloop.train import Spec
 from eqloop.train._fields import nearest
 from eqloop.train._resolve import overlay
+from eqloop.train._step import Order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +122,17 @@ TABLES = {
         "validation_iterations": 24,
     },
 }
+
+
+def slow_steps(pause: float) -> None:
+    """From now on each training step of this process begins with so many seconds of sleep."""
+    order = Order.__call__
+
+    def slow(self, step):
+        time.sleep(pause)
+        return order(self, step)
+
+    Order.__call__ = slow
 
 
 def tiny_spec(*settings: str, **shortcuts: str | int | None) -> Spec:

@@ -15,5 +15,6 @@ from ._grid import Grid as Grid
 from ._grid import grids as grids
 from ._grid import read_grid as read_grid
 from ._local import run_local as run_local
+from ._local import stop_with_parent as stop_with_parent
 from ._slurm import submit as submit
 from ._worker import work as work

@@ -41,6 +41,12 @@ class Ended:
     parameters: int = 0
     rho_w_x: float | None = None
 
+    def serves(self, cell: Cell) -> bool:
+        """Whether nothing is left to do: it finished, and was evaluated as the grid now wants."""
+        wanted = dataclasses.asdict(cell.evaluate)
+        wanted["splits"] = list(wanted["splits"])  # as JSON has them
+        return self.status == "finished" and self.evaluated == wanted
+
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:

@@ -6,6 +6,7 @@ import platform
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,12 +24,12 @@ PAUSE = 0.5
 def run_local(
     sweep: Sweep, command: Sequence[str], jobs: int, *, watch: Callable[[], None]
 ) -> bool:
-    """Do what is left of a sweep with `jobs` processes of `command`, each of which calls `work`.
+    """Do what is left of a sweep with `jobs` processes of `command`, each of which calls
+    `stop_with_parent` and `work`.
 
     The cores are divided among the processes, and so are the GPUs that there are. A process that
     dies is replaced, and the cell that it worked at has failed. SIGINT and SIGTERM are passed on:
-    every worker saves and ends. Workers hold the reading end of a pipe, so they notice as well
-    when this process is gone.
+    every worker saves and ends. When this process is gone, they notice and do the same.
 
     **Arguments:**
 
@@ -68,6 +69,18 @@ def run_local(
     if not interrupted and all(sweep.ended(cell) for cell in sweep.grid.cells):
         shutil.rmtree(compiled, ignore_errors=True)
     return not interrupted
+
+
+def stop_with_parent() -> None:
+    """For a worker: once the process of `run_local`, which holds the other end of the pipe that is
+    its standard input, is gone, it gets a SIGTERM."""
+
+    def wait() -> None:
+        # Not sys.stdin, whose lock would keep the interpreter from ending.
+        os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _start(

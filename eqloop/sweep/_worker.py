@@ -14,7 +14,7 @@ from ..examine import weight_figures
 from ..train import Diverged, Run, measure, open_run, read_metrics, train
 from ..train._resolve import MakeTask
 from ._cost import count
-from ._folder import Ended, Sweep
+from ._folder import STATE, Ended, Sweep
 from ._grid import Cell
 
 Ending = Callable[[Cell, Ended], None]
@@ -57,7 +57,7 @@ def _attempt(sweep: Sweep, cell: Cell, make_task: MakeTask) -> Ended | None:
         return Ended("failed", str(error))
     except Exception as error:
         # Whatever it was, the other cells are not to blame; nothing of it is lost.
-        (sweep.path / "state" / f"{cell.name}.txt").write_text(traceback.format_exc())
+        (sweep.path / STATE / f"{cell.name}.txt").write_text(traceback.format_exc())
         return Ended("failed", f"{type(error).__name__}: {error}".splitlines()[0])
 
 
