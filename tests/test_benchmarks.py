@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eqloop.sweep import count
+from eqloop.sweep import count, read_grid
 from eqloop.tasks import make_task
 from eqloop.train import resolve
 
@@ -49,3 +49,18 @@ def test_peaks_are_found_by_name(gpu):
     assert gpu.peak("NVIDIA GH200 480GB") == [989e12, 4.0e12]
     assert gpu.peak("NVIDIA L40S") == [362e12, 0.864e12]
     assert gpu.peak("cpu") is None
+
+
+@pytest.mark.parametrize("task", ["sudoku", "chess", "prefix-sums"])
+def test_the_part_of_the_grid_to_run_first(task):
+    found = read_grid(str(ROOT / "benchmarks" / "full" / f"{task}.toml"), make_task=make_task)
+    paper = read_grid(f"paper/{task}", make_task=make_task)
+    axes = {axis: {cell.axes[axis] for cell in found.cells} for axis in found.axes}
+    assert len(found.cells) == 9
+    assert axes["recall"] == {"internal", "external", "none"}
+    assert axes["norm"] == {"post", "peri", "pre"}
+    # The paper's recipe, on its own data or on that of the file.
+    for cell in found.cells:
+        same = next(each for each in paper.cells if each.axes == cell.axes)
+        assert cell.spec.train == same.spec.train
+        assert cell.spec.model == same.spec.model

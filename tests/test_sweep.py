@@ -146,6 +146,7 @@ gradient = ["backprop"]
         ("[axes]\n'evaluate.row' = [1]", "did you mean evaluate.rows?"),
         ("[axes.x]\n'a b' = {}\nab = {}", "two cells would be called x-ab"),
         ("[axes]\nseed = [0", "not valid TOML"),
+        ("[axes]\nseed = [0]\n[exclude]\nseed = 0", "must be a list of tables, [[exclude]]"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_file(axes, said):
@@ -154,6 +155,54 @@ def test_a_mistake_is_one_line_that_names_the_file(axes, said):
     assert str(raised.value).startswith("small.toml")
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_grid_begins_as_another_one():
+    """An axis takes the place of its namesake or comes last, fields go on top, lists add up."""
+    found = parse_grid(
+        """
+base = "paper/sudoku"
+set = { "train.steps" = 100 }
+[axes]
+lr = [2e-3]
+"train.ema" = [0.0, 0.9]
+[[exclude]]
+recall = "fixed"
+[[exclude]]
+norm = ["gru", "pre"]
+[evaluate]
+rows = 10
+""",
+        "mine",
+        "mine.toml",
+        make_task=make_task,
+    )
+    paper = read_grid("paper/sudoku", make_task=make_task)
+    assert found.name == "mine"
+    assert found.axes == (*paper.axes, "train.ema")
+    assert len(found.cells) == 3 * 3 * 2 * 1 * 2
+    assert {(cell.axes["lr"], cell.spec.train.lr) for cell in found.cells} == {(2e-3, 2e-3)}
+    cell, whole = found.cells[0], paper.cells[0]
+    changed = {"train": dataclasses.replace(whole.spec.train, steps=100, lr=2e-3)}
+    assert cell.spec == dataclasses.replace(whole.spec, **changed)
+    assert cell.evaluate == dataclasses.replace(whole.evaluate, rows=10)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('base = "paper/sudoko"', "base: no grid 'paper/sudoko' comes with eqloop; did you mean"),
+        ("base = [3]", "base: no grid [3] comes with eqloop"),
+        ('base = "paper/chess"\n[axes]\nnrom = [1]', "axes.nrom: write GROUP.FIELD"),
+        ('base = "paper/chess"\nset = 1', "set must be a table, got 1"),
+        ('base = "paper/chess"\nexclude = 1', "exclude must be a list of tables"),
+    ],
+)
+def test_a_mistake_on_a_base_is_one_line_too(text, said):
+    with pytest.raises(InputError) as raised:
+        parse_grid(text, "mine", "mine.toml", make_task=make_task)
+    assert str(raised.value).startswith("mine.toml: ")
+    assert said in str(raised.value)
 
 
 def test_unknown_grids_name_the_nearest():

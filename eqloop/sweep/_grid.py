@@ -20,7 +20,9 @@ Scalar = str | int | float | bool
 NAMES = SHORTCUTS | {"lr": "train.lr", "residual": "model.residual"}
 """Axes that are another name for a field."""
 
-TABLES = ("name", "task", "preset", "set", "axes", "exclude", "override", "evaluate", "slurm")
+MERGED = ("set", "axes", "evaluate", "slurm")
+LISTED = ("exclude", "override")
+TABLES = ("base", "name", "task", "preset", *MERGED, *LISTED)
 MOST = 10_000
 
 
@@ -117,6 +119,10 @@ def read_grid(source: str, *, make_task: MakeTask) -> Grid:
 
     Later wins: preset, `set`, the axes in their order, `override`s in theirs.
 
+    With `base = "paper/sudoku"` it begins as that grid, which must come with the package. What it
+    says itself then counts: an axis takes the place of the one of its name or comes last; fields
+    are set on top; `exclude` and `override` are added.
+
     **Raises** `InputError` naming the file and what is wrong in it, for every cell.
     """
     path = Path(source)
@@ -141,6 +147,8 @@ def parse_grid(text: str, name: str, where: str, *, make_task: MakeTask) -> Grid
         for key in tables:
             if key not in TABLES:
                 raise InputError(f"unknown table or value {key}{nearest(key, TABLES)}")
+        if "base" in tables:
+            tables = _on_base(tables)
         axes = {axis: _choices(axis, each) for axis, each in _table(tables, "axes").items()}
         if not axes or not all(axes.values()):
             raise InputError("[axes] must name at least one axis, each with at least one value")
@@ -155,10 +163,32 @@ def parse_grid(text: str, name: str, where: str, *, make_task: MakeTask) -> Grid
     return Grid(called, text, tuple(axes), cells, _table(tables, "slurm"))
 
 
+def _on_base(tables: Mapping[str, Any]) -> dict[str, Any]:
+    base, known = tables["base"], grids()
+    if not isinstance(base, str) or base not in known:
+        raise InputError(f"base: no grid {base!r} comes with eqloop{nearest(str(base), known)}")
+    found = parse_tables(known[base], f"grid {base}")
+    for name, given in tables.items():
+        if name in MERGED:
+            found[name] = _table(found, name) | _table(tables, name)
+        elif name in LISTED:
+            found[name] = _list(found, name) + _list(tables, name)
+        else:
+            found[name] = given
+    return found
+
+
 def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = tables.get(name, {})
     if not isinstance(found, dict):
         raise InputError(f"{name} must be a table, got {found!r}")
+    return found
+
+
+def _list(tables: Mapping[str, Any], name: str) -> list[Any]:
+    found = tables.get(name, [])
+    if not isinstance(found, list):
+        raise InputError(f"{name} must be a list of tables, [[{name}]], got {found!r}")
     return found
 
 
@@ -196,9 +226,9 @@ def _cells(
 ) -> Iterator[Cell]:
     first = {"task": tables.get("task", "prefix-sums"), "preset": tables.get("preset", "quick")}
     evaluate = {f"evaluate.{name}": value for name, value in _table(tables, "evaluate").items()}
-    common = first | evaluate | _settings("set", tables.get("set", {}))
-    exclusions = [_values("exclude", each, axes) for each in tables.get("exclude", [])]
-    overrides = [_override(each, axes) for each in tables.get("override", [])]
+    common = first | evaluate | _table(tables, "set")
+    exclusions = [_values("exclude", each, axes) for each in _list(tables, "exclude")]
+    overrides = [_override(each, axes) for each in _list(tables, "override")]
     names: set[str] = set()
     for combination in itertools.product(*axes.values()):
         values: dict[str, Scalar] = dict(zip(axes, combination, strict=True))
