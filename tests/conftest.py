@@ -41,6 +41,19 @@ def programs() -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def compiled_quickly() -> Iterator[None]:
+    """For files that run whole commands and trainings, for seconds each: compiling is most of what
+    they do, and half of that is optimisation that so little work never pays back. The laws of
+    solvers, gradients and stability are held to programs as users get them."""
+    name = "jax_disable_most_optimizations"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name.upper(), "1")  # for child processes
+        jax.config.update(name, True)
+        yield
+        jax.config.update(name, False)
+
+
 @pytest.fixture
 def kept_programs(tmp_path_factory) -> Iterator[None]:
     """For a test that trains several times: what one run compiled, the next one takes from disk."""

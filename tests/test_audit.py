@@ -18,6 +18,8 @@ from eqloop._cross_entropy import cross_entropy
 from eqloop.cli import main
 from eqloop.train import open_run, read_metrics, train
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 WIDTH, CELLS, CLASSES = 6, 4, 3
 
 

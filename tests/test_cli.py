@@ -12,6 +12,8 @@ import pytest
 
 from eqloop.cli.solve import few
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 COMMANDS = (
     ["train"],
     ["eval"],

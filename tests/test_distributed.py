@@ -22,6 +22,8 @@ from eqloop.cli import main
 from eqloop.train import _devices, open_run, read_metrics, train
 from eqloop.train._devices import Devices
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 HERE = Path(__file__).parent
 CHILD = HERE / "distributed_child.py"
 EXACT = ("step", "epoch", "iterations", "evaluations", "lr", "kind")
@@ -33,12 +35,8 @@ def environment(compiled) -> dict[str, str]:
     return {**os.environ, **compiled, "PYTHONPATH": str(HERE)}
 
 
-def simulated(count: int, *flags: str) -> dict[str, str]:
-    return {"XLA_FLAGS": " ".join((f"--xla_force_host_platform_device_count={count}", *flags))}
-
-
-QUICKLY = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
-"""For a program that runs once."""
+def simulated(count: int) -> dict[str, str]:
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
 
 
 started: list[subprocess.Popen] = []
@@ -173,7 +171,7 @@ a batch that is spread out does not depend on the other."""
 def test_a_step_of_every_solver_and_gradient(environment):
     ran = subprocess.run(
         [sys.executable, "-c", _PAIRS, json.dumps(PAIRS)],
-        env=environment | simulated(4, *QUICKLY),
+        env=environment | simulated(4),
         capture_output=True,
         text=True,
         timeout=600,
@@ -208,7 +206,7 @@ print(flops[0] / flops[1], len(re.findall(r" all-(?:gather|to-all)", made.compil
 """
     ran = subprocess.run(
         [sys.executable, "-c", code],
-        env=environment | simulated(4, *QUICKLY),
+        env=environment | simulated(4),
         capture_output=True,
         text=True,
         timeout=240,

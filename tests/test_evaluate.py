@@ -15,6 +15,8 @@ from eqloop import InputError
 from eqloop.nn import NormKind
 from eqloop.train import evaluate, geometric
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 TASK = Tiny()
 SPLIT = TASK.generate(70, 0)
 

@@ -20,6 +20,8 @@ from eqloop.examine._weights import attention_entropy
 from eqloop.stability import Statement
 from eqloop.train import open_run
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 AXES = ("reachability", "input_dependence", "geometry")
 SMALL = ["--examples", "4", "--iterations", "16"]
 

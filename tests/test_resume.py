@@ -15,6 +15,8 @@ from resume_child import SOLVERS, STEPS
 
 from eqloop.train import open_run, read_metrics
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 CHILD = Path(__file__).with_name("resume_child.py")
 PAUSE = 0.004
 TIMING = ("examples_per_s", "seconds")

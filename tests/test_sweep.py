@@ -38,6 +38,8 @@ from eqloop.tasks import make_task
 from eqloop.train import ModelSpec, open_run, resolve, train
 from eqloop.train._loss import draw
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 CHILD = Path(__file__).with_name("sweep_child.py")
 
 SMALL = """

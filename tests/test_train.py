@@ -24,6 +24,8 @@ from eqloop.train._loss import batch_loss, cross_entropy, draw
 from eqloop.train._state import make_optimiser, make_schedule
 from eqloop.train._step import METRICS, Order, make_step, put
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def batch(made: Spec, size: int = 8):
     task = make_task("tiny", made.task_fields)
