@@ -29,10 +29,10 @@ def estimate(values: Sequence[float | None]) -> Estimate:
         return Estimate(None, None, 0)
     if len(known) == 1:
         return Estimate(known[0], None, 1)
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     error = statistics.stdev(known) / math.sqrt(len(known))
-    half = float(t.ppf(0.975, len(known) - 1)) * error
+    half = float(stdtrit(len(known) - 1, 0.975)) * error
     return Estimate(statistics.fmean(known), half, len(known))
 
 

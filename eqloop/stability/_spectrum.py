@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from .._iteration import Map
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
@@ -121,7 +121,7 @@ def lyapunov_exponents(
         jnp.asarray(block),
     )
     blocks = np.asarray(blocks, np.float64)
-    error = blocks.std(axis=1, ddof=1) / math.sqrt(BLOCKS) * student.ppf(0.975, BLOCKS - 1)
+    error = blocks.std(axis=1, ddof=1) / math.sqrt(BLOCKS) * stdtrit(BLOCKS - 1, 0.975)
     return blocks.mean(axis=1), error
 
 

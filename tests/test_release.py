@@ -1,0 +1,41 @@
+"""The trained runs that come with the repository open, and solve what they are said to."""
+
+from pathlib import Path
+
+import pytest
+
+from eqloop.train import open_run
+
+RELEASE = Path(__file__).resolve().parents[1] / "benchmarks" / "release"
+PUZZLES = {
+    "prefix-sums": ["0110100110010110011010011001011001101001100101100110100110010110"],
+    "sudoku": ["53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"],
+    "chess": [
+        "6k1/5ppp/8/8/8/8/5PPP/R5K1 w - - 0 1",
+        "r1bqkb1r/pppp1ppp/2n2n2/4p2Q/2B1P3/8/PPPP1PPP/RNB1K1NR w KQkq - 4 4",
+    ],
+}
+"""The sudoku is Wikipedia's; the mates are on the back rank and the scholar's."""
+
+
+def test_there_is_one_for_each_task():
+    assert {each.name for each in RELEASE.iterdir() if each.is_dir()} == set(PUZZLES)
+    readme = (RELEASE / "README.md").read_text("utf-8")
+    for name in PUZZLES:
+        assert f"| {name} |" in readme
+
+
+@pytest.mark.parametrize("name", PUZZLES)
+def test_it_solves_without_training(name, cli):
+    for puzzle in PUZZLES[name]:
+        code, out, err = cli("solve", RELEASE / name, puzzle)
+        assert (code, err) == (0, ""), out
+
+
+@pytest.mark.parametrize("name", PUZZLES)
+def test_it_is_small_and_was_chosen_on_validation(name):
+    folder = RELEASE / name
+    run = open_run(folder)
+    assert run.steps() == [run.best()]
+    own = [each for each in folder.rglob("*") if each.parent in (folder, folder / "checkpoints")]
+    assert sum(each.stat().st_size for each in own if each.is_file()) < 5e6
