@@ -20,6 +20,8 @@ app = typer.Typer(
 Task = Annotated[
     str, typer.Option("--task", "-t", help="prefix-sums, sudoku or chess.", show_default=False)
 ]
+MOST_GENERATED = 10_000
+"""Examples that `show` generates for the sake of one."""
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="A field of the task, as task.FIELD=VALUE; repeatable."),
@@ -135,7 +137,7 @@ def show(
 ) -> None:
     """Print one example and its answer as a board.
 
-    Reads FILE, or generates examples where there is none. Writes nothing.
+    Reads FILE, or where there is none generates all examples up to that one. Writes nothing.
 
     Example: eqloop data show sudoku.csv.gz --task sudoku --index 3
     """
@@ -143,6 +145,11 @@ def show(
 
     made = build(task, settings)
     tally = Tally()
+    if file is None and index >= MOST_GENERATED:
+        raise InputError(
+            f"--index {index}: without FILE, all up to that one are generated; at most "
+            f"{MOST_GENERATED - 1}"
+        )
     with progress("reading") as report:
         if file is None:
             split = made.generate(index + 1, made.seed, progress=report)

@@ -54,15 +54,33 @@ def equilibrium(
 
     **Raises** `ValueError` for a combination that cannot work, when tracing.
     """
-    for leaf in jtu.tree_leaves(z0):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 32:
-            raise ValueError(
-                f"z0 is {dtype}: a solver's state must be float32 or float64; cast inside f"
-            )
     if gradient is None:
         gradient = Backprop() if isinstance(solver, Unroll) else Implicit()
+    if not isinstance(solver, Solver):
+        raise ValueError(f"solver = {solver!r} is not a solver: make one, as in eqloop.Anderson()")
+    if not isinstance(gradient, AbstractGradient):
+        raise ValueError(
+            f"gradient = {gradient!r} is not a gradient: make one, as in eqloop.Implicit()"
+        )
+    if isinstance(max_steps, int) and max_steps < 1:
+        raise ValueError(f"max_steps = {max_steps} must be at least 1")
+    z0 = jtu.tree_map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), z0)
+    _check_map(f, z0, x)
     if not isinstance(f, eqx.Module):
         # Arrays that a plain function closes over become visible to differentiation.
         f = eqx.filter_closure_convert(f, z0, x)
     return gradient.run(f, z0, x, solver, max_steps=max_steps, probe=probe)
+
+
+def _check_map(f: Callable, z0: PyTree, x: PyTree) -> None:
+    for leaf in jtu.tree_leaves(z0):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating) or jnp.finfo(leaf.dtype).bits < 32:
+            raise ValueError(
+                f"z0 is {leaf.dtype}: a solver's state must be float32 or float64; cast inside f"
+            )
+    value = eqx.filter_eval_shape(f, z0, x)
+    found, wanted = (
+        jtu.tree_map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree) for tree in (value, z0)
+    )
+    if found != wanted:
+        raise ValueError(f"f returns {found} for a state z0 of {wanted}: they must be alike")

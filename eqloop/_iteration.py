@@ -22,6 +22,14 @@ def stop_gradient(tree: Z) -> Z:
     return eqx.combine(jax.lax.stop_gradient(arrays), rest)
 
 
+def at_most(steps: Count, bound: Count | None) -> Count:
+    """A number of steps, and where it or its bound is traced, so that nothing can be raised, the
+    bound in place of more."""
+    if bound is None or (isinstance(steps, int) and isinstance(bound, int)):
+        return steps
+    return jnp.minimum(steps, bound)
+
+
 def advance(f: Map, z: Z, x: PyTree, steps: Count) -> Z:
     """`steps` iterations that no gradient passes through; `steps` may be traced."""
     f, z, x = stop_gradient((f, z, x))

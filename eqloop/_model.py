@@ -110,8 +110,12 @@ class LoopedTransformer(eqx.Module):
     ):
         if blocks < 1:
             raise ValueError(f"blocks = {blocks} must be at least 1")
-        if width % heads:
-            raise ValueError(f"width = {width} must be a multiple of heads = {heads}")
+        grid = tuple(grid)
+        if width % (2 * len(grid) * heads):
+            raise ValueError(
+                f"width = {width} must be a multiple of 2 x {len(grid)} grid axes x heads = {heads}"
+                ": rotary positions turn pairs of features of each head"
+            )
         prelude_key, coda_key, *block_keys = jr.split(key, 2 + blocks)
         self.prelude = Linear(channels, width, key=prelude_key)
         self.blocks = tuple(
@@ -128,7 +132,7 @@ class LoopedTransformer(eqx.Module):
             for block_key in block_keys
         )
         self.coda = Coda(width, classes, key=coda_key)
-        self.grid = tuple(grid)
+        self.grid = grid
         self.dtype = np.dtype(dtype)
 
     def embed(self, x: Float[Array, "*grid channels"]) -> Float[Array, "*grid width"]:
@@ -138,6 +142,9 @@ class LoopedTransformer(eqx.Module):
                 f"x has shape {x.shape}, not one example of {len(self.grid)} grid axes and a "
                 "channel axis: jax.vmap the model over a batch"
             )
+        channels = self.prelude.weight.shape[-1]
+        if x.shape[-1] != channels:
+            raise ValueError(f"x has {x.shape[-1]} channels, and the model takes {channels}")
         return self.prelude(x)
 
     def loop(self, *, fold: bool = False) -> Loop:

@@ -148,7 +148,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --task sudko",
-        "no preset 'quick' for the task 'sudko'; did you mean sudoku?",
+        "task 'sudko' is not known; did you mean 'sudoku'?",
     ),
     (
         "train --preset fast",

@@ -129,6 +129,9 @@ def test_data_check_counts_bad_rows(cli, tmp_path):
 
 
 def test_data_show_generates_without_a_file(cli):
+    code, out, err = cli("data", "show", "--task", "prefix-sums", "--index", 10_000)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --index 10000: without FILE, all up to that one are generated")
     code, out, _ = cli("data", "show", "--task", "sudoku", "--set", "task.box=2", "--index", 2)
     assert code == 0
     assert "difficulty" in out

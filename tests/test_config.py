@@ -105,6 +105,7 @@ def test_the_gradient_and_the_loss_follow_the_solver():
         (["model.width=64.5"], "model.width must be a whole number, got 64.5"),
         (["model.width=true"], "model.width must be a whole number, got True"),
         (["model.width=63"], "model.width must be a multiple of 2 x model.heads = 4, got 63"),
+        (["solver.gradient_checkpoints=4"], "solver.gradient_checkpoints = 4 has no effect here"),
         (["model.heads=0"], "model.heads must be at least 1, got 0"),
         (["model.attention=4"], 'model.attention must be "full" or an odd window, got 4'),
         (["model.attention=none"], "must be a whole number or one of task, full, got 'none'"),
@@ -141,7 +142,7 @@ def test_mistakes_get_one_clear_line(settings, message):
 def test_unknown_tasks_and_presets():
     with pytest.raises(InputError, match="unknown preset 'quik'; did you mean quick"):
         resolve("sudoku", "quik", make_task=make_task)
-    with pytest.raises(InputError, match="no preset 'quick' for the task 'sodoku'; did you mean"):
+    with pytest.raises(InputError, match="task 'sodoku' is not known; did you mean 'sudoku'"):
         resolve("sodoku", "quick", make_task=make_task)
 
 

@@ -1,5 +1,7 @@
 """Solvers and gradients against closed forms, finite differences and each other."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -10,7 +12,16 @@ import optimistix as optx
 import pytest
 
 import eqloop
-from eqloop import Backprop, BackwardReport, FixedPoint, Implicit, OneStep, Truncated, Unroll
+from eqloop import (
+    Backprop,
+    BackwardReport,
+    FixedPoint,
+    Implicit,
+    OneStep,
+    Phantom,
+    Truncated,
+    Unroll,
+)
 from eqloop._iteration import unroll
 
 CONVERGING = FixedPoint(rtol=1e-12)
@@ -155,6 +166,34 @@ def test_gradient_of_z0_passes_through_backprop_and_no_fixed_point(x64):
     power = jnp.linalg.matrix_power(f.a, 3)
     np.testing.assert_allclose(through, power.T @ jnp.ones(6), rtol=1e-12)
     np.testing.assert_array_equal(jax.grad(loss)(z0, CONVERGING, Implicit()), jnp.zeros(6))
+
+
+@pytest.mark.parametrize(
+    ("solver", "gradient", "made"),
+    [
+        (lambda n: Unroll(n, max_steps=10), lambda n: Backprop(), 10),
+        (lambda n: Unroll(n, max_steps=10), lambda n: Implicit(), 10),
+        (lambda n: Unroll(30), lambda n: Truncated(n, max_steps=4), 30),
+        (lambda n: Unroll(5), lambda n: Truncated(n, max_steps=8), 5),
+        (lambda n: Unroll(n - 18), lambda n: Truncated(4), 2),
+        (lambda n: Unroll(n - 18), lambda n: Phantom(4, damping=0.0), 2),
+    ],
+)
+def test_a_traced_count_above_its_bound_is_the_bound(solver, gradient, made):
+    """On `z + 1` the state is the number of iterations."""
+
+    @jax.jit
+    def run(n):
+        out = eqloop.equilibrium(
+            lambda z, x: z + 1,
+            jnp.zeros(()),
+            None,
+            solver=solver(n),
+            gradient=gradient(n),
+        )
+        return out.state, out.steps
+
+    assert run(jnp.asarray(20)) == (made, made)
 
 
 def test_a_traced_count_computes_what_a_static_one_does_and_skips_the_rest():
@@ -311,7 +350,7 @@ def test_a_singular_backward_solve_falls_back_to_one_step_and_says_so():
     [
         (lambda z, x: 3 * z + x, eqloop.RESULTS.nonfinite),
         (lambda z, x: jnp.log(-jnp.abs(z) - 1) + x, eqloop.RESULTS.nonfinite),
-        (lambda z, x: -z + x, eqloop.RESULTS.nonlinear_max_steps_reached),
+        (lambda z, x: -z + x, eqloop.RESULTS.not_converged),
     ],
     ids=["diverges", "nan", "cycles"],
 )
@@ -346,6 +385,7 @@ def test_unroll_says_whether_it_has_converged():
     [
         (lambda: Unroll(0), "steps = 0"),
         (lambda: Truncated(0), "steps = 0"),
+        (lambda: Truncated(4, checkpoints=0), "Truncated: checkpoints = 0"),
         (lambda: FixedPoint(damping=1.0), "damping = 1.0"),
         (
             lambda: eqloop.equilibrium(
@@ -374,6 +414,31 @@ def test_unroll_says_whether_it_has_converged():
 def test_combinations_that_cannot_work_are_refused_when_tracing(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"solver": "anderson"}, "solver = 'anderson' is not a solver"),
+        ({"solver": FixedPoint}, "FixedPoint'> is not a solver"),
+        ({"gradient": Implicit}, "Implicit'> is not a gradient"),
+        ({"max_steps": 0}, "max_steps = 0 must be at least 1"),
+        ({"f": lambda z, x: x}, r"f returns float32\[4\] for a state z0 of float32\[3\]"),
+        ({"f": lambda z, x: (z, z)}, "they must be alike"),
+        ({"f": lambda z, x: z.astype(jnp.bfloat16)}, r"f returns bfloat16\[3\]"),
+    ],
+)
+def test_what_is_no_argument_is_named(changed, message):
+    arguments: dict[str, Any] = {"f": lambda z, x: z / 2, "solver": FixedPoint()} | changed
+    with pytest.raises(ValueError, match=message):
+        eqloop.equilibrium(arguments.pop("f"), jnp.zeros(3), jnp.ones(4), **arguments)
+
+
+def test_a_state_of_plain_numbers():
+    out = eqloop.equilibrium(
+        lambda z, x: [0.5 * z[0] + 1.0, 0.5 * z[1]], [0.0, 1.0], None, solver=FixedPoint()
+    )
+    np.testing.assert_allclose(out.state, [2, 0], atol=1e-2)
 
 
 def test_rematerialised_unrolling_keeps_one_state_per_iteration():

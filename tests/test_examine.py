@@ -1,5 +1,6 @@
 """A model on its task, examined: the command from a run folder to a page, theory, and checks."""
 
+import dataclasses
 import json
 import shutil
 
@@ -148,15 +149,37 @@ def test_a_model_that_is_not_finite(examined, monkeypatch, capsys):
         assert found["verdict"][axis]["verdict"] == "not measurable"
 
 
-@pytest.mark.parametrize("name", CHECKS)
-def test_checks_on_untrained_models(name):
-    """Each runs on models of every recall, and on no model by claims that it cannot decide."""
-    subjects = random_subjects(key=jr.key(0), examples=3, width=16)
-    found = CHECKS[name](subjects, key=jr.key(1), iterations=16)
-    assert found.holds in (True, False, None)
+def contracting(subject):
+    """With weights so small that the loop settles at once."""
+    blocks = jax.tree.map(lambda w: 0.5 * w if w.ndim > 1 else w, subject.model.blocks)
+    return dataclasses.replace(
+        subject, model=eqx.tree_at(lambda m: m.blocks, subject.model, blocks)
+    )
+
+
+def deaf(subject):
+    """As if it had recall, of which nothing arrives."""
+    where = lambda m: m.blocks[0].recall.input.weight  # noqa: E731
+    return dataclasses.replace(
+        subject, model=eqx.tree_at(where, subject.model, 0 * where(subject.model))
+    )
+
+
+@pytest.mark.parametrize(("name", "falsified"), [
+    ("clusters", False), ("sensitivity", False), ("gradients", False), ("return", True),
+])  # fmt: skip
+def test_checks_hold_where_they_must_and_fail_where_they_must(name, falsified):
+    """Loops that contract bear every claim out. Recall through which no input comes has one fixed
+    point and no gradient; what is pushed from it returns all the same."""
+    none, external, internal = map(
+        contracting, random_subjects(key=jr.key(0), examples=3, width=16)
+    )
+    found = CHECKS[name]([none, external, internal], key=jr.key(1), iterations=64)
+    assert found.holds is True
     assert found.rows
     assert all(len(row) == len(found.columns) for row in found.rows)
     assert eqloop.train._metrics.plain(found.tables())
+    assert CHECKS[name]([none, deaf(external)], key=jr.key(1), iterations=64).holds is falsified
 
 
 def test_scan_sets_the_spectral_radius():
@@ -230,6 +253,8 @@ def test_theory_against_verdicts():
     assert [none[axis]["agrees"] for axis in AXES] == [None, False, None]
     said["input_dependence"] = Statement("not measurable", "", {})
     assert compare(predict("none", "post", "add"), said)["input_dependence"]["agrees"] is None
+    said["input_dependence"] = Statement("differs, smoothness not measurable", "", {})
+    assert compare(predict("internal", "post", "add"), said)["input_dependence"]["agrees"] is None
     # The threshold of an external loop that is not normalised.
     assert predict("external", "pre", "add", 0.9)["reachability"].expects == REACHED
     assert predict("external", "pre", "add", 1.1)["reachability"].expects == ("not reached",)

@@ -181,7 +181,8 @@ def test_outer_normalisation_keeps_the_state_on_a_sphere():
         ({"recall": "sometimes"}, "recall = 'sometimes'"),
         ({"norm": "last"}, "norm = 'last'"),
         ({"residual": "mul"}, "residual = 'mul'"),
-        ({"heads": 3}, "width = 16 must be a multiple of heads = 3"),
+        ({"heads": 3}, "width = 16 must be a multiple of 2 x 2 grid axes x heads = 3"),
+        ({"heads": 8}, "width = 16 must be a multiple of 2 x 2 grid axes x heads = 8"),
         ({"blocks": 0}, "blocks = 0"),
         ({"attention": 4}, "attention = 4"),
     ],
@@ -196,7 +197,7 @@ def test_wrong_arguments_are_named(overrides, message):
     [
         ({}, (2, 4, 5, 3), "vmap"),
         ({"attention": 5}, (4, 5, 3), "smaller than the neighbourhood"),
-        ({"heads": 8}, (4, 5, 3), "must be a multiple of 4"),
+        ({}, (4, 5, 2), "x has 2 channels, and the model takes 3"),
     ],
 )
 def test_inputs_that_do_not_fit_are_named(overrides, shape, message):

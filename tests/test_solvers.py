@@ -225,9 +225,59 @@ def test_a_failed_solve_returns_its_best_iterate(x64):
     from its start for ever: each must return the best that it saw."""
     f, z0, x = spectrum(3.0, -2.0, 0.5)(jnp.float64)
     out = eqloop.equilibrium(f, z0, x, solver=eqloop.FixedPoint(1e-8, curve=10), max_steps=10)
-    assert out.result == RESULTS.nonlinear_max_steps_reached
+    assert out.result == RESULTS.not_converged
     assert out.curve is not None
     np.testing.assert_allclose(out.residual, jnp.min(out.curve), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [
+        (eqloop.FixedPoint, 0.5),
+        (eqloop.FixedPoint, -0.9),
+        (eqloop.Anderson, 0.5),
+        (eqloop.SteadyState, 0.5),
+    ],
+)
+def test_an_absolute_tolerance_is_met_by_what_is_returned(kind, rate, x64):
+    """Towards zero a relative residual does not fall: the lowest one is no measure."""
+    solver = kind(rtol=1e-9, atol=1e-3)
+
+    def f(z, x):
+        return rate * z + x
+
+    out = eqloop.equilibrium(f, jnp.ones(3), jnp.zeros(3), solver=solver, max_steps=500)
+    assert out.result == RESULTS.successful
+    # Before the evaluation that is the gradient's.
+    assert jnp.linalg.norm(f(out.state, 0) - out.state) <= abs(rate) * 1e-3
+
+
+def test_a_start_without_a_value_is_no_success():
+    for name in SOLVERS:
+        out = eqloop.equilibrium(
+            lambda z, x: 0.5 * jnp.sqrt(1 - z) + x,
+            jnp.full(2, 3.0),
+            jnp.zeros(2),
+            solver=SOLVERS[name](1e-3),
+        )
+        assert out.result == RESULTS.nonfinite, name
+
+
+@pytest.mark.parametrize("gradient", [eqloop.Truncated(8), eqloop.Phantom(8, damping=0.0)])
+def test_iterations_after_the_solve_that_lead_away_are_told(gradient, x64):
+    """Newton reaches a fixed point that plain iteration, with a slope of -2.8, moves away from."""
+
+    def f(z, x):
+        return x - 3 * jnp.sin(z)
+
+    def solve(gradient):
+        solver = eqloop.NewtonKrylov(rtol=1e-6, plain=0)
+        z0, x = jnp.full(2, 0.2), jnp.array([0.5, 0.8])
+        return eqloop.equilibrium(f, z0, x, solver=solver, gradient=gradient)
+
+    assert solve(Implicit()).result == RESULTS.successful
+    assert solve(gradient).result == RESULTS.not_converged
+    assert solve(gradient).residual > 1e-6
 
 
 FAILURES = {
@@ -238,7 +288,7 @@ FAILURES = {
         tuple(SOLVERS),
         RESULTS.nonfinite,
     ),
-    "cycles": (lambda z, x: -z + x, ("fixed-point",), RESULTS.nonlinear_max_steps_reached),
+    "cycles": (lambda z, x: -z + x, ("fixed-point",), RESULTS.not_converged),
     # no fixed point at all: I - J is singular everywhere
     "singular": (lambda z, x: z + x, ("newton", "chord"), RESULTS.stagnation),
     "shifts": (
@@ -291,6 +341,9 @@ def test_a_failure_is_a_result_code_with_a_finite_gradient(name, failure):
         (lambda: eqloop.NewtonKrylov(restart=0), "restart = 0"),
         (lambda: eqloop.Chord(cycles=0), "cycles = 0"),
         (lambda: eqloop.FixedPoint(patience=-1), "patience = -1"),
+        (lambda: eqloop.FixedPoint(rtol=-1), "FixedPoint: rtol = -1.0 must be at least 0"),
+        (lambda: eqloop.Anderson(atol=float("nan")), "Anderson: atol = nan"),
+        (lambda: eqloop.Unroll(2.5), "steps = 2.5 must be a whole number"),  # pyright: ignore
         (
             lambda: eqloop.equilibrium(
                 lambda z, x: z, jnp.zeros(1, jnp.bfloat16), None, solver=eqloop.Anderson()

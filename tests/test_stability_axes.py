@@ -19,7 +19,11 @@ from scipy.stats import binom
 from eqloop import stability
 from eqloop.stability import Share, Summary
 from eqloop.stability._input_dependence import PROBES
-from eqloop.stability._verdict import judge_input_dependence
+from eqloop.stability._verdict import (
+    judge_geometry,
+    judge_input_dependence,
+    judge_reachability,
+)
 
 A = maps.dense(6, 0.9, maps.turn(0.8, 2.0), skew=1.0)
 B = np.random.default_rng(1).normal(size=(6, 3))
@@ -160,6 +164,34 @@ def test_every_verdict_on_input_dependence(x64):
     assert said(sensitivity=still, smoothness=unknown) == "differs, not smoothly"
     assert said(distinct=0.25) == "few fixed points"
     assert said(clusters=[1.0] * len(depend.clusters)) == "one fixed point, whatever the input"
+
+
+def test_every_verdict_on_reachability_and_conditioning(x64):
+    report = analyse(*affine())
+    reach, shape = report.reachability, report.geometry
+    half = dataclasses.replace(reach.starts["other"].same, share=0.5)
+    other = dataclasses.replace(reach.starts["other"], same=half)
+    starts = dataclasses.replace(reach, starts=reach.starts | {"other": other})
+    assert judge_reachability(starts).verdict == "reached from its own start"
+    few = dataclasses.replace(shape.condition, count=shape.solved.count // 2 - 1)
+    unknown = dataclasses.replace(shape, condition=few)
+    said = judge_geometry(reach, unknown, report.spectrum).verdict
+    assert said == "stable, conditioning not measurable"
+
+
+def test_other_fixed_points_are_starts_too(x64):
+    """Two wells, and starts so near to the ridge that Gaussian ones of their size test nothing."""
+    xs = jnp.sign(jr.normal(jr.key(0), (12, 4)))
+    report = stability.analyse(
+        lambda z, x: jnp.tanh(2 * z + 0.1 * x),
+        jnp.full((12, 4), 1e-3),
+        xs,
+        key=jr.key(1),
+        iterations=64,
+        detail=12,
+    )
+    assert report.reachability.starts["gaussian"].same.share == 1
+    assert report.verdict["reachability"].verdict == "reached from its own start"
 
 
 def test_ill_conditioned(x64):
@@ -388,8 +420,11 @@ def test_gradients_on_their_way_back(x64):
 # --- Statistics
 
 
-@pytest.mark.parametrize("draw", ["normal", "exponential"])
-@pytest.mark.parametrize("n", [16, 64])
+@pytest.mark.parametrize(
+    ("draw", "n"),
+    [(draw, n) for draw in ("normal", "exponential") for n in (16, 64)]
+    + [("normal", 2), ("normal", 7)],  # Student's, for few
+)
 def test_coverage_of_the_bootstrap(draw, n):
     rng = np.random.default_rng(3)
     mean = {"normal": 0.0, "exponential": 1.0}[draw]

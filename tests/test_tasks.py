@@ -8,11 +8,13 @@ import jax
 import jax.random as jr
 import numpy as np
 import pytest
+import tiny_task
 
 from eqloop import InputError
 from eqloop._task import AbstractTask, Split
 from eqloop.tasks import TASKS, make_task
 from eqloop.tasks._files import refuse
+from eqloop.train import resolve
 
 ROWS = 12
 SVG = "{http://www.w3.org/2000/svg}"
@@ -38,6 +40,16 @@ def test_name_and_shapes(task, made):
     encoded = jax.eval_shape(task.encode, made.inputs[0])
     assert encoded.shape == (*task.grid, task.channels)
     assert encoded.dtype == np.float32
+
+
+def test_there_is_a_quick_preset(task):
+    spec = resolve(task.name, "quick", make_task=make_task)
+    assert (spec.task_name, spec.model.grid) == (task.name, task.grid)
+
+
+def test_a_new_task_has_the_general_one():
+    spec = resolve("tiny", "quick", make_task=tiny_task.make_task)
+    assert (spec.task_name, spec.train.loss, spec.model.grid) == ("tiny", "mean", (6,))
 
 
 def test_generation_is_a_pure_function(task, made):

@@ -70,6 +70,16 @@ def test_the_schedule_of_the_paper():
     np.testing.assert_allclose(rate, wanted, rtol=1e-6)
 
 
+def test_the_schedule_of_many_short_epochs():
+    """Where steps x epochs is no int32."""
+    made = spec("train.schedule=paper", "train.steps=100_000", "train.epochs=30_000")
+    steps = np.array([0, 17, 71_000, 72_000, 99_999])
+    rate = np.asarray([make_schedule(made.train)(step) for step in steps]) / made.train.lr
+    epoch = steps * 30_000 // 100_000
+    wanted = np.where(epoch < 3000, 1 - np.exp(-(epoch + 1) / 10), 1.0)
+    np.testing.assert_allclose(rate, np.where(epoch >= 18_000, 0.1, wanted), rtol=1e-6)
+
+
 def test_warmup_and_cosine():
     made = spec("train.steps=100", "train.warmup=9", "train.lr=1")
     rate = np.asarray(jax.vmap(make_schedule(made.train))(jnp.arange(100)))
@@ -141,7 +151,8 @@ def test_progressive_draws_what_the_paper_draws():
 
 
 def test_progressive_is_n_iterations_without_and_k_with_gradient():
-    made = spec("train.loss=progressive")
+    few = ["train.loss=progressive"]
+    made = spec(*few)
     inputs, targets = batch(made)
     model = init_state(made).model
     keys = list(jr.split(jr.key(0), 20))
@@ -163,12 +174,33 @@ def test_progressive_is_n_iterations_without_and_k_with_gradient():
 
         return jnp.mean(jax.vmap(one)(inputs, targets))
 
-    def by_loss(model):
-        return batch_loss(model, probes(), inputs, targets, key, made)[0]
+    def by_loss(made):
+        return lambda model: batch_loss(model, probes(), inputs, targets, key, made)[0]
 
-    wanted, got = (eqx.filter_jit(eqx.filter_grad(f))(model) for f in (by_hand, by_loss))
-    for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(got), strict=True):
+    wanted, got, cut = (
+        eqx.filter_jit(eqx.filter_grad(f))(model)
+        for f in (by_hand, by_loss(made), by_loss(spec(*few, "solver.gradient_checkpoints=2")))
+    )
+    for a, b, c in zip(*map(jax.tree.leaves, (wanted, got, cut)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(c, b, rtol=1e-5, atol=1e-7)
+
+
+def test_checkpoints_take_less_memory_where_the_loss_is_progressive():
+    def bytes_of(*settings):
+        made = spec("train.loss=progressive", "solver.steps=64", *settings)
+        inputs, targets = batch(made)
+
+        def loss(weights):
+            whole = eqx.combine(weights, static)
+            return batch_loss(whole, probes(), inputs, targets, jr.key(0), made)[0]
+
+        weights, static = eqx.partition(init_state(made).model, eqx.is_array)
+        memory = jax.jit(jax.grad(loss)).lower(weights).compile().memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
+
+    assert bytes_of("solver.gradient_checkpoints=8") < 0.5 * bytes_of()
 
 
 # --- the step
@@ -300,6 +332,21 @@ def test_adamw_is_optax_adamw():
 # --- the loop
 
 
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        (["solver.name=anderson", "solver.max_steps=7"], 7),
+        (["train.loss=progressive"], 4),
+        (["train.burn_in=5"], 9),
+    ],
+)
+def test_validation_iterates_as_often_as_training_may(settings, most, tmp_path):
+    made = spec("train.steps=1", "train.validation_iterations=0", *settings)
+    train(made, Tiny(), tmp_path / "run")
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert next(row for row in rows if row["kind"] == "validation")["iterations"][-1] == most
+
+
 def run(path, *settings, **options):
     made = spec("train.validate_every=10", "train.checkpoint_every=7", *settings)
     return train(made, make_task("tiny", made.task_fields), path, **options)
@@ -391,7 +438,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         state, _ = open_run(path).load(step)
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.model))
     last = read_metrics(path / "metrics.jsonl")[-1]
-    assert last["loss"] is None or last["grad_norm"] is None or last["step"] > 0
+    assert last["loss"] is None or last["grad_norm"] is None  # not a number, in JSON
 
 
 def test_a_validation_split_that_is_not_there(tmp_path):

@@ -12,6 +12,7 @@ from .._solution import Equilibrium
 from .._solver import AbstractSolver, Approach, Unroll
 from ._base import AbstractGradient
 from ._finish import finish
+from ._truncated import check_checkpoints
 
 
 class Backprop(AbstractGradient):
@@ -37,16 +38,15 @@ class Backprop(AbstractGradient):
     checkpoints: int | None = eqx.field(default=None, static=True)
 
     def __check_init__(self):
-        if self.checkpoints is not None and self.checkpoints < 1:
-            raise ValueError(f"Backprop: checkpoints = {self.checkpoints} must be at least 1")
+        check_checkpoints(self)
 
     def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:
         del probe
         if isinstance(solver, Unroll):
-            z, state = unroll(f, z0, x, solver.steps, solver.max_steps, self.keep, self.checkpoints)
+            z, state = unroll(f, z0, x, solver.count, solver.max_steps, self.keep, self.checkpoints)
             none = jnp.zeros((), jnp.int32)
             reached = Approach(None, none, none, None, None)
-            return finish(state, z, state, solver, reached, solver.steps)
+            return finish(state, z, state, solver, reached, solver.count)
         if not (isinstance(solver, AbstractSolver) and solver.followed):
             raise ValueError(
                 f"Backprop cannot follow the steps of {type(solver).__name__}: use Implicit, "

@@ -21,13 +21,21 @@ def finish(
     its residual and say how the loop ended in `state`.
 
     `Unroll` has converged where the residual is at most its `rtol`; another solver has said for
-    itself. Whatever it said, a residual that is not finite is `RESULTS.nonfinite`.
+    itself, but where it was successful and further iterations have led out of its tolerance again,
+    the result is `RESULTS.not_converged`. A residual that is not finite is `RESULTS.nonfinite`.
     """
-    residual = relative(*stop_gradient((value, z)))[2]
+    value, z = stop_gradient((value, z))
+    residual = relative(value, z)[2]
     result = reached.result
     if result is None:
         rtol = jnp.asarray(solver.rtol, residual.dtype)  # pyright: ignore[reportAttributeAccessIssue]
         result = RESULTS.where(residual <= rtol, RESULTS.successful, RESULTS.not_converged)
+    else:
+        error, size, _ = relative(value, z, solver.norm)  # pyright: ignore[reportAttributeAccessIssue]
+        rtol, atol = (jnp.asarray(each, size.dtype) for each in (solver.rtol, solver.atol))  # pyright: ignore[reportAttributeAccessIssue]
+        # The first evaluation is the one that the solver judged, up to rounding.
+        left = (result == RESULTS.successful) & (more > 1) & (error > atol + rtol * size)
+        result = RESULTS.where(left, RESULTS.not_converged, result)
     nonfinite = RESULTS.nonfinite
     result = RESULTS.where(jnp.isfinite(residual), result, nonfinite)  # pyright: ignore[reportArgumentType]
     return Equilibrium(

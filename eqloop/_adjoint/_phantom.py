@@ -39,12 +39,13 @@ class Phantom(AbstractGradient):
 
     def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:
         del probe
-        reached = approach(f, z0, x, solver, reserve=reserved(self, solver), max_steps=max_steps)
+        steps, bound = reserved(self, solver)
+        reached = approach(f, z0, x, solver, reserve=steps, max_steps=max_steps)
 
         def damped(z, x):
             return jtu.tree_map(lambda a, b: a + self.damping * (b - a), f(z, x), z)
 
-        z, state = unroll(damped, reached.state, x, self.steps)
+        z, state = unroll(damped, reached.state, x, steps, bound)
         # The last plain value, from the damped one: the residual is that of f.
         value = jtu.tree_map(lambda a, b: b + (a - b) / (1 - self.damping), state, z)
-        return finish(value, z, state, solver, reached, self.steps)
+        return finish(value, z, state, solver, reached, steps)

@@ -3,7 +3,7 @@
 import equinox as eqx
 from jaxtyping import Array, Int
 
-from .._iteration import unroll
+from .._iteration import Count, at_most, unroll
 from .._remat import Keep
 from .._solution import Equilibrium
 from .._solver import Unroll, approach
@@ -19,9 +19,10 @@ class Truncated(AbstractGradient):
 
     **Arguments:**
 
-    - `steps`: an integer, or a traced one (then at most `Unroll.steps`).
-    - `max_steps`: a static bound on a traced `steps`.
-    - `keep`: as for `Backprop`.
+    - `steps`: an integer, or a traced one.
+    - `max_steps`: a static bound on a traced `steps`, which counts as no more than that, nor than
+        those of `Unroll`.
+    - `keep`, `checkpoints`: as for `Backprop`.
 
     **Raises** `ValueError` where `steps` is an integer below 1 or above those of `Unroll`.
     """
@@ -29,15 +30,18 @@ class Truncated(AbstractGradient):
     steps: int | Int[Array, ""]
     max_steps: int | None = eqx.field(default=None, static=True)
     keep: Keep = eqx.field(default="marked", static=True)
+    checkpoints: int | None = eqx.field(default=None, static=True)
 
     def __check_init__(self):
         check_steps(self)
+        check_checkpoints(self)
 
     def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:
         del probe
-        reached = approach(f, z0, x, solver, reserve=reserved(self, solver), max_steps=max_steps)
-        z, state = unroll(f, reached.state, x, self.steps, self.max_steps, self.keep)
-        return finish(state, z, state, solver, reached, self.steps)
+        steps, bound = reserved(self, solver)
+        reached = approach(f, z0, x, solver, reserve=steps, max_steps=max_steps)
+        z, state = unroll(f, reached.state, x, steps, bound, self.keep, self.checkpoints)
+        return finish(state, z, state, solver, reached, steps)
 
 
 def check_steps(gradient) -> None:
@@ -47,11 +51,21 @@ def check_steps(gradient) -> None:
         raise ValueError(f"{name}: steps = {gradient.steps} must be at least 1")
 
 
-def reserved(gradient, solver) -> int | Int[Array, ""]:
-    """The iterations that a gradient takes over from a solver. **Raises** `ValueError` where it
-    has not so many."""
-    both = isinstance(solver, Unroll) and isinstance(solver.steps, int)
-    if both and isinstance(gradient.steps, int) and gradient.steps > solver.steps:
+def check_checkpoints(gradient) -> None:
+    """**Raises** `ValueError` where there are less than 1."""
+    if gradient.checkpoints is not None and gradient.checkpoints < 1:
         name = type(gradient).__name__
-        raise ValueError(f"{name}: steps = {gradient.steps} exceeds Unroll({solver.steps})")
-    return gradient.steps
+        raise ValueError(f"{name}: checkpoints = {gradient.checkpoints} must be at least 1")
+
+
+def reserved(gradient, solver) -> tuple[Count, int | None]:
+    """The iterations that a gradient takes over from a solver, and a static bound on them.
+    **Raises** `ValueError` where the solver has not so many."""
+    steps, bound = gradient.steps, getattr(gradient, "max_steps", None)
+    if isinstance(steps, int):
+        bound = steps
+    count = solver.count if isinstance(solver, Unroll) else None
+    if isinstance(steps, int) and isinstance(count, int) and steps > count:
+        name = type(gradient).__name__
+        raise ValueError(f"{name}: steps = {steps} exceeds Unroll({count})")
+    return at_most(at_most(steps, bound), count), bound

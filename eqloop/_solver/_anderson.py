@@ -43,7 +43,8 @@ class Anderson(AbstractSolver):
     ```
 
     One evaluation per step; on linear problems it is GMRES. Where a value or a proposal is not
-    finite it forgets its history and goes on from the last plain iterate. (Walker and Ni 2011,
+    finite it forgets its history and goes on from the last plain iterate; without one, at the
+    first step, the solve ends. (Walker and Ni 2011,
     doi:10.1137/10078356X.) Converges on many maps on which `FixedPoint` does not. When not to use
     it: where memory for `2 memory` states is short, or where the fixed point is far: it may wander.
 
@@ -109,9 +110,10 @@ class Anderson(AbstractSolver):
 
         good = sound & jnp.isfinite(jax.lax.stop_gradient(jnp.sum(mixed)))
         # Without a value there is nothing but the one before; it counts as that of a plain step.
-        plain = jnp.where(sound, value, memory.value)
+        last = jnp.where(sound, value, memory.value)
+        plain = jnp.where(at.steps > 0, last, value)
         history = History(
-            value=plain,
+            value=last,
             residual=jnp.where(sound, residual, memory.residual),
             values=values,
             residuals=residuals,

@@ -86,10 +86,10 @@ class Broyden(AbstractSolver):
         # B r with the new term in it.
         step = -(inverse(residual) + term * jnp.sum(covector * residual))
         good = sound & jnp.isfinite(jax.lax.stop_gradient(jnp.sum(step)))
-        plain = jnp.where(sound, value, memory.value)
-        new = jnp.where(good, z + step, plain)
+        last = jnp.where(sound, value, memory.value)
+        new = jnp.where(good, z + step, jnp.where(at.steps > 0, last, value))
         kept = _Memory(
-            value=plain,
+            value=last,
             residual=jnp.where(sound, residual, memory.residual),
             step=jnp.where(sound, new - z, 0),
             left=memory.left.at[slot].set(term),

@@ -59,7 +59,8 @@ class Proposal(eqx.Module):
 class Progress(eqx.Module):
     """The state of a solve.
 
-    `best` is the iterate with the lowest relative residual so far, and `residual` that residual.
+    `best` is the iterate that met the tolerance, until then the one with the lowest relative
+    residual so far, and `residual` its relative residual.
     """
 
     memory: PyTree
@@ -76,8 +77,8 @@ class Progress(eqx.Module):
 class AbstractSolver(optx.AbstractFixedPointSolver):
     """A solver of `z = f(z, x)` that stops by itself; a new one is a file with two methods.
 
-    It has converged where `|f(z) - z| <= atol + rtol |f(z)|`; it keeps the iterate with the lowest
-    relative residual, and returns that one, also when it fails. Under `vmap` the examples go in
+    It has converged where `|f(z) - z| <= atol + rtol |f(z)|`, and returns that iterate; when it
+    fails, the one with the lowest relative residual. Under `vmap` the examples go in
     step until the last of them is done; an example that is done no longer changes, so that its
     answer does not depend on its batch mates.
 
@@ -98,6 +99,12 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
     norm: eqx.AbstractVar[Norm]
     curve: eqx.AbstractVar[int]
 
+    def __check_init__(self):
+        for name in ("rtol", "atol"):
+            value = getattr(self, name)
+            if isinstance(value, np.floating) and not value >= 0:
+                raise ValueError(f"{type(self).__name__}: {name} = {value} must be at least 0")
+
     followed: ClassVar[bool] = True
     """Whether `Backprop` can go back through its steps."""
 
@@ -113,7 +120,7 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
     def explain(self, memory: PyTree) -> RESULTS:
         """Why `max_steps` were not enough."""
         del memory
-        return RESULTS.nonlinear_max_steps_reached  # pyright: ignore[reportReturnType]
+        return RESULTS.not_converged  # pyright: ignore[reportReturnType]
 
     def begin(self, f: Callable, z: PyTree) -> Progress:
         size = jax.eval_shape(self.norm, z)
@@ -145,6 +152,9 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
             progress.memory,
         )
         live = jnp.logical_not(progress.done)
+        # A residual that is not a number is no record. With an absolute tolerance the iterate that
+        # meets it need not have the lowest relative residual.
+        better = live & (converged | (residual < progress.residual))
         finite = jnp.isfinite(self.norm(jax.lax.stop_gradient(proposal.z)))
         stops = converged | jnp.logical_not(finite)
         # A proposal that is not taken costs nothing, or the count would depend on the batch mates:
@@ -153,9 +163,8 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
         here = live & (jnp.arange(self.curve, dtype=jnp.int32) == progress.steps)
         return choose(live & jnp.logical_not(stops), proposal.z, z), Progress(
             memory=proposal.memory,
-            best=choose(live & (residual < progress.residual), z, progress.best),
-            # fmin: a residual that is not a number is no record
-            residual=jnp.where(live, jnp.fmin(residual, progress.residual), progress.residual),
+            best=choose(better, z, progress.best),
+            residual=jnp.where(better, residual, progress.residual),
             steps=progress.steps + live.astype(jnp.int32),
             evaluations=progress.evaluations + jnp.where(live, 1 + further, 0),
             curve=jnp.where(here, residual, progress.curve),

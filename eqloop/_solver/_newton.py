@@ -84,7 +84,7 @@ class AbstractNewton(AbstractSolver):
     def explain(self, memory: Any) -> RESULTS:
         # A solve that ran out of steps while its linear solves failed: the latter is the reason.
         linear, enough = RESULTS.promote(memory.ended), lx.RESULTS.successful
-        out_of_steps = RESULTS.nonlinear_max_steps_reached
+        out_of_steps = RESULTS.not_converged
         return RESULTS.where(memory.ended == enough, out_of_steps, linear)  # pyright: ignore
 
 

@@ -34,8 +34,9 @@ def approach(
     """
     f, z0, x = stop_gradient((f, z0, x))
     if isinstance(solver, Unroll):
-        steps = jnp.asarray(solver.steps - reserve)
-        return Approach(advance(f, z0, x, solver.steps - reserve), steps, steps, None, None)
+        steps = solver.count - reserve
+        done = jnp.asarray(steps)
+        return Approach(advance(f, z0, x, steps), done, done, None, None)
     if isinstance(solver, AbstractSolver):
         _, progress = iterate(lambda z: f(z, x), solver, z0, max_steps=max_steps)
         return Approach(

@@ -3,6 +3,8 @@
 import equinox as eqx
 from jaxtyping import Array, Int
 
+from .._iteration import Count, at_most
+
 
 class Unroll(eqx.Module):
     """`z <- f(z, x)`, `steps` times, converged or not.
@@ -14,8 +16,9 @@ class Unroll(eqx.Module):
 
     - `steps`: an integer, or a traced one, so that the number can change from call to call
         without a new compilation.
-    - `max_steps`: a static bound on a traced `steps`; back-propagation needs it (see
-        `eqloop.trajectory` for all the iterates). Not looked at where `steps` is an integer.
+    - `max_steps`: a static bound on a traced `steps`, which counts as no more than that;
+        back-propagation needs it (see `eqloop.trajectory` for all the iterates). Not looked at
+        where `steps` is an integer.
     - `rtol`: the result is `successful` where the last relative residual is at most this.
 
     **Raises** `ValueError` where `steps` is an integer below 1.
@@ -26,5 +29,12 @@ class Unroll(eqx.Module):
     rtol: float = 1e-3
 
     def __check_init__(self):
+        if isinstance(self.steps, float):
+            raise ValueError(f"Unroll: steps = {self.steps} must be a whole number")
         if isinstance(self.steps, int) and self.steps < 1:
             raise ValueError(f"Unroll: steps = {self.steps} must be at least 1")
+
+    @property
+    def count(self) -> Count:
+        """The steps that are made."""
+        return at_most(self.steps, self.max_steps)

@@ -197,7 +197,9 @@ def check_return(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations: 
 def check_scan(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations: int) -> Check:
     """rho(W_x) from 0.5 to 3 for external recall: without outer normalisation it decides."""
     del key
-    externals = [each for each in subjects if each.recall == "external"]
+    externals = [
+        each for each in subjects if each.recall == "external" and len(each.model.blocks) == 1
+    ]
     rows, curves, good = [], {}, []
     for subject in externals:
         for norm in SCANNED:
@@ -217,7 +219,9 @@ def check_scan(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations: in
         "External recall without outer normalisation diverges where rho(W_x) > 1; with it, it does "
         "not",
         all(good) if good else None,
-        f"as predicted in {sum(good)} of {len(good)} settings" if good else "no external recall",
+        f"as predicted in {sum(good)} of {len(good)} settings"
+        if good
+        else "no external recall in a loop of one block",
         ("model", "rho(W_x)", "converged", "diverged", "|z_T| / |z_1|"),
         rows,
         curves,

@@ -92,7 +92,7 @@ def compare(
             "claim": each.claim,
             "because": each.because,
             "agrees": None
-            if each.expects is None or verdict[axis].verdict == UNMEASURED
+            if each.expects is None or verdict[axis].verdict.endswith(UNMEASURED)
             else verdict[axis].verdict in each.expects,
         }
         for axis, each in predicted.items()

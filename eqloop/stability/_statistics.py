@@ -5,10 +5,12 @@ import math
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
+from scipy.special import stdtrit
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+FEWEST = 8
 NORMAL_95 = 1.959963984540054
 """Between minus this and this lie 95 % of the normal distribution."""
 
@@ -73,7 +75,8 @@ def bootstrap(values: Float[np.ndarray, " examples"]) -> tuple[float, float]:
     Resamples of the examples give the distribution of `(mean* - mean) / error*`, and its quantiles
     times the standard error the interval (Efron and Tibshirani 1993, chapter 12). The plain
     percentile interval is too narrow for a few dozen examples, and more so for skewed ones. With
-    a fixed seed: the same examples always give the same interval. NaN for fewer than two.
+    a fixed seed: the same examples always give the same interval. Below `FEWEST` examples, of which
+    many resamples are nearly constant, it is Student's interval; NaN for fewer than two.
     """
     n = len(values)
     if n < 2:
@@ -81,12 +84,15 @@ def bootstrap(values: Float[np.ndarray, " examples"]) -> tuple[float, float]:
     mean, error = values.mean(), values.std(ddof=1) / math.sqrt(n)
     if error == 0:
         return float(mean), float(mean)
+    tail = (1 - CONFIDENCE) / 2
+    if n < FEWEST:
+        half = float(stdtrit(n - 1, 1 - tail)) * error
+        return float(mean - half), float(mean + half)
     drawn = values[np.random.default_rng(0).integers(0, n, (RESAMPLES, n))]
     errors = drawn.std(axis=1, ddof=1) / math.sqrt(n)
     # A resample of one value n times says nothing about t.
     varied = errors > 1e-12 * error
     t = (drawn.mean(axis=1)[varied] - mean) / errors[varied]
-    tail = (1 - CONFIDENCE) / 2
     below, above = np.quantile(t, [tail, 1 - tail])
     return float(mean - above * error), float(mean - below * error)
 

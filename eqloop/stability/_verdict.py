@@ -30,6 +30,7 @@ def judge_reachability(reach: Reachability) -> Statement:
     """ "reached from every start", "reached from its own start", "reached in part", "not
     reached"."""
     own, gaussian = reach.shares["converged"], reach.starts["gaussian"]
+    other = reach.starts["other"]
     numbers = {
         "reachability.shares.converged": own.share,
         "reachability.starts.gaussian.converged": gaussian.converged.share,
@@ -40,7 +41,6 @@ def judge_reachability(reach: Reachability) -> Statement:
     because = f"{_of(own)} settled below a residual of {reach.tolerance:g}"
     if own.hits:
         because += f", at iteration {reach.settle_step.median:.0f} (median)"
-        other = reach.starts["other"]
         because += (
             f"; from Gaussian starts {_of(gaussian.converged)} did, {_of(gaussian.same)} of these "
             f"at the same point, and from other fixed points {_of(other.converged)}, "
@@ -48,12 +48,16 @@ def judge_reachability(reach: Reachability) -> Statement:
         )
     rest = {name: each for name, each in reach.shares.items() if name != "converged" and each.hits}
     if rest:
-        because += "; the others: " + ", ".join(f"{s.hits} {name}" for name, s in rest.items())
+        because += "; the others within {reach.iterations[-1]} iterations: " + ", ".join(
+            f"{s.hits} {name}" for name, s in rest.items()
+        )
+    # Those from other fixed points cannot be asked where there are none.
+    starts = (gaussian.converged, gaussian.same, other.converged, other.same)
     if own.share < FEW:
         verdict = "not reached"
     elif own.share < MOST:
         verdict = "reached in part"
-    elif gaussian.converged.share >= MOST and gaussian.same.share >= MOST:
+    elif all(each.count == 0 or each.share >= MOST for each in starts):
         verdict = "reached from every start"
     else:
         verdict = "reached from its own start"
@@ -108,7 +112,7 @@ def judge_input_dependence(reach: Reachability, depend: InputDependence) -> Stat
 
 
 def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> Statement:
-    """ "stable", "exploding" or "ill-conditioned"."""
+    """ "stable", "stable, conditioning not measurable", "exploding" or "ill-conditioned"."""
     back = shape.gradient_norm.median[0]
     largest = max((v for v in shape.gradient_norm.high if v == v), default=float("nan"))
     numbers = {
@@ -142,6 +146,9 @@ def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> 
         verdict = "exploding"
     elif shape.solved.count and (shape.solved.share < MOST or shape.condition.median > CONDITION):
         verdict = "ill-conditioned"
+    elif 2 * shape.condition.count < shape.solved.count:
+        # Those that could not be measured are the worst conditioned: the median is unknown.
+        verdict = "stable, conditioning " + NONE
     else:
         verdict = "stable"
     return Statement(verdict, because + ".", numbers)

@@ -56,12 +56,13 @@ class ModelSpec:
     def __post_init__(self) -> None:
         for name in ("width", "heads", "blocks", "mlp_ratio"):
             _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        # Rotary positions turn pairs of channels of each head.
+        # Rotary positions turn pairs of channels of each head, along each axis.
+        pairs = 2 * max(len(self.grid), 1)
         _check(
-            self.width % (2 * self.heads) == 0,
+            self.width % (pairs * self.heads) == 0,
             "model.width",
             self.width,
-            f"a multiple of 2 x model.heads = {2 * self.heads}",
+            f"a multiple of {pairs} x model.heads = {pairs * self.heads}",
         )
         if isinstance(self.attention, int):
             _check(
@@ -93,7 +94,8 @@ class SolverSpec:
     - `memory`: differences that `anderson` keeps, terms that `broyden` keeps.
     - `gradient_steps`: iterations that `truncated` and `phantom` differentiate, terms of `neumann`.
     - `gradient_damping`: of `phantom`.
-    - `gradient_checkpoints`: states that `backprop` keeps; 0 for one per iteration.
+    - `gradient_checkpoints`: states that `backprop` of `unroll` keeps, with the losses `"last"` and
+      `"progressive"`; 0 for one per iteration.
     - `gradient_solver`: of the linear system of `implicit`: `"gmres"`, or `"anderson"` on the
       adjoint system.
     - `gradient_rtol`, `gradient_restart`, `gradient_cycles`: of that solve: its relative tolerance,
@@ -176,8 +178,8 @@ class TrainSpec:
     - `ema`: decay of the averaged weights that are validated and evaluated; 0 for none.
     - `validation_split`, `validation_rows`, `validation_iterations`: what the best checkpoint is
       chosen on: most examples solved whole, then most cells right, then the earliest. Its name
-      starts with `validation`: never a test set. 0 rows: all of them; 0 iterations: as many as in
-      training.
+      starts with `validation`: never a test set. 0 rows: all of them. The loop is then iterated
+      plainly, whatever the solver; 0 iterations: as many as training takes at most.
     - `checkpoint_every`, `keep`: how often the whole state is written; how many of these stay.
     - `audit_every`: every so many steps a few gradients of the weights in training are held against
       full backpropagation and the converged implicit gradient on 16 validation examples (see
@@ -274,6 +276,13 @@ class Spec:
             raise InputError(
                 f"{where} may draw fewer iterations than solver.gradient = 'phantom' adds: use "
                 'train.loss = "last"'
+            )
+        checkpointed = solver.gradient == "backprop" and not solver.converges and loss != "mean"
+        if solver.gradient_checkpoints and not checkpointed:
+            raise InputError(
+                f"solver.gradient_checkpoints = {solver.gradient_checkpoints} has no effect here: "
+                'it is for solver.name = "unroll" with solver.gradient = "backprop" and '
+                'train.loss = "last" or "progressive"'
             )
         if not solver.converges:
             if loss == "mean" and solver.gradient != "backprop":

@@ -190,8 +190,9 @@ def _connect(processes: int, found: dict[str, Any]) -> None:
     where = found.get("coordinator_address", "the address that the launcher gives")
     _say_at_abort(
         lambda: (
-            f"the {processes} processes did not all find each other at {where} within {JOINING} s: "
-            "is every one running, and can that port of the first be reached by the others?"
+            f"the {processes} processes did not all find each other at {where}: is every one "
+            "running, can that port of the first be reached by the others, or have two the same "
+            "--process-id?"
         )
     )
     # JAX would catch SIGTERM itself; here the training loop does, and takes SIGINT alike.

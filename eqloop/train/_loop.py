@@ -35,6 +35,7 @@ from ._config import Spec
 from ._devices import Devices, agreed, copy_of_first, first, from_first, several, watched
 from ._evaluate import Evaluation, evaluate
 from ._metrics import AbstractLog, MetricsLog, NoLog, plain
+from ._results import trained_iterations
 from ._run import CHECKPOINTS, Run, create_run, open_run
 from ._state import TrainState, init_state
 from ._step import METRICS, Metrics, Order, make_step, put
@@ -326,7 +327,7 @@ class _Trainer:
     def _validate(self) -> bool:
         """Evaluate; whether this is the best so far."""
         spec = self.spec.train
-        iterations = spec.validation_iterations or self.spec.solver.steps
+        iterations = spec.validation_iterations or trained_iterations(self.spec)[1]
         measured = evaluate(
             self.devices.here(self.state.best_weights),
             self.task,

@@ -53,7 +53,7 @@ def progressive(spec: SolverSpec, key: PRNGKeyArray) -> tuple[Solver, AbstractGr
     n, k = draw(most, key)
     gradient = make_gradient(spec)
     if isinstance(gradient, Backprop):
-        gradient = Truncated(k, max_steps=most)
+        gradient = Truncated(k, max_steps=most, checkpoints=gradient.checkpoints)
     elif isinstance(gradient, Truncated):
         gradient = Truncated(jnp.minimum(k, gradient.steps), max_steps=spec.gradient_steps)
     return Unroll(n + k, max_steps=most, rtol=spec.rtol), gradient

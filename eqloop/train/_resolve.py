@@ -38,17 +38,17 @@ def presets() -> dict[str, list[str]]:
 
 
 def load_preset(task: str, preset: str) -> dict[str, Any]:
-    """The tables of a preset. **Raises** `InputError` naming the nearest task or preset."""
+    """The tables of a preset: `presets/PRESET/TASK.toml`, or `presets/PRESET.toml` for a task that
+    has none of its own. **Raises** `InputError` naming the nearest task or preset."""
     known = presets()
     if preset not in known:
         raise InputError(f"unknown preset {preset!r}{nearest(preset, known)}")
-    if task not in known[preset]:
+    root = importlib.resources.files(PACKAGE) / "presets"
+    file = root / preset / f"{task}.toml" if task in known[preset] else root / f"{preset}.toml"
+    if not file.is_file():
         raise InputError(
             f"no preset {preset!r} for the task {task!r}{nearest(task, known[preset])}"
         )
-    file = (
-        importlib.resources.files(__name__.rpartition(".")[0]) / "presets" / preset / f"{task}.toml"
-    )
     return parse_tables(file.read_text("utf-8"), f"preset {preset}/{task}")
 
 

@@ -148,8 +148,12 @@ def make_schedule(spec: TrainSpec, lr: ArrayLike | None = None) -> optax.Schedul
 
         return warmup_cosine
 
+    # The first step of each epoch but the first: the product step * epochs may not fit an int32.
+    begins = [-(-epoch * spec.steps // spec.epochs) for epoch in range(1, spec.epochs)]
+
     def paper(step: ArrayLike) -> Array:
-        epoch = jnp.asarray(step) * spec.epochs // spec.steps
+        starts = jnp.asarray(begins, jnp.int32)
+        epoch = jnp.searchsorted(starts, jnp.asarray(step, jnp.int32), side="right")
         rise = 1 - jnp.exp(-(epoch.astype(jnp.float32) + 1) / 10)
         factor = jnp.where(10 * epoch < spec.epochs, rise, 1.0)
         return rate * factor * jnp.where(10 * epoch >= 6 * spec.epochs, 0.1, 1.0)
