@@ -55,7 +55,7 @@ def sweep(
     if worker is not None:
         _work(Path(grid), tied=worker == "tied")
         return
-    from ..sweep import create_sweep, read_grid
+    from ..sweep import create_sweep, plan_sweep, read_grid
     from ..tasks import make_task
 
     old = Path(grid) / "sweep.toml"
@@ -67,7 +67,7 @@ def sweep(
         found = read_grid(grid, make_task=make_task)
         path = out or Path("sweeps") / found.name.replace("/", "-")
     if dry_run:
-        _dry_run(found, path, jobs, as_json)
+        _dry_run(plan_sweep(path, found), jobs, as_json)
         return
     begun = create_sweep(path, found)
     for cell in begun.grid.cells:  # what failed is tried again
@@ -126,21 +126,23 @@ def _run(begun: "Sweep", jobs: int, as_json: bool) -> None:
         whole = run_local(begun, command, min(jobs, len(begun.grid.cells)), watch=shown.look)
     ends = {cell.name: begun.ended(cell) for cell in begun.grid.cells}
     failed = {name: end.error for name, end in ends.items() if end and end.status == "failed"}
-    missing = [name for name, end in ends.items() if end is None]
-    done = len(ends) - len(failed) - len(missing)
+    busy = [cell.name for cell in begun.grid.cells if not ends[cell.name] and begun.busy(cell)]
+    missing = [name for name, end in ends.items() if end is None and name not in busy]
+    done = len(ends) - len(failed) - len(missing) - len(busy)
     if as_json:
         emit(
             {"sweep": begun.path, "finished": done, "failed": failed, "missing": missing}
-            | {"interrupted": not whole}
+            | {"busy": busy, "interrupted": not whole}
         )
     else:
         out = console()
         for name, error in failed.items():
             out.print(f"failed: {name}: {error}", markup=False, soft_wrap=True)
         state = f"{done} of {len(ends)} cells finished, {len(failed)} failed"
-        rest = f"; {len(missing)} are missing: the same command goes on" if missing else ""
-        out.print(f"{state}{rest}\nnext: eqloop report {begun.path}", markup=False, soft_wrap=True)
-    if failed or missing:
+        state += f", {len(busy)} being worked at by another process" if busy else ""
+        state += f", {len(missing)} missing: the same command goes on" if missing else ""
+        out.print(f"{state}\nnext: eqloop report {begun.path}", markup=False, soft_wrap=True)
+    if done < len(ends):
         raise typer.Exit(1)
 
 
@@ -222,7 +224,10 @@ def _last_row(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     for line in reversed(lines[1:]):  # the first may be cut off
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # what is damaged is for the worker to say
         if row.get("kind") == "train":
             return row
     return {}
@@ -246,14 +251,20 @@ def _time(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def _dry_run(grid: "Grid", path: Path, jobs: int, as_json: bool) -> None:
-    from ..sweep import Sweep, flops, measure_rate
+def _state(cell: "Cell", end: "Ended | None") -> str:
+    if end is None:
+        return "missing"
+    return "evaluate again" if end.status == "finished" and not end.serves(cell) else end.status
+
+
+def _dry_run(planned: "Sweep", jobs: int, as_json: bool) -> None:
+    from ..sweep import flops, measure_rate
     from ..tasks import make_task
 
-    made = Sweep(path, grid)
+    grid = planned.grid
     costs = {cell.name: flops(cell) for cell in grid.cells}
-    ends = {cell.name: made.ended(cell) for cell in grid.cells}
-    left = [c for c in grid.cells if (end := ends[c.name]) is None or not end.serves(c)]
+    states = {cell.name: _state(cell, planned.ended(cell)) for cell in grid.cells}
+    left = [cell for cell in grid.cells if states[cell.name] != "finished"]
     shapes = len({cell.spec.model for cell in left})
     total, rate = sum(sum(costs[cell.name]) for cell in left), None
     seconds = 0.0
@@ -265,7 +276,7 @@ def _dry_run(grid: "Grid", path: Path, jobs: int, as_json: bool) -> None:
     cells = [
         {
             "cell": cell.name,
-            "state": ((end := ends[cell.name]) and end.status) or "missing",
+            "state": states[cell.name],
             "train_flops": costs[cell.name][0],
             "evaluate_flops": costs[cell.name][1],
         }
@@ -273,8 +284,8 @@ def _dry_run(grid: "Grid", path: Path, jobs: int, as_json: bool) -> None:
     ]
     if as_json:
         emit(
-            {"grid": grid.name, "sweep": path, "cells": cells, "flops": total, "seconds": seconds}
-            | {"flops_per_s": rate and rate.flops}
+            {"grid": grid.name, "sweep": planned.path, "cells": cells, "flops": total}
+            | {"seconds": seconds, "flops_per_s": rate and rate.flops}
         )
         return
     out = console()

@@ -39,7 +39,7 @@ from eqloop.report import (
 from eqloop.report._groups import estimate
 from eqloop.report._results_figures import MOST_LINES, curves_figure
 from eqloop.report._style import line_style
-from eqloop.report._table import latex_text, markdown_text
+from eqloop.report._table import Table, latex, latex_text, markdown_text
 
 SEEDS = (0, 1, 2)
 HARD = (0.5, 0.6, 0.7)
@@ -240,6 +240,39 @@ def test_runs_that_differ_elsewhere_are_no_seeds_of_one_another(tmp_path):
     assert [len(group.cells) for group in results.groups] == [1, 1]
 
 
+def test_sweeps_that_differ_elsewhere_are_no_seeds_of_one_another(tmp_path):
+    """Neither where only one names what differs, nor where neither does; the same holds of what a
+    label stands for."""
+    for width in (32, 64):
+        write_sweep(tmp_path / f"{width}", "small", ["norm", "seed"], cells := [
+            {"norm": "mine", "seed": width + seed} for seed in (0, 1)
+        ])  # fmt: skip
+        for cell in cells:
+            evaluation = an_evaluation(rising(0.5))
+            end_cell(tmp_path / f"{width}", cell, width=width, test=evaluation)
+    results = read_results([tmp_path / "32", tmp_path / "64"])
+    assert list(results.axes) == ["model.width"]
+    assert [group.axes["model.width"] for group in results.groups] == [32, 64]
+    assert [len(group.cells) for group in results.groups] == [2, 2]
+    run = write_run(tmp_path / "run", width=128, norm="mine", test=an_evaluation(rising(0.5)))
+    results = read_results([tmp_path / "32", run])
+    assert [len(group.cells) for group in results.groups] == [2, 1]
+
+
+def test_a_cell_without_evaluation_or_run_does_not_hide_the_others(sweep, tmp_path):
+    copy = tmp_path / "sweep"
+    shutil.copytree(sweep, copy)
+    for seed, folder in enumerate(("eval", "")):
+        shutil.rmtree(copy / "runs" / cell_name(a_cell("post", 1e-3, seed)) / folder)
+    results = read_results([copy])
+    assert counts(results) == (
+        f"{DONE - 1} of 12 runs have finished, 1 failed, 3 have not ended yet."
+    )
+    group = results.groups[0]
+    assert (len(group.cells), group.share("hard", "last").count) == (2, 1)
+    write_results(results, tmp_path / "out")
+
+
 def test_sweeps_and_runs_together(sweep, tmp_path):
     """Axes that one of them lacks come from the specs; a source that else could not be told from
     another becomes an axis."""
@@ -345,6 +378,11 @@ def test_latex_prints_every_character(text, tex):
     assert latex_text(text) == tex
 
 
+def test_latex_takes_no_cell_for_a_length():
+    table = Table("t", "T", ("a", "b"), [("[1]", "*"), ("1 [", "x")])
+    assert "{}[1] & {}* \\\\\n1 [ & x" in latex(table)
+
+
 def test_markdown_keeps_to_its_cell():
     assert markdown_text("a | b\n<c>") == "a \\| b &lt;c>"
 
@@ -448,10 +486,6 @@ DAMAGE = {
     "state in words": (
         lambda s: change(s / STATE, "12345", '"many"'),
         r"\.json: damaged \(TypeError\(\"'many' is not a number\"\)\)",
-    ),
-    "no evaluation": (
-        lambda s: shutil.rmtree(s / RUN / "eval"),
-        r"has no evaluation of test or hard yet: eqloop eval \S+_seed-0",
     ),
     "evaluation cut off": (
         lambda s: cut(s / RUN / "eval" / "hard.json"),

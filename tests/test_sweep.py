@@ -29,6 +29,7 @@ from eqloop.sweep import (
     grids,
     open_sweep,
     read_grid,
+    run_local,
     submit,
     work,
 )
@@ -149,6 +150,20 @@ gradient = ["backprop"]
         ("[axes.x]\n'a b' = {}\nab = {}", "two cells would be called x-ab"),
         ("[axes]\nseed = [0", "not valid TOML"),
         ("[axes]\nseed = [0]\n[exclude]\nseed = 0", "must be a list of tables, [[exclude]]"),
+        ("[axes]\nseed = [0]\n[[exclude]]\nseed = [[0]]", "exclude: seed is never [0]"),
+        ("[axes]\nseed = [0]\n[[exclude]]\nseed = { a = 1 }", "exclude: seed is never {'a': 1}"),
+        ("[axes]\nlr = [1]\n'train.lr' = [2]", "axes names lr twice, once by its other name"),
+        ("[axes]\nseed = [0]\n[axes.x]\ny = { 'train.seed' = 1 }", "both set train.seed"),
+        ("[axes.x]\ny = { lr = 1, 'train.lr' = 2 }", "axes.x.y names train.lr twice"),
+        ("[axes]\n'../../z' = [0]", "a name must be of letters, digits"),
+        ("[axes.status]\na = {}", "axes.status: tables of results have this column"),
+        ("[axes.x]\n" + "a" * 200 + " = {}", "the name of a cell is longer than 200 letters"),
+        ("[axes.x]\na = { preset = ['quick'] }", "preset must be text, got ['quick']"),
+        ("[axes.x]\na = { task = 3 }", "task must be text, got 3"),
+        ("[axes.x]\na = { lr = 2020-01-01 }", "train.lr must be a number"),
+        ("[axes.x]\na = { lr = nan }", "train.lr must be finite, got nan"),
+        ("[axes.x]\na = { 'evaluate.splits' = [] }", "at least one split, each once"),
+        ("[axes.x]\na = { 'evaluate.splits' = ['test', 'test'] }", "at least one split"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_file(axes, said):
@@ -157,6 +172,32 @@ def test_a_mistake_is_one_line_that_names_the_file(axes, said):
     assert str(raised.value).startswith("small.toml")
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["../s", "/tmp/s", "a//b", "a b", "..", 3])
+def test_the_name_of_a_grid_leads_nowhere_else(name):
+    text = f"name = {json.dumps(name)}\n[axes]\nseed = [0]"
+    with pytest.raises(InputError, match="name must be"):
+        parse_grid(text, "x", "x.toml", make_task=make_task)
+
+
+def test_a_field_and_its_short_name_are_the_same():
+    """Wherever a grid names one: the axis is called by the short name, and the later one wins."""
+    before = SMALL.replace("[evaluate]", '"train.lr" = 0.5\n[evaluate]')
+    found = grid(
+        """
+[axes]
+"train.seed" = [0, 1]
+[[override]]
+when = { seed = 1 }
+set = { lr = 0.25 }
+[[exclude]]
+"train.seed" = [0]
+""",
+        before,
+    )
+    assert found.axes == ("seed",)
+    assert [(cell.name, cell.spec.train.lr) for cell in found.cells] == [("seed-1", 0.25)]
 
 
 def test_a_grid_begins_as_another_one():
@@ -377,11 +418,42 @@ def test_folders_that_are_no_sweep(tmp_path):
         create_sweep(tmp_path / "full", grid("[axes]\nseed = [0]"))
     with pytest.raises(InputError, match=r"not a sweep: it has no sweep\.toml"):
         open_sweep(tmp_path / "full", make_task=make_task)
+    create_sweep(tmp_path / "s", grid("[axes]\nseed = [0]"))
+    for damaged in ("{", "[]", "{}"):
+        (tmp_path / "s" / "cells.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"cells\.json is missing or damaged: write it again"):
+            open_sweep(tmp_path / "s", make_task=make_task)
+
+
+def test_what_is_damaged_or_gone_concerns_its_cell_alone(tmp_path):
     sweep = create_sweep(tmp_path / "s", grid("[axes]\nseed = [0]"))
+    (cell,) = sweep.grid.cells
     for damaged in ("{", "[]", '{"format": 9}', '{"format": 1, "what": 2}'):
         (tmp_path / "s" / "state" / "seed-0.json").write_text(damaged)
-        with pytest.raises(InputError, match=r"seed-0\.json is damaged: delete it"):
-            sweep.ended(sweep.grid.cells[0])
+        ended = sweep.ended(cell)
+        assert ended is not None
+        assert ended.status == "failed"
+        assert "seed-0.json is damaged: delete it" in str(ended.error)
+    # A run that was deleted is missing, whatever was said of it.
+    sweep.end(cell, Ended("finished", evaluated={"splits": ["test"]}))
+    assert sweep.ended(cell) is None
+    # A damaged run does not stop the sweep from being taken up, only itself.
+    sweep.run(cell).mkdir()
+    (sweep.run(cell) / "spec.toml").write_text("damaged")
+    work(create_sweep(tmp_path / "s", sweep.grid), make_task=make_task)
+    ended = sweep.ended(cell)
+    assert ended is not None
+    assert (ended.status, "spec.toml" in str(ended.error)) == ("failed", True)
+
+
+def test_splits_that_the_task_lacks_are_missed_before_training(tmp_path):
+    text = SMALL + 'splits = ["tset"]\n[axes]\nseed = [0]'
+    sweep = create_sweep(tmp_path / "s", parse_grid(text, "s", "s.toml", make_task=make_task))
+    work(sweep, make_task=make_task)
+    ended = sweep.ended(sweep.grid.cells[0])
+    assert ended is not None
+    assert "evaluate.splits: the task has no tset" in str(ended.error)
+    assert not any((tmp_path / "s" / "runs").iterdir())
 
 
 # --- real processes
@@ -515,6 +587,38 @@ def test_a_worker_that_dies_fails_its_cell_and_not_the_others(tmp_path, environm
     assert end(sweep, second).status == "finished"
 
 
+def test_a_worker_that_dies_without_a_cell_is_replaced(tmp_path):
+    """As long as others get on; three deaths in a row without an end of a cell are the last."""
+    sweep = create_sweep(tmp_path / "s", grid("[axes]\nseed = [0]"))
+    count, state = tmp_path / "count", sweep.path / "state" / "seed-0.json"
+    code = """
+import pathlib, sys
+count, state, enough = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+count.write_text((count.read_text() if count.exists() else "") + ".")
+if len(count.read_text()) < enough:
+    sys.exit(3)
+state.write_text('{"format": 1, "status": "failed"}')
+"""
+    command = [sys.executable, "-c", code, str(count), str(state)]
+    with pytest.raises(InputError, match="ended with code 3 before it had a cell: see"):
+        run_local(sweep, [*command, "9"], 1, watch=lambda: None)
+    assert count.read_text() == "..."
+    count.unlink()
+    assert run_local(sweep, [*command, "3"], 1, watch=lambda: None)
+    assert count.read_text() == "..."
+
+
+def test_gpus_are_divided_among_the_processes(tmp_path, monkeypatch):
+    """None is idle, and none has more processes than it must."""
+    code = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    for jobs, gpus, shares in ((2, "0,1,2,3", ["0,2", "1,3"]), (3, "4,5", ["4", "5", "4"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        sweep = create_sweep(tmp_path / str(jobs), grid("[axes]\nseed = [0]"))
+        run_local(sweep, [sys.executable, "-c", code], jobs, watch=lambda: None)
+        logs = [(sweep.path / "logs" / f"worker-{n}.txt").read_text() for n in range(jobs)]
+        assert [each.strip() for each in logs] == shares
+
+
 # --- the command
 
 
@@ -573,10 +677,18 @@ def test_the_command_from_begin_to_end(small, cli, environment, monkeypatch):
         "finished": 2,
         "failed": {},
         "missing": [],
+        "busy": [],
         "interrupted": False,
     }
     # Another evaluation is done again, on the runs as they are.
     text = (path / "sweep.toml").read_text().replace("iterations = 8", "iterations = 16")
+    small.write_text(text)
+    told = json.loads(cli("sweep", small, "--dry-run", "--json")[1])
+    assert [each["state"] for each in told["cells"]] == ["evaluate again"] * 2
+    small.write_text(text.replace('steps" = 20', 'steps" = 30'))
+    code, out, err = cli("sweep", small, "--dry-run")
+    assert (code, out) == (2, "")
+    assert "train.steps: 20 -> 30" in err
     small.write_text(text)
     assert cli("sweep", small)[0] == 0
     assert before == {
@@ -612,7 +724,7 @@ def test_the_command_of_a_worker_is_what_is_submitted(tmp_path):
     begun = create_sweep(tmp_path / "s", grid('[axes]\nseed = [0]\n[slurm]\ncluster = "debug"'))
     jobs = submit(begun, [sys.executable, "-c", "print('a worker')"], 2)
     assert [job.result().strip() for job in jobs] == ["a worker", "a worker"]
-    for wrong in ({"what": 3}, {"cluster": "cloud"}):
+    for wrong in ({"what": 3}, {"cluster": "cloud"}, {"timeout_min": 1.5}):
         other = dataclasses.replace(begun, grid=dataclasses.replace(begun.grid, slurm=wrong))
         with pytest.raises(InputError, match=r"^\[slurm\]: "):
             submit(other, ["true"], 1)

@@ -69,8 +69,8 @@ def read_cells(paths: Sequence[Path]) -> list[Cell]:
     """The cells of runs and sweeps, in order, all with the same axes.
 
     A sweep that is given alone has its own axes. Otherwise there are those of `SPEC_AXES`, which
-    are read from the specs; any other field in which single runs differ that agree on these; and
-    where all that does not tell two sources apart, the axis "source".
+    are read from the specs; any other field in which runs differ that agree on all of these but
+    the seed; and where that leaves two sources with one run of the same axes, the axis "source".
 
     **Raises** `InputError` for a folder that is neither, or given twice, and for what is damaged.
     """
@@ -78,29 +78,32 @@ def read_cells(paths: Sequence[Path]) -> list[Cell]:
         raise InputError("name a run folder or a sweep folder")
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("a folder is given twice: leave one of them out")
-    alone = len(paths) == 1
     found: list[Cell] = []
-    specs: dict[str, dict[str, Any]] = {}
+    specs: dict[tuple[str, str], dict[str, Any]] = {}
     for path in paths:
         if (path / CELLS).exists():
             cells = list(_sweep(path))
-            found += cells if alone else _with_spec_axes(path, cells)
+            if len(paths) > 1:
+                known = _specs(path, cells)
+                specs |= {(cell.source, cell.name): known[cell.name] for cell in cells}
+                cells = [_with(c, {**spec_axes(known[c.name]), **c.axes}) for c in cells]
+            found += cells
         elif (path / SPEC).exists():
-            specs[str(path)] = read_spec(path)
-            found.append(_run(path, spec_axes(specs[str(path)])))
+            spec = read_spec(path)
+            cell = _run(path, spec_axes(spec))
+            specs[cell.source, cell.name] = spec
+            found.append(cell)
         elif path.is_dir():
             raise InputError(f"{path} is neither a run (no {SPEC}) nor a sweep (no {CELLS})")
         else:
             raise InputError(f"{path}: there is no such folder")
-    for field in _other_fields(list(specs.values())):
-        found = [
-            _with(cell, {**cell.axes, field: specs[cell.source].get(field)})
-            if cell.source in specs
-            else cell
-            for cell in found
-        ]
     axes = list(dict.fromkeys(axis for cell in found for axis in cell.axes))
     found = [_with(cell, {axis: cell.axes.get(axis) for axis in axes}) for cell in found]
+    for field in _other_fields(found, specs):
+        found = [
+            _with(cell, {**cell.axes, field: specs[cell.source, cell.name].get(field)})
+            for cell in found
+        ]
     places: dict[tuple[Scalar, ...], set[str]] = {}
     for cell in found:
         places.setdefault(tuple(cell.axes.values()), set()).add(cell.source)
@@ -109,23 +112,44 @@ def read_cells(paths: Sequence[Path]) -> list[Cell]:
     return found
 
 
-def _other_fields(specs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Those in which specs differ that would else be taken for seeds of one another."""
-    alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for spec in specs:
-        key = tuple(spec[field] for axis, field in SPEC_AXES.items() if axis != "seed")
-        alike.setdefault(key, []).append(spec)
-    known = {*SPEC_AXES.values(), *SILENT}
-    fields = dict.fromkeys(field for spec in specs for field in spec if field not in known)
+def _specs(path: Path, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+    """Of the cells of a sweep by name; of one that has not run the fields that all others share."""
+    known = {c.name: read_spec(path / RUNS / c.name) for c in cells if c.status == "finished"}
+    first = next(iter(known.values()), {})
+    shared = {
+        field: value
+        for field, value in first.items()
+        if all(spec.get(field) == value for spec in known.values())
+    }
+    return {cell.name: known.get(cell.name, shared) for cell in cells}
+
+
+def _other_fields(
+    cells: Sequence[Cell], specs: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> list[str]:
+    """Those in which finished cells differ that would else be taken for seeds of one another."""
+    alike: dict[tuple[Scalar, ...], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        spec = specs.get((cell.source, cell.name))
+        if spec is not None and cell.status == "finished":
+            key = tuple(value for axis, value in cell.axes.items() if axis != "seed")
+            alike.setdefault(key, []).append(spec)
+    known = {SPEC_AXES["seed"], *SILENT}
+    fields = dict.fromkeys(
+        field for members in alike.values() for spec in members for field in spec
+    )
     return [
         field
         for field in fields
-        if any(len({spec.get(field) for spec in members}) > 1 for members in alike.values())
+        if field not in known
+        and any(len({spec.get(field) for spec in members}) > 1 for members in alike.values())
     ]
 
 
 def _run(path: Path, axes: Mapping[str, Scalar]) -> Cell:
     results = read_run(path)
+    if not results.splits:
+        raise InputError(f"{path} has no evaluation of test or hard yet: eqloop eval {path}")
     evaluations = [each.seconds for each in results.splits.values()]
     known = [each for each in evaluations if each is not None]
     return Cell(
@@ -185,6 +209,8 @@ def _ended(cell: Cell, path: Path, run: Path) -> Cell:
     if status == "failed":
         said = " ".join(str(error or "it does not say why").split())
         return dataclasses.replace(cell, status="failed", error=said, **told)
+    if not (run / SPEC).exists():  # as the sweep sees it: it is done again
+        return cell
     results = read_run(run)
     if told["rho_w_x"] is None and results.stability is not None:
         told["rho_w_x"] = results.stability.rho_w_x
@@ -202,22 +228,6 @@ def _check_format(path: Path, found: Any) -> None:
             f"{path}: format {has!r}, where {FORMAT} is understood; use the version of eqloop that "
             "wrote it"
         )
-
-
-def _with_spec_axes(path: Path, cells: Sequence[Cell]) -> Iterator[Cell]:
-    """The cells of a sweep with the axes of `SPEC_AXES` that it has not; for a cell without a run
-    the value that all runs of the sweep share, where they do."""
-    specs = {
-        cell.name: spec_axes(read_spec(path / RUNS / cell.name))
-        for cell in cells
-        if cell.status == "finished"
-    }
-    shared: dict[str, Scalar] = {}
-    for axis in SPEC_AXES:
-        values = {spec[axis] for spec in specs.values()}
-        shared[axis] = values.pop() if len(values) == 1 else None
-    for cell in cells:
-        yield _with(cell, shared | specs.get(cell.name, {}) | dict(cell.axes))
 
 
 def _with(cell: Cell, axes: Mapping[str, Scalar]) -> Cell:

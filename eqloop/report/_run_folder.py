@@ -89,16 +89,13 @@ class RunResults:
 
 
 def read_run(run: Path) -> RunResults:
-    """The results in a run folder. **Raises** `InputError` where there is no evaluation, and for
-    a damaged file."""
+    """The results in a run folder. **Raises** `InputError` for a damaged file."""
     again = f"measure it again: eqloop eval {run}"
     splits = {
         name: _read(path, again, _evaluated)
         for name in SPLITS
         if (path := run / "eval" / f"{name}.json").exists()
     }
-    if not splits:
-        raise InputError(f"{run} has no evaluation of test or hard yet: eqloop eval {run}")
     best, stability = run / "checkpoints" / "best.json", None
     if (run / "stability" / "report.json").exists():
         found = read_stability(run / "stability")
@@ -141,12 +138,13 @@ def read_spec(run: Path) -> dict[str, Any]:
 
 
 def spec_axes(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {axis: fields[field] for axis, field in SPEC_AXES.items()}
+    """None on an axis of which the fields say nothing."""
+    return {axis: fields.get(field) for axis, field in SPEC_AXES.items()}
 
 
 def training_seconds(run: Path) -> float | None:
-    """Of `metrics.jsonl`, whose clock begins again where a run is resumed: each stretch counts
-    with its last line. None where nothing was logged."""
+    """Of `metrics.jsonl`, whose clock begins again where a run is resumed: each stretch counts up
+    to its last line that is kept. None where nothing was logged."""
     path = run / "metrics.jsonl"
     total = last = 0.0
     try:

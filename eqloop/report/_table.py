@@ -85,7 +85,13 @@ def markdown_text(text: str) -> str:
 
 
 def _ampersands(cells: Sequence[str]) -> str:
-    return " & ".join(map(latex_text, cells)) + r" \\"
+    return " & ".join(map(_own_cell, cells)) + r" \\"
+
+
+def _own_cell(text: str) -> str:
+    """After the \\\\ of the row before, a bracket would begin a length, and a star a command."""
+    escaped = latex_text(text)
+    return "{}" + escaped if escaped.startswith(("[", "*")) else escaped
 
 
 _LATEX = str.maketrans(

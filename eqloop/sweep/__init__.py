@@ -9,6 +9,7 @@ from ._folder import Ended as Ended
 from ._folder import Sweep as Sweep
 from ._folder import create_sweep as create_sweep
 from ._folder import open_sweep as open_sweep
+from ._folder import plan_sweep as plan_sweep
 from ._grid import Cell as Cell
 from ._grid import EvaluateSpec as EvaluateSpec
 from ._grid import Grid as Grid

@@ -14,7 +14,8 @@ from .._files import write_atomic
 from ..train import Run, open_run
 from ..train._metrics import plain
 from ..train._resolve import MakeTask
-from ._grid import Cell, Grid, parse_grid
+from ..train._run import SPEC
+from ._grid import Cell, Grid, parse_grid, read_text
 
 FORMAT = 1
 GRID, CELLS, STATE, RUNS = "sweep.toml", "cells.json", "state", "runs"
@@ -71,17 +72,22 @@ class Sweep:
         return self.path / STATE / f"{cell.name}.json"
 
     def ended(self, cell: Cell) -> Ended | None:
-        """How it ended, or None. **Raises** `InputError` for a damaged file."""
+        """How it ended, or None: also where its run or an evaluation of it is no longer there. With
+        a damaged file it has failed, as what it says is not known."""
         path = self._state(cell)
         try:
             table = json.loads(path.read_text("utf-8"))
             if table.pop("format") != FORMAT:
                 raise ValueError
-            return Ended(**table)
+            ended = Ended(**table)
+            splits = ended.evaluated.get("splits", ())
+            files = [SPEC, *(f"eval/{split}.json" for split in splits)]
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise InputError(f"{path} is damaged: delete it, and the cell is done again") from None
+            return Ended("failed", f"{path} is damaged: delete it, and the cell is done again")
+        there = all((self.run(cell) / file).is_file() for file in files)
+        return ended if there or ended.status == "failed" else None
 
     def end(self, cell: Cell, ended: Ended) -> None:
         table = {"format": FORMAT} | dataclasses.asdict(ended)
@@ -120,10 +126,37 @@ class Sweep:
         except (FileNotFoundError, ValueError):
             return None
 
+    def busy(self, cell: Cell) -> bool:
+        """Whether a process works at it, on whatever machine."""
+        if self.worker(cell) is None:
+            return False
+        with self.claim(cell) as ours:
+            return not ours
+
     def opened(self, cell: Cell) -> Run | None:
-        """Its run, where it has begun."""
+        """Its run, where it has begun. **Raises** `InputError` for a damaged one."""
         path = self.run(cell)
-        return open_run(path) if (path / "spec.toml").exists() else None
+        return open_run(path) if (path / SPEC).exists() else None
+
+
+def plan_sweep(path: Path, grid: Grid) -> Sweep:
+    """What `create_sweep` begins or takes up, before anything is written. **Raises** as it does."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: choose another --out")
+    if path.exists() and not (path / GRID).is_file() and any(path.iterdir()):
+        raise InputError(f"{path} is not empty and not a sweep: choose another --out")
+    sweep = Sweep(path, grid)
+    for cell in grid.cells:
+        try:
+            run = sweep.opened(cell)
+        except InputError:
+            continue  # of this cell alone: it fails once a worker takes it
+        if run is not None and (changed := run.spec.differences(cell.spec)):
+            raise InputError(
+                f"{run.path} was begun with another spec ({'; '.join(changed[:3])}): choose "
+                "another --out, or delete it"
+            )
+    return sweep
 
 
 def create_sweep(path: Path, grid: Grid) -> Sweep:
@@ -133,18 +166,7 @@ def create_sweep(path: Path, grid: Grid) -> Sweep:
     **Raises** `InputError` where something else is in the way, or where a cell has been run with
     another spec than it has now.
     """
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file: choose another --out")
-    if path.exists() and not (path / GRID).is_file() and any(path.iterdir()):
-        raise InputError(f"{path} is not empty and not a sweep: choose another --out")
-    sweep = Sweep(path, grid)
-    for cell in grid.cells:
-        run = sweep.opened(cell)
-        if run is not None and (changed := run.spec.differences(cell.spec)):
-            raise InputError(
-                f"{run.path} was begun with another spec ({'; '.join(changed[:3])}): choose "
-                "another --out, or delete it"
-            )
+    sweep = plan_sweep(path, grid)
     try:
         for folder in (STATE, RUNS):
             (path / folder).mkdir(parents=True, exist_ok=True)
@@ -161,6 +183,12 @@ def open_sweep(path: Path, *, make_task: MakeTask) -> Sweep:
     """An existing sweep. **Raises** `InputError` where `path` is not one."""
     if not (path / GRID).is_file():
         raise InputError(f"{path} is not a sweep: it has no {GRID}")
-    name = json.loads((path / CELLS).read_text("utf-8"))["name"]
-    text = (path / GRID).read_text("utf-8")
+    try:
+        name = json.loads((path / CELLS).read_text("utf-8"))["name"]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        raise InputError(
+            f"{path / CELLS} is missing or damaged: write it again with eqloop sweep "
+            f"{path / GRID} --out {path}"
+        ) from None
+    text = read_text(path / GRID)
     return Sweep(path, parse_grid(text, name, str(path / GRID), make_task=make_task))

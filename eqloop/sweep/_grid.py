@@ -19,11 +19,17 @@ Scalar = str | int | float | bool
 
 NAMES = SHORTCUTS | {"lr": "train.lr", "residual": "model.residual"}
 """Axes that are another name for a field."""
+SHORT = {field: name for name, field in NAMES.items()}
 
 MERGED = ("set", "axes", "evaluate", "slurm")
 LISTED = ("exclude", "override")
 TABLES = ("base", "name", "task", "preset", *MERGED, *LISTED)
 MOST = 10_000
+LONGEST = 200
+"""Letters of a cell's name, which with what is added to it names files: 255 is the usual limit."""
+COLUMNS = ("source", "cell", "status", "error")
+"""Of every table of results, so that no axis can be called so."""
+_WORD = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,10 @@ class EvaluateSpec:
             raise InputError(
                 "evaluate.iterations must be at least 1 and evaluate.rows at least 0, got "
                 f"{self.iterations} and {self.rows}"
+            )
+        if not self.splits or len(set(self.splits)) < len(self.splits):
+            raise InputError(
+                f"evaluate.splits must name at least one split, each once, got {list(self.splits)}"
             )
 
 
@@ -117,7 +127,8 @@ def read_grid(source: str, *, make_task: MakeTask) -> Grid:
     [slurm]                           # see submitit's AutoExecutor.update_parameters
     ```
 
-    Later wins: preset, `set`, the axes in their order, `override`s in theirs.
+    Later wins: preset, `set`, the axes, `override`s in their order. In no cell do two axes set one
+    field. A field and its short name are the same everywhere.
 
     With `base = "paper/sudoku"` it begins as that grid, which must come with the package. What it
     says itself then counts: an axis takes the place of the one of its name or comes last; fields
@@ -127,11 +138,7 @@ def read_grid(source: str, *, make_task: MakeTask) -> Grid:
     """
     path = Path(source)
     if path.is_file():
-        try:
-            text = path.read_text("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"{path} is not text in UTF-8") from None
-        return parse_grid(text, path.stem, source, make_task=make_task)
+        return parse_grid(read_text(path), path.stem, source, make_task=make_task)
     known = grids()
     if source not in known:
         raise InputError(
@@ -140,13 +147,18 @@ def read_grid(source: str, *, make_task: MakeTask) -> Grid:
     return parse_grid(known[source], source, f"grid {source}", make_task=make_task)
 
 
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text in UTF-8") from None
+
+
 def parse_grid(text: str, name: str, where: str, *, make_task: MakeTask) -> Grid:
     """As `read_grid`, of a text; `where` names it in errors."""
     tables = parse_tables(text, where)
     try:
-        for key in tables:
-            if key not in TABLES:
-                raise InputError(f"unknown table or value {key}{nearest(key, TABLES)}")
+        tables = _canonical(tables)
         if "base" in tables:
             tables = _on_base(tables)
         axes = {axis: _choices(axis, each) for axis, each in _table(tables, "axes").items()}
@@ -155,19 +167,48 @@ def parse_grid(text: str, name: str, where: str, *, make_task: MakeTask) -> Grid
         cells = tuple(_cells(tables, axes, make_task))
         if not cells:
             raise InputError("every cell is excluded")
-        called = tables.get("name", name)
-        if not isinstance(called, str):
-            raise InputError(f"name must be text, got {called!r}")
+        if "name" in tables:
+            name = _name(tables["name"])
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    return Grid(called, text, tuple(axes), cells, _table(tables, "slurm"))
+    return Grid(name, text, tuple(axes), cells, _table(tables, "slurm"))
+
+
+def _name(given: Any) -> str:
+    """It becomes a folder: nothing in it may lead out of where that is made."""
+    words = _text("name", given).split("/")
+    if not all(_WORD.fullmatch(part) and part.strip(".") for part in words):
+        raise InputError(f"name must be words of letters, digits, . _ - between /, got {given!r}")
+    return given
+
+
+def _canonical(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """With the fields of `set` by their full names, and the axes by their short ones."""
+    for key in tables:
+        if key not in TABLES:
+            raise InputError(f"unknown table or value {key}{nearest(key, TABLES)}")
+    found = dict(tables)
+    for key, names in (("set", NAMES), ("axes", SHORT)):
+        if key in tables:
+            found[key] = _renamed(key, _table(tables, key), names)
+    return found
+
+
+def _renamed(where: str, given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        name = names.get(name, name)
+        if name in found:
+            raise InputError(f"{where} names {name} twice, once by its other name")
+        found[name] = value
+    return found
 
 
 def _on_base(tables: Mapping[str, Any]) -> dict[str, Any]:
     base, known = tables["base"], grids()
     if not isinstance(base, str) or base not in known:
         raise InputError(f"base: no grid {base!r} comes with eqloop{nearest(str(base), known)}")
-    found = parse_tables(known[base], f"grid {base}")
+    found = _canonical(parse_tables(known[base], f"grid {base}"))
     for name, given in tables.items():
         if name in MERGED:
             found[name] = _table(found, name) | _table(tables, name)
@@ -197,6 +238,10 @@ Choices = dict[Scalar, dict[str, Any]]
 
 def _choices(axis: str, given: Any) -> Choices:
     """Value -> the settings that it stands for."""
+    if not _WORD.fullmatch(axis):
+        raise InputError(f"axes: a name must be of letters, digits, . _ -, got {axis!r}")
+    if axis in COLUMNS:
+        raise InputError(f"axes.{axis}: tables of results have this column: choose another name")
     if isinstance(given, dict):
         return {label: _settings(f"axes.{axis}.{label}", each) for label, each in given.items()}
     if not isinstance(given, list):
@@ -218,7 +263,7 @@ def _choices(axis: str, given: Any) -> Choices:
 def _settings(where: str, given: Any) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise InputError(f"{where} must be a table of fields, got {given!r}")
-    return given
+    return _renamed(where, given, NAMES)
 
 
 def _cells(
@@ -235,13 +280,19 @@ def _cells(
         if any(_matches(values, each) for each in exclusions):
             continue
         settings = dict(common)
+        setters: dict[str, str] = {}
         for axis, value in values.items():
+            for field in axes[axis][value]:
+                if (other := setters.setdefault(field, axis)) != axis:
+                    raise InputError(f"axes.{other} and axes.{axis} both set {field}")
             settings |= axes[axis][value]
         for when, then in overrides:
             settings |= then if _matches(values, when) else {}
         name = "_".join(f"{axis}-{_word(value)}" for axis, value in values.items())
         if name in names:
             raise InputError(f"two cells would be called {name}: name the values of an axis")
+        if len(name) > LONGEST:
+            raise InputError(f"the name of a cell is longer than {LONGEST} letters: {name}")
         names.add(name)
         if len(names) > MOST:
             raise InputError(f"more than {MOST:,} cells: cut the grid into several")
@@ -256,12 +307,12 @@ def _values(kind: str, given: Any, axes: Mapping[str, Choices]) -> dict[str, lis
     if not isinstance(given, dict) or not given:
         raise InputError(f"{kind} must be a table of axes and values, got {given!r}")
     found = {}
-    for axis, value in given.items():
+    for axis, value in _renamed(kind, given, SHORT).items():
         if axis not in axes:
             raise InputError(f"{kind}: {axis} is no axis{nearest(axis, axes)}")
         found[axis] = value if isinstance(value, list) else [value]
         for each in found[axis]:
-            if each not in axes[axis]:
+            if not isinstance(each, Scalar) or each not in axes[axis]:
                 known = map(str, axes[axis])
                 raise InputError(f"{kind}: {axis} is never {each!r}{nearest(str(each), known)}")
     return found
@@ -283,14 +334,28 @@ def _word(value: Scalar) -> str:
 
 
 def _specs(settings: Mapping[str, Any], make_task: MakeTask) -> tuple[Spec, EvaluateSpec]:
-    fields = {NAMES.get(name, name): value for name, value in settings.items()}
-    task, preset = fields.pop("task"), fields.pop("preset")
+    fields = dict(settings)
+    task, preset = (_text(name, fields.pop(name)) for name in ("task", "preset"))
     known = presets()
     if preset not in known:
-        raise InputError(f"unknown preset {preset!r}{nearest(str(preset), known)}")
+        raise InputError(f"unknown preset {preset!r}{nearest(preset, known)}")
     group = "evaluate."
     evaluate = {n.removeprefix(group): fields.pop(n) for n in [*fields] if n.startswith(group)}
-    # JSON's numbers, words, lists and truth values are TOML's too.
-    wishes = [f"{name}={json.dumps(value)}" for name, value in fields.items()]
+    wishes = [f"{name}={_toml(name, value)}" for name, value in fields.items()]
     spec = resolve(task, preset, wishes, make_task=make_task)
     return spec, build(EvaluateSpec, "evaluate", evaluate)
+
+
+def _text(name: str, given: Any) -> str:
+    if not isinstance(given, str):
+        raise InputError(f"{name} must be text, got {given!r}")
+    return given
+
+
+def _toml(name: str, value: Any) -> str:
+    """JSON's numbers, words, lists and truth values are TOML's too. A date, which no field is,
+    becomes a word, so that the field says what it must be."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        raise InputError(f"{name} must be finite, got {value!r}") from None

@@ -19,6 +19,8 @@ from ._folder import Ended, Sweep
 LOGS = "logs"
 PAUSE = 0.5
 """Seconds between two looks at the workers."""
+DEATHS = 3
+"""Of one worker in a row, without a cell that ends meanwhile, after which it is not replaced."""
 
 
 def run_local(
@@ -28,8 +30,9 @@ def run_local(
     `stop_with_parent` and `work`.
 
     The cores are divided among the processes, and so are the GPUs that there are. A process that
-    dies is replaced, and the cell that it worked at has failed. SIGINT and SIGTERM are passed on:
-    every worker saves and ends. When this process is gone, they notice and do the same.
+    dies is replaced as long as cells end, and the one that it worked at has failed. SIGINT and
+    SIGTERM are passed on: every worker saves and ends. When this process is gone, they notice and
+    do the same.
 
     **Arguments:**
 
@@ -48,6 +51,9 @@ def run_local(
             return _start(command, number, jobs, compiled, files[number])
 
         workers = {number: start(number) for number in range(jobs)}
+        seen = dict.fromkeys(workers, _ended(sweep))
+        deaths = dict.fromkeys(workers, 0)
+        given_up: list[str] = []
         with _passed_on(workers) as stopped:
             while workers:
                 time.sleep(PAUSE)
@@ -58,15 +64,25 @@ def run_local(
                     _close(process)
                     if process.returncode == 0 or stopped():
                         continue
-                    if not _blame(sweep, process):
-                        raise InputError(
+                    _blame(sweep, process)
+                    ended = _ended(sweep)
+                    if ended == len(sweep.grid.cells):
+                        continue
+                    deaths[number] = deaths[number] + 1 if ended == seen[number] else 0
+                    seen[number] = ended
+                    if deaths[number] < DEATHS:
+                        workers[number] = start(number)
+                    else:
+                        given_up.append(
                             f"a worker ended with code {process.returncode} before it had a cell: "
                             f"see {files[number].name}"
                         )
-                    workers[number] = start(number)
                 watch()
             interrupted = stopped()
-    if not interrupted and all(sweep.ended(cell) for cell in sweep.grid.cells):
+    whole = _ended(sweep) == len(sweep.grid.cells)
+    if len(given_up) == jobs and not (whole or interrupted):
+        raise InputError(given_up[0])
+    if whole and not interrupted:
         shutil.rmtree(compiled, ignore_errors=True)
     return not interrupted
 
@@ -90,7 +106,8 @@ def _start(
     environment = {"JAX_COMPILATION_CACHE_DIR": str(compiled)} | os.environ
     gpus = _gpus()
     if jobs > 1 and gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        some = gpus[number::jobs] or [gpus[number % len(gpus)]]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(some)
         each = -(-jobs // len(gpus))
         environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / each:.2f}")
     process = subprocess.Popen(
@@ -117,15 +134,18 @@ def _gpus() -> list[str]:
     return [str(n) for n in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
-def _blame(sweep: Sweep, process: subprocess.Popen[bytes]) -> bool:
-    """Mark the cell that a dead worker was at as failed; whether there was one."""
+def _ended(sweep: Sweep) -> int:
+    """How many cells have."""
+    return sum(sweep.ended(cell) is not None for cell in sweep.grid.cells)
+
+
+def _blame(sweep: Sweep, process: subprocess.Popen[bytes]) -> None:
+    """Mark the cell that a dead worker was at, if there was one, as failed."""
     for cell in sweep.grid.cells:
         if sweep.worker(cell) == process.pid and sweep.ended(cell) is None:
             with sweep.claim(cell) as ours:
                 if ours:
                     sweep.end(cell, Ended("failed", _last_words(process.returncode)))
-                    return True
-    return False
 
 
 def _last_words(code: int) -> str:

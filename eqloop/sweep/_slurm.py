@@ -30,6 +30,6 @@ def submit(sweep: Sweep, command: Sequence[str], jobs: int) -> list[Any]:
         executor.update_parameters(name="eqloop", **parameters)
         with executor.batch():
             submitted = [executor.submit(function) for _ in range(jobs)]
-    except (RuntimeError, ValueError, TypeError, NameError) as error:
+    except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
         raise InputError(f"[slurm]: {' '.join(str(error).split())}") from None
     return submitted

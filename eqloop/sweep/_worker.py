@@ -40,6 +40,7 @@ def work(sweep: Sweep, *, make_task: MakeTask, ending: Ending | None = None) -> 
             if cell.spec.model != shape:
                 jax.clear_caches()  # or the programs of all shapes add up to gigabytes
                 shape = cell.spec.model
+            sweep.forget(cell)  # what is still said of a run that is gone
             ended = _attempt(sweep, cell, make_task)
             if ended is None:
                 return False
@@ -64,21 +65,22 @@ def _attempt(sweep: Sweep, cell: Cell, make_task: MakeTask) -> Ended | None:
 def run_cell(sweep: Sweep, cell: Cell, task: AbstractTask) -> Ended | None:
     """Train one cell, or go on with its run, and evaluate it. None where a signal stopped it."""
     path, wanted = sweep.run(cell), cell.evaluate
+    splits = task.load().splits
+    for name in wanted.splits:
+        if name not in splits:
+            raise InputError(f"evaluate.splits: the task has no {name}, only {', '.join(splits)}")
+    splits = {name: splits[name] for name in wanted.splits}  # training has its own of the others
     resume = sweep.opened(cell) is not None
     if train(cell.spec, task, path, resume=resume).status == "interrupted":
         return None
     began = time.perf_counter()
     run = open_run(path)
     model, step = run.restore(wanted.checkpoint)
-    splits, cost = task.load().splits, count(cell.spec.model)
-    flops = 0.0
-    for name in wanted.splits:
-        if name not in splits:
-            raise InputError(f"evaluate.splits: the task has no {name}, only {', '.join(splits)}")
+    cost, flops = count(cell.spec.model), 0.0
+    for name, split in splits.items():
         found = measure(
-            run, step, model, task, name, splits[name],
-            iterations=wanted.iterations, rows=wanted.rows,
-        )  # fmt: skip
+            run, step, model, task, name, split, iterations=wanted.iterations, rows=wanted.rows
+        )
         examples = found.overall.examples
         flops += cost.evaluation(examples, found.iterations_run / examples, len(found.iterations))
     return Ended(
