@@ -6,7 +6,7 @@ examples over 256 iterations, as `eqloop stability` does; `eqloop report` then p
 share of examples solved, with the rank correlation (Spearman's) over the runs and its 95 %
 interval. The baseline of fixed depth has no loop to examine.
 
-    eqloop sweep paper-small/prefix-sums --jobs 2        (and paper-small/sudoku)
+    eqloop sweep paper-small/prefix-sums --jobs 2        (and sudoku, chess)
     python benchmarks/grid.py sweeps/paper-small-prefix-sums
     eqloop report sweeps/paper-small-prefix-sums
 

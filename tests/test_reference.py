@@ -72,7 +72,8 @@ def test_gradients(name, key, steps, last, x64):
     target = jnp.asarray(data["target"])
     prefix = "" if last == steps else "progressive_"
     gradient = eqloop.Backprop() if last == steps else eqloop.Truncated(last)
-    value, grads = eqx.filter_value_and_grad(loss)(model, x, target, eqloop.Unroll(steps), gradient)
+    run = eqx.filter_jit(eqx.filter_value_and_grad(loss))
+    value, grads = run(model, x, target, eqloop.Unroll(steps), gradient)
     assert relative_error(value, data[f"{prefix}loss_{key}"]) < 1e-6
     grads = eqloop.interop.to_paper_state_dict(grads)
     for k in data:

@@ -593,6 +593,13 @@ def test_many_groups_are_spread_over_panels(tmp_path):
     assert labels == ["iterations in training", "pre", "peri", "post", "gru"]
 
 
+@pytest.mark.parametrize(("best", "top"), [(0.0, 0.1), (0.2, 0.25), (0.4, 0.5), (0.9, 1.0)])
+def test_small_shares_can_be_told_apart(best, top, tmp_path):
+    write_run(tmp_path / "a", test=an_evaluation(rising(0.0, best)))
+    (panels, *_) = curves_figure(read_results([tmp_path / "a"])).axes
+    assert panels.get_ylim() == (0, top)
+
+
 def test_a_line_is_the_mean_of_its_seeds(sweep):
     figure = curves_figure(read_results([sweep]))
     post = figure.axes[1].get_lines()[0]

@@ -76,6 +76,6 @@ def accuracy_axes(
         axes.axvspan(*trained, color="0.9", lw=0, label="iterations in training", zorder=0)
     iteration_axis(axes, iterations)
     axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylabel(score)
     tidy(axes, grid="y")

@@ -44,6 +44,7 @@ def curves_figure(results: Results, splits: Sequence[str] = SPLITS) -> "Figure":
             _curves(axes, members, names, split, _iterations(groups, split))
             axes.set_title(f"{title}: {split}" if title else split, loc="left", fontsize="medium")
             axes.label_outer()
+    panels[0, 0].set_ylim(0, _top(results, splits, lambda found: found.overall.best))
     return _legend(figure, panels.flat)
 
 
@@ -170,8 +171,9 @@ def _points(axes: "Axes", results: Results, of: Callable[[Cell], float | None], 
     from matplotlib.ticker import PercentFormatter
 
     tidy(axes)
-    axes.set_ylim(-0.03, 1.03)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    top = _top(results, SPLITS, lambda found: found.overall.last)
+    axes.set_ylim(-0.03 * top, 1.03 * top)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylabel("examples solved")
     first = results.axes[0]
     names = list(dict.fromkeys(label(_only(group.axes, [first])) for group in results.groups))
@@ -198,6 +200,17 @@ def _points(axes: "Axes", results: Results, of: Callable[[Cell], float | None], 
         _say(axes, "of no run is this known")
     elif min(every) > 0 and max(every) > _WIDE * min(every):
         axes.set_xscale("log")
+
+
+def _top(results: Results, splits: Iterable[str], of: Callable[[Evaluated], float]) -> float:
+    """Of the axis of shares: where all are small, there is something to see all the same."""
+    shares = [
+        of(found)
+        for cell in results.finished
+        for split in splits
+        if (found := cell.split(split)) is not None
+    ]
+    return next(top for top in (0.1, 0.25, 0.5, 1.0) if top >= max(shares, default=1.0))
 
 
 def _say(axes: "Axes", text: str) -> None:
