@@ -1,5 +1,6 @@
 """Every test runs under strict dtype and rank promotion, with warnings as errors."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,10 @@ BROWSER_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+# Where Python may not write bytecode, as in many containers, each process that a test starts would
+# compile all of JAX again, which is half of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

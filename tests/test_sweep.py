@@ -520,7 +520,7 @@ def test_a_sweep_killed_twenty_times_ends_with_the_same_table(never_killed, tmp_
     kinds = Counter()
     for _ in range(20):
         parent = start(path, chance.choice("12"), environment)
-        time.sleep(chance.uniform(0.5, 6))
+        time.sleep(chance.uniform(0.3, 4.5))
         kind = chance.choice(["all", "parent", "worker", "interrupt"])
         kinds[kind] += 1
         workers = children(parent.pid)
