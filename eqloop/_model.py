@@ -111,6 +111,8 @@ class LoopedTransformer(eqx.Module):
         if blocks < 1:
             raise ValueError(f"blocks = {blocks} must be at least 1")
         grid = tuple(grid)
+        if not grid:
+            raise ValueError("grid = () must have at least one axis")
         if width % (2 * len(grid) * heads):
             raise ValueError(
                 f"width = {width} must be a multiple of 2 x {len(grid)} grid axes x heads = {heads}"

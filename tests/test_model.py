@@ -181,6 +181,7 @@ def test_outer_normalisation_keeps_the_state_on_a_sphere():
         ({"recall": "sometimes"}, "recall = 'sometimes'"),
         ({"norm": "last"}, "norm = 'last'"),
         ({"residual": "mul"}, "residual = 'mul'"),
+        ({"grid": ()}, r"grid = \(\) must have at least one axis"),
         ({"heads": 3}, "width = 16 must be a multiple of 2 x 2 grid axes x heads = 3"),
         ({"heads": 8}, "width = 16 must be a multiple of 2 x 2 grid axes x heads = 8"),
         ({"blocks": 0}, "blocks = 0"),

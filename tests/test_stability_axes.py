@@ -173,6 +173,11 @@ def test_every_verdict_on_reachability_and_conditioning(x64):
     other = dataclasses.replace(reach.starts["other"], same=half)
     starts = dataclasses.replace(reach, starts=reach.starts | {"other": other})
     assert judge_reachability(starts).verdict == "reached from its own start"
+    some = dataclasses.replace(reach.shares["wandering"], hits=1)
+    rest = dataclasses.replace(reach, shares=reach.shares | {"wandering": some})
+    assert f"the others within {reach.iterations[-1]} iterations: 1 wandering" in (
+        judge_reachability(rest).because
+    )
     few = dataclasses.replace(shape.condition, count=shape.solved.count // 2 - 1)
     unknown = dataclasses.replace(shape, condition=few)
     said = judge_geometry(reach, unknown, report.spectrum).verdict

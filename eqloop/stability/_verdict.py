@@ -48,7 +48,7 @@ def judge_reachability(reach: Reachability) -> Statement:
         )
     rest = {name: each for name, each in reach.shares.items() if name != "converged" and each.hits}
     if rest:
-        because += "; the others within {reach.iterations[-1]} iterations: " + ", ".join(
+        because += f"; the others within {reach.iterations[-1]} iterations: " + ", ".join(
             f"{s.hits} {name}" for name, s in rest.items()
         )
     # Those from other fixed points cannot be asked where there are none.
