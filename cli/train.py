@@ -1,6 +1,5 @@
 """`eqloop train`: a run from a preset, or one that goes on."""
 
-import itertools
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -117,13 +116,15 @@ def train(
         return resolve(name, preset or "quick", wishes, make_task=make_task, **fields)
 
     name = task or "prefix-sums"
-    path = resume or out or next_free(Path("runs"), name)
     waiting = partial(notes().print, markup=False, soft_wrap=True)
     join(coordinator, num_processes, process_id, timeout=join_timeout, say=waiting)
     try:
         spec = same_spec(agreed(wanted))
         built = make_task(spec.task_name, spec.task_fields)
-        outcome = run_training(spec, built, path, resume=resume is not None, console=notes())
+        outcome = run_training(
+            spec, built, resume or out, resume=resume is not None, console=notes()
+        )
+        path = outcome.run.path
         writes = first()
         leave()
     except Diverged as error:
@@ -156,9 +157,3 @@ def train(
     shown = console()
     shown.print(accuracy_table(measured))
     shown.print(f"\nrun: {path}   next: eqloop eval {path}", markup=False, soft_wrap=True)
-
-
-def next_free(folder: Path, name: str) -> Path:
-    """`folder/name-001`, or the first number that is not taken."""
-    numbered = (folder / f"{name}-{number:03d}" for number in itertools.count(1))
-    return next(path for path in numbered if not path.exists())

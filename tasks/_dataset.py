@@ -1,18 +1,19 @@
 """From rows to named splits: the cache on the disk, the manifest, the 80/20 partition."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .._errors import InputError
+from .._files import open_regular, remove_leftovers, replacing
 from .._task import AbstractTask, Dataset, Split
 from ._files import explained, write_atomic
 
@@ -21,13 +22,23 @@ _LOG = logging.getLogger(__name__)
 Arrays = Mapping[str, np.ndarray]
 
 
-def cache_folder() -> Path:
-    """`$EQLOOP_CACHE`, or `$XDG_CACHE_HOME/eqloop`, or `~/.cache/eqloop`. Not created."""
+def cache_folder() -> Path | None:
+    """`$EQLOOP_CACHE`, or `$XDG_CACHE_HOME/eqloop`, or `~/.cache/eqloop`. Not created. None, with a
+    warning that is logged once, for a user without a home."""
     if own := os.environ.get("EQLOOP_CACHE"):
         return Path(own)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg) / "eqloop"
-    return Path.home() / ".cache" / "eqloop"
+    try:
+        return Path.home() / ".cache" / "eqloop"
+    except RuntimeError:
+        _say_no_home()
+        return None
+
+
+@functools.cache
+def _say_no_home() -> None:
+    _LOG.warning("there is no home folder: encoded data are not cached; name one in EQLOOP_CACHE")
 
 
 def cached(key: Mapping[str, object], build: Callable[[], Arrays]) -> dict[str, np.ndarray]:
@@ -39,30 +50,60 @@ def cached(key: Mapping[str, object], build: Callable[[], Arrays]) -> dict[str, 
       file's name.
     - `build`: name -> array, no object arrays.
 
-    A cache file that cannot be read is made anew, and one that cannot be written is done without;
+    A cache file that is damaged is made anew, and one that cannot be written is done without;
     either is logged as a warning.
     """
     text = json.dumps(key, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    path = cache_folder() / "data" / f"{key.get('task', 'data')}-{digest[:32]}.npz"
+    folder = cache_folder()
+    if folder is None:
+        return dict(build())
+    path = folder / "data" / f"{key.get('task', 'data')}-{digest[:32]}.npz"
     try:
-        if path.is_file():
-            # Opened here, for np.load leaks the handle of a file that is no zip file.
-            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-            if arrays.pop("_key").tobytes().decode() == text:
-                return arrays
+        arrays = _read_sealed(path)
+        if arrays.pop("_key").tobytes().decode() != text:
             raise ValueError("it belongs to another key")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        _LOG.warning("cache file %s cannot be used (%s); making it anew", path, error)
+        return arrays
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        _LOG.warning("cache file %s cannot be used (%s); making it anew", path, why)
     arrays = dict(build())
     try:
-        with write_atomic(path, "wb") as handle:
-            # numpy's stub takes `allow_pickle` for one of the arrays
-            np.savez(handle, _key=np.frombuffer(text.encode(), np.uint8), **arrays)  # pyright: ignore[reportArgumentType]
+        remove_leftovers(path.parent)
+        _write_sealed(path, {"_key": np.frombuffer(text.encode(), np.uint8), **arrays})
     except (InputError, OSError) as error:
         _LOG.warning("the encoded data are not cached (%s)", error)
     return arrays
+
+
+def _write_sealed(path: Path, arrays: Arrays) -> None:
+    """An `.npz` file and behind it the SHA-256 of all of it, at which a reader of zip files takes
+    no offence."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as handle:
+        # numpy's stub takes `allow_pickle` for one of the arrays
+        np.savez(handle, **arrays)  # pyright: ignore[reportArgumentType]
+        handle.seek(0)
+        digest = hashlib.file_digest(handle, "sha256")  # pyright: ignore[reportArgumentType]
+        handle.write(digest.hexdigest().encode())
+
+
+def _read_sealed(path: Path) -> dict[str, np.ndarray]:
+    """**Raises** `OSError`, and `ValueError` where the checksum is not that of the content: what
+    decodes an archive is not made for bytes that anything may have happened to."""
+    with open_regular(path) as handle:
+        digest = hashlib.sha256()
+        left = os.fstat(handle.fileno()).st_size - 2 * digest.digest_size
+        while left > 0 and (chunk := handle.read(min(left, 1 << 20))):
+            digest.update(chunk)
+            left -= len(chunk)
+        if handle.read() != digest.hexdigest().encode():
+            raise ValueError("its checksum is not that of its content")
+        handle.seek(0)
+        with np.load(handle, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
 
 
 def pack(splits: Mapping[str, Split]) -> dict[str, np.ndarray]:

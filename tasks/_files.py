@@ -9,8 +9,6 @@ import contextlib
 import csv
 import gzip
 import io
-import os
-import secrets
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import IO, Any, BinaryIO, TextIO, cast
 import zstandard
 
 from .._errors import InputError
+from .._files import replacing
 from .._task import Bad, Progress
 
 OnBad = Callable[[Bad], None]
@@ -253,29 +252,21 @@ def write_atomic(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
     if mode not in ("w", "wb"):
         raise ValueError(f"mode must be 'w' or 'wb', not {mode!r}")
     path = Path(path)
-    # In the same folder, for only there is a rename atomic.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     if path.is_dir():
         raise InputError(f"{path}: a folder; name a file to write")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = part.open(mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8")
+        with replacing(path) as handle:
+            if mode == "wb":
+                yield handle
+                return
+            text = io.TextIOWrapper(handle, encoding="utf-8")
+            yield text
+            text.flush()
+            text.detach()
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({_one_line(error)})") from None
-    try:
-        with handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        why = error.strerror or _one_line(error)
+        raise InputError(f"{path}: cannot be written ({why})") from None
 
 
 @contextlib.contextmanager

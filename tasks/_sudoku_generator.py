@@ -31,10 +31,12 @@ GAVE_UP = 1 << 20
 def _compiled(function: Callable[..., Any]) -> Any:
     """`numba.njit`, its machine code cached beside the data (or where $NUMBA_CACHE_DIR says);
     compiled anew in each process where that folder cannot be written."""
-    before = _CONFIG.CACHE_DIR
+    before, folder = _CONFIG.CACHE_DIR, cache_folder()
     if not before:
+        if folder is None:
+            return numba.njit(function)
         # Numba looks at its configuration when it decorates: set for this function only.
-        _CONFIG.CACHE_DIR = str(cache_folder() / "numba")
+        _CONFIG.CACHE_DIR = str(folder / "numba")
     try:
         return numba.njit(cache=True)(function)
     except (OSError, RuntimeError) as error:

@@ -18,13 +18,17 @@ WORDS = {"_errors", "_custom_types", "_remat"}
 # The loop: its pieces, each of which may use those before it.
 PIECES = ("_norms", "_solution", "_iteration", "_linear", "_solver", "_adjoint", "_equilibrium")
 LOOP = set(PIECES)
+RUN_FILES = {"_files", "_tables", "_run_files"}
 
 ARROWS: dict[str, set[str]] = {
     "_errors": set(),
     "_custom_types": set(),
     "_remat": set(),
-    # Files that are there whole or not at all: of the two parts that write into a run folder.
+    # Files that are there whole or not at all, tables in them, and what those of a run say: of the
+    # parts that read and write run folders.
     "_files": set(),
+    "_tables": WORDS | {"_files"},
+    "_run_files": WORDS | {"_files", "_tables"},
     "_task": WORDS,
     "nn": WORDS,
     # Solvers, gradients and stability see a function f(z, x) and never a model.
@@ -34,16 +38,16 @@ ARROWS: dict[str, set[str]] = {
     "_cross_entropy": WORDS | {"nn"},
     "_audit": WORDS | LOOP | {"_model", "_cross_entropy"},
     "interop": WORDS | {"nn", "_model"},
-    "train": WORDS | LOOP | {"nn", "_model", "_task", "_cross_entropy", "_audit", "_files"},
+    "train": WORDS | LOOP | RUN_FILES | {"nn", "_model", "_task", "_cross_entropy", "_audit"},
     # A model on its task as what stability measures; above training, whose evaluation it uses.
     "examine": WORDS
     | LOOP
     | {"nn", "_model", "_task", "_cross_entropy", "_audit", "stability", "train"},
     # Many runs of a grid, each in its folder.
-    "sweep": WORDS | {"_task", "_files", "train", "examine"},
+    "sweep": WORDS | RUN_FILES | {"_task", "train", "examine"},
     # Reads run folders and nothing else.
-    "report": WORDS | {"_files"},
-    "tasks": WORDS | {"_task"},
+    "report": WORDS | RUN_FILES,
+    "tasks": WORDS | {"_task", "_files"},
     "cli": WORDS
     | {"__init__", "_task", "train", "tasks", "stability", "examine", "sweep", "report"},
     "_contents": WORDS | LOOP | {"_task", "_model", "_audit", "nn", "interop", "stability"},
@@ -54,7 +58,7 @@ SOLVERS = {"optimistix", "lineax", "diffrax"}
 MAY_SOLVE = LOOP | {"stability"}
 
 FILES = {"csv", "gzip", "io", "mmap", "os", "safetensors", "shutil", "tempfile", "zipfile"}
-MAY_TOUCH_FILES = {"_files", "train", "sweep", "report", "tasks", "cli"}
+MAY_TOUCH_FILES = {*RUN_FILES, "train", "sweep", "report", "tasks", "cli"}
 
 
 def sources() -> list[Path]:

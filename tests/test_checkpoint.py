@@ -196,7 +196,7 @@ def test_where_no_run_is(tmp_path, run):
     with pytest.raises(InputError, match="no checkpoint yet"):
         new.restore()
     (new.path / "data.json").write_text("{")
-    with pytest.raises(InputError, match="not valid JSON"):
+    with pytest.raises(InputError, match="damaged, not JSON"):
         open_run(new.path)
     (new.path / "data.json").unlink()
     with pytest.raises(InputError, match=r"no data\.json"):

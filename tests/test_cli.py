@@ -11,6 +11,7 @@ import time
 import pytest
 
 from eqloop.cli.solve import few
+from eqloop.train._run import make_next_folder
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -193,12 +194,10 @@ def test_resuming_a_finished_run_changes_nothing(cli, tiny_run, tmp_path):
 
 
 def test_default_run_folders_are_numbered(tmp_path):
-    from eqloop.cli.train import next_free
-
-    assert next_free(tmp_path, "chess") == tmp_path / "chess-001"
-    (tmp_path / "chess-001").mkdir()
     (tmp_path / "chess-003").mkdir()
-    assert next_free(tmp_path, "chess") == tmp_path / "chess-002"
+    made = [make_next_folder(tmp_path, "chess") for _ in range(3)]
+    assert made == [tmp_path / f"chess-{number}" for number in ("001", "002", "004")]
+    assert all(path.is_dir() for path in made), "so that nobody else takes them"
 
 
 @pytest.mark.slow

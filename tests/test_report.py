@@ -462,7 +462,10 @@ DAMAGE = {
         lambda s: change(s / "cells.json", '"format": 1', '"format": 2'),
         r"cells\.json: format 2, where 1 is understood; use the version of eqloop that wrote it",
     ),
-    "cells as a list": (lambda s: write_json(s / "cells.json", []), r"cells\.json: format None"),
+    "cells as a list": (
+        lambda s: write_json(s / "cells.json", []),
+        r"cells\.json: damaged, not a JSON object but a list",
+    ),
     "cells without cells": (
         lambda s: write_json(s / "cells.json", {"format": 1, "axes": []}),
         r"cells\.json: damaged \(KeyError\('cells'\)\)",

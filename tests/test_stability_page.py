@@ -199,7 +199,7 @@ def test_a_map_without_a_model_has_a_page_too(tmp_path):
 DAMAGED = {
     "cut off": ('{"settings": {"format": 1', "not JSON"),
     "binary": ("\x00\x01", "not JSON"),
-    "a list": ("[]", "not a stability report"),
+    "a list": ("[]", "not a JSON object but a list"),
     "other format": ('{"settings": {"format": 2}}', "format 2, where 1 is understood"),
     "no format": ('{"settings": {}}', "format None"),
     "no tables": ('{"settings": {"format": 1}}', "has no table 'reachability'"),

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._errors import InputError
-from ._read import finite, read_json
+from .._run_files import METRICS, SPEC, trained_seconds
+from .._tables import read_json
+from ._read import finite
 from ._run_folder import (
-    SPEC,
     SPEC_AXES,
     Evaluated,
     RunResults,
@@ -16,7 +17,6 @@ from ._run_folder import (
     read_run,
     read_spec,
     spec_axes,
-    training_seconds,
 )
 
 CELLS, STATE, RUNS = "cells.json", "state", "runs"
@@ -157,7 +157,10 @@ def _run(path: Path, axes: Mapping[str, Scalar]) -> Cell:
         name=path.resolve().name,
         axes=axes,
         results=results,
-        seconds={"train": training_seconds(path), "evaluate": sum(known) if known else None},
+        seconds={
+            "train": trained_seconds(path / METRICS),
+            "evaluate": sum(known) if known else None,
+        },
         rho_w_x=None if results.stability is None else results.stability.rho_w_x,
     )
 

@@ -1,25 +1,7 @@
-"""Reading the files of a run folder: whatever is wrong with one is one line that names it."""
+"""What values in the files of a run folder may be."""
 
-import json
 import math
-from pathlib import Path
 from typing import Any
-
-from .._errors import InputError
-
-
-def read_json(path: Path, again: str) -> Any:
-    """What a file holds, NaN and infinities as None.
-
-    **Raises** `InputError` where it cannot be read or is not JSON, ending with `again`, which says
-    what to do.
-    """
-    try:
-        return json.loads(path.read_bytes(), parse_constant=lambda _: None)
-    except ValueError as error:
-        raise InputError(f"{path}: damaged, not JSON ({error}); {again}") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; {again}") from None
 
 
 def finite(value: Any) -> float | None:

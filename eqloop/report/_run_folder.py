@@ -1,19 +1,18 @@
 """What a run folder holds of results: evaluations, the validation score, the loop's stability."""
 
 import dataclasses
-import json
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .._errors import InputError
-from ._read import finite, read_json, share
+from .._run_files import BEST, CHECKPOINTS, SPEC, read_best
+from .._tables import parse_toml, read_json, read_text
+from ._read import finite, share
 from ._stability_page import read_stability
 
 Found = TypeVar("Found")
 
-SPEC = "spec.toml"
 SPEC_FORMAT = 1
 """Of the specs that are understood here (`eqloop.train` writes them)."""
 SPLITS = ("test", "hard")
@@ -96,14 +95,16 @@ def read_run(run: Path) -> RunResults:
         for name in SPLITS
         if (path := run / "eval" / f"{name}.json").exists()
     }
-    best, stability = run / "checkpoints" / "best.json", None
+    stability = None
     if (run / "stability" / "report.json").exists():
         found = read_stability(run / "stability")
         again = f"measure it again: eqloop stability {run}"
         stability = _understood(run / "stability" / "report.json", again, _stability, found)
     return RunResults(
         splits=splits,
-        validation=_read(best, "train it again", _validation) if best.exists() else None,
+        validation=_understood(
+            run / CHECKPOINTS / BEST, "train it again", _validation, read_best(run)
+        ),
         stability=stability,
     )
 
@@ -114,12 +115,7 @@ def read_spec(run: Path) -> dict[str, Any]:
     **Raises** `InputError` where it cannot be used, or lacks one of `SPEC_AXES`.
     """
     path = run / SPEC
-    try:
-        spec = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from None
+    spec = parse_toml(read_text(path), str(path))
     if spec.get("format") != SPEC_FORMAT:
         raise InputError(
             f"{path}: format {spec.get('format')!r}, where {SPEC_FORMAT} is understood; use the "
@@ -140,28 +136,6 @@ def read_spec(run: Path) -> dict[str, Any]:
 def spec_axes(fields: Mapping[str, Any]) -> dict[str, Any]:
     """None on an axis of which the fields say nothing."""
     return {axis: fields.get(field) for axis, field in SPEC_AXES.items()}
-
-
-def training_seconds(run: Path) -> float | None:
-    """Of `metrics.jsonl`, whose clock begins again where a run is resumed: each stretch counts up
-    to its last line that is kept. None where nothing was logged."""
-    path = run / "metrics.jsonl"
-    total = last = 0.0
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return None
-    for number, line in enumerate(lines, 1):
-        if not line.endswith(b"\n"):
-            break  # it is being written
-        try:
-            now = finite(json.loads(line).get("seconds")) or last
-        except (ValueError, TypeError, AttributeError):
-            raise InputError(f"{path}:{number}: not a line of a log; train it again") from None
-        if now < last:
-            total += last
-        last = now
-    return total + last or None
 
 
 def _read(path: Path, again: str, understand: Callable[[Any], Found]) -> Found:
@@ -196,7 +170,9 @@ def _evaluated(found: Any) -> Evaluated:
     )
 
 
-def _validation(found: Any) -> tuple[float, float]:
+def _validation(found: Any) -> tuple[float, float] | None:
+    if found is None:
+        return None
     return share(found["exact"]), share(found["cells"])
 
 

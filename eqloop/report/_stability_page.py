@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
+from .._tables import read_json
 from ._page import packaged, page, picture, saved, write_files
-from ._read import read_json
 from ._stability_panels import PANELS, Panel
 from ._stability_tables import Tables, extra_tables, main_table, number
 
@@ -64,7 +64,7 @@ _AGAIN = "measure it again: eqloop stability RUN"
 def read_stability(folder: Path) -> dict[str, Any]:
     path = folder / REPORT
     report = read_json(path, _AGAIN)
-    if not isinstance(report, dict) or not isinstance(report.get("settings"), dict):
+    if not isinstance(report.get("settings"), dict):
         raise InputError(f"{path}: not a stability report; {_AGAIN}")
     found = report["settings"].get("format")
     if found != FORMAT:
@@ -80,7 +80,7 @@ def _player(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {"examples": []}
     player = read_json(path, _AGAIN)
-    if not isinstance(player, dict) or not isinstance(player.get("examples"), list):
+    if not isinstance(player.get("examples"), list):
         raise InputError(f"{path}: damaged, has no list of examples; {_AGAIN}")
     return player
 

@@ -2,20 +2,17 @@
 
 import contextlib
 import dataclasses
-import fcntl
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from .._errors import InputError
-from .._files import write_atomic
+from .._files import Held, exclusive, read_bytes, write_atomic
+from .._run_files import SPEC
+from .._tables import parse_json, read_json, read_text, write_json
 from ..train import Run, open_run
-from ..train._metrics import plain
 from ..train._resolve import MakeTask
-from ..train._run import SPEC
-from ._grid import Cell, Grid, parse_grid, read_text
+from ._grid import Cell, Grid, parse_grid
 
 FORMAT = 1
 GRID, CELLS, STATE, RUNS = "sweep.toml", "cells.json", "state", "runs"
@@ -76,7 +73,7 @@ class Sweep:
         a damaged file it has failed, as what it says is not known."""
         path = self._state(cell)
         try:
-            table = json.loads(path.read_text("utf-8"))
+            table = parse_json(read_bytes(path))
             if table.pop("format") != FORMAT:
                 raise ValueError
             ended = Ended(**table)
@@ -84,14 +81,14 @@ class Sweep:
             files = [SPEC, *(f"eval/{split}.json" for split in splits)]
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return Ended("failed", f"{path} is damaged: delete it, and the cell is done again")
         there = all((self.run(cell) / file).is_file() for file in files)
         return ended if there or ended.status == "failed" else None
 
     def end(self, cell: Cell, ended: Ended) -> None:
         table = {"format": FORMAT} | dataclasses.asdict(ended)
-        write_atomic(self._state(cell), [json.dumps(plain(table), indent=1).encode() + b"\n"])
+        write_json(self._state(cell), table)
 
     def forget(self, cell: Cell) -> None:
         """It has not ended: whoever works next does it again, from where its run stands."""
@@ -99,32 +96,24 @@ class Sweep:
 
     @contextlib.contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
-        """Whether the cell is ours to work at, for as long as the context lasts.
-
-        The lock is the operating system's (`flock`): it ends with the process, however that ends,
-        so nothing has to be cleaned up after a crash. On several machines the file system must
-        support it (NFS does since Linux 2.6.12).
-        """
-        with (self.path / STATE / f"{cell.name}.lock").open("a+") as file:
+        """Whether the cell is ours to work at, for as long as the context lasts (`exclusive`)."""
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                stack.enter_context(exclusive(self._lock(cell)))
+            except Held:
                 yield False
                 return
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-            try:
-                yield True
-            finally:
-                file.truncate(0)
+            yield True
 
     def worker(self, cell: Cell) -> int | None:
         """The process that claimed the cell last and has not given it back; it may be dead."""
         try:
-            return int((self.path / STATE / f"{cell.name}.lock").read_text())
-        except (FileNotFoundError, ValueError):
+            return int(self._lock(cell).read_text().split()[0])
+        except (FileNotFoundError, ValueError, IndexError):
             return None
+
+    def _lock(self, cell: Cell) -> Path:
+        return self.path / STATE / f"{cell.name}.lock"
 
     def busy(self, cell: Cell) -> bool:
         """Whether a process works at it, on whatever machine."""
@@ -172,7 +161,7 @@ def create_sweep(path: Path, grid: Grid) -> Sweep:
             (path / folder).mkdir(parents=True, exist_ok=True)
         cells = [{"name": cell.name, "axes": dict(cell.axes)} for cell in grid.cells]
         table = {"format": FORMAT, "name": grid.name, "axes": list(grid.axes), "cells": cells}
-        write_atomic(path / CELLS, [json.dumps(table, indent=1).encode() + b"\n"])
+        write_json(path / CELLS, table)
         write_atomic(path / GRID, [grid.text.encode()])  # last: now it is a sweep
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}") from None
@@ -184,8 +173,8 @@ def open_sweep(path: Path, *, make_task: MakeTask) -> Sweep:
     if not (path / GRID).is_file():
         raise InputError(f"{path} is not a sweep: it has no {GRID}")
     try:
-        name = json.loads((path / CELLS).read_text("utf-8"))["name"]
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        name = read_json(path / CELLS, "write it again")["name"]
+    except (InputError, LookupError):
         raise InputError(
             f"{path / CELLS} is missing or damaged: write it again with eqloop sweep "
             f"{path / GRID} --out {path}"

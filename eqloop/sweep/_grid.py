@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._errors import InputError
+from .._tables import parse_toml, read_text
 from ..train import Spec, presets, resolve
-from ..train._config import parse_tables
 from ..train._fields import build, nearest
 from ..train._resolve import SHORTCUTS, MakeTask
 
@@ -147,16 +147,9 @@ def read_grid(source: str, *, make_task: MakeTask) -> Grid:
     return parse_grid(known[source], source, f"grid {source}", make_task=make_task)
 
 
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not text in UTF-8") from None
-
-
 def parse_grid(text: str, name: str, where: str, *, make_task: MakeTask) -> Grid:
     """As `read_grid`, of a text; `where` names it in errors."""
-    tables = parse_tables(text, where)
+    tables = parse_toml(text, where)
     try:
         tables = _canonical(tables)
         if "base" in tables:
@@ -208,7 +201,7 @@ def _on_base(tables: Mapping[str, Any]) -> dict[str, Any]:
     base, known = tables["base"], grids()
     if not isinstance(base, str) or base not in known:
         raise InputError(f"base: no grid {base!r} comes with eqloop{nearest(str(base), known)}")
-    found = _canonical(parse_tables(known[base], f"grid {base}"))
+    found = _canonical(parse_toml(known[base], f"grid {base}"))
     for name, given in tables.items():
         if name in MERGED:
             found[name] = _table(found, name) | _table(tables, name)

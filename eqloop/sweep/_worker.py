@@ -9,9 +9,10 @@ from collections.abc import Callable
 import jax
 
 from .._errors import InputError
+from .._run_files import trained_seconds
 from .._task import AbstractTask
 from ..examine import weight_figures
-from ..train import Diverged, Run, measure, open_run, read_metrics, train
+from ..train import Diverged, measure, open_run, train
 from ..train._resolve import MakeTask
 from ._cost import count
 from ._folder import STATE, Ended, Sweep
@@ -85,21 +86,12 @@ def run_cell(sweep: Sweep, cell: Cell, task: AbstractTask) -> Ended | None:
         flops += cost.evaluation(examples, found.iterations_run / examples, len(found.iterations))
     return Ended(
         "finished",
-        seconds={"train": trained_seconds(run), "evaluate": time.perf_counter() - began},
+        seconds={
+            "train": trained_seconds(run.metrics) or 0.0,
+            "evaluate": time.perf_counter() - began,
+        },
         flops={"train": cost.training(cell.spec), "evaluate": flops},
         evaluated=dataclasses.asdict(wanted),
         parameters=cost.parameters,
         rho_w_x=weight_figures(model).get("rho_w_x"),
     )
-
-
-def trained_seconds(run: Run) -> float:
-    """Wall time of the steps that count, over all the processes that trained the run: each begins
-    its clock anew."""
-    total = before = 0.0
-    for row in read_metrics(run.metrics):
-        now = row.get("seconds")
-        if now is not None:
-            total += now - before if now >= before else now
-            before = now
-    return total

@@ -23,6 +23,8 @@ import safetensors.numpy
 
 from .._errors import InputError
 from .._files import write_atomic
+from .._run_files import read_metadata
+from .._tables import parse_json
 
 T = TypeVar("T")
 
@@ -115,14 +117,7 @@ def _serialise(
 
 def load_header(path: Path) -> Header:
     """What a checkpoint says about itself, without reading its arrays."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a whole checkpoint ({_first_line(error)})") from None
-    return _parse(path, metadata)
+    return _parse(path, read_metadata(path))
 
 
 def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
@@ -135,7 +130,7 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
         return Header(
             step=int(metadata["step"]),
             spec=metadata["spec"],
-            notes=json.loads(metadata["notes"]),
+            notes=parse_json(metadata["notes"]),
         )
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} has a damaged header ({error!r})") from None
@@ -152,10 +147,9 @@ def load(path: Path, skeleton: T) -> tuple[T, Header]:
     **Raises** `InputError` where the file is truncated or altered, is of another version, or
     holds other arrays than `skeleton`: one line that names the first difference.
     """
-    header = load_header(path)
+    metadata = read_metadata(path)
+    header = _parse(path, metadata)
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
         arrays = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a whole checkpoint ({_first_line(error)})") from None

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import tomli_w
 
 from .._errors import InputError
+from .._tables import parse_toml, read_text
 from ._fields import build, nearest
 
 FORMAT = 1
@@ -320,18 +320,12 @@ class Spec:
     @staticmethod
     def from_toml(path: Path) -> "Spec":
         """Read a `spec.toml`. **Raises** `InputError` naming the file and what is wrong."""
-        try:
-            text = path.read_text("utf-8")
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist") from None
-        except UnicodeDecodeError:
-            raise InputError(f"{path} is not text in UTF-8") from None
-        return Spec.from_text(text, str(path))
+        return Spec.from_text(read_text(path), str(path))
 
     @staticmethod
     def from_text(text: str, where: str) -> "Spec":
         """Parse the text of a `spec.toml`; `where` names it in errors."""
-        tables = parse_tables(text, where)
+        tables = parse_toml(text, where)
         if tables.get("format") != FORMAT:
             raise InputError(
                 f"{where}: format {tables.get('format')!r} is not the one this eqloop reads"
@@ -342,22 +336,17 @@ class Spec:
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 
-    def differences(self, other: "Spec") -> list[str]:
-        """`group.field: here -> there` for every value in which two specs differ."""
+    def differences(self, other: "Spec", *, place: bool = True) -> list[str]:
+        """`group.field: here -> there` for every value in which two specs differ; with `place`
+        false where the data lies, `task.data`, does not count."""
         found = []
         for group in ("task", *GROUPS):
             mine, theirs = self.tables()[group], other.tables()[group]
             for name in sorted(mine.keys() | theirs.keys()):
-                if mine.get(name) != theirs.get(name):
+                counts = place or (group, name) != ("task", "data")
+                if counts and mine.get(name) != theirs.get(name):
                     found.append(f"{group}.{name}: {mine.get(name)!r} -> {theirs.get(name)!r}")
         return found
-
-
-def parse_tables(text: str, where: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{where} is not valid TOML: {error}") from None
 
 
 def from_tables(tables: Mapping[str, Any]) -> Spec:

@@ -50,6 +50,8 @@ def build(cls: type[T], group: str, table: Mapping[str, Any]) -> T:
 def typed(field: str, value: Any, wanted: Any) -> Any:
     """`value` as the type `wanted`; the only conversions are int -> float and list -> tuple."""
     ok, value = _fit(value, wanted)
+    if ok and isinstance(value, str) and "\0" in value:
+        raise InputError(f"{field} must not contain NUL, which no name of a file can")
     if ok:
         return value
     hint = ""

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import signal
 import threading
 import time
@@ -29,14 +27,24 @@ from rich.progress import (
 
 from .._errors import InputError
 from .._files import remove_leftovers
+from .._run_files import CHECKPOINTS
+from .._tables import plain
 from .._task import AbstractTask, Dataset
 from ._audit import AUDITED, audit_batch, audit_line, make_auditor
 from ._config import Spec
 from ._devices import Devices, agreed, copy_of_first, first, from_first, several, watched
 from ._evaluate import Evaluation, evaluate
-from ._metrics import AbstractLog, MetricsLog, NoLog, plain
+from ._metrics import AbstractLog, MetricsLog, NoLog
 from ._results import trained_iterations
-from ._run import CHECKPOINTS, Run, create_run, open_run
+from ._run import (
+    Run,
+    create_run,
+    make_folder,
+    make_next_folder,
+    open_run,
+    owned,
+    same_content,
+)
 from ._state import TrainState, init_state
 from ._step import METRICS, Metrics, Order, make_step, put
 from ._tracker import AbstractTracker, NoTracker, make_tracker, require_tracker
@@ -71,7 +79,7 @@ class Outcome:
 def train(
     spec: Spec | None,
     task: AbstractTask,
-    path: Path,
+    path: Path | None,
     *,
     resume: bool = False,
     console: Console | None = None,
@@ -91,42 +99,58 @@ def train(
 
     - `spec`: what to train; with `resume` None, or the spec of the run again.
     - `task`: as the spec says; the library cannot make it, as it knows no tasks.
+    - `path`: None for the first `runs/TASK-001, ...` that is not taken; see `Outcome.run`.
     - `resume`: go on with the run in `path` from its last checkpoint instead of beginning one.
     - `console`: where progress is shown; nowhere by default.
 
-    **Raises** `InputError` for data, run or checkpoint that cannot be used; `Diverged` where the
+    **Raises** `InputError` for data, run or checkpoint that cannot be used, for a run that another
+    process is training, and where the folder can no longer be written; `Diverged` where the
     loss is no longer finite; `Lost` where another process no longer answers.
     """
     if spec is None and not resume:
         raise TypeError("a new run needs a spec")
+    if path is None and resume:
+        raise TypeError("to resume takes a run")
     console = Console(quiet=True) if console is None or not first() else console
-    old = agreed(lambda: _open_old(spec, path) if resume and first() else None)
-    begun = same_spec(spec if old is None else old.spec)
-    data = agreed(lambda: _load(task, console))
-    _same_everywhere(data)
-    devices = Devices(begun.train.batch)
+    with contextlib.ExitStack() as stack:
 
-    def opened() -> Run:
-        if not first():
-            return Run(path, begun, data.manifest)
-        require_tracker(begun)
-        if old is not None:
-            _same_data(old, data)
-            return old
-        _check_splits(begun, data)
-        return create_run(path, begun, data.manifest)
+        def taken_up() -> Run | None:
+            if not (resume and path is not None and first()):
+                return None
+            open_run(path)  # what is no run gets no lock
+            stack.enter_context(owned(path))
+            return _open_old(spec, path)
 
-    trainer = _Trainer(agreed(opened), task, data, devices, console)
-    console.print(f"{task.name}: training in {path}", markup=False, soft_wrap=True)
-    if left_out := _bad_rows(data):
-        console.print(f"{left_out:,} bad rows are left out; data.json has the count")
-    with _signals() as received, watched(trainer.place):
-        return trainer.go(received)
+        old = agreed(taken_up)
+        begun = same_spec(spec if old is None else old.spec)
+        data = agreed(lambda: _load(task, console))
+        _same_everywhere(data)
+        devices = Devices(begun.train.batch)
+
+        def opened() -> Run:
+            if not first():
+                return Run(path or Path(), begun, data.manifest)
+            require_tracker(begun)
+            if old is not None:
+                _same_data(old, data)
+                return old
+            _check_splits(begun, data)
+            folder = make_next_folder(Path("runs"), task.name) if path is None else path
+            make_folder(folder)
+            stack.enter_context(owned(folder))
+            return create_run(folder, begun, data.manifest)
+
+        trainer = _Trainer(agreed(opened), task, data, devices, console)
+        console.print(f"{task.name}: training in {trainer.run.path}", markup=False, soft_wrap=True)
+        if left_out := _bad_rows(data):
+            console.print(f"{left_out:,} bad rows are left out; data.json has the count")
+        with _signals() as received, watched(trainer.place):
+            return trainer.go(received)
 
 
 def _open_old(spec: Spec | None, path: Path) -> Run:
     old = open_run(path)
-    if spec is not None and (changed := old.spec.differences(spec)):
+    if spec is not None and (changed := old.spec.differences(spec, place=False)):
         raise InputError(
             f"{path} was begun with another spec ({'; '.join(changed[:3])}): resume it as it "
             "was, or begin a new run with --out"
@@ -135,33 +159,35 @@ def _open_old(spec: Spec | None, path: Path) -> Run:
 
 
 def same_spec(spec: Spec | None) -> Spec:
-    """The spec of the first process, in all; None where a process has none of its own. **Raises**
-    `InputError` in all where one has another."""
+    """The spec of the first process, in all; None where a process has none of its own. Where the
+    data lies (`task.data`) each process says for itself. **Raises** `InputError` in all where one
+    has another."""
     if spec is not None and not several():
         return spec
     text = from_first(lambda: "" if spec is None else spec.to_toml())
     theirs = Spec.from_text(text, "the spec of process 0")
 
     def compare() -> None:
-        if spec is not None and (changed := theirs.differences(spec)):
+        if spec is not None and (changed := theirs.differences(spec, place=False)):
             raise InputError(
                 f"it was started with another spec than the first ({'; '.join(changed[:3])}): "
                 "give every process the same options"
             )
 
     agreed(compare)
-    return theirs
+    return theirs if spec is None else spec
 
 
 def _same_everywhere(data: Dataset) -> None:
-    def digest() -> str:
-        return hashlib.sha256(json.dumps(plain(data.manifest), sort_keys=True).encode()).hexdigest()
-
-    wanted = from_first(digest)
+    mine = plain(data.manifest)
+    first_one = from_first(lambda: mine)
 
     def compare() -> None:
-        if digest() != wanted:
-            raise InputError("its data differs from that of the first process")
+        if part := same_content(first_one, mine):
+            raise InputError(
+                f"its data differs from that of the first process ({part!r} in its manifest): give "
+                "every process a copy of the same file"
+            )
 
     agreed(compare)
 
@@ -191,13 +217,11 @@ def _check_splits(spec: Spec, data: Dataset) -> None:
 
 def _same_data(run: Run, data: Dataset) -> None:
     """What is loaded now must be what the run began with: rows and hashes of every split."""
-    now = plain(data.manifest)
-    for part in sorted(now.keys() | run.manifest.keys()):
-        if now.get(part) != run.manifest.get(part):
-            raise InputError(
-                f"the data has changed since {run.path} began ({part!r} in its data.json "
-                "differs): restore it, or begin a new run with --out"
-            )
+    if part := same_content(run.manifest, plain(data.manifest)):
+        raise InputError(
+            f"the data has changed since {run.path} began ({part!r} in its data.json differs): "
+            "restore it, or begin a new run with --out"
+        )
 
 
 class _Trainer:
@@ -213,6 +237,7 @@ class _Trainer:
         self.validation = data.splits[spec.train.validation_split].take(
             slice(spec.train.validation_rows or None)
         )
+        self.done = self.saved = 0
         self.state, (self.done, self.best, self.shown) = self._begin()
         self.saved = self.surely_saved = self.done
         self.pending: deque[tuple[int, Metrics, Any]] = deque()
@@ -236,7 +261,8 @@ class _Trainer:
                 run.prune(best)
             return done, best, str(run.path)
 
-        done, best, shown = from_first(load)
+        with self._writing():
+            done, best, shown = from_first(load)
         state = init_state(self.spec) if state is None else state
         return self.devices.copy(copy_of_first(state)), (done, best, shown)
 
@@ -250,9 +276,28 @@ class _Trainer:
         )
         return f"at step {self.done}: {kept}"
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say in one line, and how to go on, that the run folder cannot be written."""
+        try:
+            yield
+        except ConnectionError:  # of another process, not of the disk
+            raise
+        except OSError as error:
+            kept = (
+                f"the run is saved up to step {self.saved}; once it is there and has room, go on "
+                f"with --resume {self.run.path}"
+                if self.saved
+                else "no checkpoint had been written yet"
+            )
+            raise InputError(
+                f"cannot write to {self.run.path} at step {self.done} ({error.strerror}): {kept}"
+            ) from None
+
     def go(self, received: "_Received") -> Outcome:
         spec, self.received = self.spec.train, received
-        self.log: AbstractLog = MetricsLog(self.run.metrics, self.done) if first() else NoLog()
+        with self._writing():
+            self.log: AbstractLog = MetricsLog(self.run.metrics, self.done) if first() else NoLog()
         self.tracker: AbstractTracker = (
             make_tracker(self.spec, self.run.path, self.done) if first() else NoTracker()
         )
@@ -277,8 +322,11 @@ class _Trainer:
                 return Outcome(self.run, "interrupted", self.done, self.best, stop)
             return Outcome(self.run, "finished", self.done, self.best)
         finally:
-            self.log.close()
-            self.tracker.close()
+            try:
+                with self._writing():
+                    self.log.close()
+            finally:
+                self.tracker.close()
 
     @property
     def _stopped(self) -> int | None:
@@ -318,7 +366,8 @@ class _Trainer:
             )
             if step % self.spec.train.log_every == 0 or step == self.spec.train.steps or bad:
                 epoch = (step - 1) // self.order.per_epoch
-                self.log.write({"kind": "train", "step": step, "epoch": epoch} | values | timing)
+                line = {"kind": "train", "step": step, "epoch": epoch} | values | timing
+                self._log(line)
                 self.tracker.log(step, _under("train", values | timing))
                 self.latest = values
             if bad:
@@ -341,7 +390,7 @@ class _Trainer:
         better = improves(last, self.best)
         if better:
             self.best = {"step": self.done, "exact": last["exact"], "cells": last["cells"]}
-        self.log.write(
+        self._log(
             {
                 "kind": "validation",
                 "step": self.done,
@@ -365,7 +414,7 @@ class _Trainer:
         batch = audit_batch(self.task, self.validation, examples)
         line = audit_line(self.auditor(self.devices.here(self.state.model), batch))
         self.clock.skip()
-        self.log.write({"kind": "gradients", "step": self.done} | line)
+        self._log({"kind": "gradients", "step": self.done} | line)
         flat = {
             f"{name}/{of}": value
             for of, values in line.items()
@@ -383,11 +432,16 @@ class _Trainer:
         for leaf in jax.tree.leaves(eqx.filter(state.model, eqx.is_inexact_array)):
             if not bool(jnp.isfinite(leaf).all()):
                 self._diverged("weights", self.done, float("nan"))
-        self.log.sync()
-        if first():
-            self.run.save(state, self.done, self.best)
+        with self._writing():
+            self.log.sync()
+            if first():
+                self.run.save(state, self.done, self.best)
         self.saved = self.done
         self.clock.skip()
+
+    def _log(self, line: Mapping[str, Any]) -> None:
+        with self._writing():
+            self.log.write(line)
 
     def _diverged(self, what: str, step: int, value: float) -> None:
         kept = (

@@ -1,26 +1,19 @@
 """`metrics.jsonl`: one line per logged step and per validation, one JSON object each."""
 
 import abc
-import json
-import math
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
-from .._files import write_atomic
+from .._files import read_bytes, write_atomic
+from .._run_files import read_log
+from .._tables import format_json, parse_json
+from .._tables import plain as plain
 
-
-def plain(value: Any) -> Any:
-    """Without NaN and infinities, which JSON does not have: they become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: plain(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
-    return value
+_LOG = logging.getLogger(__name__)
 
 
 class AbstractLog(abc.ABC):
@@ -53,23 +46,22 @@ class NoLog(AbstractLog):
 
 
 class MetricsLog(AbstractLog):
-    """Appends to `metrics.jsonl`.
+    """Appends to `metrics.jsonl`; only for whoever owns the run folder.
 
     Opening it for a run that goes on from `start` first takes back every line past that step
     (and a last line that was cut off), so that the log of a resumed run reads like that of one
-    that was never stopped.
+    that was never stopped. A damaged line is left out too, which is logged as a warning.
+
+    **Raises** `OSError` where it cannot be read or written.
     """
 
     def __init__(self, path: Path, start: int):
         if path.exists():
-            kept = [
-                line for line in path.read_bytes().splitlines(keepends=True) if _until(line, start)
-            ]
-            write_atomic(path, kept)
+            write_atomic(path, _until(path, start))
         self.file = path.open("ab")
 
     def write(self, line: Mapping[str, Any]) -> None:
-        self.file.write(json.dumps(plain(line), allow_nan=False).encode() + b"\n")
+        self.file.write(format_json(line))
         self.file.flush()
 
     def sync(self) -> None:
@@ -79,11 +71,26 @@ class MetricsLog(AbstractLog):
         self.file.close()
 
 
-def _until(line: bytes, step: int) -> bool:
-    try:
-        return line.endswith(b"\n") and json.loads(line)["step"] <= step
-    except (ValueError, KeyError, TypeError):
-        return False
+def _until(path: Path, step: int) -> list[bytes]:
+    """The lines of a log up to a step."""
+    kept, damaged = [], []
+    for number, line in enumerate(read_bytes(path).splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break  # cut off in the middle of a write
+        try:
+            if parse_json(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            damaged.append(str(number))
+    if damaged:
+        _LOG.warning(
+            "%s: %d damaged lines are left out from now on: %s%s",
+            path,
+            len(damaged),
+            ", ".join(damaged[:5]),
+            ", ..." if damaged[5:] else "",
+        )
+    return kept
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -91,16 +98,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     **Raises** `InputError` naming the first line that is damaged.
     """
-    try:
-        lines = path.read_text("utf-8").splitlines(keepends=True)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: the run has logged nothing yet") from None
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.endswith("\n"):
-            break
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            raise InputError(f"{path}:{number}: not valid JSON") from None
-    return rows
+    if not path.exists():
+        raise InputError(f"{path} does not exist: the run has logged nothing yet")
+    return [row for _, row in read_log(path)]

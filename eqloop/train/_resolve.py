@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .._errors import InputError
+from .._tables import parse_toml
 from .._task import AbstractTask
-from ._config import GROUPS, Spec, from_tables, parse_tables
+from ._config import GROUPS, Spec, from_tables
 from ._fields import field_types, nearest, typed
 
 PACKAGE = __name__.rpartition(".")[0]
@@ -49,7 +50,7 @@ def load_preset(task: str, preset: str) -> dict[str, Any]:
         raise InputError(
             f"no preset {preset!r} for the task {task!r}{nearest(task, known[preset])}"
         )
-    return parse_tables(file.read_text("utf-8"), f"preset {preset}/{task}")
+    return parse_toml(file.read_text("utf-8"), f"preset {preset}/{task}")
 
 
 def parse_setting(setting: str) -> tuple[str, str, Any]:
@@ -64,6 +65,8 @@ def parse_setting(setting: str) -> tuple[str, str, Any]:
         value = tables["value"] if len(tables) == 1 else text
     except tomllib.TOMLDecodeError:
         value = text
+    except (RecursionError, ValueError):  # nested without end, a number of thousands of digits
+        raise InputError(f"--set {key.strip()}: the value is no value that can be read") from None
     return group, field, value
 
 

@@ -1,18 +1,16 @@
 """What is measured of a run and kept in its folder: `eval/SPLIT.json`, `gradients.json`,
 `stability/report.json`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
-from .._files import write_atomic
 from .._model import LoopedTransformer
+from .._tables import write_json
 from .._task import AbstractTask, Progress, Split
 from ._config import Spec
 from ._evaluate import Evaluation, evaluate
-from ._metrics import plain
 from ._run import Run
 
 EVAL, GRADIENTS, STABILITY = "eval", "gradients.json", "stability"
@@ -80,7 +78,7 @@ def save_stability(run: Run, report: Mapping[str, Any], player: Mapping[str, Any
 def _save(path: Path, table: Mapping[str, Any]) -> Path:
     try:
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, [json.dumps(plain(table), indent=1).encode() + b"\n"])
+        write_json(path, table)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
     return path

@@ -1,26 +1,33 @@
 """A run is a folder: its spec, its data, its log and its checkpoints."""
 
+import contextlib
 import dataclasses
-import json
-import re
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from .._errors import InputError
-from .._files import TEMPORARY, remove_leftovers, write_atomic
+from .._files import TEMPORARY, Held, exclusive, remove_leftovers, write_atomic
 from .._model import LoopedTransformer
-from ._checkpoint import Header, load, load_header, save
+from .._run_files import (
+    BEST,
+    CHECKPOINTS,
+    MANIFEST,
+    METRICS,
+    SPEC,
+    checkpoint_path,
+    checkpoint_steps,
+    read_best,
+)
+from .._tables import format_json, read_json, write_json
+from ._checkpoint import Header, load, load_header, named_arrays, save
 from ._config import Spec
 from ._state import TrainState, skeleton
 
-SPEC, MANIFEST, METRICS, CHECKPOINTS, BEST = (
-    "spec.toml",
-    "data.json",
-    "metrics.jsonl",
-    "checkpoints",
-    "best.json",
-)
+LOCK = "lock"
 Which = Literal["best", "last"] | int
 
 
@@ -34,6 +41,7 @@ class Run:
     metrics.jsonl                          one line per logged step and per validation
     checkpoints/step-00001200.safetensors  the state after a step
     checkpoints/best.json                  the step that was best on validation
+    lock                                   held by the process that trains it, else absent
     ```
     """
 
@@ -46,26 +54,16 @@ class Run:
         return self.path / METRICS
 
     def checkpoint(self, step: int) -> Path:
-        return self.path / CHECKPOINTS / f"step-{step:08d}.safetensors"
+        return checkpoint_path(self.path, step)
 
     def steps(self) -> list[int]:
         """The steps that there are checkpoints of, in order."""
-        names = (each.name for each in (self.path / CHECKPOINTS).glob("step-*.safetensors"))
-        found = (re.fullmatch(r"step-(\d{8,})\.safetensors", name) for name in names)
-        return sorted(int(match[1]) for match in found if match)
+        return checkpoint_steps(self.path)
 
     def best(self) -> int | None:
         """The step that was best on validation, or None before the first validation."""
-        path = self.path / CHECKPOINTS / BEST
-        try:
-            step = json.loads(path.read_text("utf-8"))["step"]
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path} is damaged: delete it, or name a step") from None
-        if not isinstance(step, int):
-            raise InputError(f"{path} is damaged: delete it, or name a step")
-        return step
+        best = read_best(self.path)
+        return None if best is None else best["step"]
 
     def find(self, which: Which) -> int:
         """The step that `which` means: itself, "last", or "best" (the last where no validation
@@ -92,8 +90,13 @@ class Run:
         path = self.checkpoint(step)
         try:
             # The header first: the spec decides what the arrays must look like.
-            stored = Spec.from_text(load_header(path).spec, str(path))
-            if not (changed := stored.differences(self.spec)):
+            header = load_header(path)
+            if header.step != step:
+                raise InputError(
+                    f"{path} is of step {header.step}, which is not what its name says"
+                )
+            stored = Spec.from_text(header.spec, str(path))
+            if not (changed := stored.differences(self.spec, place=False)):
                 return load(path, skeleton(self.spec))
         except InputError as error:
             before = [each for each in self.steps() if each < step]
@@ -107,8 +110,17 @@ class Run:
         )
 
     def restore(self, which: Which = "best") -> tuple[LoopedTransformer, int]:
-        """The weights to evaluate (the average, where one is kept) and the step they are of."""
+        """The weights to evaluate (the average, where one is kept) and the step they are of.
+
+        **Raises** `InputError` as `load`, and for weights that are not finite.
+        """
         state, header = self.load(which)
+        for name, array in named_arrays(state.best_weights).items():
+            if not np.isfinite(array).all():
+                raise InputError(
+                    f"{self.checkpoint(header.step)}: {name} holds NaN or infinities: such a model "
+                    "has no answers; name another step with --checkpoint"
+                )
         return state.best_weights, header.step
 
     def save(self, state: TrainState, step: int, best: Mapping[str, Any] | None) -> None:
@@ -124,8 +136,7 @@ class Run:
 
     def point(self, best: Mapping[str, Any] | None) -> None:
         if best is not None:
-            text = json.dumps(dict(best), sort_keys=True) + "\n"
-            write_atomic(self.path / CHECKPOINTS / BEST, [text.encode()])
+            write_atomic(self.path / CHECKPOINTS / BEST, [format_json(best)])
 
     def prune(self, best: Mapping[str, Any] | None) -> None:
         """Keep the last `train.keep` checkpoints and the best one."""
@@ -134,22 +145,60 @@ class Run:
                 self.checkpoint(step).unlink()
 
 
-def create_run(path: Path, spec: Spec, manifest: Mapping[str, object]) -> Run:
-    """Begin a run. **Raises** `InputError` where something is in the way."""
+@contextlib.contextmanager
+def owned(path: Path) -> Iterator[None]:
+    """Train in the run folder `path`, which is there, for as long as the context lasts: no other
+    process does. **Raises** `InputError` where one does."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(path / LOCK))
+        except Held as who:
+            raise InputError(
+                f"{path} is being trained by {who}: wait until it has ended, or stop it (Ctrl-C or "
+                f"kill -INT), then go on with --resume {path}"
+            ) from None
+        except OSError as error:
+            raise InputError(f"cannot write to {path}: {error.strerror}") from None
+        yield
+
+
+def make_folder(path: Path) -> None:
+    """The folder of a new run. **Raises** `InputError` where something is in the way."""
     if (path / SPEC).exists():
         raise InputError(f"{path} is a run already: go on with --resume {path}, or choose --out")
-    if path.exists():
-        if not path.is_dir():
-            raise InputError(f"{path} is a file: choose another --out")
-        # What a run leaves that was killed while it began is not in the way.
-        own = {MANIFEST, CHECKPOINTS}
-        if any(each.name not in own and each.suffix != TEMPORARY for each in path.iterdir()):
-            raise InputError(f"{path} is not empty and not a run: choose another --out")
     try:
+        if path.exists():
+            if not path.is_dir():
+                raise InputError(f"{path} is a file: choose another --out")
+            # What a run leaves that was killed while it began is not in the way.
+            own = {MANIFEST, CHECKPOINTS, LOCK}
+            if any(each.name not in own and each.suffix != TEMPORARY for each in path.iterdir()):
+                raise InputError(f"{path} is not empty and not a run: choose another --out")
         (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror}") from None
+
+
+def make_next_folder(folder: Path, name: str) -> Path:
+    """`folder/name-001`, or the first number that is not taken, made by this process alone."""
+    for number in itertools.count(1):
+        path = folder / f"{name}-{number:03d}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"cannot write to {folder}: {error.strerror}") from None
+        return path
+    raise AssertionError
+
+
+def create_run(path: Path, spec: Spec, manifest: Mapping[str, object]) -> Run:
+    """Begin a run. **Raises** `InputError` where something is in the way."""
+    make_folder(path)
+    try:
         remove_leftovers(path)
-        text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-        write_atomic(path / MANIFEST, [text.encode()])
+        write_json(path / MANIFEST, manifest)
         write_atomic(path / SPEC, [spec.to_toml().encode()])  # last: now it is a run
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}") from None
@@ -166,10 +215,24 @@ def open_run(path: Path | str) -> Run:
     spec = Spec.from_toml(path / SPEC)
     if not spec.model.grid:
         raise InputError(f"{path / SPEC} does not say model.grid: it is not the spec of a run")
-    try:
-        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} has no {MANIFEST}, which says what data it used") from None
-    except ValueError as error:
-        raise InputError(f"{path / MANIFEST} is not valid JSON: {error}") from None
+    if not (path / MANIFEST).exists():
+        raise InputError(f"{path} has no {MANIFEST}, which says what data it used")
+    manifest = read_json(path / MANIFEST, "restore it, or begin a new run")
     return Run(path, spec, manifest)
+
+
+def same_content(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The first part in which two manifests tell of different data, or "". Where it lies does not
+    count: hashes say what it is."""
+    mine, theirs = _content(one), _content(other)
+    parts = sorted(mine.keys() | theirs.keys())
+    return next((part for part in parts if mine.get(part) != theirs.get(part)), "")
+
+
+def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest without paths."""
+    content = dict(manifest)
+    for part, name in (("source", "path"), ("fields", "data")):
+        if isinstance(content.get(part), Mapping):
+            content[part] = {k: v for k, v in content[part].items() if k != name}
+    return content
