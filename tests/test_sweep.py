@@ -425,6 +425,91 @@ def test_folders_that_are_no_sweep(tmp_path):
             open_sweep(tmp_path / "s", make_task=make_task)
 
 
+_CREATION = """
+import json, os, random, signal, sys
+from pathlib import Path
+from eqloop.sweep import create_sweep
+from eqloop.sweep._grid import parse_grid
+from eqloop.tasks import make_task
+
+folder, grid = Path(sys.argv[1]), parse_grid(sys.argv[2], "small", "small", make_task=make_task)
+
+def child(path, kill_at=None, wait=None):
+    # kill_at: the number of the event at which the file system is about to be touched
+    pid = os.fork()
+    if pid:
+        return pid
+    seen = 0
+    def watch(event, arguments):
+        nonlocal seen
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.listdir", "fcntl.flock"):
+            seen += 1
+            if seen == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+    if kill_at is not None:
+        sys.addaudithook(watch)
+    if wait is not None:
+        os.read(wait, 1)
+    try:
+        create_sweep(path, grid)
+        os._exit(0)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+
+def code(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def contents(path):
+    return {
+        str(each.relative_to(path)): each.read_text() if each.is_file() else None
+        for each in sorted(path.rglob("*"))
+    }
+
+whole = folder / "whole"
+assert code(child(whole)) == 0
+killed, end = [], None
+for kill_at in range(1, 1000):
+    path = folder / f"killed-{kill_at}"
+    end = code(child(path, kill_at))
+    if end == 0:
+        break
+    assert end == -signal.SIGKILL
+    left = sorted(contents(path)) if path.exists() else None
+    assert code(child(path)) == 0, (kill_at, left)
+    assert contents(path) == contents(whole), (kill_at, left)
+    killed.append(left)
+together = 0
+for round in range(20):
+    path, (read, write) = folder / f"three-{round}", os.pipe()
+    three = [child(path, wait=read) for _ in range(3)]
+    os.write(write, b"...")
+    together += [code(pid) for pid in three] == [0, 0, 0] and contents(path) == contents(whole)
+print(json.dumps({"killed": killed, "together": together}))
+"""
+
+
+def test_a_sweep_killed_while_it_is_created_is_begun_by_the_same_command(tmp_path):
+    """At every event at which the file system is touched; and three at once create one sweep."""
+    text = SMALL + "[axes]\nseed = [0, 1]\n"
+    ran = subprocess.run(
+        [sys.executable, "-c", _CREATION, str(tmp_path), text],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["together"] == 20
+    # Among what they left are all the stages that there are.
+    stages = [None if left is None else set(left) for left in found["killed"]]
+    assert None in stages
+    assert any(left and all(name.endswith(".tmp") for name in left) for left in stages)
+    for last in ("sweep.toml", "state", "runs"):
+        assert any(left and last in left and "cells.json" not in left for left in stages), last
+    assert any(left and "cells.json" in left for left in stages)
+
+
 def test_what_is_damaged_or_gone_concerns_its_cell_alone(tmp_path):
     sweep = create_sweep(tmp_path / "s", grid("[axes]\nseed = [0]"))
     (cell,) = sweep.grid.cells

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from .._errors import InputError
-from .._files import Held, exclusive, read_bytes, write_atomic
+from .._files import TEMPORARY, Held, exclusive, read_bytes, write_atomic
 from .._run_files import SPEC
 from .._tables import parse_json, read_json, read_text, write_json
 from ..train import Run, open_run
@@ -94,6 +95,20 @@ class Sweep:
         """It has not ended: whoever works next does it again, from where its run stands."""
         self._state(cell).unlink(missing_ok=True)
 
+    def retry(self) -> None:
+        """Forget the cells that have failed, or were evaluated in another way than is now wanted;
+        a cell that another process works at is its own affair."""
+
+        def serves(cell: Cell) -> bool:
+            ended = self.ended(cell)
+            return ended is None or ended.serves(cell)
+
+        for cell in self.grid.cells:
+            if not serves(cell):
+                with self.claim(cell) as ours:
+                    if ours and not serves(cell):
+                        self.forget(cell)
+
     @contextlib.contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
         """Whether the cell is ours to work at, for as long as the context lasts (`exclusive`)."""
@@ -132,7 +147,10 @@ def plan_sweep(path: Path, grid: Grid) -> Sweep:
     """What `create_sweep` begins or takes up, before anything is written. **Raises** as it does."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: choose another --out")
-    if path.exists() and not (path / GRID).is_file() and any(path.iterdir()):
+    # What a process that was killed as it began leaves is not in the way.
+    own = re.compile(rf"\.{re.escape(GRID)}.*{re.escape(TEMPORARY)}")
+    others = path.exists() and [each for each in path.iterdir() if not own.fullmatch(each.name)]
+    if others and not (path / GRID).is_file():  # in this order: it may be made meanwhile
         raise InputError(f"{path} is not empty and not a sweep: choose another --out")
     sweep = Sweep(path, grid)
     for cell in grid.cells:
@@ -157,12 +175,14 @@ def create_sweep(path: Path, grid: Grid) -> Sweep:
     """
     sweep = plan_sweep(path, grid)
     try:
+        path.mkdir(parents=True, exist_ok=True)
+        # First: what is cut off after it is a sweep, and the same command goes on with it.
+        write_atomic(path / GRID, [grid.text.encode()])
         for folder in (STATE, RUNS):
-            (path / folder).mkdir(parents=True, exist_ok=True)
+            (path / folder).mkdir(exist_ok=True)
         cells = [{"name": cell.name, "axes": dict(cell.axes)} for cell in grid.cells]
         table = {"format": FORMAT, "name": grid.name, "axes": list(grid.axes), "cells": cells}
         write_json(path / CELLS, table)
-        write_atomic(path / GRID, [grid.text.encode()])  # last: now it is a sweep
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}") from None
     return sweep
