@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,8 @@ from .._tables import parse_json, read_json, read_text, write_json
 from ..train import Run, open_run
 from ..train._resolve import MakeTask
 from ._grid import Cell, Grid, parse_grid
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT = 1
 GRID, CELLS, STATE, RUNS = "sweep.toml", "cells.json", "state", "runs"
@@ -53,7 +57,7 @@ class Sweep:
 
     ```
     sweep.toml           the grid, as it was given
-    cells.json           its cells and their values on the axes
+    cells.json           its cells and their values on the axes, and a hash of sweep.toml
     runs/CELL/           one run folder each, as `eqloop train` writes it
     state/CELL.json      how it ended; absent before that
     state/CELL.lock      held by the process that works at it, and by no other
@@ -182,22 +186,30 @@ def create_sweep(path: Path, grid: Grid) -> Sweep:
             (path / folder).mkdir(exist_ok=True)
         cells = [{"name": cell.name, "axes": dict(cell.axes)} for cell in grid.cells]
         table = {"format": FORMAT, "name": grid.name, "axes": list(grid.axes), "cells": cells}
-        write_json(path / CELLS, table)
+        write_json(path / CELLS, table | {"grid": _digest(grid.text)})
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}") from None
     return sweep
 
 
 def open_sweep(path: Path, *, make_task: MakeTask) -> Sweep:
-    """An existing sweep. **Raises** `InputError` where `path` is not one."""
+    """An existing sweep. A `sweep.toml` that is not as it was when the sweep was last begun counts
+    as it is, and is logged as a warning. **Raises** `InputError` where `path` is not a sweep."""
     if not (path / GRID).is_file():
         raise InputError(f"{path} is not a sweep: it has no {GRID}")
     try:
-        name = read_json(path / CELLS, "write it again")["name"]
+        written = read_json(path / CELLS, "write it again")
+        name = written["name"]
     except (InputError, LookupError):
         raise InputError(
             f"{path / CELLS} is missing or damaged: write it again with eqloop sweep "
             f"{path / GRID} --out {path}"
         ) from None
     text = read_text(path / GRID)
+    if written.get("grid", _digest(text)) != _digest(text):
+        _LOG.warning("%s has been changed since the sweep was last begun", path / GRID)
     return Sweep(path, parse_grid(text, name, str(path / GRID), make_task=make_task))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
