@@ -52,9 +52,20 @@ def sweep(
     """
     if executor not in ("local", "slurm"):
         raise InputError(f"--executor must be local or slurm, got {executor!r}")
-    if worker is not None:
-        _work(Path(grid), tied=worker == "tied")
-        return
+    try:
+        if worker is None:
+            _sweep(grid, out, executor, jobs, dry_run=dry_run, as_json=as_json)
+        else:
+            _work(Path(grid), tied=worker == "tied")
+    except OSError as error:
+        if error.filename is None:  # no file, but a terminal or a pipe
+            raise
+        raise InputError(f"{error.filename}: {error.strerror}") from None
+
+
+def _sweep(
+    grid: str, out: Path | None, executor: str, jobs: int, *, dry_run: bool, as_json: bool
+) -> None:
     from ..sweep import create_sweep, plan_sweep, read_grid
     from ..tasks import make_task
 
@@ -70,10 +81,7 @@ def sweep(
         _dry_run(plan_sweep(path, found), jobs, as_json)
         return
     begun = create_sweep(path, found)
-    for cell in begun.grid.cells:  # what failed is tried again
-        ended = begun.ended(cell)
-        if ended is not None and not ended.serves(cell):
-            begun.forget(cell)
+    begun.retry()
     if executor == "slurm":
         _submit(begun, jobs, as_json)
     else:
@@ -202,8 +210,8 @@ class _Shown:
                 (
                     cell.name,
                     step,
-                    "-" if loss is None else f"{loss:.4f}",
-                    "-" if rate is None else f"{rate:.0f}",
+                    f"{loss:.4f}" if isinstance(loss, float) else "-",
+                    f"{rate:.0f}" if isinstance(rate, float) else "-",
                 )
             )
         done, total = len(self.ended), len(self.sweep.grid.cells)
@@ -226,9 +234,9 @@ def _last_row(path: Path) -> dict[str, Any]:
     for line in reversed(lines[1:]):  # the first may be cut off
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # what is damaged is for the worker to say
-        if row.get("kind") == "train":
+        if isinstance(row, dict) and row.get("kind") == "train":
             return row
     return {}
 

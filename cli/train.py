@@ -1,5 +1,6 @@
 """`eqloop train`: a run from a preset, or one that goes on."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,9 @@ def train(
     ] = None,
     num_processes: Annotated[int | None, typer.Option(help="How many there are.")] = None,
     process_id: Annotated[int | None, typer.Option(help="Which one this is, from 0.")] = None,
+    join_timeout: Annotated[
+        int, typer.Option(min=1, max=10**6, help="Seconds that each waits for the others.")
+    ] = 120,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +69,8 @@ def train(
 
     Uses all devices that it sees, each for a part of the batch. Started by srun or mpirun as
     several processes, or with --coordinator, --num-processes and --process-id in each, it trains on
-    the devices of them all; the first process reads and writes the run folder.
+    the devices of them all; the first process reads and writes the run folder. HOST:PORT has no
+    password: it belongs on a trusted network.
 
     Example: eqloop train --task sudoku --set model.width=128
     """
@@ -111,7 +116,8 @@ def train(
         return resolve(name, preset or "quick", wishes, make_task=make_task, **fields)
 
     name = task or "prefix-sums"
-    join(coordinator, num_processes, process_id)
+    waiting = partial(notes().print, markup=False, soft_wrap=True)
+    join(coordinator, num_processes, process_id, timeout=join_timeout, say=waiting)
     try:
         spec = same_spec(agreed(wanted))
         built = make_task(spec.task_name, spec.task_fields)

@@ -16,6 +16,7 @@ from ._errors import InputError
 from ._files import read_bytes, write_atomic
 
 CHECKSUM = "crc32"
+_DEEPEST = 32
 
 
 def plain(value: Any) -> Any:
@@ -80,11 +81,32 @@ def write_json(path: Path, table: Mapping[str, Any]) -> None:
 def parse_toml(text: str, where: str) -> dict[str, Any]:
     """**Raises** `InputError` where it is not TOML; `where` names it."""
     try:
-        return tomllib.loads(text)
+        return within_limits(tomllib.loads(text))
     except RecursionError:
         raise InputError(f"{where} is not valid TOML: nested too deeply") from None
     except ValueError as error:
         raise InputError(f"{where} is not valid TOML: {error}") from None
+
+
+def within_limits(tables: dict[str, Any]) -> dict[str, Any]:
+    """`tables`. **Raises** `ValueError` for an integer of more than 64 bits, which TOML does not
+    have and Python may not print, for text with NUL, which nothing of ours is called, and for
+    tables within tables without end: `a.a.a.a = 1`."""
+    level: list[Any] = [tables]
+    for _ in range(_DEEPEST):
+        if any(type(each) is int and not -(2**63) <= each < 2**63 for each in level):
+            raise ValueError("an integer has more than 64 bits")
+        if any(isinstance(each, str) and "\0" in each for each in level):
+            raise ValueError("a text contains NUL")
+        inner = [
+            each.values() if isinstance(each, dict) else each
+            for each in level
+            if isinstance(each, dict | list)
+        ]
+        level = [each for some in inner for each in some]
+        if not level:
+            return tables
+    raise ValueError("nested too deeply")
 
 
 def read_text(path: Path) -> str:

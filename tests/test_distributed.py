@@ -229,13 +229,52 @@ def test_a_batch_that_cannot_be_shared(monkeypatch, tmp_path):
 # --- several processes
 
 
-@pytest.mark.slow
-def test_two_processes(alone, environment, tmp_path):
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def pair(environment, tmp_path_factory) -> Path:
+    """The run that two processes make."""
+    run = tmp_path_factory.mktemp("pair") / "run"
     for child in start_two(run, environment=environment):
         finish(child)
-    same_up_to_rounding(alone, run)
-    assert list(tmp_path.iterdir()) == [run], "the second process writes nothing"
+    return run
+
+
+@pytest.mark.slow
+def test_two_processes(alone, pair):
+    same_up_to_rounding(alone, pair)
+    assert list(pair.parent.iterdir()) == [pair], "the second process writes nothing"
+
+
+@pytest.mark.slow
+def test_whoever_comes_with_a_taken_id_or_port_does_no_harm(
+    pair, environment, tmp_path, capsys, monkeypatch
+):
+    """Each at a moment at which two others train: these compute what they compute undisturbed."""
+    run, address = tmp_path / "run", free_address()
+    two = [
+        start(run, address, "2", str(number), environment=environment, pause=0.3)
+        for number in range(2)
+    ]
+    wait_for_step(run, 2, *two)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    for number, count, why in (
+        ("1", "2", "--process-id 1 is taken by process "),
+        ("0", "2", "this port is in use"),
+        ("2", "3", "process 0 was started with --num-processes 2, not 3"),
+    ):
+        where = ["--coordinator", address, "--num-processes", count, "--process-id", number]
+        assert main(["train", *where]) == 2
+        assert re.fullmatch(f"error: --coordinator {address}: {why}.*\n", capsys.readouterr().err)
+    assert all(child.poll() is None for child in two), "these are to be at work all the while"
+    for child in two:
+        finish(child)
+    assert list(elsewhere.iterdir()) == []
+    assert open_run(run).steps() == open_run(pair).steps()
+    for step in open_run(run).steps():
+        assert (
+            open_run(run).checkpoint(step).read_bytes()
+            == open_run(pair).checkpoint(step).read_bytes()
+        )
 
 
 @pytest.mark.slow
@@ -347,6 +386,7 @@ def test_all_end_where_one_cannot_begin(environment, tmp_path):
         ("--coordinator a:1", "--num-processes is missing: it goes with --coordinator"),
         ("--num-processes 2 --process-id 0", "--coordinator is missing"),
         ("--coordinator a --num-processes 2 --process-id 0", "--coordinator a: must be HOST:PORT"),
+        ("--join-timeout 0", "--join-timeout"),
         ("--coordinator a:x --num-processes 2 --process-id 0", "must be HOST:PORT"),
         ("--coordinator a:99999 --num-processes 2 --process-id 0", "must be HOST:PORT"),
         ("--coordinator a:1 --num-processes 0 --process-id 0", "--num-processes 0: must be at"),

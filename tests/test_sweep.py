@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,39 @@ def test_a_mistake_is_one_line_that_names_the_file(axes, said):
     assert str(raised.value).startswith("small.toml")
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+HUNDRED = ", ".join(f"v{number} = {{}}" for number in range(100))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a = " + "{a=" * 3000 + "1" + "}" * 3000, "nested too deeply"),
+        (".".join("a" * 5000) + " = 1", "nested too deeply"),
+        ("[axes]\nseed = [" + "9" * 5000 + "]", "5000 digits"),
+        ("[axes]\nseed = [0x" + "f" * 9999 + "]", "an integer has more than 64 bits"),
+        ("task = 0x" + "f" * 9999 + "\n[axes]\nseed = [0]", "an integer has more than 64 bits"),
+        ("[axes]\nlr = [9223372036854775808]", "an integer has more than 64 bits"),
+        ('[axes]\n"task.data" = ["a\\u0000b"]', "a text contains NUL"),
+        ("slurm = 3\n[axes]\nseed = [0]", "slurm must be a table"),
+        (
+            "[axes]\n" + "".join(f"a{n} = {{ {HUNDRED} }}\n" for n in range(6)),
+            "more than 100,000 combinations",
+        ),
+        ("[axes]\nseed = " + str([*range(20_000)]), "more than 10,000 cells"),
+    ],
+    ids=range(11),
+)
+def test_a_grid_out_of_bounds_is_one_line_at_once(text, said):
+    began = time.monotonic()
+    with pytest.raises(InputError) as raised:
+        parse_grid(text, "small", "small.toml", make_task=make_task)
+    assert time.monotonic() - began < 10
+    assert str(raised.value).startswith("small.toml")
+    assert said in str(raised.value)
+    assert len(str(raised.value)) < 300
 
 
 @pytest.mark.parametrize("name", ["../s", "/tmp/s", "a//b", "a b", "..", 3])
@@ -425,6 +459,91 @@ def test_folders_that_are_no_sweep(tmp_path):
             open_sweep(tmp_path / "s", make_task=make_task)
 
 
+_CREATION = """
+import json, os, random, signal, sys
+from pathlib import Path
+from eqloop.sweep import create_sweep
+from eqloop.sweep._grid import parse_grid
+from eqloop.tasks import make_task
+
+folder, grid = Path(sys.argv[1]), parse_grid(sys.argv[2], "small", "small", make_task=make_task)
+
+def child(path, kill_at=None, wait=None):
+    # kill_at: the number of the event at which the file system is about to be touched
+    pid = os.fork()
+    if pid:
+        return pid
+    seen = 0
+    def watch(event, arguments):
+        nonlocal seen
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.listdir", "fcntl.flock"):
+            seen += 1
+            if seen == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+    if kill_at is not None:
+        sys.addaudithook(watch)
+    if wait is not None:
+        os.read(wait, 1)
+    try:
+        create_sweep(path, grid)
+        os._exit(0)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+
+def code(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def contents(path):
+    return {
+        str(each.relative_to(path)): each.read_text() if each.is_file() else None
+        for each in sorted(path.rglob("*"))
+    }
+
+whole = folder / "whole"
+assert code(child(whole)) == 0
+killed, end = [], None
+for kill_at in range(1, 1000):
+    path = folder / f"killed-{kill_at}"
+    end = code(child(path, kill_at))
+    if end == 0:
+        break
+    assert end == -signal.SIGKILL
+    left = sorted(contents(path)) if path.exists() else None
+    assert code(child(path)) == 0, (kill_at, left)
+    assert contents(path) == contents(whole), (kill_at, left)
+    killed.append(left)
+together = 0
+for round in range(20):
+    path, (read, write) = folder / f"three-{round}", os.pipe()
+    three = [child(path, wait=read) for _ in range(3)]
+    os.write(write, b"...")
+    together += [code(pid) for pid in three] == [0, 0, 0] and contents(path) == contents(whole)
+print(json.dumps({"killed": killed, "together": together}))
+"""
+
+
+def test_a_sweep_killed_while_it_is_created_is_begun_by_the_same_command(tmp_path):
+    """At every event at which the file system is touched; and three at once create one sweep."""
+    text = SMALL + "[axes]\nseed = [0, 1]\n"
+    ran = subprocess.run(
+        [sys.executable, "-c", _CREATION, str(tmp_path), text],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["together"] == 20
+    # Among what they left are all the stages that there are.
+    stages = [None if left is None else set(left) for left in found["killed"]]
+    assert None in stages
+    assert any(left and all(name.endswith(".tmp") for name in left) for left in stages)
+    for last in ("sweep.toml", "state", "runs"):
+        assert any(left and last in left and "cells.json" not in left for left in stages), last
+    assert any(left and "cells.json" in left for left in stages)
+
+
 def test_what_is_damaged_or_gone_concerns_its_cell_alone(tmp_path):
     sweep = create_sweep(tmp_path / "s", grid("[axes]\nseed = [0]"))
     (cell,) = sweep.grid.cells
@@ -434,6 +553,21 @@ def test_what_is_damaged_or_gone_concerns_its_cell_alone(tmp_path):
         assert ended is not None
         assert ended.status == "failed"
         assert "seed-0.json is damaged: delete it" in str(ended.error)
+    # A byte that has changed is seen, whatever it stands for.
+    finished = Ended("finished", seconds={"train": 1.5}, evaluated={"splits": []}, parameters=123)
+    sweep.end(cell, finished)
+    sweep.run(cell).mkdir()
+    (sweep.run(cell) / "spec.toml").touch()
+    assert sweep.ended(cell) == finished
+    whole = (state := tmp_path / "s" / "state" / "seed-0.json").read_bytes()
+    for place in range(len(whole)):
+        state.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert (ended := sweep.ended(cell)) is not None
+        assert "seed-0.json is damaged: delete it" in str(ended.error), place
+    # Whoever asks again has it done again.
+    sweep.retry()
+    assert not state.exists()
+    shutil.rmtree(sweep.run(cell))
     # A run that was deleted is missing, whatever was said of it.
     sweep.end(cell, Ended("finished", evaluated={"splits": ["test"]}))
     assert sweep.ended(cell) is None
@@ -444,6 +578,19 @@ def test_what_is_damaged_or_gone_concerns_its_cell_alone(tmp_path):
     ended = sweep.ended(cell)
     assert ended is not None
     assert (ended.status, "spec.toml" in str(ended.error)) == ("failed", True)
+
+
+def test_a_grid_that_was_changed_in_its_folder_is_told(tmp_path, caplog):
+    create_sweep(tmp_path / "s", grid("[axes]\nseed = [0]"))
+    open_sweep(tmp_path / "s", make_task=make_task)
+    assert caplog.messages == []
+    file = tmp_path / "s" / "sweep.toml"
+    file.write_text(file.read_text().replace("iterations = 8", "iterations = 9"))
+    changed = open_sweep(tmp_path / "s", make_task=make_task)
+    assert caplog.messages == [f"{file} has been changed since the sweep was last begun"]
+    create_sweep(tmp_path / "s", changed.grid)
+    open_sweep(tmp_path / "s", make_task=make_task)
+    assert len(caplog.messages) == 1
 
 
 def test_splits_that_the_task_lacks_are_missed_before_training(tmp_path):
@@ -651,14 +798,24 @@ def test_dry_run_writes_nothing(small, cli):
         (["small.toml", "--executor", "cloud"], "--executor must be local or slurm"),
         (["small.toml", "--jobs", "0"], "--jobs"),
         (["small.toml", "--out", "small.toml"], "small.toml"),
+        (["small.toml", "--out", "a" * 300], "File name too long"),
+        (["a" * 300], "File name too long"),
+        (["fifo"], "fifo is neither a file nor a sweep folder"),
+        (["loop"], "loop is neither a file nor a sweep folder"),
+        (["/dev/zero"], "/dev/zero is neither a file nor a sweep folder"),
+        (["."], ". is neither a file nor a sweep folder"),
     ],
 )
 def test_bad_options(small, cli, arguments, said):
+    if arguments == ["fifo"]:
+        os.mkfifo("fifo")
+    if arguments == ["loop"]:
+        Path("loop").symlink_to("loop")
     code, out, err = cli("sweep", *arguments)
     assert (code, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
-    assert [each.name for each in small.parent.iterdir()] == ["small.toml"]
+    assert {each.name for each in small.parent.iterdir()} <= {"small.toml", *arguments}
 
 
 @pytest.mark.slow

@@ -2,17 +2,22 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from .._errors import InputError
-from .._files import Held, exclusive, read_bytes, write_atomic
+from .._files import TEMPORARY, Held, exclusive, read_bytes, write_atomic
 from .._run_files import SPEC
 from .._tables import parse_json, read_json, read_text, write_json
 from ..train import Run, open_run
 from ..train._resolve import MakeTask
 from ._grid import Cell, Grid, parse_grid
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT = 1
 GRID, CELLS, STATE, RUNS = "sweep.toml", "cells.json", "state", "runs"
@@ -52,7 +57,7 @@ class Sweep:
 
     ```
     sweep.toml           the grid, as it was given
-    cells.json           its cells and their values on the axes
+    cells.json           its cells and their values on the axes, and a hash of sweep.toml
     runs/CELL/           one run folder each, as `eqloop train` writes it
     state/CELL.json      how it ended; absent before that
     state/CELL.lock      held by the process that works at it, and by no other
@@ -94,6 +99,20 @@ class Sweep:
         """It has not ended: whoever works next does it again, from where its run stands."""
         self._state(cell).unlink(missing_ok=True)
 
+    def retry(self) -> None:
+        """Forget the cells that have failed, or were evaluated in another way than is now wanted;
+        a cell that another process works at is its own affair."""
+
+        def serves(cell: Cell) -> bool:
+            ended = self.ended(cell)
+            return ended is None or ended.serves(cell)
+
+        for cell in self.grid.cells:
+            if not serves(cell):
+                with self.claim(cell) as ours:
+                    if ours and not serves(cell):
+                        self.forget(cell)
+
     @contextlib.contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
         """Whether the cell is ours to work at, for as long as the context lasts (`exclusive`)."""
@@ -132,7 +151,10 @@ def plan_sweep(path: Path, grid: Grid) -> Sweep:
     """What `create_sweep` begins or takes up, before anything is written. **Raises** as it does."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: choose another --out")
-    if path.exists() and not (path / GRID).is_file() and any(path.iterdir()):
+    # What a process that was killed as it began leaves is not in the way.
+    own = re.compile(rf"\.{re.escape(GRID)}.*{re.escape(TEMPORARY)}")
+    others = path.exists() and [each for each in path.iterdir() if not own.fullmatch(each.name)]
+    if others and not (path / GRID).is_file():  # in this order: it may be made meanwhile
         raise InputError(f"{path} is not empty and not a sweep: choose another --out")
     sweep = Sweep(path, grid)
     for cell in grid.cells:
@@ -157,27 +179,37 @@ def create_sweep(path: Path, grid: Grid) -> Sweep:
     """
     sweep = plan_sweep(path, grid)
     try:
+        path.mkdir(parents=True, exist_ok=True)
+        # First: what is cut off after it is a sweep, and the same command goes on with it.
+        write_atomic(path / GRID, [grid.text.encode()])
         for folder in (STATE, RUNS):
-            (path / folder).mkdir(parents=True, exist_ok=True)
+            (path / folder).mkdir(exist_ok=True)
         cells = [{"name": cell.name, "axes": dict(cell.axes)} for cell in grid.cells]
         table = {"format": FORMAT, "name": grid.name, "axes": list(grid.axes), "cells": cells}
-        write_json(path / CELLS, table)
-        write_atomic(path / GRID, [grid.text.encode()])  # last: now it is a sweep
+        write_json(path / CELLS, table | {"grid": _digest(grid.text)})
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}") from None
     return sweep
 
 
 def open_sweep(path: Path, *, make_task: MakeTask) -> Sweep:
-    """An existing sweep. **Raises** `InputError` where `path` is not one."""
+    """An existing sweep. A `sweep.toml` that is not as it was when the sweep was last begun counts
+    as it is, and is logged as a warning. **Raises** `InputError` where `path` is not a sweep."""
     if not (path / GRID).is_file():
         raise InputError(f"{path} is not a sweep: it has no {GRID}")
     try:
-        name = read_json(path / CELLS, "write it again")["name"]
+        written = read_json(path / CELLS, "write it again")
+        name = written["name"]
     except (InputError, LookupError):
         raise InputError(
             f"{path / CELLS} is missing or damaged: write it again with eqloop sweep "
             f"{path / GRID} --out {path}"
         ) from None
     text = read_text(path / GRID)
+    if written.get("grid", _digest(text)) != _digest(text):
+        _LOG.warning("%s has been changed since the sweep was last begun", path / GRID)
     return Sweep(path, parse_grid(text, name, str(path / GRID), make_task=make_task))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -4,6 +4,8 @@ import dataclasses
 import importlib.resources
 import itertools
 import json
+import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +27,7 @@ MERGED = ("set", "axes", "evaluate", "slurm")
 LISTED = ("exclude", "override")
 TABLES = ("base", "name", "task", "preset", *MERGED, *LISTED)
 MOST = 10_000
+COMBINATIONS = 100_000
 LONGEST = 200
 """Letters of a cell's name, which with what is added to it names files: 255 is the usual limit."""
 COLUMNS = ("source", "cell", "status", "error")
@@ -137,10 +140,12 @@ def read_grid(source: str, *, make_task: MakeTask) -> Grid:
     **Raises** `InputError` naming the file and what is wrong in it, for every cell.
     """
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 (False too for a name that no file can have)
         return parse_grid(read_text(path), path.stem, source, make_task=make_task)
     known = grids()
     if source not in known:
+        if os.path.lexists(path):
+            raise InputError(f"{source} is neither a file nor a sweep folder")
         raise InputError(
             f"there is no file {source}, and no grid of this name{nearest(source, known)}"
         )
@@ -162,9 +167,10 @@ def parse_grid(text: str, name: str, where: str, *, make_task: MakeTask) -> Grid
             raise InputError("every cell is excluded")
         if "name" in tables:
             name = _name(tables["name"])
+        slurm = _table(tables, "slurm")
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    return Grid(name, text, tuple(axes), cells, _table(tables, "slurm"))
+    return Grid(name, text, tuple(axes), cells, slurm)
 
 
 def _name(given: Any) -> str:
@@ -265,13 +271,17 @@ def _cells(
     first = {"task": tables.get("task", "prefix-sums"), "preset": tables.get("preset", "quick")}
     evaluate = {f"evaluate.{name}": value for name, value in _table(tables, "evaluate").items()}
     common = first | evaluate | _table(tables, "set")
+    if math.prod(map(len, axes.values())) > COMBINATIONS:
+        raise InputError(f"more than {COMBINATIONS:,} combinations: cut the grid into several")
     exclusions = [_values("exclude", each, axes) for each in _list(tables, "exclude")]
     overrides = [_override(each, axes) for each in _list(tables, "override")]
+    products = itertools.product(*axes.values())
+    combinations = (dict(zip(axes, values, strict=True)) for values in products)
+    wanted = [c for c in combinations if not any(_matches(c, each) for each in exclusions)]
+    if len(wanted) > MOST:
+        raise InputError(f"more than {MOST:,} cells: cut the grid into several")
     names: set[str] = set()
-    for combination in itertools.product(*axes.values()):
-        values: dict[str, Scalar] = dict(zip(axes, combination, strict=True))
-        if any(_matches(values, each) for each in exclusions):
-            continue
+    for values in wanted:
         settings = dict(common)
         setters: dict[str, str] = {}
         for axis, value in values.items():
@@ -287,8 +297,6 @@ def _cells(
         if len(name) > LONGEST:
             raise InputError(f"the name of a cell is longer than {LONGEST} letters: {name}")
         names.add(name)
-        if len(names) > MOST:
-            raise InputError(f"more than {MOST:,} cells: cut the grid into several")
         try:
             yield Cell(name, values, *_specs(settings, make_task))
         except InputError as error:

@@ -17,6 +17,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -30,11 +32,14 @@ from jaxtyping import Array, PyTree, Shaped
 
 from .._errors import InputError
 from ._checkpoint import is_array
+from ._rendezvous import SAYING, Address, Meeting, Say, come
 
 T = TypeVar("T")
 
-JOINING = 300
+JOINING = 120
 """Seconds that processes wait for each other at the beginning: not all nodes start at once."""
+CONNECTING = 60
+"""Seconds in which JAX connects those that have met."""
 HEARTBEAT = 30
 """Seconds without a sign of life after which a process counts as lost."""
 PARTING = 10
@@ -134,41 +139,47 @@ def first() -> bool:
     return not several() or jax.process_index() == 0
 
 
-def join(coordinator: str | None, processes: int | None, number: int | None) -> None:
+def join(
+    coordinator: str | None,
+    processes: int | None,
+    number: int | None,
+    *,
+    timeout: int = JOINING,
+    say: Say = lambda line: None,
+) -> None:
     """Become one of several processes that train together; without arguments only where SLURM or
     Open MPI has started more than one. Call it before anything is computed.
 
     **Arguments:**
 
-    - `coordinator`: HOST:PORT on which the first process is to be reached by all.
+    - `coordinator`: HOST:PORT on which the first process is to be reached by all; it listens there
+      and nowhere else.
     - `processes`, `number`: how many there are, and which this one is, from 0.
+    - `timeout`: seconds to wait for the others.
+    - `say`: called with one line every ten seconds of waiting.
 
-    **Raises** `InputError` for arguments that make no sense, or where no connection is possible.
+    **Raises** `InputError` for arguments that make no sense, an id or port that is taken, and where
+    not all have come in time.
     """
     given = {"coordinator": coordinator, "num-processes": processes, "process-id": number}
     missing = [name for name, value in given.items() if value is None]
-    found: dict[str, Any] = {}
     if not missing:
         assert coordinator is not None
         assert processes is not None
         assert number is not None
-        host, _, port = coordinator.rpartition(":")
-        if not (host and port.isdecimal() and 0 < int(port) < 2**16):
-            raise InputError(f"--coordinator {coordinator}: must be HOST:PORT")
+        address = Address.parse(coordinator, "--coordinator")
         if processes < 1:
             raise InputError(f"--num-processes {processes}: must be at least 1")
         if not 0 <= number < processes:
             raise InputError(f"--process-id {number}: must be in 0 .. {processes - 1}")
-        found = {"coordinator_address": coordinator, "process_id": number}
-        found["cluster_detection_method"] = "deactivate"  # or it keeps all devices but one away
+        if processes > 1:
+            _meet(address, processes, number, timeout, say)
     elif len(missing) < len(given):
         raise InputError(
             f"--{missing[0]} is missing: it goes with --coordinator, --num-processes, --process-id"
         )
-    else:
-        processes = _launched()
-    if processes > 1:
-        _connect(processes, found)
+    elif (processes := _launched()) > 1:
+        _connect(processes, "the address that the launcher gives", timeout, say)
 
 
 def _launched() -> int:
@@ -186,21 +197,54 @@ def _launched() -> int:
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
-def _connect(processes: int, found: dict[str, Any]) -> None:
-    where = found.get("coordinator_address", "the address that the launcher gives")
+_meeting: Meeting | None = None
+"""What the first process holds until all part."""
+
+
+def _meet(address: Address, processes: int, number: int, timeout: int, say: Say) -> None:
+    global _meeting
+    # Left to itself JAX asks the launcher too, and keeps all devices but one away.
+    found: dict[str, Any] = {"process_id": number, "cluster_detection_method": "deactivate"}
+    if number == 0:
+        _meeting = Meeting(address, processes)
+        try:
+            service = _meeting.wait(timeout, say)
+        except BaseException:
+            _meeting.close()
+            raise
+        found["coordinator_bind_address"] = str(service)
+    else:
+        service = come(address, processes, number, timeout, say)
+    # By the name that was given: a certificate, where JAX is set to use them, is of this name.
+    where = str(Address(address.host, service.port))
+    _connect(processes, where, CONNECTING, say, coordinator_address=where, **found)
+
+
+def _connect(processes: int, where: str, timeout: int, say: Say, **found: Any) -> None:
     _say_at_abort(
         lambda: (
-            f"the {processes} processes did not all find each other at {where}: is every one "
-            "running, can that port of the first be reached by the others, or have two the same "
-            "--process-id?"
-        )
+            f"the {processes} processes were not all connected at {where} within {timeout} s: is "
+            "every one running, and can that port of the first be reached by the others?"
+        ),
+        code=2,
     )
     # JAX would catch SIGTERM itself; here the training loop does, and takes SIGINT alike.
     jax.config.update("jax_enable_preemption_service", False)
+    connected = threading.Event()
+    others = f"waiting for all {processes} processes at {where}"
+
+    def wait() -> None:
+        began = time.monotonic()
+        while not connected.wait(SAYING):
+            say(f"{others}: {time.monotonic() - began:.0f} of {timeout} s")
+
+    threading.Thread(target=wait, daemon=True).start()
+    # JAX waits outside of Python, where no KeyboardInterrupt would come through.
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
             num_processes=processes,
-            initialization_timeout=JOINING,
+            initialization_timeout=timeout,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=PARTING,
             **found,
@@ -208,10 +252,14 @@ def _connect(processes: int, found: dict[str, Any]) -> None:
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         why = str(error).splitlines()[0]
         raise InputError(f"the first process cannot be reached at {where}: {why}") from None
+    finally:
+        connected.set()
+        signal.signal(signal.SIGINT, interrupt)
+    own = jax.process_index()  # now: once JAX has been taken down this would start it again
     _say_at_abort(
         lambda: (
-            f"JAX has ended process {jax.process_index()} of {processes} (see above), as it does "
-            f"when another one is lost, {_places[-1]()}"
+            f"JAX has ended process {own} of {processes} (see above), as it does when another one "
+            f"is lost, {_places[-1]()}"
         )
     )
     # Gloo announces its connections on standard output, where only answers belong.
@@ -226,6 +274,8 @@ def leave() -> None:
     if several():
         exchange("")
         jax.distributed.shutdown()
+    if _meeting is not None:
+        _meeting.close()
 
 
 def abandon(code: int) -> NoReturn:
@@ -314,8 +364,8 @@ def watched(place: Callable[[], str] | None = None) -> Iterator[None]:
 _kept: list[Any] = []  # C calls what is in here
 
 
-def _say_at_abort(line: Callable[[], str]) -> None:
-    """Have `abort()` end in one line and exit code 1.
+def _say_at_abort(line: Callable[[], str], code: int = 1) -> None:
+    """Have `abort()` end in one line and an exit code.
 
     JAX has a thread that hears of a lost process and aborts this one, sometimes before and
     sometimes after the step has failed; it cannot be told not to. A handler of Python's own would
@@ -326,7 +376,7 @@ def _say_at_abort(line: Callable[[], str]) -> None:
 
     def speak(number: int) -> None:
         os.write(2, f"error: {line()}\n".encode())
-        os._exit(1)
+        os._exit(code)
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(speak)
     _kept.append(handler)

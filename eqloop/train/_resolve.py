@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .._errors import InputError
-from .._tables import parse_toml
+from .._tables import parse_toml, within_limits
 from .._task import AbstractTask
 from ._config import GROUPS, Spec, from_tables
 from ._fields import field_types, nearest, typed
@@ -61,7 +61,7 @@ def parse_setting(setting: str) -> tuple[str, str, Any]:
         raise InputError(f"--set {setting}: write GROUP.FIELD=VALUE, for example model.width=64")
     text = text.strip()
     try:
-        tables = tomllib.loads(f"value = {text}")
+        tables = within_limits(tomllib.loads(f"value = {text}"))
         value = tables["value"] if len(tables) == 1 else text
     except tomllib.TOMLDecodeError:
         value = text

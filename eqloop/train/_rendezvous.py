@@ -1,0 +1,326 @@
+"""How processes that train together meet before JAX connects them. No JAX here.
+
+JAX's service takes a process that comes with an id for the one that had this id before, restarted,
+and ends all of them. So the first process listens at the address of the coordinator itself, for as
+long as the training lasts. Every other process comes there with its id, and waits until all have
+come. Only then does JAX's service begin, on another port of that address, which those that were let
+in are told. Whoever comes later with an id that is taken gets one line and touches nothing.
+
+One line of ASCII in each message:
+
+```
+eqloop-join-1 PROCESSES ID PID HOST     from the process that comes
+wait WHO                                to it: who is missing
+no WHY                                  to it: refused
+go PORT                                 to it: all are there, and JAX's service has this port
+```
+
+Nothing proves who somebody is, here or in JAX: the port belongs on a trusted network.
+"""
+
+import errno
+import ipaddress
+import itertools
+import os
+import select
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .._errors import InputError
+
+Say = Callable[[str], None]
+
+GREETING = "eqloop-join-1"
+LONGEST = 512
+"""Bytes of a line."""
+SAYING = 10
+"""Seconds between two lines about a wait."""
+ANSWER = 10
+"""Seconds within which the other side says something."""
+_LOOK = 0.2
+_BIND = "JAX_COORDINATOR_BIND_ADDRESS"
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    @staticmethod
+    def parse(text: str, name: str) -> "Address":
+        """Of HOST:PORT, an IPv6 address in brackets. **Raises** `InputError` naming `name`."""
+        host, _, port = text.rpartition(":")
+        bare = host.removeprefix("[").removesuffix("]")
+        ambiguous = ":" in bare and bare == host
+        if not (bare and port.isascii() and port.isdecimal()) or ambiguous:
+            raise InputError(f"{name} {text}: must be HOST:PORT, an IPv6 address in brackets")
+        if not 0 < int(port[:6]) < 2**16:
+            raise InputError(f"{name} {text}: must be HOST:PORT, with a port in 1 .. 65535")
+        return Address(bare, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class _Wait:
+    """A wait that is told of every ten seconds and ends."""
+
+    def __init__(self, address: Address, seconds: float, say: Say):
+        self.address, self.seconds, self.say = address, seconds, say
+        self.began = time.monotonic()
+        self.next = self.began + 1  # who comes at once is not worth a line
+
+    @property
+    def left(self) -> float:
+        return self.seconds - (time.monotonic() - self.began)
+
+    def go_on(self, who: str, remark: str = "") -> bool:
+        """Whether time is left; `who` is waited for."""
+        now = time.monotonic()
+        if now >= self.next:
+            self.next = now + SAYING
+            spent = f"{now - self.began:.0f} of {self.seconds:.0f} s"
+            self.say(f"waiting for {who} at {self.address}{remark}: {spent}")
+        return self.left > 0
+
+
+class Meeting:
+    """Held by the first process: it listens at `address`, and nowhere else, until `close`.
+
+    **Raises** `InputError` where that is not possible.
+    """
+
+    def __init__(self, address: Address, processes: int):
+        self.address, self.processes = address, processes
+        self._come: dict[int, str] = {}  # id -> who has it
+        self._port: int | None = None  # of JAX's service, once all are there
+        self._closed = False
+        self._changed = threading.Condition()
+        given = os.environ.get(_BIND)
+        self._server = _listen(address if given is None else Address.parse(given, _BIND), self)
+        self.ip = str(self._server.server_address[0])
+        threading.Thread(target=self._server.serve_forever, args=(_LOOK,), daemon=True).start()
+
+    def wait(self, seconds: float, say: Say) -> Address:
+        """Wait until all have come, and return where JAX's service is to listen.
+
+        **Raises** `InputError` where they do not come within `seconds`.
+        """
+        local = ipaddress.ip_address(self.ip).is_loopback
+        remark = f" ({self.ip}, which only this machine reaches)" if local else ""
+        wait = _Wait(self.address, seconds, say)
+        with self._changed:
+            while missing := self._missing():
+                if not wait.go_on(missing, remark):
+                    raise InputError(_in_vain(missing, f"{self.address}{remark}", seconds))
+                self._changed.wait(_LOOK)
+            with socket.socket(self._server.address_family) as free:
+                free.bind((self.ip, 0))
+                service = Address(self.ip, free.getsockname()[1])
+            self._port = service.port
+            self._changed.notify_all()
+        return service
+
+    def close(self) -> None:
+        self._closed = True
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _missing(self) -> str:
+        """Who has not come, in words; "" where all have."""
+        count = self.processes - 1 - len(self._come)
+        numbers = (n for n in range(1, self.processes) if n not in self._come)
+        some = [str(n) for n in itertools.islice(numbers, 4)]
+        more = f" and {count - len(some)} more" if count > len(some) else ""
+        plural = "" if count == 1 else "es"
+        return f"process{plural} {', '.join(some)}{more} of {self.processes}" if count else ""
+
+    def _claim(self, processes: int, number: int, who: str) -> str:
+        """Take an id for `who`, and return ""; or why not."""
+        if processes != self.processes:
+            return f"process 0 was started with --num-processes {self.processes}, not {processes}"
+        if not 0 < number < processes:
+            return f"process {number} cannot come here"
+        with self._changed:
+            if number in self._come:
+                now = "all have come already: " if self._port else ""
+                return (
+                    f"--process-id {number} is taken by {self._come[number]}; {now}give another "
+                    "id, or for another training another port"
+                )
+            self._come[number] = who
+            self._changed.notify_all()
+        return ""
+
+    def attend(self, connection: socket.socket, greeting: str) -> None:
+        """Speak with whoever has come, until it is refused, let in, or gone."""
+        words = greeting.split(" ")
+        if len(words) != 5 or words[0] != GREETING or not all(w.isdecimal() for w in words[1:4]):
+            return  # not one of us
+        number = int(words[2])
+        if why := self._claim(int(words[1]), number, f"process {words[3]} on {words[4]}"):
+            _send(connection, f"no {why}")
+            return
+        told = ""
+        try:
+            while not self._closed:
+                with self._changed:
+                    if self._port is None and self._missing() == told:
+                        self._changed.wait(_LOOK)
+                    missing, port = self._missing(), self._port
+                if port is not None:
+                    _send(connection, f"go {port}")
+                    return
+                if select.select([connection], [], [], 0)[0]:
+                    raise ConnectionResetError  # it has nothing more to say: this is its end
+                if missing and missing != told:
+                    _send(connection, f"wait {missing}")
+                    told = missing
+        except OSError:
+            with self._changed:
+                if self._port is None:
+                    del self._come[number]  # whoever takes its place may come
+
+
+def _in_vain(who: str, where: str, seconds: float) -> str:
+    return (
+        f"{who} did not come to {where} within {seconds:.0f} s: start all of them, or wait longer "
+        "with --join-timeout"
+    )
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True  # what the last training left in TIME_WAIT is no hindrance
+    daemon_threads = True
+    block_on_close = False
+    meeting: Meeting
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """One that went away, or never was one of us, is nobody's concern."""
+
+
+class _Visit(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        assert isinstance(self.server, _Server)
+        if line := _Lines(self.request).next(ANSWER):
+            self.server.meeting.attend(self.request, line)
+
+
+def _listen(address: Address, meeting: Meeting) -> _Server:
+    error: OSError | None = None
+    for family, where in _resolve(address):
+        kind = type("_Server", (_Server,), {"address_family": family, "meeting": meeting})
+        try:
+            return kind(where, _Visit)
+        except OSError as raised:
+            error = error or raised
+    assert error is not None
+    if error.errno == errno.EADDRINUSE:
+        why = (
+            "this port is in use, by the same command or another program: choose another port for "
+            "all processes"
+        )
+    elif error.errno == errno.EADDRNOTAVAIL:
+        why = (
+            "process 0 must run on the machine that has this address (where it has it only towards "
+            f"the outside, set {_BIND}=HOST:PORT to one of its own)"
+        )
+    else:
+        why = f"cannot listen there: {os.strerror(error.errno or 0)}"
+    raise InputError(f"--coordinator {address}: {why}")
+
+
+def _resolve(address: Address) -> list[tuple[int, tuple]]:
+    try:
+        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise InputError(f"--coordinator {address}: {address.host}: {why}") from None
+    return [(family, where) for family, _, _, _, where in found]
+
+
+def come(address: Address, processes: int, number: int, seconds: float, say: Say) -> Address:
+    """What every process but the first does: go to `address`, wait until all are there, and return
+    where JAX's service is. **Raises** `InputError` where it is refused or in vain."""
+    wait = _Wait(address, seconds, say)
+    connection = _reach(wait)
+    with connection:
+        _send(connection, f"{GREETING} {processes} {number} {os.getpid()} {_host_name()}")
+        lines, who = _Lines(connection), None
+        while True:
+            line = lines.next(ANSWER if who is None else _LOOK)
+            kind, _, rest = (line or "").partition(" ")
+            if kind == "wait":
+                who = rest
+            elif kind == "no":
+                raise InputError(f"--coordinator {address}: {rest}")
+            elif kind == "go" and rest.isdecimal() and 0 < int(rest) < 2**16:
+                return Address(address.host, int(rest))
+            elif line is None and who is not None:  # no news
+                if not wait.go_on(who):
+                    raise InputError(_in_vain(who, str(address), seconds))
+            elif line == "" and who is not None:
+                raise InputError(f"process 0 at {address} ended while it waited for {who}")
+            else:
+                raise InputError(
+                    f"--coordinator {address}: what answers there is no eqloop train that is "
+                    "process 0: choose another port for all processes"
+                )
+
+
+def _reach(wait: _Wait) -> socket.socket:
+    _resolve(wait.address)  # a name that does not exist is not waited for
+    why = ""
+    while wait.go_on("process 0", f" ({why})" if why else ""):
+        try:
+            made = socket.create_connection(wait.address, timeout=max(0.1, min(5.0, wait.left)))
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else "no answer"
+        else:
+            if made.getsockname() != made.getpeername():
+                return made
+            made.close()  # a port of this machine where nobody listens may connect with itself
+            why = os.strerror(errno.ECONNREFUSED)
+        time.sleep(min(_LOOK, max(0.0, wait.left)))
+    raise InputError(
+        f"--coordinator {wait.address}: process 0 was not reached within {wait.seconds:.0f} s"
+        f"{f' ({why})' if why else ''}: start it, see whether its port can be reached from here, "
+        "or wait longer with --join-timeout"
+    )
+
+
+class _Lines:
+    """The lines that come over a connection."""
+
+    def __init__(self, connection: socket.socket):
+        self.connection, self.pending = connection, b""
+
+    def next(self, seconds: float) -> str | None:
+        """The next line; None where none has come in time; "" where none can come any more, or
+        what comes is no line of printable ASCII."""
+        until = time.monotonic() + seconds
+        while b"\n" not in self.pending:
+            left = until - time.monotonic()
+            if left <= 0 or not select.select([self.connection], [], [], left)[0]:
+                return None
+            try:
+                more = self.connection.recv(LONGEST)
+            except OSError:
+                more = b""
+            self.pending += more
+            if not more or len(self.pending) > LONGEST:
+                return ""
+        line, _, self.pending = self.pending.partition(b"\n")
+        return line.decode() if line.isascii() and line.decode().isprintable() else ""
+
+
+def _send(connection: socket.socket, line: str) -> None:
+    connection.settimeout(ANSWER)
+    connection.sendall(line.encode("ascii", "replace") + b"\n")
+
+
+def _host_name() -> str:
+    return "".join(socket.gethostname().split())[:255] or "?"
