@@ -251,9 +251,9 @@ def right(machine: Machine, until: float, reference: Path | None) -> dict[str, A
             processes.append(resume(resumed[1]))
         whole = machine.wait(processes, until)
     done = {each["job"]: each for path in answers for each in lines(path)}
-    again = lines(resumed[1])
-    done["resume"] = again[0] if again else {"wrong": [f"not done: {_why(whole)}"]}
-    missing = [name for name in names if name not in done]
+    if again := lines(resumed[1]):
+        done["resume"] = again[0]
+    missing = [name for name in ("resume", *names) if name not in done]
     return {
         "jobs": done,
         "wrong": [f"{name}: {what}" for name, each in done.items() for what in each["wrong"]],
@@ -293,15 +293,20 @@ class Running:
     began: float
 
     def progress(self) -> tuple[int, float]:
-        """Steps done and seconds they took, as the end of its log has them."""
+        """Steps done, and seconds a step since the first one, which was compiled."""
         path = self.sweep.run(self.cell) / "metrics.jsonl"
         if not path.exists():
             return 0, 0.0
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 8192))
-            ends = file.read().splitlines()[1:-1]  # the first and the last may be cut off
-        rows = [row for row in map(json.loads, ends) if row["kind"] == "train"]
-        return (rows[-1]["step"], rows[-1]["seconds"]) if rows else (0, 0.0)
+            first = file.readline()
+            file.seek(max(file.tell(), path.stat().st_size - 8192))
+            found = [first] if first.endswith(b"\n") else []
+            found += file.read().splitlines()[1:-1]  # the others may be cut off
+        rows = [row for row in map(json.loads, found) if row["kind"] == "train"]
+        if len(rows) < 2:
+            return len(rows), 0.0
+        steps = rows[-1]["step"] - rows[0]["step"]
+        return rows[-1]["step"], (rows[-1]["seconds"] - rows[0]["seconds"]) / steps
 
 
 class Cells:
@@ -315,7 +320,7 @@ class Cells:
         self.ended: list[dict[str, Any]] = []
         self.shed_at = 0.0
         self.pace: dict[str, float] = {}
-        """Seconds per training FLOP that have been measured, by task."""
+        """Seconds per training FLOP, by task: measured beside others, divided by their number."""
         self.overhead = 0.0
         """Seconds of a cell that were not training: starts, compiling, evaluation."""
 
@@ -345,33 +350,44 @@ class Cells:
                     self._leave_out(sweep, cell, "left out: out of time")
                 return
             self._shed()
-            while self.queue and len(self.running) < self.jobs:
-                sweep, cell = self.queue.pop(0)
-                left, takes = self.until - self.machine.now, self.expected(cell)
-                if takes <= left:
-                    self._start(sweep, cell, takes)
-                else:
-                    why = f"left out: takes about {clock(takes)} of the {clock(left)} that are left"
-                    self._leave_out(sweep, cell, why)
+            while self.queue and len(self.running) < self.jobs and self._next():
+                pass
             time.sleep(0.5)
 
-    def expected(self, cell: "Cell") -> float:
-        """Seconds that it takes, by those that have ended; `LEAST` where nothing is known yet."""
+    def _next(self) -> bool:
+        """Start the next cell, or leave it out; False where it has to wait for others to end."""
+        sweep, cell = self.queue[0]
+        left, beside = self.until - self.machine.now, len(self.running)
+        takes, alone = self.expected(cell, beside), self.expected(cell, 0)
+        if takes > left >= alone and beside:
+            return False
+        del self.queue[0]
+        if takes <= left:
+            self._start(sweep, cell, takes)
+        else:
+            why = f"left out: takes about {clock(alone)} of the {clock(left)} that are left"
+            self._leave_out(sweep, cell, why)
+        return True
+
+    def expected(self, cell: "Cell", beside: int) -> float:
+        """Seconds that it takes beside so many others, by those that have ended; at least `LEAST`,
+        which is all that is known at first."""
         from eqloop.sweep import count
 
         task = cell.spec.task_name
         pace = self.pace.get(task) or max(self.pace.values(), default=0.0)
         if task == "sudoku" and task not in self.pace:
             pace = self._measured() or pace
+        flops = count(cell.spec.model).training(cell.spec)
         least = 1.0 if self.machine.small else LEAST
-        return max(least, pace * count(cell.spec.model).training(cell.spec) + self.overhead)
+        return max(least, (beside + 1) * pace * flops + self.overhead)
 
     def _measured(self) -> float | None:
-        """The pace of the sudoku recipe by the part `speed`, of a GPU shared as now."""
+        """The pace of the sudoku recipe by the part `speed`."""
         figures = (self.report.found.get("speed") or {}).get("figures") or {}
         found = figures.get("train-256", {})
         try:
-            return self.jobs * found["eqloop"]["step"] / found["needs"]["operations"]
+            return found["eqloop"]["step"] / found["needs"]["operations"]
         except KeyError:
             return None
 
@@ -400,7 +416,7 @@ class Cells:
             said = "finished" if ended.status == "finished" else f"failed: {ended.error}"
             if ended.status == "finished":
                 task, trained = run.cell.spec.task_name, max(ended.seconds["train"], 1e-9)
-                pace = trained / ended.flops["train"]
+                pace = trained / ended.flops["train"] / self.asked.jobs
                 self.pace[task] = max(self.pace.get(task, 0.0), pace)
                 self.overhead = max(self.overhead, wall - trained)
             self._keep(run.sweep, run.cell, said, seconds=seconds, flops=ended.flops)
@@ -414,7 +430,8 @@ class Cells:
         steps = first.cell.spec.train.steps
         if not 0.05 * steps <= step < steps:
             return
-        ends = self.machine.now + (steps - step) * seconds / step + max(self.overhead / 2, 10)
+        # Half of what is not training comes after it.
+        ends = self.machine.now + (steps - step) * seconds + max(self.overhead / 2, 10)
         if ends > self.until:
             self.jobs, self.shed_at = len(self.running) - 1, self.machine.now
             self._stop(self.running[-1:], "stopped, so that those before it end in time")

@@ -145,14 +145,18 @@ def test_a_cell_that_would_not_end_in_time_is_not_begun(gpu_paper, tmp_path, mon
     (_, first), *_ = cells.queue
     from eqloop.sweep import count
 
-    assert cells.expected(first) == gpu_paper.LEAST
+    assert cells.expected(first, 0) == gpu_paper.LEAST
     cells.pace["prefix-sums"] = 200 / count(first.spec.model).training(first.spec)
     cells.overhead = 40.0
-    assert cells.expected(first) == pytest.approx(240)
+    assert cells.expected(first, 0) == pytest.approx(240)
+    assert cells.expected(first, 1) == pytest.approx(440)
     begun = []
     monkeypatch.setattr(cells, "_start", lambda sweep, cell, takes: begun.append(cell))
     monkeypatch.setattr(gpu_paper.time, "sleep", lambda seconds: None)
-    machine.now = 100.0
+    cells.running, waiting = [object()], len(cells.queue)
+    assert not cells._next()  # it would end in time alone, and so it waits
+    assert len(cells.queue) == waiting
+    cells.running, machine.now = [], 100.0
     cells.queue = cells.queue[:2]
     cells.go()
     assert not begun
@@ -170,14 +174,17 @@ def test_the_last_cell_is_stopped_where_the_first_would_not_end_in_time(gpu_pape
         cells.running.append(gpu_paper.Running(sweep, cell, Ready(), 0.0))
         folder = sweep.run(cell)
         folder.mkdir(parents=True)
-        rows = [{"kind": "train", "step": step, "seconds": 0.1 * step} for step in (1, 800, 801)]
+        # Of the first step 60 s were compiling, which the others do not repeat.
+        rows = [
+            {"kind": "train", "step": step, "seconds": 60 + 0.1 * step} for step in (1, 2, 800, 801)
+        ]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "metrics.jsonl").write_text(text)
     stopped = []
     cells._stop = lambda runs, why: stopped.extend(runs)
-    cells._shed()  # 800 steps are left, of 0.1 s each
+    cells._shed()  # 800 steps are left, of 0.1 s each, and 10 s after them
     assert not stopped
-    machine.now = 215.0
+    machine.now = 211.0
     cells._shed()
     assert stopped == cells.running[1:]
     assert cells.jobs == 1
