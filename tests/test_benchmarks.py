@@ -1,8 +1,14 @@
 """The parts of the benchmarks that are arithmetic; nothing here is timed."""
 
+import argparse
+import gzip
+import importlib
+import json
 import sys
 from pathlib import Path
+from typing import Any, cast
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,13 +20,24 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def benchmark_module(monkeypatch):
+    """Imports a script of `benchmarks/` by its name."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import gpu  # pyright: ignore[reportMissingImports]
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if not name.startswith(("eqloop", "jax")) and (ROOT / "benchmarks" / f"{name}.py").exists():
+            del sys.modules[name]
 
-    yield gpu
-    for name in ("gpu", "_timing"):
-        sys.modules.pop(name, None)
+
+@pytest.fixture
+def gpu(benchmark_module):
+    return benchmark_module("gpu")
+
+
+@pytest.fixture
+def gpu_paper(benchmark_module):
+    return benchmark_module("gpu_paper")
 
 
 def test_the_operations_of_an_iteration_are_those_of_its_products(gpu):
@@ -64,3 +81,176 @@ def test_the_part_of_the_grid_to_run_first(task):
         same = next(each for each in paper.cells if each.axes == cell.axes)
         assert cell.spec.train == same.spec.train
         assert cell.spec.model == same.spec.model
+
+
+def test_the_plan_of_a_call(gpu_paper):
+    parts = ["right", "speed", "cells"]
+    assert gpu_paper.plan(8.5, parts) == {"right": 100, "speed": 240, "cells": 490}
+    # A shorter call shortens every part, a longer one the last alone.
+    assert gpu_paper.plan(265 / 60, parts) == {"right": 50, "speed": 120, "cells": 245}
+    assert gpu_paper.plan(20, parts) == {"right": 100, "speed": 240, "cells": 1180}
+    assert gpu_paper.plan(8.5, ["speed"]) == {"speed": 490}
+
+
+def test_the_cells_of_a_call_are_the_recipe_of_the_paper(gpu_paper, tmp_path):
+    from eqloop.sweep._grid import parse_grid
+
+    real = tmp_path / "real.csv"
+    real.touch()
+    for task, order in gpu_paper.ORDER.items():
+        asked = gpu_paper.parse(["--out", "-", "--sudoku", str(real), "--rows", "7"])
+        found = parse_grid(gpu_paper.grid_text(task, asked), task, "-", make_task=make_task)
+        by_axes = {(cell.axes["recall"], cell.axes["norm"]): cell for cell in found.cells}
+        paper = {cell.name: cell for cell in read_grid(f"paper/{task}", make_task=make_task).cells}
+        for axes in order:
+            cell = by_axes[axes]
+            same = next(each for each in paper.values() if each.axes == cell.axes)
+            assert cell.spec.train == same.spec.train
+            assert cell.spec.model == same.spec.model
+            assert (cell.evaluate.iterations, cell.evaluate.rows) == (500, 7)
+            assert cell.evaluate.checkpoint == "last"
+        asked.steps = {task: 30}
+        shorter = parse_grid(gpu_paper.grid_text(task, asked), task, "-", make_task=make_task)
+        assert {cell.spec.train.steps for cell in shorter.cells} == {30}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["--parts=right,wrong", "--cells=go", "--steps=sudoku", "--steps=go=3", "--minutes=0.5"],
+)
+def test_a_wrong_option_of_a_call_is_refused(gpu_paper, wrong, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        gpu_paper.parse(["--out", "-", wrong])
+    assert wrong.partition("=")[0] in capsys.readouterr().err
+
+
+class Ready:
+    """A process, to the scheduler of cells: it ends when it is told to."""
+
+    def __init__(self):
+        self.returncode, self.pid = None, -1
+
+    def poll(self):
+        return self.returncode
+
+
+def test_a_cell_that_would_not_end_in_time_is_not_begun(gpu_paper, tmp_path, monkeypatch):
+    """By the seconds for a FLOP, and beside it, of those that have ended."""
+    asked = gpu_paper.parse(["--out", str(tmp_path), "--cells", "prefix-sums", "--jobs", "2"])
+    machine = argparse.Namespace(work=tmp_path, small=False, now=0.0, say=lambda text: None)
+    saved = []
+    report = argparse.Namespace(found={}, save=lambda: saved.append(1))
+    cells = gpu_paper.Cells(machine, 300.0, asked, report)
+    assert [cell.axes["recall"] for _, cell in cells.queue[:3]] == ["internal"] * 2 + ["external"]
+    (_, first), *_ = cells.queue
+    from eqloop.sweep import count
+
+    assert cells.expected(first, 0) == gpu_paper.LEAST
+    cells.pace["prefix-sums"] = 200 / count(first.spec.model).training(first.spec)
+    cells.overhead = 40.0
+    assert cells.expected(first, 0) == pytest.approx(240)
+    assert cells.expected(first, 1) == pytest.approx(440)
+    begun = []
+    monkeypatch.setattr(cells, "_start", lambda sweep, cell, takes: begun.append(cell))
+    monkeypatch.setattr(gpu_paper.time, "sleep", lambda seconds: None)
+    cells.running, waiting = [object()], len(cells.queue)
+    assert not cells._next()  # it would end in time alone, and so it waits
+    assert len(cells.queue) == waiting
+    cells.running, machine.now = [], 100.0
+    cells.queue = cells.queue[:2]
+    cells.go()
+    assert not begun
+    assert [each["status"] for each in cells.ended] == [
+        "left out: takes about 4:00 of the 3:20 that are left"
+    ] * 2
+    assert len(saved) == 2
+
+
+def test_the_last_cell_is_stopped_where_the_first_would_not_end_in_time(gpu_paper, tmp_path):
+    asked = gpu_paper.parse(["--out", str(tmp_path), "--cells", "prefix-sums", "--jobs", "2"])
+    machine = argparse.Namespace(work=tmp_path, small=False, now=100.0, say=lambda text: None)
+    cells = gpu_paper.Cells(machine, 300.0, asked, argparse.Namespace(found={}, save=lambda: None))
+    for sweep, cell in cells.queue[:2]:
+        cells.running.append(gpu_paper.Running(sweep, cell, Ready(), 0.0))
+        folder = sweep.run(cell)
+        folder.mkdir(parents=True)
+        # Of the first step 60 s were compiling, which the others do not repeat.
+        rows = [
+            {"kind": "train", "step": step, "seconds": 60 + 0.1 * step} for step in (1, 2, 800, 801)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "metrics.jsonl").write_text(text)
+    stopped = []
+    cells._stop = lambda runs, why: stopped.extend(runs)
+    cells._shed()  # 800 steps are left, of 0.1 s each, and 10 s after them
+    assert not stopped
+    machine.now = 211.0
+    cells._shed()
+    assert stopped == cells.running[1:]
+    assert cells.jobs == 1
+
+
+def test_a_cut_file_of_lines_counts_as_far_as_it_is_whole(gpu_paper, tmp_path):
+    file = tmp_path / "lines"
+    assert gpu_paper.lines(file) == []
+    file.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    assert gpu_paper.lines(file) == [{"a": 1}, {"a": 2}]
+
+
+def test_the_report_of_a_call_that_was_cut(gpu_paper):
+    device = {"device": "X", "driver": None, "jax": "1", "jaxlib": "1", "python": "3", "cores": 2}
+    cell = {
+        "task": "sudoku", "axes": {"recall": "none", "norm": "post", "lr": 1e-3}, "steps": 5,
+        "steps_of_the_recipe": 8000, "status": "cut off: out of time, at step 3", "curves": {},
+    }  # fmt: skip
+    right = {
+        "jobs": {"step:a:b": {"errors": {"loss": 1e-3}, "wrong": ["loss"]}},
+        "wrong": ["step:a:b: loss"],
+        "left_out": ["step:a:c"],
+        "reference": "read",
+        "cut": "out of time",
+    }
+    found = {"device": device | {"platform_version": "v"}, "when": "today", "command": "c"}
+    text = gpu_paper.markdown(found | {"right": right, "cells": [cell]})
+    for line in (
+        "0 of 1 checks passed; reference vectors: read.",
+        "- wrong: step:a:b: loss",
+        "- not done (out of time): step:a:c",
+        "| step, loss | 1.0e-03 |",
+        "| sudoku | none | post | 0.001 | 5 of 8000 | cut off: out of time, at step 3 |",
+    ):
+        assert line in text
+
+
+def test_the_sudokus_that_are_carried(benchmark_module, tmp_path, monkeypatch):
+    pack = benchmark_module("gpu_pack")
+    monkeypatch.setattr(pack, "EASY", 2)
+    monkeypatch.setattr(pack, "HARD", 1)
+    files = []
+    for name, ratings in (("a", (2.5, 6.9, 3.0)), ("b", (7.0, 9.3))):
+        files.append(tmp_path / f"{name}.csv.gz")
+        with gzip.open(files[-1], "wt") as file:
+            file.write("source,question,answer,rating\n")
+            file.writelines(f"sudoku_exchange_se{rating},q,a,1\n" for rating in ratings)
+    header, *rows = pack.rows(files)
+    assert header.startswith("source")
+    assert [row.partition(",")[0][-3:] for row in rows] == ["2.5", "6.9", "7.0"]
+
+
+def test_operations_are_counted_on_the_cpu(monkeypatch):
+    """JAX counts them on no other backend: a sweep on a GPU failed after each training."""
+    from eqloop.sweep import _cost
+
+    lowered, jit, config = [], jax.jit, cast(Any, jax.config)
+
+    def spied(function):
+        def seen(*given):
+            lowered.append(config.jax_default_device)
+            return function(*given)
+
+        return jit(seen)
+
+    monkeypatch.setattr(jax, "jit", spied)
+    found = _cost._flops(lambda x: x @ x, jax.ShapeDtypeStruct((8, 8), "float32"))
+    assert found == 2 * 8**3
+    assert lowered == [jax.devices("cpu")[0]]

@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._errors import InputError
 from ..train import ModelSpec, Spec, make_model
 
 _BACKWARD = 2
@@ -95,7 +97,20 @@ def count(model: ModelSpec) -> Cost:
 
 def _flops(function, *arguments) -> float:
     dynamic, static = eqx.partition(arguments, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-    lowered = jax.jit(lambda dynamic: function(*eqx.combine(dynamic, static))).lower(dynamic)
+    # JAX counts the operations of a program that is not compiled on a CPU only: on a GPU, whose
+    # backend is a plugin, `cost_analysis` returns None.
+    with jax.default_device(_cpu()):
+        lowered = jax.jit(lambda dynamic: function(*eqx.combine(dynamic, static))).lower(dynamic)
     analysis = lowered.cost_analysis()
     assert analysis is not None
     return float(analysis["flops"])
+
+
+def _cpu() -> Any:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        raise InputError(
+            "JAX has no CPU backend, which counts the operations of a run: let JAX_PLATFORMS name "
+            "it too (cuda,cpu), or unset it"
+        ) from None
