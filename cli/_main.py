@@ -6,6 +6,7 @@ An exception that is no `InputError` is a defect of ours and keeps its traceback
 Nothing here imports JAX: `--help` answers at once, and a command pays for what it uses.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from .. import InputError, __version__
+from .._text import one_line, printable
 from . import data as _data
 from . import eval as _eval
 from . import gradients as _gradients
@@ -22,6 +24,7 @@ from . import solve as _solve
 from . import stability as _stability
 from . import sweep as _sweep
 from . import train as _train
+from ._encoding import tolerate_any_text
 
 app = typer.Typer(
     name="eqloop",
@@ -68,6 +71,9 @@ def _root(
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    tolerate_any_text()
+    if logging.lastResort is not None:  # what prints a warning that nobody else handles
+        logging.lastResort.setFormatter(_Printable())
     command = typer.main.get_command(app)
     try:
         code = command.main(args=args, prog_name="eqloop", standalone_mode=False)
@@ -84,6 +90,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _refuse(message: str) -> int:
-    line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
