@@ -83,6 +83,12 @@ def main(args: Sequence[str] | None = None) -> int:
         ctx = getattr(error, "ctx", None)
         hint = f"; see `{ctx.command_path} --help`" if ctx is not None else ""
         return _refuse(error.format_message().rstrip(".") + hint)
+    except MemoryError as error:
+        return _refuse(f"there is not enough memory ({error}); ask for less")
+    except RuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):  # the same, of a device of JAX
+            raise
+        return _refuse(f"there is not enough memory ({error}); ask for less")
     except BrokenPipeError:  # `eqloop ... | head`: whoever read the output has seen enough
         sys.stderr.close()
         return 1

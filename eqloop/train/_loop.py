@@ -34,6 +34,7 @@ from ._audit import AUDITED, audit_batch, audit_line, make_auditor
 from ._config import Spec
 from ._devices import Devices, agreed, copy_of_first, first, from_first, several, watched
 from ._evaluate import Evaluation, evaluate
+from ._memory import check_memory
 from ._metrics import AbstractLog, MetricsLog, NoLog, plain
 from ._results import trained_iterations
 from ._run import CHECKPOINTS, Run, create_run, open_run
@@ -102,6 +103,7 @@ def train(
     console = Console(quiet=True) if console is None or not first() else console
     old = agreed(lambda: _open_old(spec, path) if resume and first() else None)
     begun = same_spec(spec if old is None else old.spec)
+    agreed(lambda: check_memory(begun, jax.device_count()))
     data = agreed(lambda: _load(task, console))
     _same_everywhere(data)
     devices = Devices(begun.train.batch)

@@ -9,7 +9,7 @@ from typing import Any
 from .._errors import InputError
 from .._task import AbstractTask
 from ._config import GROUPS, Spec, from_tables, parse_tables
-from ._fields import field_types, nearest, typed
+from ._fields import check_storable, field_types, nearest, typed
 
 PACKAGE = __name__.rpartition(".")[0]
 
@@ -113,6 +113,7 @@ def overlay(
             raise InputError(f"model.{field} is given by the task and cannot be set")
         if group == "task" and field == "name":
             raise InputError("task.name cannot be set: name the task with --task")
+        check_storable(f"{group}.{field}", value)
         tables[group][field] = value
         given.add(f"{group}.{field}")
 
