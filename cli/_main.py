@@ -9,6 +9,7 @@ Nothing here imports JAX: `--help` answers at once, and a command pays for what 
 
 import contextlib
 import errno
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import typer
 from typer.exceptions import TyperException
 
 from .. import InputError, __version__
+from .._text import one_line, printable
 from . import data as _data
 from . import eval as _eval
 from . import gradients as _gradients
@@ -26,6 +28,7 @@ from . import solve as _solve
 from . import stability as _stability
 from . import sweep as _sweep
 from . import train as _train
+from ._encoding import tolerate_any_text
 
 app = typer.Typer(
     name="eqloop",
@@ -72,6 +75,9 @@ def _root(
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    tolerate_any_text()
+    if logging.lastResort is not None:  # what prints a warning that nobody else handles
+        logging.lastResort.setFormatter(_Printable())
     command = typer.main.get_command(app)
     try:
         code = command.main(args=args, prog_name="eqloop", standalone_mode=False)
@@ -83,6 +89,12 @@ def main(args: Sequence[str] | None = None) -> int:
         ctx = getattr(error, "ctx", None)
         hint = f"; see `{ctx.command_path} --help`" if ctx is not None else ""
         return _refuse(error.format_message().rstrip(".") + hint)
+    except MemoryError as error:
+        return _refuse(f"there is not enough memory ({error}); ask for less")
+    except RuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):  # the same, of a device of JAX
+            raise
+        return _refuse(f"there is not enough memory ({error}); ask for less")
     except BrokenPipeError:  # `eqloop ... | head`: whoever read the output has seen enough
         sys.stderr.close()
         return 1
@@ -108,6 +120,10 @@ def _drop_output() -> None:
 
 
 def _refuse(message: str) -> int:
-    line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))

@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._text import one_line
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
+
+    from ._console import SafeConsole
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def console(*, stderr: bool = False) -> "Console":
+def console(*, stderr: bool = False) -> "SafeConsole":
     """Made afresh for each use, because tests and shells replace `sys.stdout`."""
-    from rich.console import Console  # here and below: `--help` does without
+    from ._console import SafeConsole  # here and below: `--help` does without Rich
 
-    made = Console(stderr=stderr, highlight=False)
-    if not made.is_terminal:
-        made.width = 120  # not 80: nothing is gained by cutting a table short in a file
-    return made
+    return SafeConsole(stderr=stderr)
 
 
-def notes() -> "Console":
+def notes() -> "SafeConsole":
     """For what is not the answer: progress, and remarks that a pipe should not see."""
     return console(stderr=True)
 
 
 def emit(answer: Mapping[str, Any]) -> None:
-    """One JSON object on stdout; NaN and infinity, which JSON lacks, become null."""
-    print(json.dumps(plain(answer), ensure_ascii=False, allow_nan=False))
+    """One JSON object on stdout, in ASCII; NaN and infinity, which JSON lacks, become null."""
+    print(json.dumps(plain(answer), allow_nan=False))
 
 
 def plain(value: Any) -> Any:
@@ -46,20 +46,22 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode(errors="backslashreplace")
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> "Table":
-    """A table whose first column is a name and whose other columns are figures."""
+    """A table whose first column is a name and whose other columns are figures; a cell is one
+    line."""
     from rich.table import Table
 
     made = Table(title=title or None, title_justify="left", title_style="bold", box=None)
     made.pad_edge = False
     for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+        justify = "left" if number == 0 else "right"
+        made.add_column(one_line(column), justify=justify, no_wrap=True)
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(one_line, row))
     return made
 
 
@@ -81,21 +83,22 @@ def progress(label: str) -> Iterator[Any]:
         TimeRemainingColumn,
     )
 
+    out = notes()
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=notes(),
+        console=out,
         transient=True,
     )
-    shown = bar.console.is_terminal
-    task = bar.add_task(label, total=None)
+    shown = out.is_terminal
+    task = bar.add_task(out.shown(label), total=None)
 
     def report(done: int, total: int | None, part: str = label) -> None:
         if shown:
-            bar.update(task, completed=done, total=total, description=part)
+            bar.update(task, completed=done, total=total, description=out.shown(part))
 
     if not shown:
         yield report

@@ -177,7 +177,7 @@ def show(
         return
     out = console()
     out.print(one.puzzles[0].decode(), markup=False, soft_wrap=True)
-    out.print(made.render(one))
+    out.print(made.render(one), markup=True)
     out.print("answer:")
-    out.print(made.render(one, one.targets[0]))
+    out.print(made.render(one, one.targets[0]), markup=True)
     out.print(f"difficulty {one.difficulty[0]:g} ({', '.join(bands)})", markup=False)

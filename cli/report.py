@@ -51,13 +51,10 @@ def report(
     if as_json:
         emit({**results_tables(results), "files": written})
     else:
-        from rich.markup import escape
-
         told = short_table(results)
-        lines = [[escape(each) for each in row] for row in told.rows]
         out_ = console()
         out_.print(f"{results.title}: {counts(results)}\n", markup=False, soft_wrap=True)
-        out_.print(table([escape(each) for each in told.head], lines, title=told.title))
+        out_.print(table(told.head, told.rows, title=told.title))
         out_.print(f"\n{told.note}", markup=False, soft_wrap=True)
         for cell in results.failed[:_SHOWN]:
             out_.print(f"failed: {cell.name}: {cell.error}", markup=False, soft_wrap=True)

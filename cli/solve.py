@@ -99,11 +99,11 @@ def solve(
         )
     else:
         out = console()
-        out.print(task.render(split))
+        out.print(task.render(split), markup=True)
         for iteration in few(traced.changes()):
             residual = traced.residuals[iteration - 1]
             out.print(f"\niteration {iteration}, residual {residual:.1e}")
-            out.print(task.render(split, traced.predictions[iteration - 1]))
+            out.print(task.render(split, traced.predictions[iteration - 1]), markup=True)
         ended = "settled" if traced.converged else "not settled"
         out.print(
             f"\n{ended} after {len(traced.residuals)} iterations, "
@@ -127,7 +127,7 @@ def _tell(
         emit(told | {"converged": found.converged[0]})
         return solved
     out = console()
-    out.print(task.render(split))
+    out.print(task.render(split), markup=True)
     rows = [
         (
             f"{start} *" if start == chosen else str(start),
@@ -141,7 +141,7 @@ def _tell(
     out.print()
     out.print(table(("start", "evaluations", "residual", "converged", "agree"), rows))
     out.print(f"\nanswer of start {chosen}:")
-    out.print(task.render(split, answer))
+    out.print(task.render(split, answer), markup=True)
     out.print(f"{_VERDICT[solved]}: {why}", markup=False, soft_wrap=True)
     return solved
 

@@ -178,7 +178,7 @@ def _print(run: Path, found: dict[str, Any]) -> None:
     )
     for axis, name in _AXES.items():
         said = found["verdict"][axis]
-        out.print(f"[bold]{name}: {said['verdict']}[/bold]")
+        out.print(f"{name}: {said['verdict']}", style="bold")
         out.print(f"  {said['because']}", markup=False, soft_wrap=True)
         claim = (found["predicted"] or {}).get(axis)
         if claim is not None:

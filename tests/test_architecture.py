@@ -13,8 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What every part may use: the exception for users, the words for shapes, what to keep.
-WORDS = {"_errors", "_custom_types", "_remat"}
+# What every part may use: the exception for users, how text from outside is shown, the words for
+# shapes, what to keep.
+WORDS = {"_errors", "_text", "_custom_types", "_remat"}
 # The loop: its pieces, each of which may use those before it.
 PIECES = ("_norms", "_solution", "_iteration", "_linear", "_solver", "_adjoint", "_equilibrium")
 LOOP = set(PIECES)
@@ -22,6 +23,7 @@ RUN_FILES = {"_files", "_tables", "_run_files"}
 
 ARROWS: dict[str, set[str]] = {
     "_errors": set(),
+    "_text": set(),
     "_custom_types": set(),
     "_remat": set(),
     # Files that are there whole or not at all, tables in them, and what those of a run say: of the

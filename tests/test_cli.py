@@ -88,6 +88,7 @@ def test_data_make_check_show(task, suffix, cli, tmp_path):
     code, out, _ = cli("data", "show", path, "--task", task, "--index", 11)
     assert code == 0
     assert "answer:" in out
+    assert "[/" not in out, "markup of a board that was printed as text"
     code, out, _ = cli("data", "show", path, "--task", task, "--index", 11, "--json")
     assert json.loads(out)["puzzle"]
 

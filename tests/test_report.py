@@ -36,10 +36,11 @@ from eqloop.report import (
     short_table,
     write_results,
 )
+from eqloop.report._escape import latex_text, markdown_text
 from eqloop.report._groups import estimate
 from eqloop.report._results_figures import MOST_LINES, curves_figure
 from eqloop.report._style import line_style
-from eqloop.report._table import Table, latex, latex_text, markdown_text
+from eqloop.report._table import Table, latex
 
 SEEDS = (0, 1, 2)
 HARD = (0.5, 0.6, 0.7)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ._escape import figure_text
 from ._style import iteration_axis, line_style, new_figure, tidy
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def accuracy_figure(
     axes = figure.add_subplot()
     accuracy_lines(axes, curves, iterations, trained=trained, score=score)
     if title:
-        axes.set_title(title, loc="left", fontsize="medium")
+        axes.set_title(figure_text(title), loc="left", fontsize="medium")
     # Beside the lines and not on them: where they run is not known beforehand.
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
@@ -53,7 +54,7 @@ def accuracy_lines(
         axes.plot(
             iterations,
             shares,
-            label=label,
+            label=figure_text(label),
             **line_style(number),
             markersize=4.5,
             linewidth=1.6,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ._escape import figure_text
 from ._style import COLOURS, DASHES, MARKERS, new_figure, tidy
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def check_figure(check: Mapping[str, Any]) -> "Figure":
         scattered = check["axes"][0].startswith("|lambda|")
         axes.plot(
             *(zip(*shown, strict=True) if shown else ([], [])),
-            label=name,
+            label=figure_text(name),
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
             linestyle="" if scattered else DASHES[number % len(DASHES)],

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ._escape import figure_text
 from ._style import new_figure, tidy
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def gradients_figure(audit: Mapping[str, Any], *, title: str = "") -> "Figure":
     _scales(panels, seconds, distances)
     panels[0].set_ylabel("cosine")
     if title:
-        figure.suptitle(title, x=0.01, ha="left")
+        figure.suptitle(figure_text(title), x=0.01, ha="left")
     found = {
         label: handle
         for axes in panels

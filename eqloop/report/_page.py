@@ -8,7 +8,6 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping
-from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .._errors import InputError
 from .._files import write_atomic
+from ._escape import html_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,10 +34,10 @@ def page(
     # The hash is of the bytes between the tags.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = Template(packaged("page.html")).substitute(
-        title=escape(title),
+        title=html_text(title),
         scripts_allowed=f"script-src 'sha256-{digest}'; " if script else "",
         style=packaged("page.css") + packaged(f"{name}.css"),
-        body=Template(packaged(f"{name}.html")).substitute(title=escape(title), **parts),
+        body=Template(packaged(f"{name}.html")).substitute(title=html_text(title), **parts),
         scripts=f"{data}<script>{script}</script>\n" if script else "",
     )
     return text.encode()
@@ -46,7 +46,7 @@ def page(
 def picture(figure: "Figure", alt: str) -> str:
     """A figure as an `<img>` that holds its own SVG; `alt`: text for those who cannot see it."""
     data = base64.b64encode(saved(figure, "svg")).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}">'
+    return f'<img alt="{html_text(alt)}" src="data:image/svg+xml;base64,{data}">'
 
 
 def saved(figure: "Figure", kind: str) -> bytes:

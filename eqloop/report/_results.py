@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
+from .._text import one_line
+from ._escape import markdown_text
 from ._groups import Estimate, Group, Results
 from ._page import saved, write_files
 from ._results_figures import curves_figure, exponent, located, lyapunov_figure, rho_figure
 from ._results_page import counts, results_page
 from ._results_tables import agreement, all_tables, cells_csv, hard_correlations
 from ._run_folder import SPLITS
-from ._table import latex, markdown, markdown_text
+from ._table import latex, markdown
 
 PAGE = "report.html"
 
@@ -30,14 +32,14 @@ def write_results(results: Results, folder: Path) -> list[Path]:
     title = f"Results of {results.title}"
     lines = [f"# {markdown_text(title)}", "", counts(results)]
     for table in tables:
-        lines += ["", f"## {table.title}", "", *markdown(table)]
+        lines += ["", f"## {markdown_text(table.title)}", "", *markdown(table)]
         lines += ["", markdown_text(table.note)] if table.note else []
     floats = "\n".join(map(latex, tables))
     files = {
         "results.md": "\n".join(lines) + "\n",
         "results.csv": cells_csv(results),
-        "results.tex": f"% {title}. Needs \\usepackage{{booktabs}}.\n\n{floats}",
-        "results.json": json.dumps(results_tables(results), indent=1, ensure_ascii=False) + "\n",
+        "results.tex": f"% {one_line(title)}. Needs \\usepackage{{booktabs}}.\n\n{floats}",
+        "results.json": json.dumps(results_tables(results), indent=1) + "\n",
     }
     made = {folder / name: text.encode() for name, text in files.items()}
     if importlib.util.find_spec("matplotlib") is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ._accuracy import accuracy_axes
 from ._cells import Cell, Scalar
+from ._escape import figure_text
 from ._groups import RATE, Group, Results, label
 from ._run_folder import SPLITS, Evaluated
 from ._style import line_style, new_figure, tidy
@@ -102,15 +103,15 @@ def _facets(groups: Sequence[Group], axes: Sequence[str]) -> dict[str, dict[str,
     for count in range(max(len(axes), 1)):
         found = {}
         for group in groups:
-            title, name = (label(_only(group.axes, some)) for some in (axes[:count], axes[count:]))
+            title, name = (_label(group.axes, some) for some in (axes[:count], axes[count:]))
             found.setdefault(title, {})[name] = group
         if max(map(len, found.values()), default=0) <= MOST_LINES:
             break
     return found
 
 
-def _only(axes: Mapping[str, Scalar], names: Sequence[str]) -> dict[str, Scalar]:
-    return {name: axes[name] for name in names}
+def _label(axes: Mapping[str, Scalar], names: Sequence[str]) -> str:
+    return figure_text(label({name: axes[name] for name in names}))
 
 
 def _iterations(groups: Sequence[Group], split: str) -> list[int]:
@@ -176,10 +177,10 @@ def _points(axes: "Axes", results: Results, of: Callable[[Cell], float | None], 
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylabel("examples solved")
     first = results.axes[0]
-    names = list(dict.fromkeys(label(_only(group.axes, [first])) for group in results.groups))
+    names = list(dict.fromkeys(_label(group.axes, [first]) for group in results.groups))
     found: dict[str, list[tuple[float, float]]] = {}
     for cell, value, solved in located(results, of, split):
-        found.setdefault(label(_only(cell.axes, [first])), []).append((value, solved))
+        found.setdefault(_label(cell.axes, [first]), []).append((value, solved))
     for name, points in found.items():
         style = line_style(names.index(name))
         style["linestyle"] = ""

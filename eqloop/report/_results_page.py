@@ -1,8 +1,8 @@
 """A report on runs as one page that opens from disk: tables and figures."""
 
 from collections.abc import Callable, Iterator, Sequence
-from html import escape
 
+from ._escape import html_text
 from ._groups import Results, label, written
 from ._page import page, picture
 from ._results_figures import curves_figure, exponent, located, lyapunov_figure, rho_figure
@@ -26,19 +26,19 @@ def results_page(results: Results) -> bytes:
     parts.append(("figures", "Figures", "".join(_figures(results))))
     parts += [(name, title, body) for name, (title, body) in tables.items()]
     constants = "".join(
-        f"<div><dt>{escape(axis)}</dt><dd>{escape(written(value))}</dd></div>"
+        f"<div><dt>{html_text(axis)}</dt><dd>{html_text(written(value))}</dd></div>"
         for axis, value in results.constants.items()
     )
     return page(
         "results",
         f"Results of {results.title}",
         {
-            "counts": escape(counts(results)),
+            "counts": html_text(counts(results)),
             "constants": constants,
-            "contents": "".join(f'<a href="#{n}">{escape(title)}</a>' for n, title, _ in parts),
+            "contents": "".join(f'<a href="#{n}">{html_text(title)}</a>' for n, title, _ in parts),
             "sections": "".join(
                 f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">'
-                f'<a href="#{name}">{escape(title)}</a></h2>{body}</section>'
+                f'<a href="#{name}">{html_text(title)}</a></h2>{body}</section>'
                 for name, title, body in parts
             ),
         },
@@ -101,7 +101,7 @@ def _figure(name: str, title: str, pictures: Sequence[str], reading: str) -> str
     """`title` is HTML."""
     return (
         f'<figure id="{name}"><div class="pictures">{"".join(pictures)}</div>'
-        f"<figcaption><h3>{title}</h3><p>{escape(reading)}</p></figcaption></figure>"
+        f"<figcaption><h3>{title}</h3><p>{html_text(reading)}</p></figcaption></figure>"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ._cells import Cell
 from ._correlation import Correlation, correlation_table, correlations
+from ._escape import csv_value
 from ._groups import SEED, Estimate, Group, Results, written
 from ._run_folder import MEASURES, SPLITS
 from ._stability_tables import number
@@ -65,8 +66,9 @@ def cells_csv(results: Results) -> str:
     out = io.StringIO()
     heads = list(dict.fromkeys(name for line in lines for name in line))
     writer = csv.DictWriter(out, heads, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    writer.writerow({name: csv_value(name) for name in heads})
+    for line in lines:
+        writer.writerow({name: csv_value(value) for name, value in line.items()})
     return out.getvalue()
 
 

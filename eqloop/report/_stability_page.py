@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
 from .._tables import read_json
+from ._escape import html_text
 from ._page import packaged, page, picture, saved, write_files
 from ._stability_panels import PANELS, Panel
 from ._stability_tables import Tables, extra_tables, main_table, number
@@ -87,7 +87,8 @@ def _player(folder: Path) -> dict[str, Any]:
 
 def _page(report: Tables, player: Mapping[str, Any], figures: str) -> bytes:
     sections = "".join(
-        f"<section><h2>{escape(title)}</h2>{html}</section>" for title, html in extra_tables(report)
+        f"<section><h2>{html_text(title)}</h2>{html}</section>"
+        for title, html in extra_tables(report)
     )
     settings = {name: each for name, each in report["settings"].items() if name != "format"}
     run = settings.get("run")
@@ -120,13 +121,13 @@ def _verdict(report: Tables) -> Iterator[str]:
             sign, words = _AGREES[claim["agrees"]]
             theory = (
                 f'<p class="theory"><strong><span aria-hidden="true">{sign}</span> {words}.'
-                f"</strong> Predicted: {escape(claim['claim'])}; "
-                f"{escape(claim['because'])}.</p>"
+                f"</strong> Predicted: {html_text(claim['claim'])}; "
+                f"{html_text(claim['because'])}.</p>"
             )
         yield (
-            f"<article><h3>{escape(title)}</h3><p>{escape(question)}</p>"
-            f'<p class="verdict">{escape(statement["verdict"])}</p>'
-            f'<p class="because">{escape(statement["because"])}</p>{theory}</article>'
+            f"<article><h3>{html_text(title)}</h3><p>{html_text(question)}</p>"
+            f'<p class="verdict">{html_text(statement["verdict"])}</p>'
+            f'<p class="because">{html_text(statement["because"])}</p>{theory}</article>'
         )
 
 
@@ -136,12 +137,12 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
             yield from _settings({f"{name}.{key}": each for key, each in value.items()})
         elif value is not None:
             shown = number(value) if isinstance(value, float) else str(value)
-            yield f"<div><dt>{escape(name)}</dt><dd>{escape(shown)}</dd></div>"
+            yield f"<div><dt>{html_text(name)}</dt><dd>{html_text(shown)}</dd></div>"
 
 
 def _figure(panel: Panel, image: str) -> str:
     return (
         f'<figure id="{panel.name}">{image}'
-        f"<figcaption><h3>{escape(panel.title)}</h3>"
+        f"<figcaption><h3>{html_text(panel.title)}</h3>"
         f'<p class="formula">{panel.formula}</p><p>{panel.reading}</p></figcaption></figure>'
     )

@@ -1,8 +1,9 @@
 """The numbers of a stability report as HTML tables, and how a number is written."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
+
+from ._escape import html_text
 
 Tables = Mapping[str, Any]
 Row = tuple[str, Any]
@@ -33,8 +34,8 @@ def percent(value: float | None) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
     """Rows of text, of which the first cell is the heading and may hold HTML."""
     return (
-        f"<table><caption>{escape(caption)}</caption><thead><tr>"
-        + "".join(f'<th scope="col">{escape(each)}</th>' for each in head)
+        f"<table><caption>{html_text(caption)}</caption><thead><tr>"
+        + "".join(f'<th scope="col">{html_text(each)}</th>' for each in head)
         + f"</tr></thead><tbody>{''.join(map(_row, rows))}</tbody></table>"
     )
 
@@ -42,7 +43,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> s
 def main_table(report: Tables) -> str:
     """Every measured number with its interval, in a group for each part of the report."""
     bodies = "".join(
-        f'<tbody><tr><th scope="rowgroup" colspan="4">{escape(title)}</th></tr>'
+        f'<tbody><tr><th scope="rowgroup" colspan="4">{html_text(title)}</th></tr>'
         + "".join(_row((label, *_cells(found))) for label, found in rows)
         + "</tbody>"
         for title, rows in _groups(report)
@@ -61,7 +62,7 @@ def extra_tables(report: Tables) -> Iterator[tuple[str, str]]:
     if audit := geometry.get("audit"):
         rows = [
             (
-                escape(name),
+                html_text(name),
                 _pair(each["cosine_backprop"], each["ratio_backprop"]),
                 _pair(each["cosine_implicit"], each["ratio_implicit"]),
                 number(each["seconds"]),
@@ -81,7 +82,7 @@ def extra_tables(report: Tables) -> Iterator[tuple[str, str]]:
         caption = "Share solved with noise added to every weight."
         yield "Noise on the weights", table(heads, rows, caption)
     if weights := spectrum.get("weights"):
-        rows = [(escape(name), number(value)) for name, value in weights.items()]
+        rows = [(html_text(name), number(value)) for name, value in weights.items()]
         yield "Weight matrices", table(("quantity", "value"), rows, "Of the weights alone.")
 
 
@@ -98,7 +99,7 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
             ("factor per iteration, from ρ(J)", reach["predicted_rate"]),
             ("growth |z<sub>T</sub>| / |z<sub>1</sub>|", reach["growth"]),
             *(
-                (f"from {escape(starts.get(str(name), str(name)))}: {label}", start[key])
+                (f"from {html_text(starts.get(str(name), str(name)))}: {label}", start[key])
                 for name, start in reach["starts"].items()
                 for key, label in (
                     ("converged", "converged"),
@@ -125,11 +126,11 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
         "Geometry",
         [
             *(
-                (f"cosine to implicit: {escape(name)}", each)
+                (f"cosine to implicit: {html_text(name)}", each)
                 for name, each in geometry["cosines"].items()
             ),
             *(
-                (f"norm over implicit: {escape(name)}", each)
+                (f"norm over implicit: {html_text(name)}", each)
                 for name, each in geometry["ratios"].items()
             ),
             ("σ<sub>min</sub>(I − J)", geometry["sigma_min"]),
@@ -151,7 +152,7 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
             ("non-normality σ<sub>max</sub> / ρ", spectrum["non_normality"]),
             *((f"Lyapunov exponent {rank}", each) for rank, each in exponents),
             *(
-                (f"regime: {escape(name)}", share)
+                (f"regime: {html_text(name)}", share)
                 for name, share in spectrum["regime_shares"].items()
             ),
         ],
@@ -163,7 +164,7 @@ _SPREAD = {"mean": "", "low": "_low", "high": "_high"}
 
 def _named(what: str, found: Tables) -> Iterator[Row]:
     for name, each in found.items():
-        yield f"{what} {escape(name)}", each
+        yield f"{what} {html_text(name)}", each
 
 
 def _cells(found: Any) -> tuple[str, str, str]:
@@ -194,5 +195,5 @@ def _pair(cosine: float | None, ratio: float | None) -> str:
 def _row(cells: Sequence[str]) -> str:
     first, *others = cells
     return f'<tr><th scope="row">{first}</th>' + "".join(
-        f"<td>{escape(each)}</td>" for each in others
+        f"<td>{html_text(each)}</td>" for each in others
     ) + "</tr>"  # fmt: skip

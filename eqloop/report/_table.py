@@ -1,9 +1,9 @@
 """A table of text, and how it is written in Markdown, LaTeX and HTML."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
-from html import escape
+
+from ._escape import html_text, latex_text, markdown_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,27 +61,23 @@ def html(table: Table) -> str:
     """In a box of its own, which scrolls where the table is wider than the page, and can be
     reached by the keyboard for that."""
     heads = "".join(
-        f'<th scope="col"{_label(place, table)}>{escape(each)}</th>'
+        f'<th scope="col"{_label(place, table)}>{html_text(each)}</th>'
         for place, each in enumerate(table.head)
     )
     rows = "".join(
         "<tr>" + "".join(_cell(place, each, table) for place, each in enumerate(row)) + "</tr>"
         for row in table.rows
     )
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    note = f'<p class="note">{html_text(table.note)}</p>' if table.note else ""
     return (
-        f'{note}<div class="scroll" role="region" aria-label="{escape(table.title)}" tabindex="0">'
+        f'{note}<div class="scroll" role="region" aria-label="{html_text(table.title)}" '
+        f'tabindex="0">'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
 def _pipes(cells: Sequence[str]) -> str:
     return "| " + " | ".join(map(markdown_text, cells)) + " |"
-
-
-def markdown_text(text: str) -> str:
-    """On one line, and without what ends a cell or begins a tag."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _ampersands(cells: Sequence[str]) -> str:
@@ -94,35 +90,6 @@ def _own_cell(text: str) -> str:
     return "{}" + escaped if escaped.startswith(("[", "*")) else escaped
 
 
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "−": "$-$",
-        "–": "--",
-        "’": "'",
-        "ρ": r"$\rho$",
-        "λ": r"$\lambda$",
-        "\N{NO-BREAK SPACE}": "~",
-    }
-)
-_RAISED = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
-_LOWERED = str.maketrans(_RAISED, "-0123456789")
-
-
-def latex_text(text: str) -> str:
-    """Every character that LaTeX would take for a command, written so that it is printed."""
-    escaped = text.translate(_LATEX)
-    return re.sub(f"[{_RAISED}]+", lambda m: f"$^{{{m[0].translate(_LOWERED)}}}$", escaped)
-
-
 _PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
 
 
@@ -132,6 +99,6 @@ def _label(place: int, table: Table) -> str:
 
 def _cell(place: int, text: str, table: Table) -> str:
     if place < table.labels:
-        return f'<th scope="row" class="label">{escape(text)}</th>'
+        return f'<th scope="row" class="label">{html_text(text)}</th>'
     # A mean and its interval stay on one line.
-    return f"<td>{escape(text.replace(' ± ', _PLUS_MINUS))}</td>"
+    return f"<td>{html_text(text.replace(' ± ', _PLUS_MINUS))}</td>"

@@ -10,7 +10,7 @@ import tomli_w
 
 from .._errors import InputError
 from .._tables import parse_toml, read_text
-from ._fields import build, nearest
+from ._fields import build, check_storable, nearest, quoted
 
 FORMAT = 1
 """Version of `spec.toml`; raised when an old file can no longer be read as it stands."""
@@ -18,7 +18,22 @@ FORMAT = 1
 
 def _check(ok: bool, field: str, value: object, wanted: str) -> None:
     if not ok:
-        raise InputError(f"{field} must be {wanted}, got {value!r}")
+        raise InputError(f"{field} must be {wanted}, got {quoted(value)}")
+
+
+MOST = 2**31 - 1
+"""Of what is counted: the programs count in 32 bits."""
+_MOST_BLOCKS = 1000  # each is traced and compiled by itself
+_MOST_EPOCHS = 100_000  # where each of them begins is a constant of the program
+
+
+def _check_counts(group: str, table: object, least: Mapping[int, tuple[str, ...]]) -> None:
+    """Whole numbers: their least value -> the names of the fields."""
+    for bound, names in least.items():
+        for name in names:
+            value = getattr(table, name)
+            _check(value >= bound, f"{group}.{name}", value, f"at least {bound}")
+            _check(value <= MOST, f"{group}.{name}", value, f"at most {MOST}")
 
 
 def _positive(value: float) -> bool:
@@ -54,8 +69,8 @@ class ModelSpec:
     classes: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("width", "heads", "blocks", "mlp_ratio"):
-            _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        _check_counts("model", self, {1: ("width", "heads", "blocks", "mlp_ratio")})
+        _check(self.blocks <= _MOST_BLOCKS, "model.blocks", self.blocks, f"at most {_MOST_BLOCKS}")
         # Rotary positions turn pairs of channels of each head, along each axis.
         pairs = 2 * max(len(self.grid), 1)
         _check(
@@ -136,10 +151,7 @@ class SolverSpec:
             ),
             0: ("patience", "gradient_checkpoints"),
         }
-        for bound, names in least.items():
-            for name in names:
-                value = getattr(self, name)
-                _check(value >= bound, f"solver.{name}", value, f"at least {bound}")
+        _check_counts("solver", self, least)
         for name in ("rtol", "gradient_rtol"):
             value = getattr(self, name)
             _check(_positive(value) and value < 1, f"solver.{name}", value, "between 0 and 1")
@@ -217,7 +229,6 @@ class TrainSpec:
             0: (
                 "warmup",
                 "burn_in",
-                "seed",
                 "validation_rows",
                 "validation_iterations",
                 "audit_every",
@@ -225,10 +236,9 @@ class TrainSpec:
             # The one before the last is what a damaged last checkpoint is replaced by.
             2: ("keep",),
         }
-        for bound, names in least.items():
-            for name in names:
-                value = getattr(self, name)
-                _check(value >= bound, f"train.{name}", value, f"at least {bound}")
+        _check_counts("train", self, least)
+        _check(self.epochs <= _MOST_EPOCHS, "train.epochs", self.epochs, f"at most {_MOST_EPOCHS}")
+        _check(self.seed >= 0, "train.seed", self.seed, "at least 0")
         _check(self.seed < 2**32, "train.seed", self.seed, "below 2**32")
         _check(_positive(self.lr), "train.lr", self.lr, "above 0")
         _check(_positive(self.eps), "train.eps", self.eps, "above 0")
@@ -357,6 +367,8 @@ def from_tables(tables: Mapping[str, Any]) -> Spec:
         if name not in ("task", *GROUPS):
             raise InputError(f"unknown table [{name}]{nearest(name, ['task', *GROUPS])}")
         if not isinstance(table, Mapping):
-            raise InputError(f"[{name}] must be a table, got {table!r}")
+            raise InputError(f"[{name}] must be a table, got {quoted(table)}")
+    for name, value in tables.get("task", {}).items():
+        check_storable(f"task.{name}", value)
     groups = {name: build(cls, name, tables.get(name, {})) for name, cls in GROUPS.items()}
     return Spec(task=dict(tables.get("task", {})), preset=str(tables.get("preset", "")), **groups)

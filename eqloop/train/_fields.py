@@ -49,6 +49,7 @@ def build(cls: type[T], group: str, table: Mapping[str, Any]) -> T:
 
 def typed(field: str, value: Any, wanted: Any) -> Any:
     """`value` as the type `wanted`; the only conversions are int -> float and list -> tuple."""
+    check_storable(field, value)
     ok, value = _fit(value, wanted)
     if ok and isinstance(value, str) and "\0" in value:
         raise InputError(f"{field} must not contain NUL, which no name of a file can")
@@ -58,7 +59,30 @@ def typed(field: str, value: Any, wanted: Any) -> Any:
     if get_origin(wanted) is Literal and isinstance(value, str):
         hint = nearest(value, [str(each) for each in get_args(wanted)])
         hint = hint if hint.startswith("; did you") else ""
-    raise InputError(f"{field} must be {_describe(wanted)}, got {value!r}{hint}")
+    raise InputError(f"{field} must be {_describe(wanted)}, got {quoted(value)}{hint}")
+
+
+def check_storable(field: str, value: Any) -> None:
+    """**Raises** `InputError` for an integer or a text that a TOML file cannot hold."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InputError(f"{field} must be a number of at most 64 bits, got {quoted(value)}")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{field} must be text in UTF-8, got {quoted(value)}") from None
+
+
+def quoted(value: Any) -> str:
+    """A value for a message, not longer than is of use."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or nested as deep
+        return "what is too long to show"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_LONGEST = 200
 
 
 def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:

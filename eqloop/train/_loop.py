@@ -34,6 +34,7 @@ from ._audit import AUDITED, audit_batch, audit_line, make_auditor
 from ._config import Spec
 from ._devices import Devices, agreed, copy_of_first, first, from_first, several, watched
 from ._evaluate import Evaluation, evaluate
+from ._memory import check_memory
 from ._metrics import AbstractLog, MetricsLog, NoLog
 from ._results import trained_iterations
 from ._run import (
@@ -123,6 +124,7 @@ def train(
 
         old = agreed(taken_up)
         begun = same_spec(spec if old is None else old.spec)
+        agreed(lambda: check_memory(begun, jax.device_count()))
         data = agreed(lambda: _load(task, console))
         _same_everywhere(data)
         devices = Devices(begun.train.batch)

@@ -10,7 +10,7 @@ from .._errors import InputError
 from .._tables import parse_toml, within_limits
 from .._task import AbstractTask
 from ._config import GROUPS, Spec, from_tables
-from ._fields import field_types, nearest, typed
+from ._fields import check_storable, field_types, nearest, typed
 
 PACKAGE = __name__.rpartition(".")[0]
 
@@ -116,6 +116,7 @@ def overlay(
             raise InputError(f"model.{field} is given by the task and cannot be set")
         if group == "task" and field == "name":
             raise InputError("task.name cannot be set: name the task with --task")
+        check_storable(f"{group}.{field}", value)
         tables[group][field] = value
         given.add(f"{group}.{field}")
 

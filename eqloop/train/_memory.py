@@ -1,0 +1,153 @@
+"""Whether a run fits into memory: told from its spec, before anything is made."""
+
+import contextlib
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import equinox as eqx
+import jax
+
+from .._errors import InputError
+from .._model import parameter_count
+from ._config import ModelSpec, Spec
+from ._state import make_model
+
+VARIABLE = "EQLOOP_MEMORY_CHECK"
+"""Environment variable that turns the check off: `EQLOOP_MEMORY_CHECK=off`."""
+
+_HOST = "this machine"
+_FLOAT = 4
+"""Bytes of a number: weights, optimiser and states are float32 at every precision."""
+
+
+def check_memory(spec: Spec, devices: int = 1) -> None:
+    """**Raises** `InputError` where training takes more memory than there is, saying how much.
+
+    What it takes is estimated from below (see `memory_needed`), so that no run is refused that
+    would fit; one that is let pass may still be too large.
+
+    **Arguments:**
+
+    - `devices`: over how many the batch is spread; each holds a copy of the weights.
+    """
+    if os.environ.get(VARIABLE, "").lower() in ("off", "0", "false"):
+        return
+    limit, what = _limit()
+    # Devices without memory of their own are parts of the host.
+    copies = jax.local_device_count() if what == _HOST else 1
+    parts = {name: copies * size for name, size in memory_needed(spec, devices).items()}
+    if limit is not None and sum(parts.values()) > limit:
+        listed = ", ".join(f"{_size(size)} for {name}" for name, size in parts.items())
+        total = _size(sum(parts.values()))
+        raise InputError(
+            f"training needs at least {total} of memory ({listed}), and {what} has "
+            f"{_size(limit)}: make the model, train.batch or the task smaller, or set "
+            f"{VARIABLE}=off in the environment to try it all the same"
+        )
+
+
+def memory_needed(spec: Spec, devices: int = 1) -> dict[str, int]:
+    """Bytes on each device, estimated from below, by what they are for: weights, gradient and
+    optimiser; for one step the states that it keeps and the inside of a block, and half as much
+    again for copies; examples that a generator makes.
+
+    XLA reserved 1.2 to 3 times as much for twelve specs of two tasks, those of the paper among
+    them.
+    """
+    numbers = _states(spec) * _cells(spec) * spec.model.width + _numbers(spec)
+    return {
+        "weights and optimiser": _weights(spec),
+        "one step": 3 * _FLOAT * -(-spec.train.batch // devices) * numbers // 2,
+        "the data": _data(spec),
+    }
+
+
+def _data(spec: Spec) -> int:
+    """Of the examples that are generated (how many a file has is not known before it is read), by
+    the fields of the task whose names end in "rows" and "length": the shortest split may be the
+    one of the longest examples."""
+    if spec.task.get("data"):
+        return 0
+    rows = [value for name, value in spec.task.items() if name.endswith("rows") and value > 0]
+    lengths = [value for name, value in spec.task.items() if name.endswith("length")]
+    # Tokens, targets and puzzles: a byte for each cell.
+    return 3 * (_cells(spec) * sum(rows) + min(rows, default=0) * max(lengths, default=0))
+
+
+def _weights(spec: Spec) -> int:
+    """Weights, gradient, two moments, and the average where there is one."""
+    copies = 5 if spec.train.ema else 4
+    return _FLOAT * copies * _parameters(spec.model)
+
+
+def _parameters(model: ModelSpec) -> int:
+    """Of one and of two blocks, and by that of any number: tracing takes time for each."""
+
+    def count(blocks: int) -> int:
+        few = dataclasses.replace(model, blocks=blocks)
+        return parameter_count(eqx.filter_eval_shape(make_model, few, jax.random.key(0)))
+
+    one = count(1)
+    return one + (model.blocks - 1) * (count(2) - one if model.blocks > 1 else 0)
+
+
+def _cells(spec: Spec) -> int:
+    return math.prod(spec.model.grid)
+
+
+def _states(spec: Spec) -> int:
+    """How many states of the loop a step keeps at least: by the forward solve or for the backward
+    pass, whichever is more; they are not there at the same time."""
+    solver = spec.solver
+    history = 2 * solver.memory if solver.name in ("anderson", "broyden") else 0
+    # Of an iteration that is differentiated: its state, and the two branches of each block.
+    kept = 1 + 2 * spec.model.blocks
+    if solver.gradient == "backprop" and solver.converges:
+        backward = solver.max_steps * (kept + history)
+    elif solver.gradient == "backprop":
+        stretches = solver.gradient_checkpoints
+        inside = solver.steps // stretches if 0 < stretches < solver.steps else solver.steps
+        backward = stretches + inside * kept
+    elif solver.gradient in ("truncated", "phantom"):
+        backward = solver.gradient_steps * kept
+    elif solver.gradient == "implicit":
+        pairs = 2 if solver.gradient_solver == "anderson" else 1
+        backward = pairs * solver.gradient_restart + kept
+    else:
+        backward = kept
+    return max(history, backward)
+
+
+def _numbers(spec: Spec) -> int:
+    """Numbers of one example inside one block: its hidden layer, and the scores of attention or
+    the neighbours of each cell."""
+    model, cells = spec.model, _cells(spec)
+    if isinstance(model.attention, int):
+        attended = 2 * cells * model.attention ** len(model.grid) * model.width
+    else:
+        attended = model.heads * cells**2
+    return model.mlp_ratio * cells * model.width + attended
+
+
+def _limit() -> tuple[int | None, str]:
+    """Bytes of a device of this process, or of the machine where devices have none of their own;
+    None where that cannot be told."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return statistics["bytes_limit"], "a device"
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None, _HOST
+    with contextlib.suppress(OSError, ValueError):  # a container may have less
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
+    return total, _HOST
+
+
+def _size(count: int) -> str:
+    """Bytes with a unit and three digits."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+    power = min(max(count.bit_length() - 1, 0) // 10, len(units) - 1)
+    return f"{count / 1024**power:.3g} {units[power]}"

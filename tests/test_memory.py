@@ -1,0 +1,114 @@
+"""Whether a run fits into memory is told from its spec, at once and in one line."""
+
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+from eqloop import InputError
+from eqloop._model import parameter_count
+from eqloop.tasks import make_task
+from eqloop.train import resolve
+from eqloop.train._memory import VARIABLE, _parameters, _size, check_memory, memory_needed
+from eqloop.train._state import init_state, skeleton
+from eqloop.train._step import Data, _Fixed, _step
+
+SMALL = ("model.width=32", "model.heads=4", "train.batch=16", "solver.steps=4")
+
+
+def small(*settings: str, **shortcuts: str):
+    return resolve("prefix-sums", "quick", (*SMALL, *settings), make_task=make_task, **shortcuts)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5])
+@pytest.mark.parametrize("recall", ["none", "external", "internal"])
+def test_parameters_are_counted_without_making_the_blocks(blocks, recall):
+    spec = small(f"model.blocks={blocks}", recall=recall)
+    assert _parameters(spec.model) == parameter_count(skeleton(spec).model)
+
+
+@pytest.mark.usefixtures("compiled_quickly")
+def test_the_estimate_is_below_what_xla_reserves():
+    """And not by an order of magnitude."""
+    spec = small("train.loss=last", gradient="one-step")
+    task = make_task(spec.task_name, spec.task_fields)
+    shape = jax.ShapeDtypeStruct
+    rows = shape((100, *task.grid), jnp.uint8)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    fixed = _Fixed(Data(rows, rows), shape((16,), jnp.int32), key, shape((), jnp.float32))
+    state = eqx.filter_eval_shape(init_state, spec)
+    dynamic, static = eqx.partition(state, lambda leaf: isinstance(leaf, shape))
+
+    def step(fixed, dynamic):
+        new, metrics = _step(spec, task, fixed, eqx.combine(dynamic, static))
+        return eqx.filter(new, eqx.is_array), metrics
+
+    analysis = jax.jit(step, donate_argnums=1).lower(fixed, dynamic).compile().memory_analysis()
+    reserved = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+    needed = memory_needed(spec)
+    assert reserved / 5 < needed["weights and optimiser"] + needed["one step"] <= reserved
+
+
+def test_states_that_a_gradient_keeps():
+    """The step grows with each setting that keeps more states, by what these are."""
+    state = 3 * 4 * 16 * 32 * 32 // 2  # bytes, batch, cells, width
+
+    def step(*settings: str, **shortcuts: str) -> int:
+        return memory_needed(small(*settings, **shortcuts))["one step"]
+
+    implicit = {"solver": "fixed-point", "gradient": "implicit"}
+    restart = [step(f"solver.gradient_restart={n}", **implicit) for n in (10, 30)]
+    assert restart[1] - restart[0] == 20 * state
+    history = [step(f"solver.memory={n}", solver="anderson") for n in (50, 60)]
+    assert history[1] - history[0] == 20 * state
+    unrolled = [step(f"solver.steps={n}", "train.loss=last") for n in (10, 20)]
+    assert unrolled[1] - unrolled[0] == 30 * state
+    spread = memory_needed(small(), 4)["one step"]
+    assert memory_needed(small())["one step"] == 4 * spread
+
+
+HUGE = [
+    "model.width=1000000000",
+    "model.width=4096 model.blocks=1000",
+    "model.mlp_ratio=1000000000",
+    "task.length=1000000000",
+    "task.hard_length=1000000000",
+    "task.test_rows=1000000000000",
+    "train.batch=1000000000",
+    "solver.steps=1000000000",
+    "solver.name=anderson solver.memory=1000000000",
+    "solver.name=fixed-point solver.gradient_restart=1000000000",
+]
+
+
+@pytest.mark.parametrize("settings", HUGE)
+def test_huge_values_are_refused_before_anything_is_made(settings, cli, tmp_path):
+    began = time.perf_counter()
+    sets = [f"--set={setting}" for setting in settings.split()]
+    code, out, err = cli("train", *sets, "--out", tmp_path / "run")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: training needs at least ")
+    assert f"{VARIABLE}=off" in err
+    assert not (tmp_path / "run").exists()
+    assert time.perf_counter() - began < 10
+
+
+def test_the_check_can_be_turned_off(monkeypatch):
+    spec = small("model.width=65536")
+    with pytest.raises(InputError, match="TiB for weights and optimiser"):
+        check_memory(spec)
+    monkeypatch.setenv(VARIABLE, "off")
+    check_memory(spec)
+
+
+def test_usual_runs_pass():
+    for task in ("prefix-sums", "sudoku", "chess"):
+        check_memory(resolve(task, "quick", make_task=make_task))
+
+
+def test_sizes():
+    assert [_size(n) for n in (0, 1023, 1024, 3 << 29, 1 << 70)] == [
+        "0 B", "1.02e+03 B", "1 KiB", "1.5 GiB", "1.02e+03 EiB",
+    ]  # fmt: skip
