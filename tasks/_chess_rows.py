@@ -16,8 +16,10 @@ import numpy as np
 from .._task import Bad, Progress, Split
 from ._files import read_csv, write_text
 
-Encoding = Literal["paper", "easy-to-hard"]
-ENCODINGS: tuple[Encoding, ...] = ("paper", "easy-to-hard")
+Encoding = Literal["paper", "easy-to-hard", "easy-to-hard-1"]
+"""The last one is `"easy-to-hard"` in version 1 of the task: only runs of that version have it."""
+ENCODINGS: tuple[Encoding, ...] = ("paper", "easy-to-hard", "easy-to-hard-1")
+BEFORE = "FEN must be the position before the opponent's first move"
 
 CHUNK = 16384
 """Rows encoded at a time: what is in memory besides the result."""
@@ -44,13 +46,14 @@ def cells_of(board: chess.Board, encoding: Encoding) -> np.ndarray:
     - `"paper"`: the mover sits at the bottom (row 0 is rank 8 for White; for Black the board is
       turned by 180 degrees), then files are mirrored where needed so that the mover's king is in
       columns 4..7, the e to h files of a White king.
-    - `"easy-to-hard"`: the mover sits at row 0 (rank 1 for White; ranks mirrored for Black), files
-      as they are.
+    - `"easy-to-hard"`: row 0 is rank 1 and column 0 the a file, whoever moves.
+    - `"easy-to-hard-1"`: the same for White; for Black the ranks are mirrored.
     """
     rank, file = np.divmod(np.arange(64), 8)
     black = board.turn == chess.BLACK
-    if encoding == "easy-to-hard":
-        return (7 - rank if black else rank) * 8 + file
+    if encoding != "paper":
+        mirrored = black and encoding == "easy-to-hard-1"
+        return (7 - rank if mirrored else rank) * 8 + file
     row, column = (rank, 7 - file) if black else (7 - rank, file)
     king = board.king(board.turn)
     assert king is not None
@@ -61,8 +64,8 @@ def cells_of(board: chess.Board, encoding: Encoding) -> np.ndarray:
 
 def tokens_of(board: chess.Board, encoding: Encoding) -> np.ndarray:
     """Tokens `(8, 8)`: 0 empty, 1..6 the mover's pieces and 7..12 the other side's, in the order
-    P N B R Q K (`"paper"`) or K Q B N R P (`"easy-to-hard"`)."""
-    order = {"paper": "pnbrqk", "easy-to-hard": "kqbnrp"}[encoding]
+    P N B R Q K (`"paper"`) or K Q B N R P (the others)."""
+    order = "pnbrqk" if encoding == "paper" else "kqbnrp"
     cells = cells_of(board, encoding)
     tokens = np.zeros(64, np.uint8)
     for square, piece in board.piece_map().items():
@@ -88,6 +91,9 @@ def read_board(fen: str) -> chess.Board:
     if board.promoted & board.kings:
         # "k~": python-chess reads it, calls it valid, and then finds no king.
         raise ValueError(f"FEN {quote(fen)} is illegal (a promoted king)")
+    if board.status() & chess.STATUS_BAD_CASTLING_RIGHTS:
+        # Board editors write "KQkq" by default. Castling rights are no input of the model.
+        board.castling_rights = board.clean_castling_rights()
     status = board.status()
     if status != chess.STATUS_VALID:
         names = [flag.name or "" for flag in chess.Status if flag and flag in status]
@@ -106,7 +112,7 @@ def replay(row: Row) -> tuple[chess.Board, chess.Move, chess.Move]:
     if len(moves) < 2:
         raise ValueError(
             f"Moves {quote(row.moves)} holds {len(moves)} move(s), but the opponent's move and "
-            "the answer are needed"
+            f"the answer are needed; {BEFORE}"
         )
     played: list[chess.Move] = []
     puzzle = board
@@ -127,6 +133,11 @@ def replay(row: Row) -> tuple[chess.Board, chess.Move, chess.Move]:
         played.append(move)
         if index == 1 and "mateIn1" in row.themes.split() and not board.is_checkmate():
             raise ValueError(f"the themes say mateIn1, but the answer {text!r} does not mate")
+    if len(moves) % 2:
+        raise ValueError(
+            f"Moves {quote(row.moves)} holds {len(moves)} moves, an odd number, but the opponent's "
+            f"and the solver's moves alternate, and the solver has the last; {BEFORE}"
+        )
     if len(puzzle.fen()) > _PUZZLE_BYTES:
         raise ValueError(f"FEN {quote(row.fen)} has clocks too large to be true")
     return puzzle, played[0], played[1]

@@ -94,7 +94,11 @@ def easy_to_hard(index: Index, rows: int, seed: int) -> dict[str, np.ndarray]:
     return chosen | ({"harder": harder} if len(harder) else {})
 
 
-RULES: dict[Encoding, Rule] = {"paper": paper, "easy-to-hard": easy_to_hard}
+RULES: dict[Encoding, Rule] = {
+    "paper": paper,
+    "easy-to-hard": easy_to_hard,
+    "easy-to-hard-1": easy_to_hard,
+}
 
 
 def from_file(

@@ -666,7 +666,8 @@ BAD_ROWS: list[tuple[str, str, str]] = [
     (
         "chess-one.csv",
         "chess",
-        "2: Moves 'e2e4' holds 1 move(s), but the opponent's move and the answer are needed",
+        "2: Moves 'e2e4' holds 1 move(s), but the opponent's move and the answer are needed; FEN "
+        "must be the position before the opponent's first move",
     ),
     (
         "chess-rating.csv",
