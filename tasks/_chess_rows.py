@@ -6,6 +6,7 @@ takes the rest and is the one that says what is wrong with a row.
 """
 
 import csv
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,7 +15,8 @@ import chess
 import numpy as np
 
 from .._task import Bad, Progress, Split
-from ._files import read_csv, write_text
+from ._files import write_text
+from ._records import Layout, Record, read_records
 
 Encoding = Literal["paper", "easy-to-hard", "easy-to-hard-1"]
 """The last one is `"easy-to-hard"` in version 1 of the task: only runs of that version have it."""
@@ -27,6 +29,42 @@ HEADER = "PuzzleId,FEN,Moves,Rating,RatingDeviation,Popularity,NbPlays,Themes,Ga
 _LONGEST = {"PuzzleId": 32, "FEN": 120, "Moves": 1024, "Themes": 512}
 """Bytes. The columns of a split are as wide as their longest entry, so one must not run away."""
 _PUZZLE_BYTES = 96
+
+
+_FEN = r"(?:[1-8pnbrqkPNBRQK]+/){7}[1-8pnbrqkPNBRQK]+"
+_MOVES = r"\s[wb]\s\S+\s\S+"
+
+
+def _plain(line: str) -> Record | None:
+    """A row of a Lichess file without its header, as they were until 2022."""
+    fields = line.rstrip("\n").split(",")
+    if len(fields) < 4 or not re.match(_FEN, fields[1]):
+        return None
+    return dict(zip(HEADER.split(","), fields, strict=False))
+
+
+LAYOUT = Layout(
+    required=("FEN", "Moves", "Rating"),
+    expected=(
+        "a file of Lichess puzzles is expected, with the columns FEN, Moves and Rating, and "
+        f"PuzzleId and Themes where they are known; {BEFORE}, the first of Moves, which are in UCI"
+    ),
+    names={"PuzzleId": ("puzzle_id", "id"), "Themes": ()},
+    plain=_plain,
+    row="row of a Lichess file",
+    others=(
+        (r"\[\w+ \"", "a PGN file: games, not puzzles with an opponent's move before them"),
+        (
+            rf"\s*{_FEN}{_MOVES}\s+(bm|dm|am|id|ce|acd)\b",
+            "an EPD file: positions without the opponent's move before them (solve them one by one "
+            "with `eqloop solve`)",
+        ),
+        (
+            rf"\s*{_FEN}(\s+[wb]\b|\s*$)",
+            "a list of positions, without moves (solve them one by one with `eqloop solve`)",
+        ),
+    ),
+)
 
 
 class Row(NamedTuple):
@@ -128,7 +166,8 @@ def replay(row: Row) -> tuple[chess.Board, chess.Move, chess.Move]:
                 f"move {index + 1} of Moves, {quote(text)}, is illegal in {board.fen()!r}"
             ) from None
         if not move:  # also the null move, which python-chess lets pass
-            raise ValueError(f"move {index + 1} of Moves, {quote(text)}, is not a UCI move")
+            said = f"move {index + 1} of Moves, {quote(text)}, is not a UCI move"
+            raise ValueError(said + _other_notation(board, text))
         board.push(move)
         played.append(move)
         if index == 1 and "mateIn1" in row.themes.split() and not board.is_checkmate():
@@ -141,6 +180,15 @@ def replay(row: Row) -> tuple[chess.Board, chess.Move, chess.Move]:
     if len(puzzle.fen()) > _PUZZLE_BYTES:
         raise ValueError(f"FEN {quote(row.fen)} has clocks too large to be true")
     return puzzle, played[0], played[1]
+
+
+def _other_notation(board: chess.Board, text: str) -> str:
+    if text.startswith(("[", "'", '"')):
+        return "; write the moves without brackets and quotation marks, with spaces between"
+    try:
+        return f" but SAN; write UCI, as {board.parse_san(text).uci()}"
+    except ValueError:
+        return ""
 
 
 def encode(
@@ -227,9 +275,7 @@ def stream(
     """The good rows of a Lichess file, up to `CHUNK` at a time: 4.9 million rows pass through the
     memory of one chunk."""
     rows: list[Row] = []
-    for line, fields in read_csv(
-        path, ("FEN", "Moves", "Rating"), on_bad=on_bad, progress=progress
-    ):
+    for line, fields in read_records(path, LAYOUT, on_bad=on_bad, progress=progress):
         get = fields.get
         rows.append(
             Row(
@@ -237,7 +283,7 @@ def stream(
                 get("PuzzleId", ""),
                 fields["FEN"],
                 fields["Moves"],
-                fields["Rating"],
+                _whole(fields["Rating"]),
                 get("Themes", ""),
             )
         )
@@ -246,6 +292,12 @@ def stream(
             rows = []
     if rows:
         yield encode(rows, encoding, on_bad, str(path))
+
+
+def _whole(rating: str) -> str:
+    """A rating as an integer where it is one that pandas has written as 1235.0."""
+    whole, point, rest = rating.strip().partition(".")
+    return whole if point and not rest.strip("0") else rating.strip()
 
 
 def _all_sound(rows: Sequence[Row]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._errors import InputError
 from .._task import Bad, Progress, Split
-from ._chess_rows import Encoding, hashes, join, stream
+from ._chess_rows import LAYOUT, Encoding, hashes, join, stream
 from ._dataset import partition
 
 FEWEST = 10
@@ -132,7 +132,8 @@ def from_file(
         limit = "rated <= 1600 " if encoding == "paper" else ""
         raise InputError(
             f"{path}: fewer than {FEWEST} distinct puzzles {limit}among {good} good rows; "
-            "train, validation and test cannot be made of them, so give a larger file"
+            "train, validation and test cannot be made of them, so give a larger file; "
+            f"{LAYOUT.expected}"
         )
     wanted = np.unique(np.concatenate(list(chosen.values())))
     kept: list[Split] = []

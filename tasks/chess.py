@@ -93,11 +93,12 @@ class Chess(AbstractTask):
     def read(
         self, path: Path, *, on_bad: Callable[[Bad], None], progress: Progress | None = None
     ) -> Split:
-        """The good rows of a Lichess CSV file (plain, `.gz`, `.zst`), in its order.
+        """The good rows of a Lichess file, in its order; see `_records` for its formats.
 
         Needs the columns FEN, Moves and Rating; PuzzleId and Themes are used where they are there.
-        Bad is a row whose FEN is illegal or unreadable, with an illegal move anywhere in Moves or
-        fewer than two of them, with a Rating that is no number, or with the theme mateIn1 and an
+        FEN is the position before the opponent's move, which is the first of Moves. Bad is a row
+        whose FEN is illegal or unreadable, with an illegal move anywhere in Moves or fewer than two
+        or an odd number of them, with a Rating that is no number, or with the theme mateIn1 and an
         answer that does not mate.
         """
         return _chess_rows.join(list(self.stream(path, on_bad=on_bad, progress=progress)))

@@ -216,7 +216,7 @@ def test_colours_swapped_give_the_same_example(made, encoding):
 
 
 def test_runs_of_version_1_keep_their_frame():
-    """Then ranks were mirrored for Black in "easy-to-hard"; "paper" is the same in both versions."""
+    """Then ranks were mirrored for Black in "easy-to-hard"; "paper" has not changed."""
     fen = "r3k3/p7/8/8/8/8/8/4K2Q b - - 0 1"
     for encoding in CHOICES:
         old = make_task("chess", {"encoding": encoding}, version=1)
@@ -229,7 +229,7 @@ def test_runs_of_version_1_keep_their_frame():
     cells = {int(i): int(tokens[i]) for i in np.flatnonzero(tokens)}
     assert cells == {4: 1, 0: 5, 8: 6, 60: 7, 63: 8}
     for version in (0, 3, "1", [1]):
-        with pytest.raises(InputError, match="version .* of the task chess is not known"):
+        with pytest.raises(InputError, match="of the task chess is not known"):
             make_task("chess", {}, version=version)
 
 
