@@ -68,7 +68,8 @@ def open_model(run: Path, checkpoint: str, **fields: Any) -> "tuple[Any, Abstrac
 
     opened = open_run(run)
     try:
-        task = make_task(opened.spec.task_name, opened.spec.task_fields | fields)
+        made_with = opened.manifest.get("version")
+        task = make_task(opened.spec.task_name, opened.spec.task_fields | fields, made_with)
     except InputError as error:
         raise InputError(f"{run / 'spec.toml'}: {error}") from None
     if checkpoint == "best" or checkpoint == "last":

@@ -54,12 +54,17 @@ def make(
     """Make a set with the task's own generator.
 
     Reads nothing. Writes OUT (compressed if its name ends in .gz or .zst), whole or not at all.
+    --force replaces a regular file, and never a link, a device or a pipe.
 
     Example: eqloop data make --task sudoku --rows 1000 --out sudoku.csv.gz
     """
+    from ..tasks._files import replaceable
+
     made = build(task, settings, seed=seed)
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a folder; give the name of a file")
+    try:
+        replaceable(out)
+    except InputError as error:
+        raise InputError(f"--out {error}") from None
     if out.exists() and not force:
         raise InputError(f"--out {out}: exists; add --force to replace it")
     if not out.parent.is_dir():
@@ -83,8 +88,17 @@ def check(
 ) -> None:
     """Check every row of a file: is it well formed, legal, and is its answer right.
 
-    Reads FILE (plain, .gz or .zst; the HRM folder format for sudoku). Writes nothing. Exits with 0
-    where every row is good, 1 where some are bad, 2 where FILE cannot be read at all.
+    Reads FILE, whatever its name: CSV (separated by commas, semicolons or tabs), JSON lines or
+    parquet (pip install 'eqloop[parquet]'), as it is or in gzip, bzip2, Zstandard or zip.
+
+    Chess: the columns FEN, Moves and Rating, and PuzzleId and Themes where they are known. FEN must
+    be the position before the opponent's first move, which is the first of Moves. Sudoku: question
+    (or puzzle, quizzes), and answer, rating and source where they are known; one puzzle a line; a
+    folder as HRM has it. Puzzles without a rating are rated by the program's own solver. Prefix
+    sums: question (input), and answer where it is known; one string a line.
+
+    Writes nothing. Exits with 0 where every row is good, 1 where some are bad, 2 where FILE cannot
+    be read at all. Sudokus with several solutions and symmetric copies are counted.
 
     Example: eqloop data check lichess_db_puzzle.csv.zst --task chess
     """
@@ -96,6 +110,7 @@ def check(
         split = made.read(file, on_bad=tally, progress=report)
     good = len(split)
     bands = {name: int(mask.sum()) for name, mask in made.bands(split).items()}
+    remarks = {phrase: count for phrase, count in made.remarks(split).items() if count}
     if as_json:
         first = [{"where": bad.where, "why": bad.why} for bad in tally.first]
         emit(
@@ -106,6 +121,7 @@ def check(
                 "good": good,
                 "bad": tally.count,
                 "first": first,
+                "remarks": remarks,
                 "bands": bands,
             }
         )
@@ -116,6 +132,8 @@ def check(
             console().print(f"... and {tally.count - len(tally.first):,} more")
         told = f"{file}: {good:,} rows are good, {tally.count:,} are bad"
         console().print(told, markup=False, soft_wrap=True)
+        for phrase, count in remarks.items():
+            console().print(f"{count:,} {phrase}", markup=False, soft_wrap=True)
         if bands:
             console().print(table(("band", "rows"), [(k, f"{v:,}") for k, v in bands.items()]))
     if tally.count:

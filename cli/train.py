@@ -100,6 +100,7 @@ def train(
         abandon,
         agreed,
         first,
+        from_first,
         join,
         leave,
         open_run,
@@ -115,12 +116,15 @@ def train(
         wishes = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
         return resolve(name, preset or "quick", wishes, make_task=make_task, **fields)
 
+    def made_with() -> object:
+        return None if resume is None else open_run(resume).manifest.get("version")
+
     name = task or "prefix-sums"
     waiting = partial(notes().print, markup=False, soft_wrap=True)
     join(coordinator, num_processes, process_id, timeout=join_timeout, say=waiting)
     try:
         spec = same_spec(agreed(wanted))
-        built = make_task(spec.task_name, spec.task_fields)
+        built = make_task(spec.task_name, spec.task_fields, from_first(made_with))
         outcome = run_training(
             spec, built, resume or out, resume=resume is not None, console=notes()
         )

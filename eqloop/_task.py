@@ -144,6 +144,12 @@ class AbstractTask(abc.ABC):
     def bands(self, split: Split) -> dict[str, Bool[np.ndarray, " examples"]]:
         """Difficulty bands (and themes, where there are any), easiest first: name -> mask."""
 
+    def remarks(self, split: Split) -> dict[str, int]:
+        """What a check of a file counts besides bad rows: how many rows of `split` are what a
+        phrase says. Empty by default."""
+        del split
+        return {}
+
     # --- one example, on the device
 
     @abc.abstractmethod

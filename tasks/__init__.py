@@ -27,8 +27,7 @@ class _Tasks(Mapping[str, "type[AbstractTask]"]):
     }
 
     def __getitem__(self, name: str) -> "type[AbstractTask]":
-        module, attribute = self._places[name]
-        return getattr(importlib.import_module(module, __name__), attribute)
+        return _imported(*self._places[name])
 
     def __contains__(self, name: object) -> bool:
         return name in self._places
@@ -44,15 +43,31 @@ TASKS: Mapping[str, "type[AbstractTask]"] = _Tasks()
 """Every task by its name on the command line. To add one, write its file and name it above."""
 
 
-def make_task(name: str, fields: Mapping[str, object]) -> "AbstractTask":
+_OLD: dict[tuple[str, int], tuple[str, str]] = {("chess", 1): (".chess", "ChessVersion1")}
+"""Earlier versions of a task that runs may have been made with: (name, version) -> its class."""
+
+
+def make_task(name: str, fields: Mapping[str, object], version: object = None) -> "AbstractTask":
     """The task called `name` with the given fields, and its defaults for the others.
 
-    **Raises** `InputError` for an unknown name or field (with the nearest known one), and for a
-    value of a wrong type. An integer will do for a float.
+    **Arguments:**
+
+    - `version`: the version of the task that a run was made with, so that it goes on seeing its
+      examples as it did; by default the newest.
+
+    **Raises** `InputError` for an unknown name, version or field (with the nearest known one), and
+    for a value of a wrong type. An integer will do for a float.
     """
     if name not in TASKS:
         raise InputError(f"task {name!r} is not known; {_nearest(name, TASKS)}")
     task = TASKS[name]
+    if version is not None and version != task.version:
+        if not isinstance(version, int) or (name, version) not in _OLD:
+            raise InputError(
+                f"version {version!r} of the task {name} is not known (this is version "
+                f"{task.version}); use the eqloop that made the run"
+            )
+        task = _imported(*_OLD[name, version])
     known = {field.name: field.type for field in dataclasses.fields(task)}
     values = {}
     for field, value in fields.items():
@@ -60,6 +75,10 @@ def make_task(name: str, fields: Mapping[str, object]) -> "AbstractTask":
             raise InputError(f"task.{field} is no field of {name}; {_nearest(field, known)}")
         values[field] = _typed(f"task.{field}", value, known[field])
     return task(**values)
+
+
+def _imported(module: str, attribute: str) -> "type[AbstractTask]":
+    return getattr(importlib.import_module(module, __name__), attribute)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

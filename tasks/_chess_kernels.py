@@ -25,7 +25,7 @@ TURN, CASTLING, PASSANT, HALF, FULL, KINGS = range(6)
 STATE = 7
 MAX_MOVES = 320  # more than the 218 legal moves of the richest position known, pseudo-legal too
 FEN_BYTES = 96
-PAPER, EASY_TO_HARD = 0, 1
+PAPER, EASY_TO_HARD, MIRRORED = 0, 1, 2
 
 
 def _compile(function: Callable[..., Any]) -> Any:
@@ -511,7 +511,7 @@ def frame(state, encoding, cells):
             row, column = (row, 7 - column) if turn else (7 - row, column)
             if flip:
                 column = 7 - column
-        elif turn:
+        elif turn and encoding == MIRRORED:
             row = 7 - row
         cells[square] = row * 8 + column
 
@@ -523,7 +523,7 @@ def tokenise(board, turn, encoding, cells, tokens):
         code = np.int64(board[square])
         if code:
             code = (code + 5) % 12 if turn else code - 1  # 0..5 mover's P N B R Q K
-            if encoding == EASY_TO_HARD:
+            if encoding != PAPER:
                 code = code // 6 * 6 + ORDER[code % 6]
             code += 1
         tokens[cells[square]] = code
@@ -574,7 +574,7 @@ def encode_rows(fens, moves, themed, encoding, tokens, squares, answers, puzzles
                 good = is_mate(board, state)
             index += 1
             at = end + 1
-        accepted[row] = good and index >= 2
+        accepted[row] = good and index >= 2 and index % 2 == 0
         fen_at, move_at = fen_end + 1, move_end + 1
 
 

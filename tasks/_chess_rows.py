@@ -6,6 +6,7 @@ takes the rest and is the one that says what is wrong with a row.
 """
 
 import csv
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,10 +15,13 @@ import chess
 import numpy as np
 
 from .._task import Bad, Progress, Split
-from ._files import read_csv, write_text
+from ._files import write_text
+from ._records import Layout, Record, read_records
 
-Encoding = Literal["paper", "easy-to-hard"]
-ENCODINGS: tuple[Encoding, ...] = ("paper", "easy-to-hard")
+Encoding = Literal["paper", "easy-to-hard", "easy-to-hard-1"]
+"""The last one is `"easy-to-hard"` in version 1 of the task: only runs of that version have it."""
+ENCODINGS: tuple[Encoding, ...] = ("paper", "easy-to-hard", "easy-to-hard-1")
+BEFORE = "FEN must be the position before the opponent's first move"
 
 CHUNK = 16384
 """Rows encoded at a time: what is in memory besides the result."""
@@ -25,6 +29,42 @@ HEADER = "PuzzleId,FEN,Moves,Rating,RatingDeviation,Popularity,NbPlays,Themes,Ga
 _LONGEST = {"PuzzleId": 32, "FEN": 120, "Moves": 1024, "Themes": 512}
 """Bytes. The columns of a split are as wide as their longest entry, so one must not run away."""
 _PUZZLE_BYTES = 96
+
+
+_FEN = r"(?:[1-8pnbrqkPNBRQK]+/){7}[1-8pnbrqkPNBRQK]+"
+_MOVES = r"\s[wb]\s\S+\s\S+"
+
+
+def _plain(line: str) -> Record | None:
+    """A row of a Lichess file without its header, as they were until 2022."""
+    fields = line.rstrip("\n").split(",")
+    if len(fields) < 4 or not re.match(_FEN, fields[1]):
+        return None
+    return dict(zip(HEADER.split(","), fields, strict=False))
+
+
+LAYOUT = Layout(
+    required=("FEN", "Moves", "Rating"),
+    expected=(
+        "a file of Lichess puzzles is expected, with the columns FEN, Moves and Rating, and "
+        f"PuzzleId and Themes where they are known; {BEFORE}, the first of Moves, which are in UCI"
+    ),
+    names={"PuzzleId": ("puzzle_id", "id"), "Themes": ()},
+    plain=_plain,
+    row="row of a Lichess file",
+    others=(
+        (r"\[\w+ \"", "a PGN file: games, not puzzles with an opponent's move before them"),
+        (
+            rf"\s*{_FEN}{_MOVES}\s+(bm|dm|am|id|ce|acd)\b",
+            "an EPD file: positions without the opponent's move before them (solve them one by one "
+            "with `eqloop solve`)",
+        ),
+        (
+            rf"\s*{_FEN}(\s+[wb]\b|\s*$)",
+            "a list of positions, without moves (solve them one by one with `eqloop solve`)",
+        ),
+    ),
+)
 
 
 class Row(NamedTuple):
@@ -44,13 +84,14 @@ def cells_of(board: chess.Board, encoding: Encoding) -> np.ndarray:
     - `"paper"`: the mover sits at the bottom (row 0 is rank 8 for White; for Black the board is
       turned by 180 degrees), then files are mirrored where needed so that the mover's king is in
       columns 4..7, the e to h files of a White king.
-    - `"easy-to-hard"`: the mover sits at row 0 (rank 1 for White; ranks mirrored for Black), files
-      as they are.
+    - `"easy-to-hard"`: row 0 is rank 1 and column 0 the a file, whoever moves.
+    - `"easy-to-hard-1"`: the same for White; for Black the ranks are mirrored.
     """
     rank, file = np.divmod(np.arange(64), 8)
     black = board.turn == chess.BLACK
-    if encoding == "easy-to-hard":
-        return (7 - rank if black else rank) * 8 + file
+    if encoding != "paper":
+        mirrored = black and encoding == "easy-to-hard-1"
+        return (7 - rank if mirrored else rank) * 8 + file
     row, column = (rank, 7 - file) if black else (7 - rank, file)
     king = board.king(board.turn)
     assert king is not None
@@ -61,8 +102,8 @@ def cells_of(board: chess.Board, encoding: Encoding) -> np.ndarray:
 
 def tokens_of(board: chess.Board, encoding: Encoding) -> np.ndarray:
     """Tokens `(8, 8)`: 0 empty, 1..6 the mover's pieces and 7..12 the other side's, in the order
-    P N B R Q K (`"paper"`) or K Q B N R P (`"easy-to-hard"`)."""
-    order = {"paper": "pnbrqk", "easy-to-hard": "kqbnrp"}[encoding]
+    P N B R Q K (`"paper"`) or K Q B N R P (the others)."""
+    order = "pnbrqk" if encoding == "paper" else "kqbnrp"
     cells = cells_of(board, encoding)
     tokens = np.zeros(64, np.uint8)
     for square, piece in board.piece_map().items():
@@ -88,6 +129,9 @@ def read_board(fen: str) -> chess.Board:
     if board.promoted & board.kings:
         # "k~": python-chess reads it, calls it valid, and then finds no king.
         raise ValueError(f"FEN {quote(fen)} is illegal (a promoted king)")
+    if board.status() & chess.STATUS_BAD_CASTLING_RIGHTS:
+        # Board editors write "KQkq" by default. Castling rights are no input of the model.
+        board.castling_rights = board.clean_castling_rights()
     status = board.status()
     if status != chess.STATUS_VALID:
         names = [flag.name or "" for flag in chess.Status if flag and flag in status]
@@ -106,7 +150,7 @@ def replay(row: Row) -> tuple[chess.Board, chess.Move, chess.Move]:
     if len(moves) < 2:
         raise ValueError(
             f"Moves {quote(row.moves)} holds {len(moves)} move(s), but the opponent's move and "
-            "the answer are needed"
+            f"the answer are needed; {BEFORE}"
         )
     played: list[chess.Move] = []
     puzzle = board
@@ -122,14 +166,29 @@ def replay(row: Row) -> tuple[chess.Board, chess.Move, chess.Move]:
                 f"move {index + 1} of Moves, {quote(text)}, is illegal in {board.fen()!r}"
             ) from None
         if not move:  # also the null move, which python-chess lets pass
-            raise ValueError(f"move {index + 1} of Moves, {quote(text)}, is not a UCI move")
+            said = f"move {index + 1} of Moves, {quote(text)}, is not a UCI move"
+            raise ValueError(said + _other_notation(board, text))
         board.push(move)
         played.append(move)
         if index == 1 and "mateIn1" in row.themes.split() and not board.is_checkmate():
             raise ValueError(f"the themes say mateIn1, but the answer {text!r} does not mate")
+    if len(moves) % 2:
+        raise ValueError(
+            f"Moves {quote(row.moves)} holds {len(moves)} moves, an odd number, but the opponent's "
+            f"and the solver's moves alternate, and the solver has the last; {BEFORE}"
+        )
     if len(puzzle.fen()) > _PUZZLE_BYTES:
         raise ValueError(f"FEN {quote(row.fen)} has clocks too large to be true")
     return puzzle, played[0], played[1]
+
+
+def _other_notation(board: chess.Board, text: str) -> str:
+    if text.startswith(("[", "'", '"')):
+        return "; write the moves without brackets and quotation marks, with spaces between"
+    try:
+        return f" but SAN; write UCI, as {board.parse_san(text).uci()}"
+    except ValueError:
+        return ""
 
 
 def encode(
@@ -216,9 +275,7 @@ def stream(
     """The good rows of a Lichess file, up to `CHUNK` at a time: 4.9 million rows pass through the
     memory of one chunk."""
     rows: list[Row] = []
-    for line, fields in read_csv(
-        path, ("FEN", "Moves", "Rating"), on_bad=on_bad, progress=progress
-    ):
+    for line, fields in read_records(path, LAYOUT, on_bad=on_bad, progress=progress):
         get = fields.get
         rows.append(
             Row(
@@ -226,7 +283,7 @@ def stream(
                 get("PuzzleId", ""),
                 fields["FEN"],
                 fields["Moves"],
-                fields["Rating"],
+                _whole(fields["Rating"]),
                 get("Themes", ""),
             )
         )
@@ -235,6 +292,12 @@ def stream(
             rows = []
     if rows:
         yield encode(rows, encoding, on_bad, str(path))
+
+
+def _whole(rating: str) -> str:
+    """A rating as an integer where it is one that pandas has written as 1235.0."""
+    whole, point, rest = rating.strip().partition(".")
+    return whole if point and not rest.strip("0") else rating.strip()
 
 
 def _all_sound(rows: Sequence[Row]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._errors import InputError
 from .._task import Bad, Progress, Split
-from ._chess_rows import Encoding, hashes, join, stream
+from ._chess_rows import LAYOUT, Encoding, hashes, join, stream
 from ._dataset import partition
 
 FEWEST = 10
@@ -94,7 +94,11 @@ def easy_to_hard(index: Index, rows: int, seed: int) -> dict[str, np.ndarray]:
     return chosen | ({"harder": harder} if len(harder) else {})
 
 
-RULES: dict[Encoding, Rule] = {"paper": paper, "easy-to-hard": easy_to_hard}
+RULES: dict[Encoding, Rule] = {
+    "paper": paper,
+    "easy-to-hard": easy_to_hard,
+    "easy-to-hard-1": easy_to_hard,
+}
 
 
 def from_file(
@@ -128,7 +132,8 @@ def from_file(
         limit = "rated <= 1600 " if encoding == "paper" else ""
         raise InputError(
             f"{path}: fewer than {FEWEST} distinct puzzles {limit}among {good} good rows; "
-            "train, validation and test cannot be made of them, so give a larger file"
+            "train, validation and test cannot be made of them, so give a larger file; "
+            f"{LAYOUT.expected}"
         )
     wanted = np.unique(np.concatenate(list(chosen.values())))
     kept: list[Split] = []

@@ -15,9 +15,13 @@ import numpy as np
 from .._errors import InputError
 from .._files import open_regular, remove_leftovers, replacing
 from .._task import AbstractTask, Dataset, Split
-from ._files import explained, write_atomic
+from ._files import write_atomic
+from ._open import explained, regular
 
 _LOG = logging.getLogger(__name__)
+
+READER = 2
+"""Part of the cache key of files: raised when the same bytes give other rows or splits."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -163,6 +167,7 @@ def describe(path: Path | str, files: Sequence[str] = ()) -> dict[str, object]:
     path = Path(path)
     digest, size = hashlib.sha256(), 0
     for part in [path / name for name in files] or [path]:
+        regular(part)
         with explained(part), part.open("rb") as handle:
             while chunk := handle.read(1 << 20):
                 digest.update(chunk)
@@ -196,7 +201,9 @@ def key_of(task: AbstractTask, source: Mapping[str, object]) -> dict[str, object
     for without in ("data", "augment"):
         del fields[without]
     kept = {name: value for name, value in source.items() if name != "path"}
-    return {"task": task.name, "version": task.version, "fields": fields, "source": kept}
+    key: dict[str, object] = {"task": task.name, "version": task.version}
+    key |= {"fields": fields, "source": kept}
+    return key | {"reader": READER} if "path" in source else key
 
 
 def manifest(

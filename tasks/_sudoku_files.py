@@ -1,11 +1,13 @@
-"""Sudoku rows as tokens and text, their checks, and the CSV `source,question,answer,rating`.
+"""Sudoku rows as tokens and text, their checks, and the files they are read from.
 
-Ratings are on one of three scales, which are never mixed (`columns["scale"]`):
+Ratings are on one of four scales, which are never mixed (`columns["scale"]`):
 
-- `tdoku`: guesses of the tdoku solver, in the column `rating`; 0 is solved by propagation.
+- `tdoku`: guesses of the tdoku solver, in the column `rating` of the sets that are made with it
+  (their `source` is `puzzles0_kaggle` and the like); 0 is solved by propagation.
 - `sukaku`: the Sukaku Explainer difficulty of the Sudoku Exchange sets, which is in their
   `source` (`sudoku_exchange_se4.0`); their `rating` is tdoku's all the same.
-- `eqloop`: guesses of our own solver (see `_sudoku_generator`), where nothing else is known.
+- `eqloop`: guesses of our own solver (see `_sudoku_generator`), where the file has no rating.
+- `file`: whatever the column `rating` of another file means.
 
 `columns["guesses"]` is the column `rating` whatever the scale of the difficulty.
 """
@@ -21,20 +23,70 @@ from typing import cast
 import numpy as np
 
 from .._task import Bad, Progress, Split
-from ._files import OnBad, read_csv, write_text
+from ._files import OnBad, write_text
+from ._records import Layout, Record, read_records
 
 COLUMNS = ("source", "question", "answer", "rating")
 
-_EXCHANGE = re.compile(r"sudoku_exchange_se(\d+(?:\.\d+)?)")
+_EXCHANGE = re.compile(r"sudoku_exchange_se(\d+(?:\.\d+)?)", re.ASCII)
+_TDOKU = re.compile(r"puzzles\d+_.+", re.ASCII)
 _OWN = "eqloop"
 _CHUNK = 4096
 _LONGEST_SOURCE = 64
+_BLANKS = b".0*_-"
+_NAMES = {
+    "question": ("quizzes", "quiz", "puzzle", "puzzles", "sudoku", "input", "problem", "unsolved"),
+    "answer": ("solutions", "solution", "solved", "output"),
+    "rating": ("difficulty",),
+    "source": (),
+}
+_OTHERS = (
+    (r":\d{4}:", "a HoDoKu library; take its puzzles out: cut -d: -f4 FILE > puzzles.txt"),
+    (
+        r"Grid \d+\s*$",
+        'a list of grids over nine lines each; join them: awk \'/Grid/ {if (s) print s; s = ""; '
+        "next} {s = s $0} END {print s}' FILE > puzzles.txt",
+    ),
+    (
+        r"[1-9.0*_-]{9}\s*$",
+        "a grid over nine lines, as in .sdk files; join them: grep -v '^[#[]' FILE | tr -d "
+        "'\\r\\n' > puzzle.txt",
+    ),
+)
+
+
+@functools.cache
+def layout(box: int) -> Layout:
+    """How files of sudokus look: a column `question` and perhaps others, or a puzzle a line."""
+    cells, digit = box**4, f"1-{box * box}"
+    puzzle = f"[{digit}{re.escape(_BLANKS.decode())}]{{{cells}}}"
+    line = re.compile(
+        # A hash of the puzzle, as in the Sudoku Exchange puzzle bank; the puzzle; its solution.
+        rf"\s*(?:[0-9a-fA-F]{{6,64}}\s+)?({puzzle})(?:[\s,;]+([{digit}]{{{cells}}}))?(?![^\s,;])"
+    )
+
+    def plain(text: str) -> Record | None:
+        match = line.match(text)
+        return match and {"question": match[1], "answer": match[2] or ""}
+
+    return Layout(
+        required=("question",),
+        expected=(
+            "a file of sudokus is expected: with a column question (or puzzle, or quizzes), and "
+            "answer (solution), rating and source where they are known; or one puzzle of "
+            f"{cells} characters a line"
+        ),
+        names=_NAMES,
+        plain=plain,
+        row=f"puzzle of {cells} characters",
+        others=_OTHERS,
+    )
 
 
 def tokens_of(text: bytes, box: int) -> np.ndarray:
-    """Digits to 1..n, `.` and `0` to 0, every other byte to 255."""
+    """Digits to 1..n, blanks (`.`, `0`, `*`, `_`, `-`) to 0, every other byte to 255."""
     table = np.full(256, 255, np.uint8)
-    table[list(b".0")] = 0
+    table[list(_BLANKS)] = 0
     table[ord("1") : ord("1") + box * box] = np.arange(1, box * box + 1)
     return table[np.frombuffer(text, np.uint8)]
 
@@ -140,13 +192,14 @@ def own(questions: np.ndarray, answers: np.ndarray, guesses: np.ndarray, box: in
     )
 
 
-# --- CSV
+# --- files
 
 
 def read_rows(
     path: Path, box: int, *, on_bad: OnBad, progress: Progress | None, unique: bool
 ) -> Split:
-    """Every good row of a CSV file (see `AbstractTask.read`)."""
+    """Every good row of a file (see `AbstractTask.read`). An answer or a rating that the file does
+    not have is found by our own solver."""
     # Rows and bad rows in the order of the file, for they are checked in chunks.
     faulty: list[Bad] = []
 
@@ -158,19 +211,20 @@ def read_rows(
                 on_bad(one)
             faulty.clear()
 
-    rows = _interleaved(read_csv(path, COLUMNS, on_bad=note, progress=progress), faulty, path)
+    records = read_records(path, layout(box), on_bad=note, progress=progress)
+    rows = _interleaved(records, faulty, path)
     parts = []
     while chunk := list(itertools.islice(rows, _CHUNK)):
         parts.append(_checked(chunk, box, on_bad, unique))
     return join(parts, box)
 
 
-_Row = tuple[str, dict[str, str]] | Bad
+_Row = tuple[str, Record] | Bad
 """Where a row is and its fields, or what is wrong with it already."""
 
 
 def _interleaved(
-    rows: Iterator[tuple[int, dict[str, str]]], faulty: list[Bad], path: Path
+    rows: Iterator[tuple[int, Record]], faulty: list[Bad], path: Path
 ) -> Iterator[_Row]:
     for number, row in rows:
         yield from faulty
@@ -184,25 +238,36 @@ def _checked(chunk: list[_Row], box: int, on_bad: OnBad, unique: bool) -> Split:
     cells = box**4
     why = [_fault(entry, cells) for entry in chunk]
     sound = [i for i, text in enumerate(why) if not text]
-    rows = [cast(tuple[str, dict[str, str]], chunk[i])[1] for i in sound]
+    rows = [cast(tuple[str, Record], chunk[i])[1] for i in sound]
     questions, answers = (
-        tokens_of("".join(row[name] for row in rows).encode(), box).reshape(-1, cells)
+        tokens_of("".join(row.get(name) or "." * cells for row in rows).encode(), box)
+        .reshape(len(rows), cells)
+        .copy()
         for name in ("question", "answer")
     )
-    found = faults(questions, answers, box, unique)
-    for i, text in zip(sound, found, strict=True):
-        why[i] = text
+    unrated = np.array(["rating" not in row for row in rows], bool)
+    unsolved = np.array([not row.get("answer") for row in rows], bool)
+    guesses, found = _solved(questions, answers, unrated, unsolved, box)
+    tested = faults(questions, answers, box, unique)
+    for i, by_solver, text in zip(sound, found, tested, strict=True):
+        why[i] = by_solver or text
     for entry, text in zip(chunk, why, strict=True):
         if isinstance(entry, Bad):
             on_bad(entry)
         elif text:
             on_bad(Bad(entry[0], text))
-    good = np.array([not text for text in found], bool)
+    good = np.array([not why[i] for i in sound], bool)
     rows = [row for row, keep in zip(rows, good, strict=True) if keep]
-    guesses = [_number(row["rating"]) for row in rows]
-    scales = [_scale(row["source"]) for row in rows]
+    for row, own in zip(rows, guesses[good].tolist(), strict=True):
+        if "rating" not in row:
+            row["rating"] = str(own)
+            if not _EXCHANGE.fullmatch(row.get("source", "")):
+                row["source"] = _OWN
+    ratings = [_number(row["rating"]) for row in rows]
+    sources = [row.get("source", "") for row in rows]
+    scales = [_scale(source) for source in sources]
     difficulty = [
-        own if rating is None else rating for own, (_, rating) in zip(guesses, scales, strict=True)
+        own if rating is None else rating for own, (_, rating) in zip(ratings, scales, strict=True)
     ]
     n = box * box
     return Split(
@@ -213,34 +278,71 @@ def _checked(chunk: list[_Row], box: int, on_bad: OnBad, unique: bool) -> Split:
         columns={
             "scale": np.array([scale for scale, _ in scales], "S6"),
             # An "S0" array cannot be joined to others.
-            "source": np.array([row["source"].encode() for row in rows] or [b" "])[: len(rows)],
-            "guesses": np.array(guesses, np.float32),
+            "source": np.array([source.encode() for source in sources] or [b" "])[: len(rows)],
+            "guesses": np.array(ratings, np.float32),
         },
     )
 
 
+def _solved(
+    questions: np.ndarray, answers: np.ndarray, unrated: np.ndarray, unsolved: np.ndarray, box: int
+) -> tuple[np.ndarray, list[str]]:
+    """Fills in the answers of the `unsolved` rows. **Returns** the guesses of our solver for those
+    and the `unrated` ones, and what is wrong with each row; "" where nothing is."""
+    guesses = np.zeros(len(questions), np.int64)
+    why = np.full(len(questions), "", object)
+    needed = np.flatnonzero((unrated | unsolved) & (questions <= box * box).all(1))
+    if len(needed):
+        from ._sudoku_generator import solve
+
+        counts, solutions, guesses[needed] = solve(questions[needed], box)
+        alone = unsolved[needed]
+        answers[needed[alone]] = solutions[alone]
+        for count, text in (
+            (0, "the puzzle has no solution"),
+            (2, "the puzzle has more than one solution, and no answer says which is meant"),
+            (-1, "no proof that the puzzle has one solution, and no answer is given"),
+        ):
+            why[needed[alone & (counts == count)]] = text
+    return guesses, list(why)
+
+
 def _fault(entry: _Row, cells: int) -> str:
-    """What is wrong with a row apart from its cells."""
+    """What is wrong with a row apart from its cells. White space around a field is left out."""
     if isinstance(entry, Bad):
         return entry.why
     row = entry[1]
+    for name in ("question", "answer", "rating", "source"):
+        if name in row:
+            row[name] = row[name].strip()
     for name in ("question", "answer"):
-        if not row[name].isascii():
+        text = row.get(name, "")
+        if name == "answer" and not text:
+            continue
+        if not text.isascii():
             return f"the {name} has characters that are no digits"
-        if len(row[name]) != cells:
-            return f"the {name} has {len(row[name])} characters, not {cells}"
-    if not math.isfinite(_number(row["rating"])):
+        if re.fullmatch(r"\d[\d.]*[eE]\+?\d+", text):
+            return f"the {name} is the number {text[:20]}: a spreadsheet has lost its digits"
+        if text.startswith("[["):
+            return f"the {name} is a list of lists; write its {cells} cells in one row"
+        if len(text) != cells:
+            lost = ""
+            if text.isdigit() and cells - 20 < len(text) < cells:
+                lost = "; has a spreadsheet taken the zeros at its beginning away?"
+            return f"the {name} has {len(text)} characters, not {cells}{lost}"
+    if "rating" in row and not math.isfinite(_number(row["rating"])):
         return f"the rating {row['rating'][:20]!r} is not a number from 0"
-    if len(row["source"].encode()) > _LONGEST_SOURCE:
+    source = row.get("source", "")
+    if len(source.encode()) > _LONGEST_SOURCE:
         return f"the source has more than {_LONGEST_SOURCE} bytes"
-    return ""
+    return "the source has a zero byte" if "\0" in source else ""
 
 
 @functools.lru_cache(4096)
 def _number(text: str) -> float:
-    """A rating, or NaN."""
+    """A rating, or NaN. Python would also take "1_000" and the digits of other scripts."""
     try:
-        value = float(text)
+        value = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         return math.nan
     return value if 0 <= value < 1e9 else math.nan
@@ -251,7 +353,9 @@ def _scale(source: str) -> tuple[str, float | None]:
     """The scale of a row, and its rating where that is in the source."""
     if match := _EXCHANGE.fullmatch(source):
         return "sukaku", float(match[1])
-    return (_OWN if source == _OWN else "tdoku"), None
+    if source == _OWN:
+        return _OWN, None
+    return ("tdoku" if _TDOKU.fullmatch(source) else "file"), None
 
 
 def write_rows(split: Split, path: Path) -> None:

@@ -9,12 +9,22 @@ import numpy as np
 from .._errors import InputError
 from .._task import Bad, Progress, Split
 from . import _sudoku_files as files
-from ._files import OnBad, explained, open_text
+from ._files import OnBad
+from ._open import explained, open_text, regular
 
 NEEDED = ("dataset.json", "all__inputs.npy", "all__labels.npy")
 GROUPS, PUZZLES = "all__group_indices.npy", "all__puzzle_indices.npy"
 
 _CHUNK = 4096
+_MAZE_TOKENS = 6
+"""`vocab_size` of the mazes of HRM and TRM: padding, wall, space, start, goal and path."""
+
+
+def is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # too long a name, or one with a zero byte
+        return False
 
 
 def parts(path: Path) -> list[str]:
@@ -26,6 +36,7 @@ def parts(path: Path) -> list[str]:
         return [name for name in (*NEEDED, GROUPS, PUZZLES) if (path / name).is_file()]
     for name in ("train", "test"):
         if (path / name / "dataset.json").is_file():
+            _length(path / name)
             raise InputError(f"{path}: holds several sets; name one of them: {path / name}")
     raise InputError(f"{path}: a folder without dataset.json; name a CSV file or a folder of HRM's")
 
@@ -43,13 +54,7 @@ def read_folder(
     """
     parts(path)
     cells = box**4
-    with open_text(path / "dataset.json") as text:
-        try:
-            length = json.load(text)["seq_len"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(
-                f"{path / 'dataset.json'}: not JSON with a field seq_len; make the folder again"
-            ) from None
+    length = _length(path)
     if length != cells:
         raise InputError(
             f"{path / 'dataset.json'}: seq_len is {repr(length)[:40]}, but boxes of {box}x{box} "
@@ -78,13 +83,30 @@ def read_folder(
     return _rated(files.join(made, box), box)
 
 
+def _length(path: Path) -> object:
+    """The cells of an example. **Raises** `InputError` where `dataset.json` does not say, or says
+    that these are mazes."""
+    with open_text(path / "dataset.json") as text:
+        try:
+            said = json.loads(text.read(1 << 20))
+            length, tokens = said["seq_len"], said.get("vocab_size")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise InputError(
+                f"{path / 'dataset.json'}: not JSON with a field seq_len; make the folder again"
+            ) from None
+    if tokens == _MAZE_TOKENS and length not in (16, 81):
+        raise InputError(f"{path}: not a sudoku: maze; name a folder of sudokus")
+    return length
+
+
 def _array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
+    regular(path)
     try:
         with explained(path):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, TypeError, SyntaxError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception:  # The header is read by Python's own parser, which can raise anything.
         raise InputError(f"{path}: not a whole .npy file of numbers; make it again") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: not an .npy file; make it again")

@@ -28,7 +28,7 @@ GAVE_UP = 1 << 20
 """Guesses after which the solver gives up. The hardest 9x9 puzzles known take some hundreds."""
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
     """`numba.njit`, its machine code cached beside the data (or where $NUMBA_CACHE_DIR says);
     compiled anew in each process where that folder cannot be written."""
     before, folder = _CONFIG.CACHE_DIR, cache_folder()
@@ -61,7 +61,7 @@ def tables(box: int) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(units), np.array(peers, np.int16)
 
 
-@_compiled
+@compiled
 def _propagate(candidates, fixed, stack, height, units, peers):
     """Settles what follows by singles; False on a contradiction.
 
@@ -114,7 +114,7 @@ def _propagate(candidates, fixed, stack, height, units, peers):
             return True
 
 
-@_compiled
+@compiled
 def _random(state):
     """The next of splitmix64: 64 bits, advancing `state[0]`."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -124,13 +124,13 @@ def _random(state):
     return z ^ (z >> np.uint64(31))
 
 
-@_compiled
+@compiled
 def _below(state, bound):
     """A random integer in [0, bound); the bias, bound / 2^32, does not matter here."""
     return np.int64(((_random(state) >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32))
 
 
-@_compiled
+@compiled
 def _search(candidates, fixed, stack, height, units, peers, limit, solution, state, shuffle):
     """(solutions found, at most `limit`; guesses up to the first, or in all where there is none).
 
@@ -199,7 +199,7 @@ def _search(candidates, fixed, stack, height, units, peers, limit, solution, sta
             fresh = True
 
 
-@_compiled
+@compiled
 def _load(tokens, candidates, fixed, stack, n):
     """Sets level 0 to the givens; returns the height of `stack`."""
     height = 0
@@ -214,7 +214,7 @@ def _load(tokens, candidates, fixed, stack, n):
     return height
 
 
-@_compiled
+@compiled
 def _digits(bits, out):
     for cell in range(bits.shape[0]):
         digit, b = 0, bits[cell]
@@ -224,7 +224,7 @@ def _digits(bits, out):
         out[cell] = digit
 
 
-@_compiled
+@compiled
 def _solve(puzzles, limit, units, peers, solutions, counts, guesses):
     cells, n = peers.shape[0], units.shape[1]
     candidates = np.empty((cells + 2, cells), np.int64)
@@ -242,7 +242,7 @@ def _solve(puzzles, limit, units, peers, solutions, counts, guesses):
             _digits(bits, solutions[row])
 
 
-@_compiled
+@compiled
 def _make(seed, start, givens, units, peers, puzzles, solutions, made, guesses):
     """Tries number `start`, `start + 1`, ... of the stream `seed`, one per row."""
     cells, n = peers.shape[0], units.shape[1]

@@ -9,7 +9,7 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import chess
 import jax
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
 from .._errors import InputError
 from .._task import AbstractTask, Bad, Dataset, Progress, Split
 from . import _chess_generator, _chess_moves, _chess_picture, _chess_rows, _chess_splits
-from ._chess_rows import ENCODINGS, Encoding
+from ._chess_rows import Encoding
 from ._dataset import dataset, describe
 from ._files import Tally, refuse
 
@@ -40,27 +40,30 @@ class Chess(AbstractTask):
     `opponent` (that move). All but `answered` are bytes.
     """
 
-    encoding: Encoding = "paper"
+    encoding: Literal["paper", "easy-to-hard"] = "paper"
     """How a board becomes planes, and which rows are which split (see `_chess_splits`):
 
     - `"paper"`: planes P N B R Q K of the mover, then of the other side. The mover sits at the
       bottom (row 0 is rank 8 for White, rank 1 for Black, the board turned by 180 degrees), then
       files are mirrored where needed so that the mover's king is in columns 4..7.
-    - `"easy-to-hard"`: planes K Q B N R P; the mover sits at row 0 (ranks mirrored for Black).
+    - `"easy-to-hard"`: planes K Q B N R P of the mover, then of the other side; row 0 is rank 1
+      and column 0 the a file whoever moves, as in the public easy-to-hard data sets.
     """
 
     name: ClassVar[str] = "chess"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self):
-        if self.encoding not in ENCODINGS:
-            raise InputError(
-                f"task.encoding={self.encoding!r}: must be one of {', '.join(ENCODINGS)}"
-            )
+        if self.encoding not in ("paper", "easy-to-hard"):
+            raise InputError(f"task.encoding={self.encoding!r}: must be one of paper, easy-to-hard")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"task.seed={self.seed}: must be from 0 to 2^32 - 1")
         if self.rows < 0:
             raise InputError(f"task.rows={self.rows}: must be 0 (the default) or more")
+
+    @property
+    def _encoding(self) -> Encoding:
+        return self.encoding
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -79,22 +82,23 @@ class Chess(AbstractTask):
     def generate(self, rows: int, seed: int, *, progress: Progress | None = None) -> Split:
         """`rows` distinct positions with exactly one mating move; see `_chess_generator`. Their
         difficulty is 400 + 20 * (legal moves), a stand-in for a rating."""
-        return _chess_generator.generate(rows, seed, self.encoding, progress=progress)
+        return _chess_generator.generate(rows, seed, self._encoding, progress=progress)
 
     def stream(
         self, path: Path, *, on_bad: Callable[[Bad], None], progress: Progress | None = None
     ) -> Iterator[Split]:
         """As `read`, in chunks of at most 16,384 rows: for files larger than the memory."""
-        return _chess_rows.stream(Path(path), self.encoding, on_bad=on_bad, progress=progress)
+        return _chess_rows.stream(Path(path), self._encoding, on_bad=on_bad, progress=progress)
 
     def read(
         self, path: Path, *, on_bad: Callable[[Bad], None], progress: Progress | None = None
     ) -> Split:
-        """The good rows of a Lichess CSV file (plain, `.gz`, `.zst`), in its order.
+        """The good rows of a Lichess file, in its order; see `_records` for its formats.
 
         Needs the columns FEN, Moves and Rating; PuzzleId and Themes are used where they are there.
-        Bad is a row whose FEN is illegal or unreadable, with an illegal move anywhere in Moves or
-        fewer than two of them, with a Rating that is no number, or with the theme mateIn1 and an
+        FEN is the position before the opponent's move, which is the first of Moves. Bad is a row
+        whose FEN is illegal or unreadable, with an illegal move anywhere in Moves or fewer than two
+        or an odd number of them, with a Rating that is no number, or with the theme mateIn1 and an
         answer that does not mate.
         """
         return _chess_rows.join(list(self.stream(path, on_bad=on_bad, progress=progress)))
@@ -128,7 +132,7 @@ class Chess(AbstractTask):
             tally = Tally()
             splits, read = _chess_splits.from_file(
                 path,
-                self.encoding,
+                self._encoding,
                 self.rows,
                 self.seed,
                 on_bad=tally if self.skip_bad else refuse,
@@ -212,7 +216,7 @@ class Chess(AbstractTask):
 
         Of a promotion the piece is ignored: the best one counts.
         """
-        return _chess_moves.judge(split, predictions, self.encoding)
+        return _chess_moves.judge(split, predictions, self._encoding)
 
     def parse(self, text: str) -> Split:
         """A puzzle position as a FEN (the side to move is to solve it).
@@ -233,10 +237,10 @@ class Chess(AbstractTask):
         mating = _chess_moves.mating_moves(board)
         targets = np.zeros(64, np.uint8)
         if mating:
-            cells = _chess_rows.cells_of(board, self.encoding)
+            cells = _chess_rows.cells_of(board, self._encoding)
             targets[cells[[mating[0].from_square, mating[0].to_square]]] = 1
         return Split(
-            inputs=_chess_rows.tokens_of(board, self.encoding)[None],
+            inputs=_chess_rows.tokens_of(board, self._encoding)[None],
             targets=targets.reshape(1, 8, 8),
             difficulty=np.array([_chess_generator.difficulty_of(moves)], np.float32),
             puzzles=np.array([board.fen().encode()]),
@@ -253,16 +257,28 @@ class Chess(AbstractTask):
         """A prediction is right if it is the answer or mates."""
         board = chess.Board(split.puzzles[0].decode())
         answer = split.columns["answer"][0].decode() if split.columns["answered"][0] else ""
-        return _chess_moves.check(board, prediction, answer, self.encoding)
+        return _chess_moves.check(board, prediction, answer, self._encoding)
 
     def render(self, split: Split, prediction: Shaped[np.ndarray, "*grid"] | None = None) -> str:
         """The board from the mover's side, in true coordinates; see `_chess_moves.render`."""
         board = chess.Board(split.puzzles[0].decode())
-        return _chess_moves.render(board, prediction, self.encoding)
+        return _chess_moves.render(board, prediction, self._encoding)
 
     def draw(self, split: Split, prediction: Shaped[np.ndarray, "*grid"] | None = None) -> str:
         """The board from the mover's side, in true coordinates; see `_chess_picture.draw`."""
-        return _chess_picture.draw(split, prediction, self.encoding)
+        return _chess_picture.draw(split, prediction, self._encoding)
 
 
 EXAMPLE = "r1bqkb1r/pppp1ppp/2n2n2/4p2Q/2B1P3/8/PPPP1PPP/RNB1K1NR w KQkq - 4 4"
+
+
+@dataclasses.dataclass(frozen=True)
+class ChessVersion1(Chess):
+    """The task as runs of version 1 saw it: in `"easy-to-hard"` the ranks are mirrored for Black,
+    so that the mover sits at row 0. The public data sets do not do so."""
+
+    version: ClassVar[int] = 1
+
+    @property
+    def _encoding(self) -> Encoding:
+        return "easy-to-hard-1" if self.encoding == "easy-to-hard" else self.encoding

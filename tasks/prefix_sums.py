@@ -1,6 +1,8 @@
 """Prefix sums: the running parity of a string of bits, at any length."""
 
+import collections
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -13,8 +15,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
 from .._errors import InputError
 from .._task import AbstractTask, Bad, Dataset, Progress, Split
 from ._dataset import dataset, describe, partition
-from ._files import Tally, read_csv, refuse, write_text
+from ._files import Tally, refuse, write_text
+from ._records import Layout, Record, read_records
 from ._svg import PREDICTED, answered, glyphs, picture, struck
+
+_LOG = logging.getLogger(__name__)
 
 WINDOW = 5
 """Cells that a cell attends to by default, in the paper: two on each side."""
@@ -29,8 +34,9 @@ class PrefixSums(AbstractTask):
     information from the first bit reaches cell n after n / 2 iterations, and not before (arXiv
     2604.15259).
 
-    **Files:** CSV with the columns `question,answer` (bit strings of one length), plain, `.gz` or
-    `.zst`; `answer` may be absent.
+    **Files:** rows with a column `question` and perhaps `answer` (all prefix sums, or the last one
+    alone), or one string a line; see `_records` for the formats. White space within a string is
+    left out. Of strings of several lengths those of `length` bits are read.
 
     **Splits:** `train` and `validation` (80/20 of `rows`, by `seed`) and `test`, of distinct
     strings; `hard`, `hard-x2` and `hard-x4`, of `hard_length` bits and 2 and 4 times as many. From
@@ -97,16 +103,35 @@ class PrefixSums(AbstractTask):
     def read(
         self, path: Path, *, on_bad: Callable[[Bad], None], progress: Progress | None = None
     ) -> Split:
+        counts = self._lengths(path)
+        chosen = self.length in counts
+        length = self.length if chosen else next(iter(counts), None)
+        if len(counts) > 1:
+            for bits, count in counts.items():
+                hint = (
+                    "these are read" if bits == length else f"--set task.length={bits} reads these"
+                )
+                _LOG.warning("%s: %s rows of %s bits; %s", path, count, bits, hint)
         rows: list[np.ndarray] = []
-        for number, row in read_csv(path, ["question"], on_bad=on_bad, progress=progress):
-            question, answer = row["question"].strip(), row.get("answer", "").strip()
-            length = len(rows[0]) if rows else len(question)
-            why = _fault(question, answer, length)
-            if why:
+        for number, row in read_records(path, _LAYOUT, on_bad=on_bad, progress=progress):
+            question, answer = _strings(row)
+            if chosen and len(question) in counts and len(question) != length:
+                continue
+            if why := _fault(question, answer, length or len(question)):
                 on_bad(Bad(f"{path}:{number}", why))
             else:
                 rows.append(_bits(question))
         return _split(np.stack(rows) if rows else np.zeros((0, self.length), np.uint8))
+
+    def _lengths(self, path: Path) -> dict[int, int]:
+        """The lengths of the strings in a file, in the order in which they first come up, and how
+        many there are of each."""
+        counts: collections.Counter[int] = collections.Counter()
+        for _, row in read_records(path, _LAYOUT, on_bad=lambda bad: None):
+            question, answer = _strings(row)
+            if not _fault(question, answer, len(question)):
+                counts[len(question)] += 1
+        return counts
 
     def write(self, split: Split, path: Path) -> None:
         with write_text(path) as file:
@@ -241,6 +266,33 @@ class PrefixSums(AbstractTask):
         return _drawing(split, prediction)
 
 
+def _plain(line: str) -> Record | None:
+    """A line that is one string of bits, with or without spaces between them."""
+    text = "".join(line.split())
+    return {"question": text} if len(text) >= WINDOW and not set(text) - set("01") else None
+
+
+_LAYOUT = Layout(
+    required=("question",),
+    expected=(
+        "strings of 0 and 1 are expected: a column question (or input), and answer (output) where "
+        "it is known, or one string a line"
+    ),
+    names={
+        "question": ("input", "bits", "string", "sequence"),
+        "answer": ("output", "target", "prefix_sums"),
+    },
+    plain=_plain,
+    row="string of 0 and 1",
+    others=((r"(c\b|p cnf)", "a file of clauses (DIMACS CNF), which are not bit strings"),),
+)
+
+
+def _strings(row: Record) -> tuple[str, str]:
+    """Question and answer, without white space."""
+    return "".join(row["question"].split()), "".join(row.get("answer", "").split())
+
+
 def _split(bits: np.ndarray) -> Split:
     text = np.ascontiguousarray(bits + ord("0"), np.uint8)
     return Split(
@@ -278,8 +330,12 @@ def _fault(question: str, answer: str, length: int) -> str:
     if len(question) < WINDOW:
         return f"{len(question)} bits; at least {WINDOW} are needed"
     if len(question) != length:
-        return f"{len(question)} bits, but the rows before have {length}"
-    if answer and answer != _text(np.cumsum(_bits(question)) & 1):
+        return (
+            f"{len(question)} bits, but the rows before have {length}; --set "
+            f"task.length={len(question)} reads such rows"
+        )
+    parity = len(answer) == 1 and answer == _text(np.cumsum(_bits(question)) & 1)[-1]
+    if answer and not parity and answer != _text(np.cumsum(_bits(question)) & 1):
         return f"the answer {_short(answer)!r} is not the prefix sums of the question"
     return ""
 

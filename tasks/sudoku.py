@@ -1,10 +1,11 @@
 """Sudoku: fill in the blanks of a grid so that each row, column and box has each digit once."""
 
 import dataclasses
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from . import _sudoku_files as files
 from . import _sudoku_folder as folder
 from ._dataset import dataset, describe, partition
 from ._files import Tally, refuse
+from ._sudoku_splits import BY_QUANTILE, easy_and_hard
 from ._sudoku_symmetry import symmetry
 
 # Random puzzles that cannot lose a given have 24.4 givens on average and hardly ever fewer than
@@ -26,7 +28,9 @@ _LIMITS = {2: (4, 15), 3: (22, 80)}
 _GIVENS = {2: (6, 4), 3: (34, 28)}
 _GENERATED = {2: (2_000, 500), 3: (20_000, 2_000)}
 _READ = (50_000, 10_000)
-_SCALES = ("tdoku", "sukaku", "eqloop")
+_SCALES = ("tdoku", "sukaku", "eqloop", "file")
+_UNITS = {"tdoku": "tdoku guesses", "eqloop": "guesses", "file": "file's own rating"}
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +41,16 @@ class Sudoku(AbstractTask):
     per cell, and tells one of n + 1 classes, of which class 0 is never the target (as in "Stability
     and Generalization in Looped Transformers", arXiv 2604.15259).
 
-    **Files:** CSV with the columns `source,question,answer,rating`, plain, `.gz` or `.zst`, or a
-    folder as HRM and TRM have it; see `_sudoku_files` for the scales of the ratings.
+    **Files:** rows with a column `question` and perhaps `answer`, `rating` and `source` (or what
+    others call these), one puzzle a line, or a folder as HRM and TRM have it; see `_records` for
+    the formats and `_sudoku_files` for the scales of the ratings.
 
     **Splits:** of a file, as in the paper: the first 50,000 rows (`rows`) rated below the 80 %
     quantile make `train` and `validation` (80/20, by `seed`), the first 10,000 rows from the
-    quantile on make `hard`, and up to 10,000 of the rows below it that follow make `test`. A
-    puzzle that is in the file twice counts once (two symmetric copies are not recognised as such,
-    except in an HRM folder that tells its groups: there only the first copy counts). Without a
-    file, `hard` has fewer givens than the rest.
+    quantile on make `hard`, and up to 10,000 of the rows below it that follow make `test`. Where
+    ratings are too equal for that, see `_sudoku_splits`. Of puzzles that are symmetric copies of
+    each other only the first counts (`augment` makes such copies while training). Without a file,
+    `hard` has fewer givens than the rest.
     """
 
     box: int = 3
@@ -60,7 +65,7 @@ class Sudoku(AbstractTask):
     hard: str = ""
     """File: ratings "low:high" (high excluded) of `hard`."""
     scale: str = ""
-    """File: use the rows with ratings on this scale only: tdoku, sukaku or eqloop."""
+    """File: use the rows with ratings on this scale only: tdoku, sukaku, eqloop or file."""
     unique: bool = False
     """File: also prove by the solver that each puzzle has one solution (2,000 to 60,000 rows/s)."""
 
@@ -154,11 +159,12 @@ class Sudoku(AbstractTask):
         self, path: Path, *, on_bad: Callable[[Bad], None], progress: Progress | None = None
     ) -> Split:
         path = Path(path)
-        reader = folder.read_folder if path.is_dir() else files.read_rows
+        reader = folder.read_folder if folder.is_folder(path) else files.read_rows
         return reader(path, self.box, on_bad=on_bad, progress=progress, unique=self.unique)
 
     def write(self, split: Split, path: Path) -> None:
-        """Writes a CSV file, compressed where `path` ends in `.gz` or `.zst`."""
+        """Writes a CSV file with the columns `source,question,answer,rating`, compressed where
+        `path` ends in `.gz` or `.zst`."""
         files.write_rows(split, Path(path))
 
     def load(self, *, progress: Progress | None = None) -> Dataset:
@@ -167,8 +173,12 @@ class Sudoku(AbstractTask):
             source = {"generator": "eqloop", "givens": [self._givens, self._hard_givens]}
             return dataset(self, source, lambda: self._made(progress))
         path = Path(self.data)
-        source = describe(path, folder.parts(path) if path.is_dir() else ())
-        return dataset(self, source, lambda: self._read_splits(path, progress))
+        source = describe(path, folder.parts(path) if folder.is_folder(path) else ())
+        loaded = dataset(self, source, lambda: self._read_splits(path, progress))
+        cut = str(cast(Mapping[str, object], loaded.manifest["read"])["cut"])
+        if not (self.easy or cut.startswith(BY_QUANTILE)):
+            _LOG.warning("%s: %s", path, cut)
+        return loaded
 
     def _made(self, progress: Progress | None) -> tuple[dict[str, Split], dict[str, object]]:
         if not _LIMITS[self.box][0] <= self._hard_givens < self._givens:
@@ -202,13 +212,17 @@ class Sudoku(AbstractTask):
                 f"{path}: ratings on several scales ({', '.join(scales)}), which do not compare; "
                 f"keep one: --set task.scale={scales[0]}"
             )
-        _, first = np.unique(split.puzzles, return_index=True)
+        from ._sudoku_orbits import orbits
+
+        numbers = orbits(split.inputs, self.box)
+        _, first = np.unique(numbers, return_index=True)
         if "group" in split.columns:
             _, of_group = np.unique(split.columns["group"], return_index=True)
             first = np.intersect1d(first, of_group)
         read["duplicates"] = len(split) - len(first)
-        split = split.take(np.sort(first))
-        easy, hard, cut = self._easy_and_hard(split.difficulty)
+        first = np.sort(first)
+        split = split.take(first)
+        easy, hard, cut = self._easy_and_hard(split, numbers[first])
         read |= {"scale": scales[0] if scales else "", "easy": int(easy.sum()), "cut": cut}
         rows, held = _READ
         rows = self.rows or min(rows, int(0.8 * easy.sum()))
@@ -221,7 +235,10 @@ class Sudoku(AbstractTask):
         splits = self._divide(split.take(easy), rows, held)
         return splits | {"hard": split.take(np.flatnonzero(hard)[:held])}, read
 
-    def _easy_and_hard(self, ratings: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+    def _easy_and_hard(
+        self, split: Split, numbers: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, str]:
+        ratings = split.difficulty
         if self.easy and self.hard:
             # The edges in float32, as the ratings are, or 4.1 would be below 4.1.
             masks = []
@@ -229,9 +246,8 @@ class Sudoku(AbstractTask):
                 low, high = map(np.float32, _band(field, getattr(self, field)))
                 masks.append((ratings >= low) & (ratings < high))
             return masks[0], masks[1], f"easy {self.easy}, hard {self.hard}"
-        quantile = float(np.quantile(ratings.astype(np.float64), 0.8)) if len(ratings) else 0.0
-        easy = ratings < quantile
-        return easy, ~easy, f"80 % quantile of the ratings: {quantile:.6g}"
+        easy, cut = easy_and_hard(split, numbers)
+        return easy, ~easy, cut
 
     def _divide(self, split: Split, rows: int, held: int) -> dict[str, Split]:
         train, validation = partition(rows, self.seed)
@@ -252,7 +268,7 @@ class Sudoku(AbstractTask):
                 edges = [(f"sukaku {low}-{low + 0.4}", low, low + 0.5) for low in halves]
                 edges = [("sukaku below 1", 0, 1), *edges, ("sukaku 13 and more", 13, math.inf)]
             else:
-                unit = "guesses" if scale == "eqloop" else "tdoku guesses"
+                unit = _UNITS[scale]
                 powers = [(1 << i, 2 << i) for i in range(10)]
                 edges = [(f"{unit} 0", 0, 1), (f"{unit} 1", 1, 2)]
                 edges += [(f"{unit} {low}-{high - 1}", low, high) for low, high in powers[1:]]
@@ -262,6 +278,22 @@ class Sudoku(AbstractTask):
                 if mask.any():
                     found[name] = mask
         return found
+
+    def remarks(self, split: Split) -> dict[str, int]:
+        if not len(split):
+            return {}
+        from ._sudoku_generator import solve
+        from ._sudoku_orbits import orbits
+
+        counts, _, _ = solve(split.inputs.reshape(len(split), -1), self.box)
+        return {
+            "have more than one solution": int(np.sum(counts != 1)),
+            "are symmetric copies of a row before them, or the same puzzle": len(split)
+            - len(np.unique(orbits(split.inputs, self.box))),
+            "are rated by the program's own solver (scale = eqloop)": int(
+                np.sum(split.columns["scale"] == b"eqloop")
+            ),
+        }
 
     # --- one example, on the device
 

@@ -34,6 +34,20 @@ def chess(fen: str = START, moves: str = "e2e4 e7e5", rating: str = "900") -> by
     return f"{LICHESS}\nabc,{fen},{moves},{rating},75,90,100,mate,,\n".encode()
 
 
+# What a refusal of the content of a file ends with.
+BITS = (
+    "strings of 0 and 1 are expected: a column question (or input), and answer (output) where it "
+    "is known, or one string a line"
+)
+SUDOKUS = (
+    "a file of sudokus is expected: with a column question (or puzzle, or quizzes), and answer "
+    "(solution), rating and source where they are known; or one puzzle of 81 characters a line"
+)
+CHESS = (
+    "a file of Lichess puzzles is expected, with the columns FEN, Moves and Rating, and PuzzleId "
+    "and Themes where they are known; FEN must be the position before the opponent's first move, "
+    "the first of Moves, which are in UCI"
+)
 GOOD = sudoku() + b"".join(sudoku().splitlines(True)[1:] * 2000)
 
 FILES: dict[str, bytes] = {
@@ -44,9 +58,9 @@ FILES: dict[str, bytes] = {
     "latin.csv": "question,Lösung\n".encode("latin-1"),
     "binary.csv": bytes(range(256)),
     "cut.csv.gz": gzip.compress(GOOD)[:-20],
-    "plain.csv.gz": GOOD,
+    "broken.csv.gz": b"\x1f\x8b" + GOOD,
     "cut.csv.zst": zstandard.compress(GOOD)[:-9],
-    "plain.csv.zst": GOOD,
+    "broken.csv.zst": b"\x28\xb5\x2f\xfd" + GOOD,
     "bits-letter.csv": b"question\n01012\n",
     "bits-length.csv": b"question\n010101\n01010101\n",
     "bits-answer.csv": b"question,answer\n010101,011111\n",
@@ -475,7 +489,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data make --task sudoku --rows 5 --out {d}",
-        "--out {d}: is a folder; give the name of a file",
+        "--out {d}: a folder; name a file to write",
     ),
     (
         "data make --task sudoku --rows 5 --out {d}/empty.csv",
@@ -531,16 +545,15 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/empty.csv --task prefix-sums",
-        "{d}/empty.csv: the file is empty; a CSV file with the columns question is expected",
+        f"{{d}}/empty.csv: the file is empty; {BITS}",
     ),
     (
         "data check {d}/header.csv --task prefix-sums",
-        "{d}/header.csv: a header but no rows; is this the right file?",
+        f"{{d}}/header.csv: a header but no rows; {BITS}",
     ),
     (
         "data check {d}/column.csv --task prefix-sums",
-        "{d}/column.csv:1: no column 'question' (found: 'puzzle, solution'); a CSV file with "
-        "the columns question is expected",
+        f"{{d}}/column.csv:1: no column 'question' (found: 'puzzle, solution'); {BITS}",
     ),
     (
         "data check {d}/twice.csv --task prefix-sums",
@@ -548,31 +561,30 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/latin.csv --task prefix-sums",
-        "{d}/latin.csv:1: not UTF-8 text; a CSV file with the columns question is expected, in "
-        "UTF-8",
+        f"{{d}}/latin.csv:1: not UTF-8 text; {BITS}",
     ),
     (
         "data check {d}/binary.csv --task chess",
         "{d}/binary.csv:1: no column 'FEN' (found: '\\x00\\x01\\x02\\x03\\x04\\x05\\x06\\x07\\x08')"
-        "; a CSV file with the columns FEN, Moves, Rating is expected",
+        f"; {CHESS}",
     ),
     (
         "data check {d}/cut.csv.gz --task sudoku",
         "{d}/cut.csv.gz: cut off before its end; fetch or copy it again",
     ),
     (
-        "data check {d}/plain.csv.gz --task sudoku",
-        "{d}/plain.csv.gz: cannot be decompressed (Not a gzipped file (b'so')); is the suffix "
-        "right? Otherwise fetch or copy it again",
+        "data check {d}/broken.csv.gz --task sudoku",
+        "{d}/broken.csv.gz: cannot be decompressed (Unknown compression method); fetch or "
+        "copy it again",
     ),
     (
         "data check {d}/cut.csv.zst --task sudoku",
         "{d}/cut.csv.zst: cut off before its end; fetch or copy it again",
     ),
     (
-        "data check {d}/plain.csv.zst --task sudoku",
-        "{d}/plain.csv.zst: cannot be decompressed (zstd decompressor error: Unknown frame "
-        "descriptor); is the suffix right? Otherwise fetch or copy it again",
+        "data check {d}/broken.csv.zst --task sudoku",
+        "{d}/broken.csv.zst: cannot be decompressed (zstd decompressor error: Dictionary "
+        "mismatch); fetch or copy it again",
     ),
     (
         "data check {d}/folder --task prefix-sums",
@@ -584,13 +596,11 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/header.csv --task sudoku",
-        "{d}/header.csv:1: no column 'source' (found: 'question, answer'); a CSV file with the "
-        "columns source, question, answer, rating is expected",
+        f"{{d}}/header.csv: a header but no rows; {SUDOKUS}",
     ),
     (
         "data check {d}/header.csv --task chess",
-        "{d}/header.csv:1: no column 'FEN' (found: 'question, answer'); a CSV file with the "
-        "columns FEN, Moves, Rating is expected",
+        f"{{d}}/header.csv:1: no column 'FEN' (found: 'question, answer'); {CHESS}",
     ),
 ]
 
@@ -603,7 +613,7 @@ BAD_ROWS: list[tuple[str, str, str]] = [
     (
         "bits-length.csv",
         "prefix-sums",
-        "3: 8 bits, but the rows before have 6",
+        "3: 8 bits, but the rows before have 6; --set task.length=8 reads such rows",
     ),
     (
         "bits-answer.csv",
@@ -666,7 +676,8 @@ BAD_ROWS: list[tuple[str, str, str]] = [
     (
         "chess-one.csv",
         "chess",
-        "2: Moves 'e2e4' holds 1 move(s), but the opponent's move and the answer are needed",
+        "2: Moves 'e2e4' holds 1 move(s), but the opponent's move and the answer are needed; FEN "
+        "must be the position before the opponent's first move",
     ),
     (
         "chess-rating.csv",

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from eqloop._errors import InputError
 from eqloop._task import Split
+from eqloop.cli._run import open_model
 from eqloop.tasks import TASKS, make_task
 from eqloop.tasks import _chess_kernels as kernels
 from eqloop.tasks._chess_moves import mating_moves
@@ -35,7 +36,11 @@ from eqloop.tasks._chess_rows import (
 from eqloop.tasks._chess_splits import Index, easy_to_hard, paper, paper_has_enough
 from eqloop.tasks._files import Tally, refuse
 from eqloop.tasks.chess import EXAMPLE, Chess
+from eqloop.train import init_state, resolve
+from eqloop.train._run import create_run
 
+CHOICES = ("paper", "easy-to-hard")
+"""What a user can name; the third of `ENCODINGS` is for runs of version 1."""
 GOOD = (
     "9Pdl2,8/pp6/4pb2/1q3k2/7r/P3Q2P/1PP1N3/1K2R3 w - - 3 34,e2d4 f6d4 e3f3 f5g5,2007,,100,,"
     "defensiveMove endgame,,"
@@ -143,6 +148,7 @@ def test_fens_of_all_kinds_agree_with_python_chess():
             (" r3k2r/8/8/8/8/8/8/R3K2R  w KQkq - 0 0 ", "e1g1  e8c8 "),
             ("r3k2r/8/8/8/8/8/8/R3K2R w HAha - 007 012", "e1g1 e8c8"),
             ("6k1/8/8/8/8/8/8/Q~3K3 w - - 0 1", "a1a8 g8f7"),
+            ("6k1/5ppp/8/8/8/8/8/4R1K1 b KQkq - 0 1", "h7h6 e1e8"),  # as board editors write it
         ]
     ]
     good = []
@@ -161,7 +167,7 @@ def test_fens_of_all_kinds_agree_with_python_chess():
 # --- orientation
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", CHOICES)
 @pytest.mark.parametrize("source", ["generated", "real"])
 def test_input_and_target_are_in_one_frame(encoding, source, request):
     """The from square holds one of the mover's pieces and the to square none, for both colours."""
@@ -178,8 +184,9 @@ def test_input_and_target_are_in_one_frame(encoding, source, request):
         assert np.all(np.argwhere(split.inputs == 6)[:, 2] >= 4)
         pawns = np.argwhere(split.inputs == 1)
         assert pawns[:, 1].mean() > 3.5
-    else:  # K is 1, P is 6; the mover sits at row 0
-        assert np.argwhere(split.inputs == 6)[:, 1].mean() < 3.5
+    else:  # K is 1, P is 6; White's pawns, whoever moves, are at the low rows
+        for mover, token in ((~black, 6), (black, 12)):
+            assert np.argwhere(split.inputs[mover] == token)[:, 1].mean() < 3.5
 
 
 @pytest.mark.parametrize(
@@ -190,7 +197,7 @@ def test_input_and_target_are_in_one_frame(encoding, source, request):
         ("paper", "r3k3/p7/8/8/8/8/8/4K3 b - - 0 1", {56: 4, 48: 1, 60: 6, 4: 12}),
         ("paper", "6k1/8/8/q7/8/8/8/5K2 b - - 0 1", {62: 6, 32: 5, 5: 12}),
         ("easy-to-hard", "4k3/8/8/8/8/8/P7/1K5R w - - 0 1", {1: 1, 7: 5, 8: 6, 60: 7}),
-        ("easy-to-hard", "r3k3/p7/8/8/8/8/8/4K2Q b - - 0 1", {4: 1, 0: 5, 8: 6, 60: 7, 63: 8}),
+        ("easy-to-hard", "r3k3/p7/8/8/8/8/8/4K2Q b - - 0 1", {60: 1, 56: 5, 48: 6, 4: 7, 7: 8}),
     ],
 )
 def test_orientation_by_hand(encoding, fen, cells):
@@ -201,11 +208,40 @@ def test_orientation_by_hand(encoding, fen, cells):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_colours_swapped_give_the_same_example(made, encoding):
-    task = Chess(encoding=encoding)
+    """In the public easy-to-hard frame, where nothing is turned, the example upside down."""
     for puzzle in made.puzzles[:50]:
         board = chess.Board(puzzle.decode())
-        one, other = task.parse(board.fen()), task.parse(board.mirror().fen())
-        np.testing.assert_array_equal(one.inputs, other.inputs)
+        one, other = tokens_of(board, encoding), tokens_of(board.mirror(), encoding)
+        np.testing.assert_array_equal(one, other[::-1] if encoding == "easy-to-hard" else other)
+
+
+def test_runs_of_version_1_keep_their_frame():
+    """Then ranks were mirrored for Black in "easy-to-hard"; "paper" has not changed."""
+    fen = "r3k3/p7/8/8/8/8/8/4K2Q b - - 0 1"
+    for encoding in CHOICES:
+        old = make_task("chess", {"encoding": encoding}, version=1)
+        new = make_task("chess", {"encoding": encoding}, version=2)
+        assert (old.version, new.version) == (1, Chess.version)
+        assert dataclasses.asdict(old) == dataclasses.asdict(new)
+        one, other = old.parse(fen).inputs, new.parse(fen).inputs
+        np.testing.assert_array_equal(one, other if encoding == "paper" else other[:, ::-1])
+    tokens = make_task("chess", {"encoding": "easy-to-hard"}, version=1).parse(fen).inputs.ravel()
+    cells = {int(i): int(tokens[i]) for i in np.flatnonzero(tokens)}
+    assert cells == {4: 1, 0: 5, 8: 6, 60: 7, 63: 8}
+    for version in (0, 3, "1", [1]):
+        with pytest.raises(InputError, match="of the task chess is not known"):
+            make_task("chess", {}, version=version)
+
+
+def test_a_run_opens_with_the_version_it_was_made_with(tmp_path):
+    settings = ["task.encoding=easy-to-hard", "model.width=16", "model.heads=2"]
+    spec = resolve("chess", "quick", settings, make_task=make_task)
+    for version in (1, 2):
+        create_run(tmp_path / str(version), spec, {"version": version}).save(
+            init_state(spec), 1, None
+        )
+        _, task, _, _ = open_model(tmp_path / str(version), "best")
+        assert task.version == version
 
 
 # --- bad rows
@@ -224,10 +260,10 @@ FEN = "4k3/8/8/8/8/8/4P3/4K3 w - - 0 1"
         (("a", FEN.replace("4P3", "4Pk2"), "e2e4 e8e7", "1000", ""), "too many kings"),
         (("a", "4k3/4P3/8/8/8/8/8/P3K3 w - - 0 1", "e1e2 e8e7", "1", ""), "pawns on backrank"),
         (("a", "4k3/8/8/8/8/8/4R3/4K3 w - - 0 1", "e1d1 e8d8", "1", ""), "opposite check"),
-        (("a", FEN.replace("w -", "w K"), "e2e4 e8e7", "1000", ""), "bad castling rights"),
         (("a", FEN.replace("- -", "- e6"), "e2e4 e8e7", "1000", ""), "invalid ep square"),
         (("a", FEN, "", "1000", ""), "holds 0 move(s)"),
         (("a", FEN, "e2e4", "1000", ""), "holds 1 move(s)"),
+        (("a", FEN, "e2e4 e8e7 e4e5", "1000", ""), "an odd number"),
         (("a", FEN, "e2e5 e8e7", "1000", ""), "move 1 of Moves, 'e2e5', is illegal"),
         (("a", FEN, "e2e4 e8e6", "1000", ""), "move 2 of Moves, 'e8e6', is illegal"),
         (("a", FEN, "e2e4 e8e7 e4e6", "1000", ""), "move 3 of Moves, 'e4e6', is illegal"),
@@ -376,7 +412,7 @@ def overlap(splits) -> int:
     return sum(map(len, codes)) - len(set.union(*codes))
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", CHOICES)
 def test_splits_of_a_real_file(shared, tmp_path, monkeypatch, encoding):
     monkeypatch.setenv("EQLOOP_CACHE", str(tmp_path))
     file = shared / "data/chess/lichess_puzzles_head10k_2024.csv.gz"
@@ -461,7 +497,7 @@ def test_fields_are_checked():
 # --- on the device
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", CHOICES)
 def test_encode_gives_one_plane_per_piece(made, encoding):
     planes = jax.jit(jax.vmap(Chess(encoding=encoding).encode))(jnp.asarray(made.inputs))
     assert planes.shape == (300, 8, 8, 12)
@@ -497,7 +533,7 @@ def test_score(made):
     assert float(wrong["cells"]) == 62 / 64
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", CHOICES)
 def test_mirrored_examples_are_examples(encoding):
     """A mirrored board without castling rights has the mirrored answer as its only mate."""
     task = Chess(encoding=encoding)
@@ -534,7 +570,7 @@ TWO_MATES = "6k1/5ppp/8/8/8/8/8/R2QR1K1 w - - 0 1"  # Ra8, Re8 and Qd8 mate
 QUIET = "4k3/8/8/8/8/8/4P3/4K3 b - - 0 1"
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", CHOICES)
 @pytest.mark.parametrize(
     ("fen", "squares", "legal", "mate", "right", "why"),
     [
@@ -578,7 +614,7 @@ def test_credit_is_exact_match_where_there_is_no_mate(real):
     assert missed["legal"].mean() < 0.3
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", CHOICES)
 def test_puzzles_parse_to_the_tokens_they_came_from(made, encoding):
     task = Chess(encoding=encoding)
     split = task.generate(60, 7)

@@ -16,7 +16,14 @@ from rich.text import Text
 
 from eqloop import InputError
 from eqloop._task import Split
-from eqloop.tasks import _files, _sudoku_files, _sudoku_generator, _sudoku_symmetry, make_task
+from eqloop.tasks import (
+    _files,
+    _open,
+    _sudoku_files,
+    _sudoku_generator,
+    _sudoku_symmetry,
+    make_task,
+)
 from eqloop.tasks.sudoku import Sudoku
 
 quick = settings(
@@ -488,16 +495,16 @@ def test_the_hard_split_has_fewer_givens():
 @pytest.fixture
 def rated(tmp_path) -> Path:
     """300 puzzles rated 0, 0.1, ..., the first 10 of them twice in the file."""
-    split = Sudoku(box=2).generate(300, 0)
+    split = Sudoku().generate(300, 0)
     ratings = np.random.RandomState(0).permutation(300).astype(np.float32) / 10
     split = dataclasses.replace(split, columns=dict(split.columns) | {"guesses": ratings})
     path = tmp_path / "rated.csv"
-    Sudoku(box=2).write(split.take(np.r_[0:300, 0:10]), path)
+    Sudoku().write(split.take(np.r_[0:300, 0:10]), path)
     return path
 
 
 def test_splits_of_a_file_by_quantile(rated):
-    loaded = Sudoku(box=2, data=str(rated)).load()
+    loaded = Sudoku(data=str(rated)).load()
     splits = dict(loaded.splits)
     assert_disjoint(splits)
     read = loaded.manifest["read"]
@@ -511,13 +518,13 @@ def test_splits_of_a_file_by_quantile(rated):
     }
     easiest = min(splits["hard"].difficulty)
     assert all(max(splits[name].difficulty) < easiest for name in ("train", "validation", "test"))
-    fewer = Sudoku(box=2, data=str(rated), rows=10).load().splits
+    fewer = Sudoku(data=str(rated), rows=10).load().splits
     assert len(fewer["train"]) + len(fewer["validation"]) == 10
     assert len(fewer["test"]) == 230
 
 
 def test_splits_of_a_file_by_bands(rated):
-    splits = Sudoku(box=2, data=str(rated), easy="0:4.1", hard="4.1:10").load().splits
+    splits = Sudoku(data=str(rated), easy="0:4.1", hard="4.1:10").load().splits
     assert_disjoint(dict(splits))
     assert sum(len(splits[name]) for name in ("train", "validation", "test")) == 41
     assert splits["hard"].difficulty.min() == np.float32(4.1)
@@ -526,22 +533,22 @@ def test_splits_of_a_file_by_bands(rated):
 
 def test_files_that_make_no_splits(rated, tmp_path):
     with pytest.raises(InputError, match=r"a smaller task\.rows"):
-        Sudoku(box=2, data=str(rated), rows=240).load()
+        Sudoku(data=str(rated), rows=240).load()
     with pytest.raises(InputError, match="0 hard ones"):
-        Sudoku(box=2, data=str(rated), easy="0:4", hard="100:200").load()
+        Sudoku(data=str(rated), easy="0:4", hard="100:200").load()
     with pytest.raises(InputError, match="do not make"):
-        Sudoku(box=2, data=str(rated), scale="sukaku").load()
+        Sudoku(data=str(rated), scale="sukaku").load()
     with pytest.raises(InputError, match="no such file"):
         Sudoku(data=str(tmp_path / "none.csv")).load()
-    with pytest.raises(InputError, match=r"rated\.csv:2: the question has 16 characters, not 81"):
-        Sudoku(data=str(rated)).load()
+    with pytest.raises(InputError, match=r"rated\.csv:2: the question has 81 characters, not 16"):
+        Sudoku(box=2, data=str(rated)).load()
 
 
 def test_bad_rows_are_refused_or_counted_in_the_manifest(rated):
     rated.write_text(rated.read_text() + "x\n")
     with pytest.raises(InputError, match=r"rated\.csv:312"):
-        Sudoku(box=2, data=str(rated)).load()
-    read = Sudoku(box=2, data=str(rated), skip_bad=True).load().manifest["read"]
+        Sudoku(data=str(rated)).load()
+    read = Sudoku(data=str(rated), skip_bad=True).load().manifest["read"]
     assert isinstance(read, dict)
     assert read["bad"] == 1
     assert "rated.csv:312" in read["first_bad"][0]
@@ -556,7 +563,7 @@ def test_bands_part_a_split(made):
 def test_the_real_file(shared, tmp_path):
     whole = shared / "data" / "sudoku" / "sudoku_exchange_se_2.5_4.8.csv.gz"
     path = tmp_path / "head.csv"
-    with _files.open_text(whole) as text:
+    with _open.open_text(whole) as text:
         path.write_text("".join(text.readline() for _ in range(3001)))
     loaded = Sudoku(data=str(path), unique=True).load()
     assert_disjoint(dict(loaded.splits))

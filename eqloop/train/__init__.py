@@ -11,6 +11,7 @@ from ._devices import Lost as Lost
 from ._devices import abandon as abandon
 from ._devices import agreed as agreed
 from ._devices import first as first
+from ._devices import from_first as from_first
 from ._devices import join as join
 from ._devices import leave as leave
 from ._evaluate import Curve as Curve
