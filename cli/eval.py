@@ -20,11 +20,13 @@ from ._run import (
     band_table,
     cost_table,
     curve_table,
+    describe_plan,
     labels,
     load_splits,
     measure,
     open_model,
     refuse_idle_options,
+    sample_line,
     spend,
 )
 
@@ -45,8 +47,13 @@ def evaluate(
         int | None, typer.Option(min=1, help="The most iterations; left out, 512.")
     ] = None,
     rows: Annotated[
-        int, typer.Option(min=0, help="Examples of each split at most, evenly spread; 0 for all.")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Measure at most this number of examples of each split, evenly spread, or all for "
+            "0. By default a random sample is measured, about a minute of work on two cores.",
+        ),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw accuracy against iterations: .png, .svg or .pdf.")
     ] = None,
@@ -84,14 +91,15 @@ def evaluate(
         raise InputError("--plot draws accuracy against iterations: leave out --budget")
     model, task, opened, step = open_model(run, checkpoint, **fields)
     splits = _splits(opened, task, data, split)
+    out = console()
     if budget is not None:
         asked = {"budget": budget, "restarts": restarts or 1, "select": select or "residual"}
+        rows = 1000 if rows is None else rows
         solved = spend(opened, step, model, task, splits, rows=rows, solver=solver, **asked)
         if as_json:
             tables = {name: each.tables() for name, each in solved.items()}
             emit({"run": run, "task": task.name, "step": step, **asked, "splits": tables})
             return
-        out = console()
         out.print(f"{run}: {task.name}, step {step}, budget {budget}", markup=False)
         for name, each in solved.items():
             out.print()
@@ -99,6 +107,8 @@ def evaluate(
             out.print(f"{each.seconds:.1f} s")
         return
     iterations = iterations or ITERATIONS
+    if not as_json:
+        out.print(describe_plan(splits, iterations, rows), markup=False, soft_wrap=True)
     measured = measure(opened, step, model, task, splits, iterations=iterations, rows=rows)
     if plot is not None:
         _draw(plot, opened, measured)
@@ -106,13 +116,13 @@ def evaluate(
         tables = {name: each.tables() for name, each in measured.items()}
         emit({"run": run, "task": task.name, "step": step, "splits": tables})
         return
-    out = console()
-    out.print(f"{run}: {task.name}, step {step}", markup=False)
+    out.print(f"\n{run}: {task.name}, step {step}", markup=False)
     for name, label in labels(measured).items():
         each = measured[name]
         out.print()
         out.print(curve_table(label, each.iterations, each.overall))
         out.print(band_table(each))
+        out.print(sample_line(each, len(splits[name])), soft_wrap=True)
         for score, value in each.judged.items():
             out.print(f"{score} {100 * value:.1f} %")
         share = each.iterations_run / each.iterations_asked
