@@ -1,5 +1,6 @@
 """What `train`, `eval` and `solve` share: a model out of a run folder, and tables of figures."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ SolverName = Annotated[
 
 INTERRUPTED = 130
 """The exit code of what Ctrl-C stopped, as shells have it."""
+WORK = 2.5e12
+"""Floating-point operations of an evaluation for which nobody asks for a number of rows."""
 ITERATIONS = 512
 """Where neither --iterations nor --budget is given."""
 
@@ -107,6 +110,16 @@ def _same(run: "Run", manifest: Mapping[str, Any], wanted: list[str]) -> None:
             )
 
 
+def describe_plan(splits: "Mapping[str, Split]", iterations: int, rows: int | None) -> str:
+    """What an evaluation is going to do, in one line."""
+    names = ", ".join(f"{name} ({len(split):,})" for name, split in splits.items())
+    if rows is None:
+        sample = "a random sample of each, about a minute of work on two cores (--rows 0: all)"
+    else:
+        sample = f"at most {rows:,} examples of each" if rows else "all examples"
+    return f"evaluating {names}: {iterations} iterations at most, {sample}"
+
+
 def measure(
     run: "Run",
     step: int,
@@ -115,20 +128,45 @@ def measure(
     splits: "Mapping[str, Split]",
     *,
     iterations: int,
-    rows: int,
+    rows: int | None,
 ) -> "dict[str, Evaluation]":
-    """Evaluate on each split, at most `rows` examples of it (0: all), and save the results. Those
-    of the splits that were done, where Ctrl-C stopped it: see `stop_if_missing`."""
+    """Evaluate on each split, at most `rows` examples of it (0: all), and save the results. With
+    None for `rows` the splits share `WORK` equally, and what one does not need goes to the next.
+
+    Where Ctrl-C stops it, returns the splits that were done: see `stop_if_missing`."""
+    from ..sweep import count
+    from ..train import at_most
     from ..train import measure as measure_split
 
-    measured = {}
-    with _whole_splits(measured):
-        for name, split in splits.items():
-            with progress(f"evaluating {name}") as report:
-                measured[name] = measure_split(
-                    run, step, model, task, name, split,
-                    iterations=iterations, rows=rows, progress=report,
-                )  # fmt: skip
+    per_iteration = {
+        name: count(dataclasses.replace(run.spec.model, grid=split.inputs.shape[1:])).iteration
+        for name, split in splits.items()
+    }
+    bound = {
+        name: len(at_most(split, rows or 0)) * iterations * per_iteration[name]
+        for name, split in splits.items()
+    }
+    if rows is None:
+        bound = {name: min(most, WORK / len(splits)) for name, most in bound.items()}
+    measured, done, left = {}, 0.0, WORK
+    with _whole_splits(measured), progress("evaluating") as report:
+        for number, (name, split) in enumerate(splits.items()):
+            spent = 0
+
+            def show(now: int, most: int, name=name, before=done) -> None:
+                nonlocal spent
+                spent = now
+                part = before + now / most * bound[name]
+                report(int(part), int(sum(bound.values())), f"evaluating {name}")
+
+            show(0, 1)
+            work = left / (len(splits) - number) / per_iteration[name] if rows is None else None
+            measured[name] = measure_split(
+                run, step, model, task, name, split,
+                iterations=iterations, rows=rows or 0, work=work, progress=show,
+            )  # fmt: skip
+            done += bound[name]
+            left -= spent * per_iteration[name]
     return measured
 
 
@@ -174,7 +212,7 @@ def spend(
             some = at_most(split, rows)
             with progress(f"solving {name}") as report:
                 found = solve(model, task, some, solver=made, progress=report, **options)
-            record = record_of(task, name, step, some, split)
+            record = record_of(task, name, step, len(some), split)
             record |= {"solver": name_of_solver, "rtol": float(made.rtol), **asked}
             save_evaluation(run, f"{name}-cost", record | found.tables())
             solved[name] = found
@@ -207,6 +245,22 @@ def labels(measured: "Mapping[str, Evaluation]") -> dict[str, str]:
         only = [band for band, c in each.bands.items() if c.examples == each.overall.examples]
         found[name] = f"{name} ({only[0]})" if only and len(each.bands) == 1 else name
     return found
+
+
+def sample_line(measured: "Evaluation", examples: int) -> str:
+    """The share solved in the end, and how sure that is where a sample of `examples` was taken."""
+    import numpy as np
+
+    from ..stability import share
+
+    curve = measured.overall
+    count, solved = curve.examples, round(curve.scores["exact"][-1] * curve.examples)
+    line = f"solved {solved:,} of {count:,}"
+    if count == examples:
+        return line
+    interval = share(np.arange(count) < solved)
+    low, high = percent(interval.low), percent(interval.high)
+    return f"{line}, a sample of {examples:,}: between {low} and {high} % (95 % confidence)"
 
 
 def curve_table(name: str, grid: Sequence[int], curve: "Curve") -> "Table":

@@ -20,11 +20,13 @@ from ._run import (
     band_table,
     cost_table,
     curve_table,
+    describe_plan,
     labels,
     load_splits,
     measure,
     open_model,
     refuse_idle_options,
+    sample_line,
     spend,
     stop_if_missing,
 )
@@ -46,8 +48,13 @@ def evaluate(
         int | None, typer.Option(min=1, help="The most iterations; left out, 512.")
     ] = None,
     rows: Annotated[
-        int, typer.Option(min=0, help="Examples of each split at most, evenly spread; 0 for all.")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Measure at most this number of examples of each split, evenly spread, or all for "
+            "0. By default a random sample is measured, about a minute of work on two cores.",
+        ),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw accuracy against iterations: .png, .svg or .pdf.")
     ] = None,
@@ -86,15 +93,16 @@ def evaluate(
         raise InputError("--plot draws accuracy against iterations: leave out --budget")
     model, task, opened, step = open_model(run, checkpoint, **fields)
     splits = _splits(opened, task, data, split)
+    out = console()
     if budget is not None:
         asked = {"budget": budget, "restarts": restarts or 1, "select": select or "residual"}
+        rows = 1000 if rows is None else rows
         solved = spend(opened, step, model, task, splits, rows=rows, solver=solver, **asked)
         if as_json:
             tables = {name: each.tables() for name, each in solved.items()}
             emit({"run": run, "task": task.name, "step": step, **asked, "splits": tables})
             stop_if_missing(splits, solved, _AGAIN)
             return
-        out = console()
         out.print(f"{run}: {task.name}, step {step}, budget {budget}", markup=False)
         for name, each in solved.items():
             out.print()
@@ -103,6 +111,8 @@ def evaluate(
         stop_if_missing(splits, solved, _AGAIN)
         return
     iterations = iterations or ITERATIONS
+    if not as_json:
+        out.print(describe_plan(splits, iterations, rows), markup=False, soft_wrap=True)
     measured = measure(opened, step, model, task, splits, iterations=iterations, rows=rows)
     if plot is not None:
         _draw(plot, opened, measured)
@@ -111,13 +121,13 @@ def evaluate(
         emit({"run": run, "task": task.name, "step": step, "splits": tables})
         stop_if_missing(splits, measured, _AGAIN)
         return
-    out = console()
-    out.print(f"{run}: {task.name}, step {step}", markup=False)
+    out.print(f"\n{run}: {task.name}, step {step}", markup=False)
     for name, label in labels(measured).items():
         each = measured[name]
         out.print()
         out.print(curve_table(label, each.iterations, each.overall))
         out.print(band_table(each))
+        out.print(sample_line(each, len(splits[name])), soft_wrap=True)
         for score, value in each.judged.items():
             out.print(f"{score} {100 * value:.1f} %")
         share = each.iterations_run / each.iterations_asked

@@ -1,12 +1,15 @@
 """`eqloop solve RUN PUZZLE`: one puzzle, and how its answer comes about."""
 
 import dataclasses
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import InputError
 from ._output import Json, console, emit, table
 from ._run import (
     ITERATIONS,
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from ..train import Solved
 
 _FRAMES = 6
+_LONGEST = 2**20
+"""Bytes of a puzzle at most."""
 _VERDICT = {True: "right", False: "wrong", None: "cannot be checked"}
 
 
@@ -32,11 +37,13 @@ def solve(
     puzzle: Annotated[
         str,
         typer.Argument(
-            metavar="PUZZLE", help="A bit string, an 81-character sudoku, a FEN in quotes."
+            metavar="PUZZLE",
+            help="A bit string, a sudoku, or a FEN in quotes; a file that holds one; or - for "
+            "standard input.",
         ),
     ],
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="At most so many; left out, 512.")
+        int | None, typer.Option(min=1, help="The maximum number of iterations; 512 by default.")
     ] = None,
     rtol: Annotated[
         float, typer.Option(min=0.0, help="The residual at which the loop has settled.")
@@ -54,8 +61,13 @@ def solve(
     --budget in place of --iterations: a solver, from one start or several; prints where each start
     got to, how many agree with it, and the answer of the one that was chosen.
 
-    Reads RUN (its spec and a checkpoint). Writes nothing. Exits with 0 where the answer is right by
-    the rules, 1 where it is not or where the rules alone cannot tell.
+    A puzzle may be pasted as it is: a sudoku with a frame, over several lines, with any usual sign
+    for a blank; a line of a chess position list, whose `bm` is then the answer.
+
+    Where the model is wrong and the right answer is known, prints that too.
+
+    Reads RUN (its spec and a checkpoint) and PUZZLE. Writes nothing. Exits with 0 where the answer
+    is right by the rules, 1 where it is not or where the rules alone cannot tell.
 
     Example: eqloop solve runs/prefix-sums-001 0110100110010110
     """
@@ -64,7 +76,7 @@ def solve(
 
     refuse_idle_options(budget, iterations, restarts=restarts, select=select, solver=solver)
     model, task, opened, step = open_model(run, checkpoint)
-    split = task.parse(puzzle)
+    split = task.parse(read_puzzle(puzzle))
     if budget is not None:
         name, made = named_solver(opened.spec.solver, solver)
         options: dict[str, Any] = {"restarts": restarts or 1, "select": select or "residual"}
@@ -91,6 +103,7 @@ def solve(
                 "answer": answer,
                 "solved": solved,
                 "why": why,
+                "right_answer": split.targets[0] if split.answered[0] else None,
                 "iterations": len(traced.residuals),
                 "converged": traced.converged,
                 "residuals": traced.residuals,
@@ -109,9 +122,41 @@ def solve(
             f"\n{ended} after {len(traced.residuals)} iterations, "
             f"residual {traced.residuals[-1]:.1e}"
         )
-        out.print(f"{_VERDICT[solved]}: {why}", markup=False, soft_wrap=True)
+        _judge(task, split, answer, solved, why)
     if not solved:
         raise typer.Exit(1)
+
+
+def read_puzzle(argument: str) -> str:
+    """The text of a puzzle: the argument itself, or what the file that it names holds, or standard
+    input for `-`. **Raises** `InputError` where that is longer than a puzzle can be, or no text."""
+    if argument != "-" and not os.path.isfile(argument):  # noqa: PTH113 (any text is allowed)
+        return argument
+    name = "standard input" if argument == "-" else argument
+    try:
+        if argument == "-":
+            content = sys.stdin.buffer.read(_LONGEST + 1)
+        else:
+            with Path(argument).open("rb") as file:
+                content = file.read(_LONGEST + 1)
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{name} is not UTF-8 text: give the puzzle as text") from None
+    if len(content) > _LONGEST:
+        raise InputError(f"{name} is longer than {_LONGEST:,} bytes: give one puzzle")
+    return text
+
+
+def _judge(task: "AbstractTask", split: "Split", answer: Any, solved: bool | None, why: str):
+    """Print whether the answer is right, and the right one where it is known and another."""
+    out = console()
+    out.print(f"{_VERDICT[solved]}: {why}", markup=False, soft_wrap=True)
+    if solved is False and split.answered[0]:
+        wrong = int((answer != split.targets[0]).sum())
+        out.print(f"\nthe right answer ({wrong} of {answer.size} cells of the model's differ):")
+        out.print(task.render(split, split.targets[0]), markup=True)
 
 
 def _tell(
@@ -123,6 +168,7 @@ def _tell(
     steps, residual, votes = found.evaluations[0], found.residual[0], found.votes[0]
     if told is not None:
         told |= {"puzzle": split.puzzles[0], "answer": answer, "solved": solved, "why": why}
+        told |= {"right_answer": split.targets[0] if split.answered[0] else None}
         told |= {"chosen": chosen, "evaluations": steps, "residuals": residual, "votes": votes}
         emit(told | {"converged": found.converged[0]})
         return solved
@@ -142,7 +188,7 @@ def _tell(
     out.print(table(("start", "evaluations", "residual", "converged", "agree"), rows))
     out.print(f"\nanswer of start {chosen}:")
     out.print(task.render(split, answer), markup=True)
-    out.print(f"{_VERDICT[solved]}: {why}", markup=False, soft_wrap=True)
+    _judge(task, split, answer, solved, why)
     return solved
 
 

@@ -37,6 +37,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    @property
+    def answered(self) -> Bool[np.ndarray, " examples"]:
+        """Whether `targets` holds the right answer of each example."""
+        return self.columns.get("answered", np.ones(len(self), bool))
+
     def evenly(self, count: int) -> "Split":
         """So many examples, spread evenly: a split may be sorted, and the same rows are taken every
         time. All of a split that has no more."""

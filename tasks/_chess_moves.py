@@ -5,7 +5,31 @@ import chess
 import numpy as np
 
 from .._task import Split
-from ._chess_rows import ENCODINGS, Encoding, cells_of, lines
+from ._chess_rows import ENCODINGS, Encoding, cells_of, lines, quote, read_board
+
+
+def position(text: str) -> tuple[chess.Board, list[chess.Move]]:
+    """The position of a FEN or of one line of a position list (EPD: four fields of a FEN, then
+    operations), and the best moves that its operation `bm` names.
+
+    **Raises** `ValueError`, one line, where it is neither, or illegal.
+    """
+    found = [line.strip().strip("\"'") for line in text.splitlines() if line.split("#")[0].strip()]
+    if len(found) > 1:
+        raise ValueError(f"the text holds {len(found)} lines, not one position: choose one of them")
+    fields = found[0].split() if found else []
+    if len(fields) < 2:
+        raise ValueError(f"{quote(text)} is not a FEN with a side to move")
+    clocks = 4 + sum(field.lstrip("-").isdecimal() for field in fields[4:6])
+    board = read_board(" ".join(fields[:clocks]))
+    if not fields[clocks:]:
+        return board, []
+    try:
+        _, operations = chess.Board.from_epd(" ".join(fields[:4] + fields[clocks:]))
+    except ValueError as error:
+        raise ValueError(f"{quote(found[0])} is not a FEN, nor a line of EPD ({error})") from None
+    best = operations.get("bm")
+    return board, list(best) if isinstance(best, list) else []
 
 
 def marked(board: chess.Board, prediction: np.ndarray, encoding: Encoding) -> list[int]:
@@ -60,16 +84,18 @@ def name(board: chess.Board, move: chess.Move) -> str:
 def check(
     board: chess.Board, prediction: np.ndarray, answer: str, encoding: Encoding
 ) -> tuple[bool | None, str]:
-    """Whether a prediction is right, and one line that says why. `answer` is UCI or empty."""
+    """Whether a prediction is right, and one line that says why. `answer` is a move in UCI, or
+    several of them that are equally good, or empty."""
     squares = marked(board, prediction, encoding)
     if len(squares) != 2:
         return False, f"{len(squares)} squares are marked, and a move has two"
+    best = [chess.Move.from_uci(text) for text in answer.split()]
     move = move_between(board, squares)
     if move is None:
         names = " and ".join(map(chess.square_name, squares))
-        return False, f"no legal move joins {names}"
-    known = chess.Move.from_uci(answer) if answer else None
-    same = known is not None and {known.from_square, known.to_square} == set(squares)
+        return False, f"no legal move joins {names}{_instead(board, best)}"
+    chosen = [known for known in best if {known.from_square, known.to_square} == set(squares)]
+    known, same = (chosen or best or [None])[0], bool(chosen)
     if same and mates(board, move):
         return True, f"{name(board, move)} is the answer, and mates"
     if same and known is not None:
@@ -80,6 +106,14 @@ def check(
     if known is not None:
         return False, f"{name(board, move)} is legal, but the answer is {name(board, known)}"
     return None, f"{name(board, move)} is legal; whether it is best the rules alone cannot tell"
+
+
+def _instead(board: chess.Board, best: list[chess.Move]) -> str:
+    """The moves that mate at once, or else those that are known to be best."""
+    mating = mating_moves(board)
+    verb = "mates" if len(mating) == 1 else "mate" if mating else "is the answer"
+    moves = ", ".join(name(board, move) for move in mating or best[:1])
+    return f"; {moves} {verb}" if moves else ""
 
 
 def judge(split: Split, predictions: np.ndarray, encoding: Encoding) -> dict[str, np.ndarray]:

@@ -9,7 +9,6 @@ import numpy as np
 from .._task import Split
 from ._chess_moves import ends, marked, move_between, name
 from ._chess_rows import Encoding
-from ._svg import answered
 
 _SQUARE = chess.svg.SQUARE_SIZE
 _BOARD = 8 * _SQUARE
@@ -28,7 +27,7 @@ def draw(split: Split, prediction: np.ndarray | None, encoding: Encoding) -> str
     """
     board = chess.Board(split.puzzles[0].decode())
     squares = [] if prediction is None else marked(board, prediction, encoding)
-    known = prediction is not None and answered(split)
+    known = prediction is not None and split.answered[0]
     right = marked(board, split.targets[0], encoding) if known else []
     move = ends(board, squares)
     svg = ET.fromstring(

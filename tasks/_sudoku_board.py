@@ -3,7 +3,7 @@
 import numpy as np
 
 from .._task import Split
-from ._svg import PREDICTED, answered, glyphs, picture, struck
+from ._svg import PREDICTED, glyphs, picture, struck
 
 _CELL = 22
 
@@ -11,8 +11,8 @@ _CELL = 22
 def render(givens: np.ndarray, answer: np.ndarray, prediction: np.ndarray | None, box: int) -> str:
     """The board in rich markup.
 
-    A given is bare and bold, a predicted digit has a raised dot before it and a wrong one an
-    exclamation mark, so that the three are told apart without colour; a blank is a dot.
+    A given is bare and bold, a digit that was filled in has a raised dot before it and a wrong one
+    an exclamation mark, so that the three are told apart without colour; a blank is a dot.
 
     **Arguments:**
 
@@ -45,7 +45,7 @@ def render(givens: np.ndarray, answer: np.ndarray, prediction: np.ndarray | None
                 elif given:
                     cell, mark = f" [bold]{given}[/bold] ", "given"
                 else:
-                    cell, mark = f"[cyan]·{shown}[/cyan] ", "predicted"
+                    cell, mark = f"[cyan]·{shown}[/cyan] ", "filled"
             marks.add(mark)
             line += ("│" if column % box == 0 else "") + cell
         lines.append(line + "│")
@@ -53,7 +53,7 @@ def render(givens: np.ndarray, answer: np.ndarray, prediction: np.ndarray | None
     if prediction is not None:
         legend = {
             "given": "[bold]5[/bold] given",
-            "predicted": "[cyan]·5[/cyan] predicted",
+            "filled": "[cyan]·5[/cyan] filled in",
             "wrong": "[red]!5[/red] wrong",
         }
         lines.append("  ".join(text for mark, text in legend.items() if mark in marks))
@@ -71,7 +71,7 @@ def draw(split: Split, prediction: np.ndarray | None, box: int) -> str:
     wrong = given & (shown != givens)
     if prediction is not None:
         wrong |= (shown < 1) | (shown > n)
-        if answered(split):
+        if split.answered[0]:
             wrong |= shown != answer
 
     def at(mask: np.ndarray) -> list[tuple[int, int]]:
@@ -100,5 +100,5 @@ def draw(split: Split, prediction: np.ndarray | None, box: int) -> str:
     ]
     title = f"A sudoku with {given.sum()} of {n * n} digits given"
     if prediction is not None:
-        title += f", filled in: {wrong.sum()} wrong" if answered(split) else ", filled in"
+        title += f", filled in: {wrong.sum()} wrong" if split.answered[0] else ", filled in"
     return picture(title, size + 4, size + 4, body)

@@ -7,8 +7,6 @@ variables that have a fallback. Numbers are kept short, for a page holds some hu
 from collections.abc import Iterable
 from html import escape
 
-from .._task import Split
-
 WRONG = "var(--wrong,#b3261e)"
 PREDICTED = "var(--predicted,currentColor)"
 
@@ -39,8 +37,3 @@ def struck(cells: Iterable[tuple[float, float]], width: float, height: float) ->
         f"M{x:g} {y:g}h{width:g}v{height:g}h{-width:g}zl{width:g} {height:g}" for x, y in cells
     )
     return f'<path d="{path}" fill="none" stroke="{WRONG}" stroke-width="1.2"/>' if path else ""
-
-
-def answered(split: Split) -> bool:
-    """Whether the right answer to the one example in `split` is known."""
-    return bool(split.columns["answered"][0]) if "answered" in split.columns else True

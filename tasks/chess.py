@@ -219,34 +219,34 @@ class Chess(AbstractTask):
         return _chess_moves.judge(split, predictions, self._encoding)
 
     def parse(self, text: str) -> Split:
-        """A puzzle position as a FEN (the side to move is to solve it).
+        """A puzzle position as a FEN, or as a line of a position list (EPD) that may name the best
+        moves (`bm Qxf7; id "1";`). The side to move is to solve it.
 
-        Where moves mate at once the first of them is taken as the answer; otherwise the answer is
-        not known. The difficulty is the estimate 400 + 20 * (legal moves).
+        The answer is the best moves of the line, or the first move that mates at once where it
+        names none; otherwise it is not known. The difficulty is the estimate
+        400 + 20 * (legal moves).
         """
         try:
-            if len(text.split()) < 2:
-                raise ValueError(f"{_chess_rows.quote(text)} is not a FEN with a side to move")
-            board = _chess_rows.read_board(text)
+            board, best = _chess_moves.position(text)
         except ValueError as error:
             raise InputError(f"{error}; give a FEN such as {EXAMPLE!r}") from None
         moves = board.legal_moves.count()
         if moves == 0:
             over = "mate" if board.is_check() else "stalemate"
             raise InputError(f"the game is over ({over}): give a FEN with a move to find")
-        mating = _chess_moves.mating_moves(board)
+        best = best or _chess_moves.mating_moves(board)[:1]
         targets = np.zeros(64, np.uint8)
-        if mating:
+        if best:
             cells = _chess_rows.cells_of(board, self._encoding)
-            targets[cells[[mating[0].from_square, mating[0].to_square]]] = 1
+            targets[cells[[best[0].from_square, best[0].to_square]]] = 1
         return Split(
             inputs=_chess_rows.tokens_of(board, self._encoding)[None],
             targets=targets.reshape(1, 8, 8),
             difficulty=np.array([_chess_generator.difficulty_of(moves)], np.float32),
             puzzles=np.array([board.fen().encode()]),
             columns={
-                "answer": np.array([mating[0].uci().encode() if mating else b""]),
-                "answered": np.array([bool(mating)]),
+                "answer": np.array([" ".join(move.uci() for move in best).encode()]),
+                "answered": np.array([bool(best)]),
                 **{name: np.array([b""]) for name in ("themes", "ids", "before", "opponent")},
             },
         )

@@ -17,7 +17,7 @@ from .._task import AbstractTask, Bad, Dataset, Progress, Split
 from ._dataset import dataset, describe, partition
 from ._files import Tally, refuse, write_text
 from ._records import Layout, Record, read_records
-from ._svg import PREDICTED, answered, glyphs, picture, struck
+from ._svg import PREDICTED, glyphs, picture, struck
 
 _LOG = logging.getLogger(__name__)
 
@@ -231,11 +231,15 @@ class PrefixSums(AbstractTask):
     # --- one example, on the host
 
     def parse(self, text: str) -> Split:
-        text = text.strip()
-        why = _fault(text, "", len(text))
-        if why:
+        """A string of bits; white space, commas and brackets between them are left out.
+
+        **Raises** `InputError` where anything else is in it, or it is too short.
+        """
+        lines = (line.split("#")[0] for line in text.splitlines())
+        bits = "".join(character for character in "".join(lines) if character not in " \t,;[]()\"'")
+        if why := _fault(bits, "", len(bits)):
             raise InputError(f"puzzle {_short(text)!r}: {why}")
-        return _split(_bits(text)[None])
+        return _split(_bits(bits)[None])
 
     def check(
         self, split: Split, prediction: Shaped[np.ndarray, " cells"]
@@ -357,7 +361,7 @@ def _drawing(split: Split, prediction: np.ndarray | None) -> str:
     bits = split.inputs[0]
     per_line, cell, line = 16 if len(bits) <= 128 else 32, 14, 42
     wrong = np.zeros(len(bits), bool)
-    if prediction is not None and answered(split):
+    if prediction is not None and split.answered[0]:
         wrong = prediction != split.targets[0]
     sums = "·" * len(bits) if prediction is None else _text(prediction)
     body = [

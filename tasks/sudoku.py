@@ -21,6 +21,7 @@ from ._dataset import dataset, describe, partition
 from ._files import Tally, refuse
 from ._sudoku_splits import BY_QUANTILE, easy_and_hard
 from ._sudoku_symmetry import symmetry
+from ._sudoku_text import cells_of_text
 
 # Random puzzles that cannot lose a given have 24.4 givens on average and hardly ever fewer than
 # 22, though there are puzzles with 17 (box 2: from 4 on, of 4 to 6).
@@ -28,6 +29,8 @@ _LIMITS = {2: (4, 15), 3: (22, 80)}
 _GIVENS = {2: (6, 4), 3: (34, 28)}
 _GENERATED = {2: (2_000, 500), 3: (20_000, 2_000)}
 _READ = (50_000, 10_000)
+_COUNTED = 1000
+"""Solutions of a pasted puzzle are counted up to this number."""
 _SCALES = ("tdoku", "sukaku", "eqloop", "file")
 _UNITS = {"tdoku": "tdoku guesses", "eqloop": "guesses", "file": "file's own rating"}
 _LOG = logging.getLogger(__name__)
@@ -338,35 +341,23 @@ class Sudoku(AbstractTask):
     # --- one example, on the host
 
     def parse(self, text: str) -> Split:
-        """A puzzle of 81 characters (box 2: 16), row by row, `.` or `0` for blanks; white space
-        is left out. It is solved, and `answered` False where it has several solutions.
+        """One puzzle as people paste it (see `_sudoku_text`). It is solved; where it has several
+        solutions `answered` is False, and `solutions` counts them up to `_COUNTED`.
 
         **Raises** `InputError` for a wrong length or character, or a puzzle without a solution.
         """
         from ._sudoku_generator import solve
 
-        text = "".join(text.split())
-        n, cells = self.box**2, self.box**4
-        if len(text) != cells:
-            hint = {16: "; 4x4 is task.box=2", 81: "; 9x9 is task.box=3"}.get(len(text), "")
-            raise InputError(
-                f"a {n}x{n} sudoku has {cells} characters, row by row, . or 0 for blanks; this has "
-                f"{len(text)}{hint}"
-            )
-        tokens = files.tokens_of(text.encode("ascii", "replace"), self.box)
-        for place in np.flatnonzero(tokens == 255).tolist():
-            raise InputError(
-                f"character {text[place]!r} in row {place // n + 1}, column {place % n + 1}: must "
-                f"be 1-{n}, or . or 0 for a blank"
-            )
+        n = self.box**2
+        tokens = files.tokens_of(cells_of_text(text, n).encode(), self.box)
         if clash := files.clashes(tokens.reshape(n, n), self.box):
             raise InputError(f"the givens contradict each other: {clash}; check the puzzle")
-        counts, solutions, guesses = solve(tokens[None], self.box)
+        counts, solutions, guesses = solve(tokens[None], self.box, _COUNTED)
         if counts[0] == 0:
             raise InputError("this sudoku has no solution; check its givens")
         answered = counts == 1
         split = files.own(tokens[None], np.where(answered, solutions, 0), guesses, self.box)
-        columns = dict(split.columns) | {"answered": answered}
+        columns = dict(split.columns) | {"answered": answered, "solutions": counts}
         return dataclasses.replace(split, columns=columns)
 
     def check(self, split: Split, prediction: Shaped[np.ndarray, "n n"]) -> tuple[bool | None, str]:
@@ -380,13 +371,23 @@ class Sudoku(AbstractTask):
             return False, f"leaves row {row + 1}, column {column + 1} blank"
         if clash := files.clashes(prediction, self.box):
             return False, clash
-        return True, f"a valid completion of the {np.sum(givens != 0)} givens"
+        return True, f"a valid completion of the {np.sum(givens != 0)} givens{_others(split)}"
 
     def render(self, split: Split, prediction: Shaped[np.ndarray, "n n"] | None = None) -> str:
         return board.render(split.inputs[0], split.targets[0], prediction, self.box)
 
     def draw(self, split: Split, prediction: Shaped[np.ndarray, "n n"] | None = None) -> str:
         return board.draw(split, prediction, self.box)
+
+
+def _others(split: Split) -> str:
+    """A remark on a puzzle from `parse` that has more than one solution."""
+    count = int(split.columns["solutions"][0]) if "solutions" in split.columns else 1
+    if count == 1:
+        return ""
+    if count < 0:
+        return "; whether it is the only one is not known"
+    return f", one of {'at least ' if count == _COUNTED else ''}{count:,}"
 
 
 def _band(field: str, text: str) -> tuple[float, float]:

@@ -444,7 +444,7 @@ CASES: list[tuple[str, str]] = [
     (
         "solve {sudoku} "
         "xyzxyz...xyzxyz...xyzxyz...xyzxyz...xyzxyz...xyzxyz...xyzxyz...xyzxyz...xyzxyz...",
-        "character 'x' in row 1, column 1: must be 1-9, or . or 0 for a blank",
+        "character 'y' in row 1, column 2: must be 1-9, or one of .0*_xX? for a blank",
     ),
     (
         "solve {sudoku} "

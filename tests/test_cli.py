@@ -238,13 +238,28 @@ def test_eval(cli, tiny_run, tmp_path):
     shutil.copytree(tiny_run, run)
     code, out, err = cli("eval", run, "--iterations", 6, "--rows", 10, "--plot", picture)
     assert (code, err) == (0, "")
+    first = out.splitlines()[0]
+    assert first.startswith("evaluating validation (")
+    assert first.endswith("6 iterations at most, at most 10 examples of each")
     assert "validation (8 bits): 10 examples" in out
+    assert "a sample of 16: between " in out
     assert "overthinking" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
     stored = json.loads((run / "eval" / "hard.json").read_text())
     assert stored["iterations"] == [1, 2, 3, 4, 6]
     assert stored["trained_iterations"] == [1, 4]
     assert (stored["rows"], stored["rows_of_split"]) == (10, 16)
+
+
+def test_eval_takes_a_sample_where_all_is_too_much(cli, tiny_run, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    monkeypatch.setattr("eqloop.cli._run.WORK", 1.0)
+    code, out, _ = cli("eval", run, "--iterations", 4, "--split", "train")
+    assert code == 0
+    assert "a random sample of each" in out.splitlines()[0]
+    assert "train (8 bits): 16 examples" in out
+    assert json.loads((run / "eval" / "train.json").read_text())["rows"] == 16
 
 
 def test_eval_json_of_one_split_and_step(cli, tiny_run, tmp_path):

@@ -168,3 +168,36 @@ def test_nothing_to_evaluate():
         evaluate(make_model(), TASK, SPLIT.take(slice(0)))
     with pytest.raises(InputError, match="iterations must be at least 1, got 0"):
         evaluate(make_model(), TASK, SPLIT, iterations=0)
+
+
+@pytest.mark.parametrize("early_exit", [True, False])
+def test_limited_work_measures_the_same_sample_each_time(early_exit):
+    """As if the sample, the first examples of one random order, were the whole split."""
+    options = {"iterations": 40, "batch_size": 32, "early_exit": early_exit}
+    calls: list[tuple[int, int]] = []
+    work = 40 * 40
+    limited = evaluate(
+        make_model(), TASK, SPLIT, work=work, progress=lambda *at: calls.append(at), **options
+    )
+    count = limited.overall.examples
+    sample = np.random.RandomState(0).permutation(70)[:count]
+    alone = evaluate(make_model(), TASK, SPLIT.take(sample), **options)
+    np.testing.assert_array_equal(limited.predictions, alone.predictions)
+    np.testing.assert_array_equal(limited.settled, alone.settled)
+    for name, curve in alone.overall.scores.items():
+        np.testing.assert_allclose(limited.overall.scores[name], curve)
+    assert count == 40 if not early_exit else count >= 40  # batches of 20
+    done = [at[0] for at in calls]
+    assert done == sorted(done)
+    assert {at[1] for at in calls} == {work}
+    assert done[-1] <= work
+
+
+def test_work_for_all_measures_all():
+    calls: list[tuple[int, int]] = []
+    found = evaluate(
+        make_model(), TASK, SPLIT, iterations=8, batch_size=32, work=1e9,
+        progress=lambda *at: calls.append(at),
+    )  # fmt: skip
+    assert found.overall.examples == 70
+    assert calls[-1] == (8 * 96, 8 * 96)

@@ -109,7 +109,7 @@ def test_bad_rows_are_named_with_their_line(tmp_path):
         PrefixSums().read(path, on_bad=refuse)
 
 
-@pytest.mark.parametrize("text", ["", "0101", "01012", "abc", "0 1 0 1 1"])
+@pytest.mark.parametrize("text", ["", "0101", "01012", "abc", "0 1 0 2 1"])
 def test_a_puzzle_that_is_no_bit_string_is_refused(text):
     with pytest.raises(InputError):
         PrefixSums().parse(text)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -25,6 +25,8 @@ REACH = 32.0
 """How many times its movement over the last `CHECK` iterations an answer must withstand."""
 SMALL = 64
 """Batches below this are not made smaller: compiling for a new size costs more than it saves."""
+SMALLEST = 16
+"""Examples in a batch at least, where `work` limits them."""
 NOISE = 16 * float(np.finfo(np.float32).eps)
 """A relative residual that rounding alone explains."""
 
@@ -71,7 +73,7 @@ class Evaluation:
     - `overall`, `bands`: a curve for all examples, and one for each band that has any.
     - `settled`: per example the first iteration whose residual is below `tolerance`, 0 for none.
     - `judged`: means of the task's host-side scores of the last prediction.
-    - `predictions`: the last prediction of each example.
+    - `predictions`: the last prediction of each example that was measured.
     - `iterations_run`: iterations of single examples that were computed;
       `iterations_asked` without early exit.
     - `seconds`: wall time, compilation included.
@@ -209,6 +211,7 @@ def evaluate(
     batch_size: int = 250,
     early_exit: bool = True,
     fold: bool = True,
+    work: float | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Scores and residuals of plain iteration, on a geometric grid up to `iterations`.
@@ -231,7 +234,11 @@ def evaluate(
       also takes the place of 1e-4 in (1)).
     - `batch_size`: examples iterated at once.
     - `fold`: fold internal recall into the weights: same function, fewer operations.
-    - `progress`: called with the examples done and their number.
+    - `work`: iterations of single examples to compute. Once they are used no further batch begins,
+        and the figures are those of a random sample, always the same one, of `examples` examples.
+        By default all examples are measured.
+    - `progress`: called with the work done and an upper bound of all of it, both in iterations of
+        single examples.
 
     **Raises** `InputError` for an empty split.
     """
@@ -244,14 +251,30 @@ def evaluate(
     points = geometric(iterations) if grid is None else sorted(set(grid))
     loop = eqx.filter_jit(make_loop)(model, fold)
     batch_size = min(batch_size, len(split))
+    order = np.arange(len(split))
+    all_work = points[-1] * batch_size * -(-len(split) // batch_size)
+    limit = float(all_work if work is None else np.clip(work, points[-1], all_work))
+    limited = limit < all_work
+    if limited:
+        order = np.random.RandomState(0).permutation(len(split))
+        # At least two batches, or the first one alone could exceed the limit by its whole size.
+        batch_size = int(np.clip(limit / points[-1] / 2, min(SMALLEST, batch_size), batch_size))
     parts: list[_Measured] = []
-    for start in range(0, len(split), batch_size):
-        index = np.arange(start, min(start + batch_size, len(split)))
+    measured = spent = 0
+    while measured < len(split) and spent < limit:
+        index = order[measured : measured + batch_size]
         padded = np.pad(index, (0, batch_size - len(index)), mode="edge")
         batch = _Batch(model, loop, task, split, padded, len(index), points, tolerance, early_exit)
-        parts.append(batch.run())
-        if progress is not None:
-            progress(int(index[-1]) + 1, len(split))
+
+        def report(computed: int, reached: int, before: int = spent) -> None:
+            if progress is not None:
+                progress(int(min(before + (computed if limited else reached), limit)), int(limit))
+
+        parts.append(batch.run(report))
+        measured += len(index)
+        # What early exit saves is work done, unless the work computed is what is limited.
+        spent += parts[-1].computed if limited else points[-1] * batch_size
+    split = split.take(order[:measured])
 
     scores = {
         name: np.concatenate([part.scores[name] for part in parts], axis=1)
@@ -303,6 +326,8 @@ class _Measured:
     settled: np.ndarray
     predictions: np.ndarray
     iterations_run: int
+    computed: int
+    """As `iterations_run`, with those of slots that are padding or done already."""
 
 
 class _Batch:
@@ -320,14 +345,16 @@ class _Batch:
             model, loop, task, jnp.asarray(split.inputs[index]), jnp.asarray(split.targets[index])
         )
 
-    def run(self) -> _Measured:
+    def run(self, report: Callable[[int, int], None]) -> _Measured:
+        """Calls `report` now and then with the iterations of single examples that were computed,
+        and with those that were computed or need not be."""
         points, size = self.points, len(self.rows)
         residual = np.full((len(points), size), np.nan, np.float32)
         settled = np.zeros(size, np.int32)
         scores: dict[str, np.ndarray] = {}
         predictions = np.zeros(0)
         last: dict[str, np.ndarray] = {}
-        now = run = 0
+        now = run = computed = 0
         for place, point in enumerate(points):
             while now < point and self.live.any():
                 # To the next point of the grid or the next check, whichever comes first.
@@ -340,6 +367,7 @@ class _Batch:
                     jnp.asarray(self.tolerance, jnp.float32),
                 )
                 run += (step - now) * int(self.live.sum())
+                computed += (step - now) * len(self.rows)
                 now = step
                 stop = np.zeros(len(self.rows), bool)
                 if self.early_exit and now % CHECK == 0:
@@ -352,6 +380,7 @@ class _Batch:
                     predictions = self._note(last, predictions, size, noted)
                     self.live &= ~stop
                     self._shrink()
+                report(computed, now * size)
             for name, value in last.items():
                 if name == "residual":
                     residual[place] = value
@@ -367,6 +396,7 @@ class _Batch:
             settled=settled[real],
             predictions=predictions[real],
             iterations_run=run,
+            computed=computed,
         )
 
     def _note(self, last, predictions, size, mask) -> np.ndarray:

@@ -30,28 +30,29 @@ def measure(
     split: Split,
     *,
     iterations: int,
-    rows: int,
+    rows: int = 0,
+    work: float | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """`evaluate` on the split `name`, at most `rows` examples of it (0: all), saved in the run;
     `step` is that of the checkpoint that `model` is."""
     some = at_most(split, rows)
-    found = evaluate(model, task, some, iterations=iterations, progress=progress)
-    record = record_of(task, name, step, some, split)
+    found = evaluate(model, task, some, iterations=iterations, work=work, progress=progress)
+    record = record_of(task, name, step, found.overall.examples, split)
     record["trained_iterations"] = trained_iterations(run.spec)
     save_evaluation(run, name, record | found.tables())
     return found
 
 
 def record_of(
-    task: AbstractTask, name: str, step: int, some: Split, split: Split
+    task: AbstractTask, name: str, step: int, examples: int, split: Split
 ) -> dict[str, Any]:
-    """What the record of a measurement on `some` of the examples of a split begins with."""
+    """What the record of a measurement on a number of the examples of a split begins with."""
     return {
         "task": task.name,
         "split": name,
         "step": step,
-        "rows": len(some),
+        "rows": examples,
         "rows_of_split": len(split),
     }
 
