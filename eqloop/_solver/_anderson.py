@@ -9,7 +9,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from .._norms import two_norm
-from ._iterative import AbstractSolver, Evaluation, Norm, Proposal, setting
+from ._iterative import AbstractSolver, Evaluation, Norm, Proposal
+from ._setting import setting
 
 
 class History(NamedTuple):
@@ -57,9 +58,9 @@ class Anderson(AbstractSolver):
     and those of `AbstractSolver`. **Raises** `ValueError` for an argument out of range.
     """
 
-    rtol: float = eqx.field(default=1e-3, converter=setting)
-    atol: float = eqx.field(default=0.0, converter=setting)
-    ridge: float = eqx.field(default=1e-8, converter=setting)
+    rtol: float = setting(1e-3)
+    atol: float = setting(0.0)
+    ridge: float = setting(1e-8)
     memory: int = eqx.field(default=5, static=True)
     damping: float = eqx.field(default=0.0, static=True)
     norm: Norm = eqx.field(default=two_norm, static=True)

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from .._norms import two_norm
 from ._anderson import newest
-from ._iterative import AbstractSolver, Evaluation, Norm, Proposal, setting
+from ._iterative import AbstractSolver, Evaluation, Norm, Proposal
+from ._setting import setting
 
 
 class _Memory(NamedTuple):
@@ -46,8 +47,8 @@ class Broyden(AbstractSolver):
     and those of `AbstractSolver`. **Raises** `ValueError` for an argument out of range.
     """
 
-    rtol: float = eqx.field(default=1e-3, converter=setting)
-    atol: float = eqx.field(default=0.0, converter=setting)
+    rtol: float = setting(1e-3)
+    atol: float = setting(0.0)
     memory: int = eqx.field(default=16, static=True)
     norm: Norm = eqx.field(default=two_norm, static=True)
     curve: int = eqx.field(default=0, static=True)

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .._iteration import stop_gradient
 from .._norms import two_norm
-from ._iterative import AbstractSolver, Evaluation, Norm, Proposal, choose, setting
+from ._iterative import AbstractSolver, Evaluation, Norm, Proposal, choose
+from ._setting import setting
 
 
 class _Memory(NamedTuple):
@@ -43,13 +44,13 @@ class SteadyState(AbstractSolver):
     a Runge-Kutta method.
     """
 
-    rtol: float = eqx.field(default=1e-3, converter=setting)
-    atol: float = eqx.field(default=0.0, converter=setting)
+    rtol: float = setting(1e-3)
+    atol: float = setting(0.0)
     solver: diffrax.AbstractSolver = diffrax.Heun()
     controller: diffrax.AbstractStepSizeController = diffrax.PIDController(
         rtol=1e-3, atol=1e-6, dtmax=1.0
     )
-    dt0: float = eqx.field(default=1.0, converter=setting)
+    dt0: float = setting(1.0)
     norm: Norm = eqx.field(default=two_norm, static=True)
     curve: int = eqx.field(default=0, static=True)
 

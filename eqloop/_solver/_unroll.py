@@ -4,6 +4,7 @@ import equinox as eqx
 from jaxtyping import Array, Int
 
 from .._iteration import Count, at_most
+from ._setting import setting
 
 
 class Unroll(eqx.Module):
@@ -26,7 +27,7 @@ class Unroll(eqx.Module):
 
     steps: int | Int[Array, ""]
     max_steps: int | None = eqx.field(default=None, static=True)
-    rtol: float = 1e-3
+    rtol: float = setting(1e-3)
 
     def __check_init__(self):
         if isinstance(self.steps, float):
