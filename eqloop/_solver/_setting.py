@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax.core import Tracer
 
 
 def setting(default: float) -> Any:
@@ -63,7 +64,7 @@ class _Setting:
 
 
 def _encode(value: Any) -> _Bits | _TracedBits:
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
         return _TracedBits(jax.lax.bitcast_convert_type(value, f"uint{8 * value.dtype.itemsize}"))
     double = np.asarray(value).astype(np.float64)
@@ -86,7 +87,7 @@ def _number(bits: Any) -> Any:
         )
     if isinstance(bits, _TracedBits):
         return jax.lax.bitcast_convert_type(bits.bits, f"float{8 * bits.bits.dtype.itemsize}")
-    if not any(isinstance(word, jax.core.Tracer) for word in words):
+    if not any(isinstance(word, Tracer) for word in words):
         high, low = (np.asarray(word).astype(np.uint64) for word in (bits.high, bits.low))
         number = np.asarray(high << 32 | low).view(np.float64)
         return number if number.ndim else number.item()
