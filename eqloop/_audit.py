@@ -193,7 +193,7 @@ def default_gradients(iterations: int) -> dict[str, AbstractGradient]:
     families: dict[str, Callable[[int], AbstractGradient]] = {
         "truncated": Truncated,
         "phantom": Phantom,
-        "neumann": lambda terms: Neumann(np.int32(terms)),  # pyright: ignore[reportArgumentType]
+        "neumann": lambda terms: Neumann(jnp.asarray(terms, jnp.int32)),
     }
     for name, family in families.items():
         # Two damped terms are hardly more than one step, and each program is compiled.

@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from ._adjoint import AbstractGradient, Backprop, Implicit
-from ._iteration import Count
+from ._iteration import Count, python_int
 from ._solution import BackwardReport, Equilibrium
 from ._solver import Solver, Unroll
 
@@ -62,6 +62,7 @@ def equilibrium(
         raise ValueError(
             f"gradient = {gradient!r} is not a gradient: make one, as in eqloop.Implicit()"
         )
+    max_steps = python_int(max_steps)
     if isinstance(max_steps, int) and max_steps < 1:
         raise ValueError(f"max_steps = {max_steps} must be at least 1")
     z0 = jtu.tree_map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), z0)

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from ._remat import Keep, rematerialised
@@ -22,12 +23,20 @@ def stop_gradient(tree: Z) -> Z:
     return eqx.combine(jax.lax.stop_gradient(arrays), rest)
 
 
-def at_most(steps: Count, bound: Count | None) -> Count:
-    """A number of steps, and where it or its bound is traced, so that nothing can be raised, the
-    bound in place of more."""
-    if bound is None or (isinstance(steps, int) and isinstance(bound, int)):
+def python_int(steps: Any) -> Any:
+    """A whole number of NumPy as one of Python, which a program is compiled for; all else as it
+    is."""
+    whole = isinstance(steps, np.ndarray | np.generic) and np.issubdtype(steps.dtype, np.integer)
+    return int(steps) if whole and steps.ndim == 0 else steps
+
+
+def clamp(steps: Count, least: int, most: Count | None = None) -> Count:
+    """A number of steps; where it or its bound is traced, so that nothing can be raised, the
+    nearest one from `least` to `most`."""
+    if isinstance(steps, int) and (most is None or isinstance(most, int)):
         return steps
-    return jnp.minimum(steps, bound)
+    steps = jnp.maximum(steps, least)
+    return steps if most is None else jnp.minimum(steps, most)
 
 
 def advance(f: Map, z: Z, x: PyTree, steps: Count) -> Z:

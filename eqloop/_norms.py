@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
@@ -10,12 +11,35 @@ from jaxtyping import Array, Float, PyTree
 
 
 def two_norm(tree: PyTree[Array]) -> Float[Array, ""]:
-    """`sqrt(sum of squares)` over all leaves, in the widest of their dtypes."""
-    sums = [jnp.sum(jnp.square(x)) for x in jtu.tree_leaves(tree)]
-    if not sums:
-        return jnp.zeros(())
-    dtype = functools.reduce(np.promote_types, (each.dtype for each in sums))
-    return jnp.sqrt(sum((each.astype(dtype) for each in sums), start=jnp.zeros((), dtype)))
+    """`sqrt(sum of squares)` over all leaves, in the widest of their dtypes. Right also where the
+    squares would overflow or underflow."""
+    norms = [_leaf_norm(jnp.ravel(x)) for x in jtu.tree_leaves(tree)]
+    if len(norms) > 1:
+        return _leaf_norm(_stack(norms))
+    return norms[0] if norms else jnp.zeros(())
+
+
+def scale_of(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """The power of two at or below the largest absolute value, which no gradient passes through.
+
+    `x / scale_of(x)` has the digits of `x`, and squares and products that neither overflow nor
+    all underflow. Some power of two where `x` is zero or not finite.
+    """
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), initial=0)
+    # The largest power of two, ldexp takes for inf.
+    exponent = jnp.minimum(jnp.frexp(largest)[1] - 1, jnp.finfo(largest.dtype).maxexp - 2)
+    return jnp.ldexp(jnp.ones_like(largest), exponent)
+
+
+def _leaf_norm(x: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+    """The 2-norm along the last axis."""
+    scale = scale_of(x)
+    return scale * jnp.sqrt(jnp.sum(jnp.square(x / scale), axis=-1))
+
+
+def _stack(scalars: list[Float[Array, ""]]) -> Float[Array, " n"]:
+    dtype = functools.reduce(np.promote_types, (x.dtype for x in scalars))
+    return jnp.stack([x.astype(dtype) for x in scalars])
 
 
 def normalise(tree: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, ""]]:
@@ -31,8 +55,7 @@ def largest_cell_norm(tree: PyTree[Array]) -> Float[Array, ""]:
     Stricter than `two_norm` of the whole state where a few cells move and the rest stands still.
     """
     leaves = [jnp.atleast_1d(x) for x in jtu.tree_leaves(tree)]
-    cells = [jnp.max(jnp.sum(jnp.square(x), axis=-1), initial=0) for x in leaves]
-    return jnp.sqrt(jnp.max(jnp.stack(cells)))
+    return jnp.max(_stack([jnp.max(_leaf_norm(x), initial=0) for x in leaves]))
 
 
 def relative(

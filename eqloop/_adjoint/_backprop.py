@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._iteration import Count, unroll
+from .._iteration import Count, advance, unroll
 from .._remat import Keep, rematerialised
 from .._solution import Equilibrium
 from .._solver import AbstractSolver, Approach, Unroll
@@ -53,8 +53,8 @@ class Backprop(AbstractGradient):
                 "Neumann, Phantom, Truncated or OneStep"
             )
         reached = _followed(f, z0, x, solver, max_steps, self.keep)
-        z, state = unroll(f, reached.state, x, 1, keep=self.keep)
-        return finish(state, z, state, solver, reached, 1)
+        z = reached.state
+        return finish(advance(f, z, x, 1), z, z, solver, reached, 1)
 
 
 def _followed(

@@ -1,12 +1,13 @@
-"""From the last two iterates to a result."""
+"""From the last evaluation to a result."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .._iteration import Count, stop_gradient
 from .._norms import relative
 from .._solution import RESULTS, Equilibrium
-from .._solver import Approach, Solver
+from .._solver import Approach, Solver, Unroll, choose
 
 
 def finish(
@@ -18,7 +19,10 @@ def finish(
     more: Count,
 ) -> Equilibrium:
     """`value = f(z)` is the last of `more` evaluations after what the solver `reached`: measure
-    its residual and say how the loop ended in `state`.
+    its residual and say how the loop ended.
+
+    Returned are the value of z, of which the residual is, and the derivative of `state`; for
+    `Unroll`, all of `state`.
 
     `Unroll` has converged where the residual is at most its `rtol`; another solver has said for
     itself, but where it was successful and further iterations have led out of its tolerance again,
@@ -26,7 +30,7 @@ def finish(
     """
     value, z = stop_gradient((value, z))
     residual = relative(value, z)[2]
-    result = reached.result
+    steps, result = reached.steps + more, reached.result
     if result is None:
         rtol = jnp.asarray(solver.rtol, residual.dtype)  # pyright: ignore[reportAttributeAccessIssue]
         result = RESULTS.where(residual <= rtol, RESULTS.successful, RESULTS.not_converged)
@@ -38,11 +42,30 @@ def finish(
         result = RESULTS.where(left, RESULTS.not_converged, result)
     nonfinite = RESULTS.nonfinite
     result = RESULTS.where(jnp.isfinite(residual), result, nonfinite)  # pyright: ignore[reportArgumentType]
+    if not isinstance(solver, Unroll):
+        state = _value_and_derivative(z, state)
+    elif not isinstance(solver.count, int):
+        none = steps < 1
+        residual = jnp.where(none, jnp.inf, residual)
+        result = RESULTS.where(none, RESULTS.not_converged, result)  # pyright: ignore
+        if isinstance(more, int):  # this evaluation was the gradient's alone
+            state = choose(none, z, state)
     return Equilibrium(
         state=state,
-        steps=jnp.asarray(reached.steps + more),
+        steps=jnp.asarray(steps),
         evaluations=jnp.asarray(reached.evaluations + more),
         residual=residual,
         result=result,
         curve=reached.curve,
     )
+
+
+@jax.custom_jvp
+def _value_and_derivative(value: PyTree, of: PyTree) -> PyTree:
+    del of
+    return value
+
+
+@_value_and_derivative.defjvp
+def _derivative_alone(primals: tuple[PyTree, PyTree], tangents: tuple[PyTree, PyTree]):
+    return _value_and_derivative(*primals), tangents[1]

@@ -35,7 +35,7 @@ class Implicit(AbstractCotangentSolve):
         tolerances are replaced by `rtol`; it takes at most `max_steps * restart` steps.
     """
 
-    rtol: float = eqx.field(default=1e-3, converter=setting)
+    rtol: float = setting(1e-3)
     max_steps: int = eqx.field(default=10, static=True)
     restart: int = eqx.field(default=10, static=True)
     solver: AbstractSolver | None = None

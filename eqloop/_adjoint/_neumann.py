@@ -1,10 +1,12 @@
 """The Neumann series."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Int
 
+from .._iteration import clamp, python_int
 from .._norms import two_norm
 from .._solution import BackwardReport
 from ._cotangent import AbstractCotangentSolve
@@ -21,12 +23,12 @@ class Neumann(AbstractCotangentSolve):
 
     **Arguments:**
 
-    - `steps`: terms, an integer or a traced one.
+    - `steps`: terms, an integer or a traced one, which counts as at least 1.
 
     **Raises** `ValueError` where `steps` is an integer below 1.
     """
 
-    steps: int | Int[Array, ""] = 5
+    steps: int | Int[Array, ""] = eqx.field(default=5, converter=python_int)
 
     def __check_init__(self):
         check_steps(self)
@@ -36,9 +38,10 @@ class Neumann(AbstractCotangentSolve):
             total, term = carry
             return jtu.tree_map(lambda a, b: a + b, total, term), product(term)
 
+        steps = clamp(self.steps, 1)
         none = jtu.tree_map(jnp.zeros_like, cotangent)
-        u, left = jax.lax.fori_loop(0, self.steps, term, (none, cotangent))
+        u, left = jax.lax.fori_loop(0, steps, term, (none, cotangent))
         size = two_norm(cotangent)
         residual = two_norm(left) / jnp.where(size > 0, size, 1)
-        products = jnp.asarray(self.steps, residual.dtype)
+        products = jnp.asarray(steps, residual.dtype)
         return u, BackwardReport(residual, jnp.zeros_like(residual), products)

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax.tree_util as jtu
 
-from .._iteration import unroll
+from .._iteration import python_int, unroll
 from .._solution import Equilibrium
 from .._solver import approach
 from ._base import AbstractGradient
@@ -29,7 +29,7 @@ class Phantom(AbstractGradient):
     **Raises** `ValueError` for an argument out of range, or more steps than an `Unroll` has.
     """
 
-    steps: int = eqx.field(default=5, static=True)
+    steps: int = eqx.field(default=5, static=True, converter=python_int)
     damping: float = eqx.field(default=0.5, static=True)
 
     def __check_init__(self):

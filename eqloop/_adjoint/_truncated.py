@@ -3,7 +3,7 @@
 import equinox as eqx
 from jaxtyping import Array, Int
 
-from .._iteration import Count, at_most, unroll
+from .._iteration import Count, clamp, python_int, unroll
 from .._remat import Keep
 from .._solution import Equilibrium
 from .._solver import Unroll, approach
@@ -19,7 +19,7 @@ class Truncated(AbstractGradient):
 
     **Arguments:**
 
-    - `steps`: an integer, or a traced one.
+    - `steps`: an integer, or a traced one, which counts as at least 1.
     - `max_steps`: a static bound on a traced `steps`, which counts as no more than that, nor than
         those of `Unroll`.
     - `keep`, `checkpoints`: as for `Backprop`.
@@ -27,8 +27,8 @@ class Truncated(AbstractGradient):
     **Raises** `ValueError` where `steps` is an integer below 1 or above those of `Unroll`.
     """
 
-    steps: int | Int[Array, ""]
-    max_steps: int | None = eqx.field(default=None, static=True)
+    steps: int | Int[Array, ""] = eqx.field(converter=python_int)
+    max_steps: int | None = eqx.field(default=None, static=True, converter=python_int)
     keep: Keep = eqx.field(default="marked", static=True)
     checkpoints: int | None = eqx.field(default=None, static=True)
 
@@ -68,4 +68,4 @@ def reserved(gradient, solver) -> tuple[Count, int | None]:
     if isinstance(steps, int) and isinstance(count, int) and steps > count:
         name = type(gradient).__name__
         raise ValueError(f"{name}: steps = {steps} exceeds Unroll({count})")
-    return at_most(at_most(steps, bound), count), bound
+    return clamp(clamp(steps, 1, bound), 0, count), bound

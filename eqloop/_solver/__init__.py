@@ -6,10 +6,11 @@ from ._iterative import AbstractSolver as AbstractSolver
 from ._iterative import Progress as Progress
 from ._iterative import choose as choose
 from ._iterative import iterate as iterate
-from ._iterative import setting as setting
 from ._newton import NewtonKrylov as NewtonKrylov
 from ._run import Approach as Approach
 from ._run import Solver as Solver
 from ._run import approach as approach
+from ._setting import check_not_negative as check_not_negative
+from ._setting import setting as setting
 from ._steady_state import SteadyState as SteadyState
 from ._unroll import Unroll as Unroll

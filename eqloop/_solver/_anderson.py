@@ -8,12 +8,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from .._norms import two_norm
-from ._iterative import AbstractSolver, Evaluation, Norm, Proposal, setting
+from .._norms import scale_of, two_norm
+from ._iterative import AbstractSolver, Evaluation, Norm, Proposal
+from ._setting import setting
 
 
 class History(NamedTuple):
-    """The last differences of values and of residuals `f(z) - z`, as a ring of rows.
+    """The last differences of values and of residuals `f(z) - z`, as a ring of rows, both divided
+    by the size of the latter, or products of small rows would underflow.
 
     `used` counts the newest rows that hold (a restart sets it to zero).
     """
@@ -57,9 +59,9 @@ class Anderson(AbstractSolver):
     and those of `AbstractSolver`. **Raises** `ValueError` for an argument out of range.
     """
 
-    rtol: float = eqx.field(default=1e-3, converter=setting)
-    atol: float = eqx.field(default=0.0, converter=setting)
-    ridge: float = eqx.field(default=1e-8, converter=setting)
+    rtol: float = setting(1e-3)
+    atol: float = setting(0.0)
+    ridge: float = setting(1e-8)
     memory: int = eqx.field(default=5, static=True)
     damping: float = eqx.field(default=0.0, static=True)
     norm: Norm = eqx.field(default=two_norm, static=True)
@@ -89,10 +91,13 @@ class Anderson(AbstractSolver):
         slot = at.count % self.memory
         # Nothing comes before the first value, so its differences do not count.
         used = jnp.minimum(memory.used + jnp.where(at.steps > 0, 1, 0), self.memory)
-        values = memory.values.at[slot].set(jnp.where(sound, value - memory.value, 0))
         change = jnp.where(sound, residual - memory.residual, 0)
+        scale = scale_of(change)
+        change = change / scale
+        values = memory.values.at[slot].set(jnp.where(sound, value - memory.value, 0) / scale)
         residuals = memory.residuals.at[slot].set(change)
-        row, against = residuals @ change, residuals @ residual
+        scale = scale_of(residual)
+        row, against = residuals @ change, residuals @ (residual / scale)
         products = memory.products.at[slot].set(row).at[:, slot].set(row)
 
         holds = newest(slot, self.memory, used)
@@ -103,7 +108,7 @@ class Anderson(AbstractSolver):
         scaled = jnp.where(both, products / (size[:, None] * size[None, :]), unit)
         ridge = jnp.asarray(self.ridge, z.dtype) + jnp.finfo(z.dtype).eps
         c = _solve(scaled + ridge * unit, jnp.where(holds, against / size, 0)) / size
-        c = jnp.where(holds, c, 0)
+        c = scale * jnp.where(holds, c, 0)
         mixed = value - c @ values
         if self.damping:
             mixed = mixed - self.damping * (residual - c @ residuals)

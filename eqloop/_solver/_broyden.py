@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from .._norms import two_norm
+from .._norms import scale_of, two_norm
 from ._anderson import newest
-from ._iterative import AbstractSolver, Evaluation, Norm, Proposal, setting
+from ._iterative import AbstractSolver, Evaluation, Norm, Proposal
+from ._setting import setting
 
 
 class _Memory(NamedTuple):
@@ -46,8 +47,8 @@ class Broyden(AbstractSolver):
     and those of `AbstractSolver`. **Raises** `ValueError` for an argument out of range.
     """
 
-    rtol: float = eqx.field(default=1e-3, converter=setting)
-    atol: float = eqx.field(default=0.0, converter=setting)
+    rtol: float = setting(1e-3)
+    atol: float = setting(0.0)
     memory: int = eqx.field(default=16, static=True)
     norm: Norm = eqx.field(default=two_norm, static=True)
     curve: int = eqx.field(default=0, static=True)
@@ -75,12 +76,15 @@ class Broyden(AbstractSolver):
         def inverse(x):
             return (holds * (memory.right @ x)) @ memory.left - x
 
-        change = jnp.where(sound, residual - memory.residual, 0)
+        # The update does not depend on the size of the last step; its products would underflow.
+        scale = scale_of(memory.step)
+        before = memory.step / scale
+        change = jnp.where(sound, residual - memory.residual, 0) / scale
         image = inverse(change)
-        covector = (holds * (memory.left @ memory.step)) @ memory.right - memory.step
+        covector = (holds * (memory.left @ before)) @ memory.right - before
         slope = jnp.sum(covector * change)
         known = (at.steps > 0) & sound & (slope != 0)
-        term = (memory.step - image) / jnp.where(known, slope, 1)
+        term = (before - image) / jnp.where(known, slope, 1)
         fits = known & jnp.isfinite(jax.lax.stop_gradient(jnp.sum(term)))
         term, covector = jnp.where(fits, term, 0), jnp.where(fits, covector, 0)
         # B r with the new term in it.

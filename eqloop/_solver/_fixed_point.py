@@ -8,7 +8,8 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, Int
 
 from .._norms import two_norm
-from ._iterative import AbstractSolver, Evaluation, Norm, Proposal, setting
+from ._iterative import AbstractSolver, Evaluation, Norm, Proposal
+from ._setting import setting
 
 
 class _Memory(NamedTuple):
@@ -34,9 +35,9 @@ class FixedPoint(AbstractSolver):
     and those of `AbstractSolver`. **Raises** `ValueError` for an argument out of range.
     """
 
-    rtol: float = eqx.field(default=1e-3, converter=setting)
-    atol: float = eqx.field(default=0.0, converter=setting)
-    damping: float = eqx.field(default=0.0, converter=setting)
+    rtol: float = setting(1e-3)
+    atol: float = setting(0.0)
+    damping: float = setting(0.0)
     patience: int = eqx.field(default=0, static=True)
     norm: Norm = eqx.field(default=two_norm, static=True)
     curve: int = eqx.field(default=0, static=True)

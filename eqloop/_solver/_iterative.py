@@ -16,17 +16,13 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._iteration import Count
 from .._norms import relative, two_norm
 from .._solution import RESULTS
+from ._setting import check_not_negative
 
 Norm = Callable[[PyTree], Float[Array, ""]]
 
 
-def setting(value: Any) -> Any:
-    """A number that a compiled program takes as an argument: another value is no other program."""
-    return np.float64(value) if isinstance(value, int | float) else value
-
-
 def whole(value: Any) -> Any:
-    """The same for a whole number."""
+    """A whole number that a compiled program takes as an argument."""
     return np.int32(value) if isinstance(value, int) else value
 
 
@@ -100,10 +96,7 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
     curve: eqx.AbstractVar[int]
 
     def __check_init__(self):
-        for name in ("rtol", "atol"):
-            value = getattr(self, name)
-            if isinstance(value, np.floating) and not value >= 0:
-                raise ValueError(f"{type(self).__name__}: {name} = {value} must be at least 0")
+        check_not_negative(self, "rtol", "atol")
 
     followed: ClassVar[bool] = True
     """Whether `Backprop` can go back through its steps."""

@@ -21,9 +21,9 @@ from ._iterative import (
     Proposal,
     all_finite,
     choose,
-    setting,
     whole,
 )
+from ._setting import setting
 
 
 class AbstractNewton(AbstractSolver):
@@ -32,10 +32,10 @@ class AbstractNewton(AbstractSolver):
     All fields are here and a subclass adds none, so that there is one place that makes `__init__`.
     """
 
-    rtol: float = eqx.field(default=1e-3, converter=setting)
-    atol: float = eqx.field(default=0.0, converter=setting)
+    rtol: float = setting(1e-3)
+    atol: float = setting(0.0)
     plain: int = eqx.field(default=3, converter=whole)
-    forcing: float = eqx.field(default=1e-2, converter=setting)
+    forcing: float = setting(1e-2)
     restart: int = eqx.field(default=10, static=True)
     cycles: int = eqx.field(default=2, static=True)
     norm: Norm = eqx.field(default=two_norm, static=True)

@@ -34,9 +34,10 @@ def approach(
     """
     f, z0, x = stop_gradient((f, z0, x))
     if isinstance(solver, Unroll):
-        steps = solver.count - reserve
-        done = jnp.asarray(steps)
-        return Approach(advance(f, z0, x, steps), done, done, None, None)
+        # -1 where a traced count is 0 and the gradient makes an evaluation all the same.
+        steps = jnp.asarray(solver.count - reserve)
+        z = advance(f, z0, x, solver.count - reserve)
+        return Approach(z, steps, jnp.maximum(steps, 0), None, None)
     if isinstance(solver, AbstractSolver):
         _, progress = iterate(lambda z: f(z, x), solver, z0, max_steps=max_steps)
         return Approach(

@@ -3,7 +3,8 @@
 import equinox as eqx
 from jaxtyping import Array, Int
 
-from .._iteration import Count, at_most
+from .._iteration import Count, clamp, python_int
+from ._setting import setting
 
 
 class Unroll(eqx.Module):
@@ -14,8 +15,9 @@ class Unroll(eqx.Module):
 
     **Arguments:**
 
-    - `steps`: an integer, or a traced one, so that the number can change from call to call
-        without a new compilation.
+    - `steps`: an integer (of Python or NumPy), or a traced one, so that the number can change
+        from call to call without a new compilation. A traced one below 1 makes no iteration: the
+        state is `z0`, the residual inf, the result `RESULTS.not_converged`.
     - `max_steps`: a static bound on a traced `steps`, which counts as no more than that;
         back-propagation needs it (see `eqloop.trajectory` for all the iterates). Not looked at
         where `steps` is an integer.
@@ -24,9 +26,9 @@ class Unroll(eqx.Module):
     **Raises** `ValueError` where `steps` is an integer below 1.
     """
 
-    steps: int | Int[Array, ""]
-    max_steps: int | None = eqx.field(default=None, static=True)
-    rtol: float = 1e-3
+    steps: int | Int[Array, ""] = eqx.field(converter=python_int)
+    max_steps: int | None = eqx.field(default=None, static=True, converter=python_int)
+    rtol: float = setting(1e-3)
 
     def __check_init__(self):
         if isinstance(self.steps, float):
@@ -37,4 +39,4 @@ class Unroll(eqx.Module):
     @property
     def count(self) -> Count:
         """The steps that are made."""
-        return at_most(self.steps, self.max_steps)
+        return clamp(self.steps, 0, self.max_steps)
