@@ -36,8 +36,9 @@ def analyse(
     """Reachability, input-dependence, geometry and spectrum of the loop `z <- f(z, x)`.
 
     Any map will do: a function, an Equinox module, or a module of another library with its weights
-    closed over (make the function once: each new one is compiled anew). Nothing here builds a
-    matrix as large as the state.
+    closed over. The report is of the weights that f has when this is called, however they changed
+    since an earlier call; functions of the same code and shapes share what is compiled. Nothing
+    here builds a matrix as large as the state.
 
     ```python
     report = eqloop.stability.analyse(lambda z, x: jnp.tanh(w @ z + x), z0s, xs, key=jr.key(0))

@@ -12,6 +12,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Complex, Float, Int, PRNGKeyArray, PyTree
 from scipy.linalg import schur
 
+from ._closed import closed
+from ._trees import head
+
 
 @dataclasses.dataclass(frozen=True)
 class Eigenvalues:
@@ -59,12 +62,14 @@ def leading_eigenvalues(
 
     **Arguments:**
 
-    - `operator`: a pytree (an Equinox module), or a function made once: another one compiles anew.
+    - `operator`: an Equinox module or any function, closed over what it likes.
     - `zs`, `xs`: stacked along a first axis.
     - `count`: eigenvalues wanted; `memory`: vectors kept, more than `count + 2`.
     - `cycles`: restarts at most; they end when the wanted eigenvalues of all have converged.
     """
-    size = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], zs))[0].size
+    z, x = head((zs, xs))
+    operator = closed(operator, z, x, z, derivative=False)
+    size = ravel_pytree(z)[0].size
     memory = min(memory, size)
     basis = _start(zs, jr.split(key, len(jax.tree.leaves(zs)[0])), memory)
     batch, dtype = len(basis), basis.dtype

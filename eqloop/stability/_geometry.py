@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._linear import solve_identity_minus
 from .._norms import two_norm
+from ._closed import closed
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
 from ._limits import Limits, distance, settle
 from ._operators import Gram, InverseGram, state_jacobian
@@ -22,7 +23,7 @@ from ._reachability import band
 from ._report import Geometry
 from ._spectrum import jacobian_eigenvalues
 from ._statistics import Summary, share, summary
-from ._trees import inner, take
+from ._trees import head, inner, take
 
 BACKWARD = 32
 TERMS = (1, 2, 4, 8, 16)
@@ -69,6 +70,8 @@ def geometry(
     if loss is None:
         loss = inner
         targets = _random(limits.z0s, keys)
+    else:
+        loss = closed(loss, *head((limits.z0s, targets)))
     backward = min(BACKWARD, limits.iterations)
     norms = _backward(limits.f, loss, limits.z0s, limits.xs, targets, backward)
     there = np.flatnonzero(limits.converged)

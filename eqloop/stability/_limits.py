@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._iteration import Map
 from .._norms import largest_cell_norm, relative, two_norm
 from .._solver import FixedPoint, iterate
+from ._closed import closed
 from ._report import Outcome
-from ._trees import subtract, take
+from ._trees import head, subtract, take
 
 Progress = Callable[[int, int | None], None]
 
@@ -118,10 +119,12 @@ def find_limits(
         raise ValueError(f"rtol = {rtol} must be between 0 and 1")
     start = z0s if callable(z0s) else None
     if start is not None:
+        start = closed(start, head(xs))
         z0s = _starts(start, xs)
     counts = {len(leaf) for leaf in jtu.tree_leaves((z0s, xs))}
     if len(counts) != 1 or 0 in counts:
         raise ValueError(f"z0s and xs must be stacks of as many examples, not {sorted(counts)}")
+    f = closed(f, *head((z0s, xs)))
     z, parts = z0s, []
     for done in range(0, iterations, CHUNK):
         if progress is not None:
@@ -224,6 +227,7 @@ def settle(
     wanted = np.ones(len(jtu.tree_leaves(zs)[0]), bool) if only is None else only
     # Any residual will do for the others: they stop at the first, and the batch waits for none.
     rtols = jnp.where(wanted, rtol, jnp.inf)
+    f = closed(f, *head((zs, xs)))
     state, converged = _settle(f, zs, xs, rtols, jnp.asarray(max_steps))
     return state, np.asarray(converged) & wanted
 

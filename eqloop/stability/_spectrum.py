@@ -12,11 +12,13 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from scipy.special import stdtrit
 
 from .._iteration import Map
+from ._closed import closed
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
 from ._limits import Limits
 from ._operators import Gram, Jacobian
 from ._report import Spectrum
 from ._statistics import share, summary
+from ._trees import head
 
 EDGE = 0.05
 """A leading Lyapunov exponent within this of zero is marginal (per iteration)."""
@@ -108,7 +110,8 @@ def lyapunov_exponents(
     1980, doi:10.1007/BF02128237). The first half of the iterations is left to the transient, the
     second cut into 8 blocks, whose means give the interval.
     """
-    size = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], z0s))[0].size
+    f = closed(f, *head((z0s, xs)))
+    size = ravel_pytree(head(z0s))[0].size
     examples = len(jax.tree.leaves(z0s)[0])
     block = max(1, iterations // 2 // BLOCKS)
     blocks = _push(
