@@ -111,16 +111,15 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
         ],
     )
     clusters, inputs = dependence["clusters"], dependence["inputs"]
-    distinct = {"hits": round(clusters[-1]), "count": inputs[-1]} if clusters else None
+    distinct = None
+    if clusters:  # without an interval: the points are no sample
+        distinct = {"hits": round(clusters[-1]), "count": inputs[-1]}
+        distinct |= {"share": dependence["distinct"], "low": None, "high": None}
     spread = {name: dependence[f"spread{end}"] for name, end in _SPREAD.items()} | {"count": None}
     yield (
         "Input-dependence",
         [
-            (
-                "distinct fixed points, of the inputs that converged",
-                distinct
-                and distinct | {"share": dependence["distinct"], "low": None, "high": None},
-            ),
+            ("distinct fixed points, of the inputs that converged", distinct),
             ("spread of fixed points / of inputs", spread),
             ("|(I − J)<sup>−1</sup> ∂f/∂x|", dependence["implicit"]),
             ("|dz<sub>T</sub>/dx| over that", dependence["agreement"]),
