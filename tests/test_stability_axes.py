@@ -91,7 +91,13 @@ def analyse(f, z0s, xs, **kwargs):
 
 
 def test_an_affine_loop(x64):
-    report = analyse(*affine())
+    shown = []
+    report = analyse(*affine(), progress=lambda *each: shown.append(each))
+    # The work that is done grows, to what was planned: no stage is left out or counted twice.
+    done, totals = zip(*shown, strict=True)
+    assert set(totals) == {sum(stability.planned(EXAMPLES, DETAIL, 256).values())}
+    assert list(done) == sorted(done)
+    assert done[-1] == totals[0]
     reach, depend, shape = report.reachability, report.input_dependence, report.geometry
     unit = np.eye(6)
     assert_allclose(report.spectrum.radius.values, 0.9, rtol=1e-6)
