@@ -71,6 +71,73 @@ def percent(share: float | None) -> str:
 
 
 @contextmanager
+def progress_of_work(label: str) -> Iterator[Any]:
+    """A bar for work whose amount is known before: yields `report(done, total, part)`. The time
+    that is left follows from the work that is done. Silent in a pipe."""
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    class Left(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(time_left(task.completed, task.total, at, task.elapsed or 0.0))
+
+    at = 0.0
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} % of the work"),
+        TimeElapsedColumn(),
+        Left(),
+        console=notes(),
+        transient=True,
+    )
+    if not bar.console.is_terminal:
+        yield lambda done, total, part=label: None
+        return
+    task = bar.add_task(label, total=None)
+
+    def report(done: int, total: int | None, part: str = label) -> None:
+        nonlocal at
+        if done > bar.tasks[0].completed:
+            at = bar.tasks[0].elapsed or 0.0
+        bar.update(task, completed=done, total=total, description=part)
+
+    with bar:
+        yield report
+
+
+def time_left(done: float, total: float | None, at: float, now: float) -> str:
+    """What the rest takes at the speed so far, where `done` of `total` was reached after `at`
+    seconds, less the time since; from a twentieth of the work on."""
+    if not total or done < total / 20:
+        return "time left not known yet"
+    left = max(at * (total - done) / done - (now - at), 0)
+    return f"about {left:.0f} s left" if left < 90 else f"about {left / 60:.0f} min left"
+
+
+@contextmanager
+def finishing() -> Iterator[None]:
+    """Ctrl-C waits until what is being written is whole; a second one does not."""
+    import signal
+
+    pressed: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        del frame
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def progress(label: str) -> Iterator[Any]:
     """A progress bar that a loader feeds: yields `report(done, total)`, or with the name of the
     part that is being done as a third argument. Silent in a pipe."""

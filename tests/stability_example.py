@@ -47,7 +47,7 @@ def a_report() -> dict[str, Any]:
     size = rates[:, None] * np.linspace(1, 0.5, 6)
     points = random.normal(0, 1, (EXAMPLES, 2)) * [3, 1.5]
     cosines = {"backprop": 0.998, "truncated-4": 0.81, "phantom-4": 0.84, "one-step": 0.42}
-    kinds = ("converged", "cycle", "slow", "wandering", "diverged")
+    kinds = ("converged", "unresolved", "cycle", "slow", "wandering", "diverged")
     report = StabilityReport(
         reachability=Reachability(
             tolerance=1e-4,
@@ -60,6 +60,7 @@ def a_report() -> dict[str, Any]:
             curves=curves.tolist(),
             settle_step=spread(78, 14),
             rate=spread(0.87, 0.03),
+            remaining=spread(1e-6, 1e-7),
             predicted_rate=spread(0.868, 0.03),
             growth=spread(1.6, 0.1),
             starts={
@@ -77,11 +78,14 @@ def a_report() -> dict[str, Any]:
             spread=0.74,
             spread_low=0.7,
             spread_high=0.79,
+            recall=True,
             iterations=GRID,
             sensitivity=band(2.4 * (1 - 0.8 * rates[:, None] ** t)),
+            kept=spread(0.5, 0.1),
             implicit=implicit,
             agreement=spread(1.01, 0.02),
             smoothness=spread(0.99, 0.01),
+            through_start=spread(0.99, 0.01),
             probe=0.93,
             points=[
                 p if s else None for p, s in zip(points.tolist(), settled.tolist(), strict=True)
@@ -107,6 +111,8 @@ def a_report() -> dict[str, Any]:
                 [size * np.cos(angles), size * np.sin(angles), angles < 2.9], axis=-1
             ).tolist(),
             radius=spread(0.868, 0.03),
+            radius_error=spread(1e-5, 1e-6),
+            radius_at_fixed_points=spread(0.868, 0.03),
             sigma_max=spread(2.2, 0.2),
             non_normality=spread(2.5, 0.2),
             at_fixed_point=settled.tolist(),

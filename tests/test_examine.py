@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import signal
 
 import equinox as eqx
 import jax
@@ -11,9 +12,12 @@ import jax.random as jr
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from stability_example import a_report
 
 import eqloop
 from eqloop.cli import main
+from eqloop.cli._output import finishing, time_left
+from eqloop.cli.stability import _at, _figure
 from eqloop.examine import CHECKS, predict, random_subjects, weight_figures
 from eqloop.examine._checks import check_scan
 from eqloop.examine._theory import REACHED, compare
@@ -82,9 +86,50 @@ def test_command(examined):
 def test_one_checkpoint_of_a_run(examined, capsys):
     path = next((examined / "checkpoints").glob("step-*2.safetensors"))
     assert main(["stability", str(path), *SMALL, "--split", "test", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    begins = "measuring stability, accuracy, weight noise, gradients: 4 of "
+    assert told.err.startswith(begins)
+    assert "16 iterations" in told.err.splitlines()[0]
     assert found["settings"]["step"] == 2
     assert found["settings"]["split"] == "test"
+
+
+def test_time_left():
+    """In proportion to the work, and the clock goes on while a piece of work is done."""
+    assert time_left(0, None, 0, 3) == time_left(4, 100, 3, 3) == "time left not known yet"
+    assert time_left(25, 100, 10, 10) == "about 30 s left"
+    assert time_left(25, 100, 10, 15) == "about 25 s left"
+    assert time_left(25, 100, 10, 90) == "about 0 s left"
+    assert time_left(10, 100, 60, 60) == "about 9 min left"
+
+
+def test_what_is_begun_to_be_written_is_finished():
+    """The first Ctrl-C waits; the second one does not."""
+    done = []
+
+    def write(name, presses):
+        with finishing():
+            for _ in range(presses):
+                signal.raise_signal(signal.SIGINT)
+            done.append(name)
+
+    for name, presses in (("first", 1), ("second", 2)):
+        with pytest.raises(KeyboardInterrupt):
+            write(name, presses)
+    write("third", 0)
+    assert done == ["first", "third"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_numbers_are_written_as_what_they_are():
+    """Shares as shares, and distinct fixed points out of those that there are."""
+    report = a_report()
+    [share, distinct] = [
+        _figure(_at(report, path)) for path in ("reachability.shares.converged", "input_dependence")
+    ]
+    assert share == "87.5 [69, 95.7] %"
+    assert distinct == "16 of 16"
 
 
 def test_comparison(examined, capsys):

@@ -91,7 +91,13 @@ def analyse(f, z0s, xs, **kwargs):
 
 
 def test_an_affine_loop(x64):
-    report = analyse(*affine())
+    shown = []
+    report = analyse(*affine(), progress=lambda *each: shown.append(each))
+    # The work that is done grows, to what was planned: no stage is left out or counted twice.
+    done, totals = zip(*shown, strict=True)
+    assert set(totals) == {sum(stability.planned(EXAMPLES, DETAIL, 256).values())}
+    assert list(done) == sorted(done)
+    assert done[-1] == totals[0]
     reach, depend, shape = report.reachability, report.input_dependence, report.geometry
     unit = np.eye(6)
     assert_allclose(report.spectrum.radius.values, 0.9, rtol=1e-6)
@@ -150,9 +156,8 @@ def test_every_verdict_on_input_dependence(x64):
     depend = report.input_dependence
     unknown = dataclasses.replace(depend.smoothness, count=0)
     rough = dataclasses.replace(depend.smoothness, quantiles={"0.5": 3.0})
-    still = dataclasses.replace(
-        depend.sensitivity, median=[*depend.sensitivity.median[:-1], 1e-9 * depend.implicit.median]
-    )
+    still = dataclasses.replace(depend.kept, quantiles={"0.5": 1e-9})
+    other = dataclasses.replace(depend.agreement, quantiles={"0.5": 183.0})
 
     def said(**changed):
         changed = dataclasses.replace(depend, **changed)
@@ -161,7 +166,15 @@ def test_every_verdict_on_input_dependence(x64):
     assert said() == "smooth in the input"
     assert said(smoothness=rough) == "differs, not smoothly"
     assert said(smoothness=unknown) == "differs, smoothness not measurable"
-    assert said(sensitivity=still, smoothness=unknown) == "differs, not smoothly"
+    assert said(kept=still, smoothness=unknown) == "differs, not smoothly"
+    # Where z* owes more to the start than to f, begin anew at other starts and see.
+    assert said(agreement=other, smoothness=rough) == "smooth in the input"
+    assert said(agreement=other, through_start=rough) == "differs, not smoothly"
+    assert said(recall=False, agreement=other) == "smooth in the input"
+    assert said(recall=False, agreement=other, through_start=rough) == "differs, not smoothly"
+    assert said(recall=False, kept=still) == "differs, not smoothly"
+    first = dataclasses.replace(depend.sensitivity, median=[0.0] * len(depend.iterations))
+    assert said(recall=False, sensitivity=first) == "not measurable"
     assert said(distinct=0.25) == "few fixed points"
     assert said(clusters=[1.0] * len(depend.clusters)) == "one fixed point, whatever the input"
 
@@ -169,6 +182,21 @@ def test_every_verdict_on_input_dependence(x64):
 def test_every_verdict_on_reachability_and_conditioning(x64):
     report = analyse(*affine())
     reach, shape = report.reachability, report.geometry
+    for converged, unresolved, verdict in (
+        (24, 0, "reached from every start"),
+        (22, 2, "reached from every start"),
+        (20, 4, "not measurable"),
+        (20, 0, "reached in part"),
+        (1, 23, "not measurable"),
+        (1, 0, "not reached"),
+    ):
+        shares = {
+            "converged": stability.share(np.arange(EXAMPLES) < converged),
+            "unresolved": stability.share(np.arange(EXAMPLES) < unresolved),
+        }
+        said = judge_reachability(dataclasses.replace(reach, shares=reach.shares | shares))
+        assert said.verdict == verdict
+        assert ("1 - rate" in said.because) == (unresolved > 0)
     half = dataclasses.replace(reach.starts["other"].same, share=0.5)
     other = dataclasses.replace(reach.starts["other"], same=half)
     starts = dataclasses.replace(reach, starts=reach.starts | {"other": other})
@@ -182,6 +210,17 @@ def test_every_verdict_on_reachability_and_conditioning(x64):
     unknown = dataclasses.replace(shape, condition=few)
     said = judge_geometry(reach, unknown, report.spectrum).verdict
     assert said == "stable, conditioning not measurable"
+    # Only what was measured at fixed points is said to be of fixed points.
+    assert judge_geometry(reach, shape, report.spectrum).because.count("at the 8 fixed points") == 1
+    some = dataclasses.replace(shape, solved=Share(1, 1, 1.0, 0.2, 1.0))
+    radius = stability.summary(np.where(np.arange(DETAIL) < 1, 0.7, math.nan))
+    spectrum = dataclasses.replace(report.spectrum, radius_at_fixed_points=radius)
+    because = judge_geometry(reach, some, spectrum).because
+    assert "at the one fixed point the spectral radius is 0.70" in because
+    none = stability.summary(np.full(DETAIL, math.nan))
+    spectrum = dataclasses.replace(report.spectrum, radius_at_fixed_points=none)
+    because = judge_geometry(reach, shape, spectrum).because
+    assert "spectral radius is not measurable (J is too far from normal: to ± " in because
 
 
 def test_other_fixed_points_are_starts_too(x64):

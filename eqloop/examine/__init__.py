@@ -5,6 +5,7 @@ from ._checks import Check as Check
 from ._checks import Subject as Subject
 from ._checks import random_subjects as random_subjects
 from ._examine import examine as examine
+from ._examine import planned as planned
 from ._player import player as player
 from ._problem import Problem as Problem
 from ._problem import make_problem as make_problem

@@ -12,14 +12,22 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
+from .. import stability
 from .._adjoint import AbstractGradient, Implicit, OneStep, Phantom, Truncated
 from .._audit import GradientAudit, gradient_audit
 from .._iteration import advance
 from .._model import LoopedTransformer
 from .._norms import relative_residual
 from .._task import AbstractTask, Split
-from ..stability import analyse, share
-from ..train import Spec, audit_batch, audited_iterations, evaluate, trained_iterations
+from ..stability import COMPILE, analyse, share
+from ..train import (
+    Spec,
+    at_most,
+    audit_batch,
+    audited_iterations,
+    evaluate,
+    trained_iterations,
+)
 from ._problem import make_problem
 from ._theory import compare, predict
 from ._weights import attention_entropy, weight_figures
@@ -67,18 +75,26 @@ def examine(
 
     - `splits`: by name; `split`: the one whose loops are examined; accuracy is of all.
     - `spec`: of the run: the model's recall and placement, its solver, what it was trained with.
-    - `examples`: of each split at most, evenly spread; the others as for `analyse`.
-    - `progress`: called with the name of a part, and the units of it that are done and their
-        number.
+    - `examples`: of each split at most, evenly spread (0: all); the others as for `analyse`.
+    - `progress`: called with the name of the part that is being done, and the work done and its
+        whole, in evaluations of the loop (see `planned`).
     """
     began = time.perf_counter()
     key = jr.key(0) if key is None else key
     analyse_key, noise_key = jr.split(key)
 
-    def part(name: str) -> Callable[[int, int | None], None]:
-        return lambda done, total: progress(name, done, total) if progress is not None else None
+    chosen = {name: at_most(each, examples) for name, each in splits.items()}
+    plan = planned({name: len(each) for name, each in chosen.items()}, split, detail, iterations)
+    before = dict(zip(plan, np.cumsum([0, *plan.values()]).tolist(), strict=False))
 
-    chosen = {name: each.evenly(examples) for name, each in splits.items()}
+    def part(name: str) -> Callable[[int, int | None], None]:
+        def report(done: int, total: int | None) -> None:
+            if progress is not None:
+                at = before[name] + plan[name] * done // max(1, total or 1)
+                progress(name, at, sum(plan.values()))
+
+        return report
+
     problem = make_problem(model, task, chosen[split])
     found = analyse(
         problem.f,
@@ -133,6 +149,20 @@ def examine(
     return report
 
 
+def planned(
+    examples: Mapping[str, int], split: str, detail: int, iterations: int
+) -> dict[str, int]:
+    """Part of `examine` -> about how many evaluations of the loop it takes; see
+    `eqloop.stability.planned`. **Arguments:** `examples`: of each split."""
+    count, programs = examples[split], len(GRADIENTS) + 2
+    return {
+        "stability": sum(stability.planned(count, min(detail, count), iterations).values()),
+        "accuracy": sum(examples.values()) * iterations + COMPILE,
+        "weight noise": len(NOISE) * count * iterations // 2 + COMPILE,
+        "gradients": programs * (min(AUDITED, count) * 100 + COMPILE),
+    }
+
+
 def audit_table(audit: GradientAudit) -> dict[str, dict[str, float]]:
     """Of each gradient its likeness to the two references, and its seconds."""
     return {
@@ -180,8 +210,11 @@ def weight_noise(
 def _accuracy(model, task, splits, spec: Spec, iterations: int, report) -> dict[str, Any]:
     curves, grid = {}, []
     for number, (name, each) in enumerate(splits.items()):
-        report(number, len(splits))
-        measured = evaluate(model, task, each, iterations=iterations)
+
+        def show(done: int, total: int | None, number: int = number) -> None:
+            report(number * (total or 1) + done, len(splits) * (total or 1))
+
+        measured = evaluate(model, task, each, iterations=iterations, progress=show)
         curves[name], grid = measured.overall.scores["exact"], measured.iterations
     return {"iterations": grid, "splits": curves, "trained": list(trained_iterations(spec))}
 

@@ -97,6 +97,7 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
             ("iterations to the tolerance", reach["settle_step"]),
             ("factor per iteration, measured", reach["rate"]),
             ("factor per iteration, from ρ(J)", reach["predicted_rate"]),
+            ("distance left to the fixed point, estimated", reach.get("remaining")),
             ("growth |z<sub>T</sub>| / |z<sub>1</sub>|", reach["growth"]),
             *(
                 (f"from {html_text(starts.get(str(name), str(name)))}: {label}", start[key])
@@ -110,15 +111,22 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
             (f"basin, tried up to {number(reach['basin_limit'])}", reach["basin"]),
         ],
     )
+    clusters, inputs = dependence["clusters"], dependence["inputs"]
+    distinct = None
+    if clusters:  # without an interval: the points are no sample
+        distinct = {"hits": round(clusters[-1]), "count": inputs[-1]}
+        distinct |= {"share": dependence["distinct"], "low": None, "high": None}
     spread = {name: dependence[f"spread{end}"] for name, end in _SPREAD.items()} | {"count": None}
     yield (
         "Input-dependence",
         [
-            ("distinct fixed points per input", dependence["distinct"]),
+            ("distinct fixed points, of the inputs that converged", distinct),
             ("spread of fixed points / of inputs", spread),
             ("|(I − J)<sup>−1</sup> ∂f/∂x|", dependence["implicit"]),
             ("|dz<sub>T</sub>/dx| over that", dependence["agreement"]),
             ("smoothness (1: differentiable)", dependence["smoothness"]),
+            ("the same, through the start as well", dependence.get("through_start")),
+            ("|dz<sub>T</sub>/dx| over |dz<sub>1</sub>/dx|", dependence.get("kept")),
             ("linear probe of the input, R<sup>2</sup>", dependence["probe"]),
         ],
     )
@@ -147,7 +155,9 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
     yield (
         "Spectrum of J",
         [
-            ("spectral radius ρ(J)", spectrum["radius"]),
+            ("spectral radius ρ(J) at fixed points", spectrum.get("radius_at_fixed_points")),
+            ("spectral radius ρ(J) at all ends", spectrum["radius"]),
+            ("its error, estimated", spectrum.get("radius_error")),
             ("σ<sub>max</sub>(J)", spectrum["sigma_max"]),
             ("non-normality σ<sub>max</sub> / ρ", spectrum["non_normality"]),
             *((f"Lyapunov exponent {rank}", each) for rank, each in exponents),

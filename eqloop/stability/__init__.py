@@ -50,4 +50,7 @@ from ._statistics import Summary as Summary
 from ._statistics import bootstrap as bootstrap
 from ._statistics import share as share
 from ._statistics import summary as summary
+from ._verdict import CONSTANT as CONSTANT
 from ._verdict import judge as judge
+from ._work import COMPILE as COMPILE
+from ._work import planned as planned

@@ -17,6 +17,7 @@ from ._reachability import reachability
 from ._report import FORMAT, StabilityReport
 from ._spectrum import jacobian_eigenvalues, spectrum
 from ._verdict import judge
+from ._work import Work, planned
 
 
 def analyse(
@@ -36,8 +37,9 @@ def analyse(
     """Reachability, input-dependence, geometry and spectrum of the loop `z <- f(z, x)`.
 
     Any map will do: a function, an Equinox module, or a module of another library with its weights
-    closed over (make the function once: each new one is compiled anew). Nothing here builds a
-    matrix as large as the state.
+    closed over. The report is of the weights that f has when this is called, however they changed
+    since an earlier call; functions of the same code and shapes share what is compiled. Nothing
+    here builds a matrix as large as the state.
 
     ```python
     report = eqloop.stability.analyse(lambda z, x: jnp.tanh(w @ z + x), z0s, xs, key=jr.key(0))
@@ -57,19 +59,15 @@ def analyse(
         sensitivity, basins, gradients, spectrum.
     - `loss`, `targets`: see `geometry`.
     - `predicted`: what a theory says of this map; goes into the report as it is.
-    - `progress`: called with the parts done and their number.
+    - `progress`: called with the work done and its whole, in evaluations of f; see `planned`.
 
     **Raises** `ValueError` for arguments out of range.
     """
     began = time.perf_counter()
-    parts = 6
-
-    def report(done: float) -> None:
-        if progress is not None:
-            progress(round(100 * done), 100 * parts)
-
     if detail < 1:
         raise ValueError(f"detail = {detail} must be at least 1")
+    count = len(jtu.tree_leaves(xs if callable(z0s) else z0s)[0])
+    work = Work(planned(count, min(detail, count), iterations), progress)
     keys = dict(
         zip(("eigen", "spectrum", "reach", "depend", "shape"), jr.split(key, 5), strict=True)
     )
@@ -79,28 +77,27 @@ def analyse(
         xs,
         iterations=iterations,
         rtol=rtol,
-        progress=lambda done, total: report(done / (total or 1)),
+        progress=work.part("orbits"),
     )
+    work.tick("orbits")
     index = np.unique(np.arange(min(detail, len(limits))) * len(limits) // min(detail, len(limits)))
     some = limits.take(index)
     if targets is not None:
         targets = jtu.tree_map(lambda leaf: leaf[index], targets)
-    report(1)
     leading = jacobian_eigenvalues(some, key=keys["eigen"])
-    report(2)
-    spectral = spectrum(some, key=keys["spectrum"], leading=leading)
-    report(3)
-    depend = input_dependence(limits, key=keys["depend"], detail=some)
-    report(4)
-    shape = geometry(some, key=keys["shape"], loss=loss, targets=targets, leading=leading)
-    report(5)
+    work.tick("eigenvalues")
+    spectral = spectrum(some, key=keys["spectrum"], leading=leading, tick=work.tick)
+    depend = input_dependence(limits, key=keys["depend"], detail=some, tick=work.tick)
+    shape = geometry(
+        some, key=keys["shape"], loss=loss, targets=targets, leading=leading, tick=work.tick
+    )
     reach = reachability(
         limits,
         key=keys["reach"],
         detail=some,
         predicted_rate=np.array(spectral.radius.values),
+        tick=work.tick,
     )
-    report(6)
     return StabilityReport(
         reachability=reach,
         input_dependence=depend,

@@ -10,7 +10,16 @@ import jax.random as jr
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Complex, Float, Int, PRNGKeyArray, PyTree
-from scipy.linalg import schur
+from scipy.linalg import eig, schur
+
+from ._closed import closed
+from ._trees import head
+
+SPLIT = 5
+"""Factor on the error of first order: in a Jordan block of size m, which rounding takes apart, the
+true error is m times that."""
+CERTAIN = 1e-2
+"""An eigenvalue is known where its error is at most this part of the largest modulus."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,21 +29,25 @@ class Eigenvalues:
     **Attributes:**
 
     - `values`: NaN where there are fewer, or where products were not finite.
-    - `converged`: whether `|A y - value y| <= rtol |value|` for the unit vector y found with it.
+    - `converged`: whether `|A y - value y| <= rtol |value|` for the unit vector y that belongs to
+        it, and `errors` is at most a hundredth of the largest modulus.
+    - `errors`: estimate of `|value - true|`: `SPLIT` times that residual (at least what rounding
+        leaves) times the condition `1 / |l^H y|` of the eigenvalue, l being its left eigenvector.
+        A small residual alone says little where the operator is far from normal: near a Jordan
+        block of 20 a residual of 1e-4 moves eigenvalues by 0.6 (Trefethen and Embree 2005).
     - `vectors`: y of the first one.
     - `products`: with each operator.
     """
 
     values: Complex[np.ndarray, "batch count"]
     converged: Bool[np.ndarray, "batch count"]
+    errors: Float[np.ndarray, "batch count"]
     vectors: Complex[np.ndarray, "batch size"]
     products: Int[np.ndarray, " batch"]
 
     def take(self, index: Int[np.ndarray, " some"]) -> "Eigenvalues":
         """Those of some members of the batch."""
-        return Eigenvalues(
-            self.values[index], self.converged[index], self.vectors[index], self.products[index]
-        )
+        return Eigenvalues(*(getattr(self, each.name)[index] for each in dataclasses.fields(self)))
 
 
 def leading_eigenvalues(
@@ -59,12 +72,15 @@ def leading_eigenvalues(
 
     **Arguments:**
 
-    - `operator`: a pytree (an Equinox module), or a function made once: another one compiles anew.
+    - `operator`: an Equinox module or any function, closed over what it likes.
     - `zs`, `xs`: stacked along a first axis.
     - `count`: eigenvalues wanted; `memory`: vectors kept, more than `count + 2`.
-    - `cycles`: restarts at most; they end when the wanted eigenvalues of all have converged.
+    - `cycles`: restarts at most; they end when the wanted eigenvalues of all have converged, or
+        cannot for rounding.
     """
-    size = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], zs))[0].size
+    z, x = head((zs, xs))
+    operator = closed(operator, z, x, z, derivative=False)
+    size = ravel_pytree(z)[0].size
     memory = min(memory, size)
     basis = _start(zs, jr.split(key, len(jax.tree.leaves(zs)[0])), memory)
     batch, dtype = len(basis), basis.dtype
@@ -86,7 +102,7 @@ def leading_eigenvalues(
             else _ritz(matrix[example], int(begun[example]), count, rtol, eps)
             for example in range(batch)
         ]
-        if cycle == cycles - 1 or all(each.done for each in ritz):
+        if cycle == cycles - 1 or all(each.keep == 0 for each in ritz):
             break
         turns = np.zeros((batch, memory + 1, memory + 1))
         for example, each in enumerate(ritz):
@@ -99,6 +115,7 @@ def leading_eigenvalues(
     return Eigenvalues(
         values=np.stack([each.values for each in ritz]),
         converged=np.stack([each.converged for each in ritz]),
+        errors=np.stack([each.errors for each in ritz]),
         vectors=np.einsum("bmn,bm->bn", flat, first),
         products=products,
     )
@@ -166,13 +183,10 @@ class _Ritz:
 
     values: np.ndarray
     converged: np.ndarray
+    errors: np.ndarray
     first: np.ndarray
-    keep: int
-    cut: float
-
-    @property
-    def done(self) -> bool:
-        return bool(np.all(self.converged | np.isnan(self.values)))
+    keep: int = 0
+    cut: float = 0.0
 
     def restart(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """How to combine the basis, its new matrix, and the column to go on from. An example that
@@ -194,25 +208,34 @@ class _Ritz:
 def _ritz(matrix: np.ndarray, begun: int, count: int, rtol: float, eps: float) -> _Ritz:
     columns = matrix.shape[1]
     values, converged = np.full(count, complex(np.nan, np.nan)), np.zeros(count, bool)
+    errors = np.full(count, np.nan)
     if not np.all(np.isfinite(matrix)):
-        return _Ritz(values, converged, np.zeros(1), 0, 0.0)
+        return _Ritz(values, converged, errors, np.zeros(1))
     # A zero below the diagonal of a new column ends the basis: what is before it is exact.
     size = next((j + 1 for j in range(begun, columns) if matrix[j + 1, j] == 0), columns)
     small, last = matrix[:size, :size], matrix[size, :size]
-    found, vectors = np.linalg.eig(small)
+    found, left, right = eig(small, left=True, right=True)  # pyright: ignore
     order = np.argsort(-np.abs(found), kind="stable")
-    found, vectors = found[order], vectors[:, order]
-    residual = np.abs(last @ vectors)
+    found, left, right = found[order], left[:, order], right[:, order]
+    residual = np.abs(last @ right)
+    overlap = np.abs(np.sum(np.conj(left) * right, axis=0))
+    condition = 1 / np.maximum(overlap, np.finfo(float).tiny)
+    rounding, limit = eps * np.linalg.norm(small, 2), CERTAIN * np.abs(found[0])
+    error = SPLIT * condition * np.maximum(residual, rounding)
     top = min(count, size)
-    values[:top] = found[:top]
-    floor = 10 * eps * np.linalg.norm(small, 2)
-    converged[:top] = residual[:top] <= np.maximum(rtol * np.abs(found[:top]), floor)
-    if size < columns or converged[:top].all() or size <= count + 2:
-        return _Ritz(values, converged, vectors[:, 0], 0, 0.0)
+    values[:top], errors[:top] = found[:top], error[:top]
+    settled = residual[:top] <= np.maximum(rtol * np.abs(found[:top]), 10 * rounding)
+    certain = error[:top] <= np.maximum(limit, SPLIT * rounding)
+    converged[:top] = settled & certain
+    # More cycles make residuals smaller, but not what rounding leaves.
+    hopeless = SPLIT * condition[:top] * rounding > np.maximum(limit, SPLIT * rounding)
+    done = np.all(settled & (certain | hopeless))
+    if size < columns or done or size <= count + 2:
+        return _Ritz(values, converged, errors, right[:, 0])
     # Cut where the moduli leave the widest gap: never inside a pair of conjugates.
     moduli = np.abs(found)
     places = np.arange(count, max(count + 1, (size + count) // 2))
     gaps = moduli[places] / np.maximum(moduli[places - 1], np.finfo(float).tiny)
     keep = int(places[np.argmin(gaps)])
     cut = float(np.sqrt(moduli[keep - 1] * moduli[keep]))
-    return _Ritz(values, converged, vectors[:, 0], keep, cut)
+    return _Ritz(values, converged, errors, right[:, 0], keep, cut)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._linear import solve_identity_minus
 from .._norms import two_norm
+from ._closed import closed
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
 from ._limits import Limits, distance, settle
 from ._operators import Gram, InverseGram, state_jacobian
@@ -22,7 +23,8 @@ from ._reachability import band
 from ._report import Geometry
 from ._spectrum import jacobian_eigenvalues
 from ._statistics import Summary, share, summary
-from ._trees import inner, take
+from ._trees import head, inner, take
+from ._work import Tick, silent
 
 BACKWARD = 32
 TERMS = (1, 2, 4, 8, 16)
@@ -44,6 +46,7 @@ def geometry(
     loss: Loss | None = None,
     targets: PyTree = None,
     leading: Eigenvalues | None = None,
+    tick: Tick = silent,
 ) -> Geometry:
     """Gradients of a loss at the end of each loop, on their way back.
 
@@ -61,6 +64,7 @@ def geometry(
     - `loss`: of one state and its target; by default a random linear function of the state.
     - `targets`: stacked, one for each example (any pytree of arrays).
     - `leading`: of `jacobian_eigenvalues`, where they are known already.
+    - `tick`: called with the name of each stage that is done (see `planned`).
     """
     loss_key, eigen_key, *sigma_keys = jr.split(key, 4)
     if leading is None:
@@ -69,12 +73,15 @@ def geometry(
     if loss is None:
         loss = inner
         targets = _random(limits.z0s, keys)
+    else:
+        loss = closed(loss, *head((limits.z0s, targets)))
     backward = min(BACKWARD, limits.iterations)
     norms = _backward(limits.f, loss, limits.z0s, limits.xs, targets, backward)
     there = np.flatnonzero(limits.converged)
     found = _at_fixed_points(
-        limits.take(there), take(targets, there), loss, leading.take(there), sigma_keys
+        limits.take(there), take(targets, there), loss, leading.take(there), sigma_keys, tick
     )
+    tick("return to the fixed points")
 
     def spread(values: np.ndarray) -> Summary:
         """To all examples, of which the others have no fixed point."""
@@ -114,19 +121,28 @@ class _Found:
 
 
 def _at_fixed_points(
-    home: Limits, targets: PyTree, loss: Loss, leading: Eigenvalues, keys: Sequence[PRNGKeyArray]
+    home: Limits,
+    targets: PyTree,
+    loss: Loss,
+    leading: Eigenvalues,
+    keys: Sequence[PRNGKeyArray],
+    tick: Tick,
 ) -> _Found:
     if not len(home):
+        tick("gradients")
+        tick("conditioning")
         none, nothing = np.zeros(0), dict.fromkeys(GRADIENTS, np.zeros(0))
         return _Found(nothing, nothing, none, none > 0, none, none, none, none, none > 0)
     f, state, xs = home.f, home.state, home.xs
     rtol = max(1e-6, 100 * home.eps)
     likeness, products, solved = _cotangents(f, loss, state, xs, targets, rtol)
     solved = np.asarray(solved)
+    tick("gradients")
     largest = leading_eigenvalues(Gram(f, minus=True), state, xs, key=keys[0], count=1, memory=12)
     smallest = leading_eigenvalues(
         InverseGram(f, rtol), state, xs, key=keys[1], count=1, memory=10, cycles=2
     )
+    tick("conditioning")
     factor, returned = return_test(home, leading)
     return _Found(
         cosines={name: np.where(solved, c, math.nan) for name, (c, _) in likeness.items()},

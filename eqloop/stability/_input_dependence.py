@@ -14,12 +14,13 @@ from scipy.spatial.distance import pdist, squareform
 
 from .._linear import solve_identity_minus
 from .._norms import two_norm
-from ._limits import Limits, settle
+from ._limits import SAME, Limits, arrive, settle, starts
 from ._operators import input_jacobian, state_jacobian
-from ._reachability import SAME, band, geometric
+from ._reachability import band, geometric
 from ._report import InputDependence
 from ._statistics import CONFIDENCE, summary
 from ._trees import draw, subtract, take
+from ._work import Tick, silent
 
 PROBES = 2
 ORDERS = 20
@@ -30,7 +31,12 @@ LEAST = 8
 
 
 def input_dependence(
-    limits: Limits, *, key: PRNGKeyArray, detail: Limits | None = None, tolerance: float = SAME
+    limits: Limits,
+    *,
+    key: PRNGKeyArray,
+    detail: Limits | None = None,
+    tolerance: float = SAME,
+    tick: Tick = silent,
 ) -> InputDependence:
     """Count the fixed points, compare their spread with that of the inputs, and differentiate them.
 
@@ -39,6 +45,7 @@ def input_dependence(
     - `limits`: of `find_limits`.
     - `detail`: the examples (some of `limits`) that are differentiated; by default all.
     - `tolerance`: relative distance below which two fixed points count as one.
+    - `tick`: called with the name of each stage that is done (see `planned`).
     """
     detail = limits if detail is None else detail
     probe_key, nudge_key = jr.split(key)
@@ -50,17 +57,25 @@ def input_dependence(
     spread = _spread(points, inputs)
     grid = geometric(limits.iterations)
     keys = jr.split(probe_key, len(detail))
-    squares = _push_forward(detail.f, detail.start, detail.z0s, detail.xs, keys, detail.iterations)
+    squares, tangents = _push_forward(
+        detail.f, detail.start, detail.z0s, detail.xs, keys, detail.iterations
+    )
     sensitivity = np.sqrt(np.asarray(squares, np.float64))
+    tick("sensitivity to the input")
     home = np.flatnonzero(detail.converged)
-    implicit, smooth = np.full((2, len(detail)), math.nan)
+    implicit, smooth, through = np.full((3, len(detail)), math.nan)
     if home.size:
         some = detail.take(home)
         solved = _implicit(some.f, some.state, some.xs, keys[home], _rtol(some))
         implicit[home] = np.sqrt(np.asarray(solved, np.float64))
+    tick("derivative of the fixed points")
+    if home.size:
         smooth[home] = smoothness(some, key=nudge_key)
+        through[home] = _through_start(some, keys[home], np.asarray(tangents, np.float64)[home])
+    tick("smoothness")
     with np.errstate(divide="ignore", invalid="ignore"):
         agreement = sensitivity[:, -1] / implicit
+        kept = np.where(detail.converged, sensitivity[:, -1] / sensitivity[:, 0], math.nan)
     plane, share_in_plane = _plane(points)
     flat: list[list[float] | None] = [None] * len(limits)
     for example, point in zip(there, plane, strict=True):
@@ -74,10 +89,13 @@ def input_dependence(
         spread_low=spread[1],
         spread_high=spread[2],
         iterations=grid,
+        recall=_sees_input(detail),
         sensitivity=band(sensitivity[:, np.array(grid) - 1]),
+        kept=summary(kept),
         implicit=summary(implicit),
         agreement=summary(agreement),
         smoothness=summary(smooth),
+        through_start=summary(through),
         probe=linear_probe(take(limits.state, there), take(limits.xs, there)),
         points=flat,
         plane=share_in_plane,
@@ -96,7 +114,8 @@ def smoothness(limits: Limits, *, key: PRNGKeyArray) -> Float[np.ndarray, " exam
     fixed point does not depend on the input to first order."""
     rtol = limits.finest
     keys = jr.split(key, len(limits))
-    moved, tangent = _nudge(limits.f, limits.state, limits.xs, keys, _rtol(limits))
+    moved, nudge = _nudge(limits.xs, keys)
+    tangent = _tangent(limits.f, limits.state, limits.xs, nudge, _rtol(limits))
     state, converged = settle(
         limits.f, limits.state, moved, rtol=rtol, max_steps=4 * limits.iterations
     )
@@ -106,6 +125,27 @@ def smoothness(limits: Limits, *, key: PRNGKeyArray) -> Float[np.ndarray, " exam
     sizes = np.linalg.norm(_rows(limits.state), axis=1)
     known = limits.converged & (converged | (secant > 100 * rtol * sizes)) & (tangent > 0)
     return np.where(known, secant / np.where(tangent > 0, tangent, 1), math.nan)
+
+
+def _through_start(
+    limits: Limits, keys: PRNGKeyArray, tangents: Float[np.ndarray, " examples"]
+) -> Float[np.ndarray, " examples"]:
+    """As `smoothness`, but the loop is begun anew for the other input, at the start that belongs to
+    it, and what z* owes to the start counts: over `|dz_T/dx d|`, of the d that `_push_forward` took
+    with the same keys (`tangents` for one as it was drawn)."""
+    moved, nudge = _nudge(limits.xs, keys)
+    z0s = limits.z0s if limits.start is None else starts(limits.start, moved)
+    state, converged = arrive(limits, z0s, moved, limits.rate)
+    tangent = tangents * np.asarray(_size_of_each(nudge), np.float64)
+    secant = np.asarray(_difference(state, limits.state), np.float64)
+    known = limits.converged & converged & (tangent > 0)
+    return np.where(known, secant / np.where(tangent > 0, tangent, 1), math.nan)
+
+
+def _sees_input(limits: Limits) -> bool:
+    """Whether f is another function of the state for the input of another example."""
+    others = take(limits.xs, np.roll(np.arange(len(limits)), 1))
+    return bool(np.any(_changes(limits.f, limits.state, limits.xs, others)))
 
 
 def linear_probe(states: PyTree, inputs: PyTree) -> float | None:
@@ -222,9 +262,9 @@ def _solve(f, z, x, v: PyTree, rtol: float) -> PyTree:
 @eqx.filter_jit
 def _push_forward(
     f, start, z0s: PyTree, xs: PyTree, keys: PRNGKeyArray, steps: int
-) -> Float[Array, "examples iterations"]:
+) -> tuple[Float[Array, "examples iterations"], Float[Array, " examples"]]:
     """`|dz_t/dx|_F^2` after each iteration, by Hutchinson's estimate `|A|_F^2 = E |A v|^2` with
-    Gaussian v."""
+    Gaussian v; and `|dz_T/dx v| / |v|` for the first v."""
 
     def one(f, start, z0, x, key):
         floats, rest = eqx.partition(x, eqx.is_inexact_array)
@@ -246,7 +286,9 @@ def _push_forward(
             tangents = jax.vmap(push)(tangents, probes)
             return (value, tangents), jnp.mean(jnp.square(jax.vmap(two_norm)(tangents)))
 
-        return jax.lax.scan(body, (z0, jax.vmap(begin)(probe_keys)), length=steps)[1]
+        (_, tangents), squares = jax.lax.scan(body, (z0, jax.vmap(begin)(probe_keys)), length=steps)
+        first, v = (jtu.tree_map(lambda leaf: leaf[0], each) for each in (tangents, probes))
+        return squares, two_norm(first) / jnp.maximum(two_norm(v), jnp.finfo(squares.dtype).tiny)
 
     return eqx.filter_vmap(one, in_axes=(None, None, 0, 0, 0))(f, start, z0s, xs, keys)
 
@@ -267,17 +309,41 @@ def _implicit(
 
 
 @eqx.filter_jit
-def _nudge(f, states: PyTree, xs: PyTree, keys: PRNGKeyArray, rtol: float):
-    def one(f, state, x, key):
+def _nudge(xs: PyTree, keys: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+    """The inputs, each with a small change added; and the changes, in the direction of the first v
+    of `_push_forward`."""
+
+    def one(x, key):
         floats, rest = eqx.partition(x, eqx.is_inexact_array)
-        d = draw(x, key)
+        d = draw(x, jr.split(key, PROBES)[0])
         length = two_norm(d)
         scale = NUDGE * two_norm(floats) / jnp.where(length > 0, length, 1)
         d = jtu.tree_map(lambda a: a * scale.astype(a.dtype), d)
         moved = jtu.tree_map(lambda a, b: a + b, floats, d)
-        return eqx.combine(moved, rest), two_norm(_solve(f, state, x, d, rtol))
+        return eqx.combine(moved, rest), d
 
-    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, states, xs, keys)
+    return jax.vmap(one)(xs, keys)
+
+
+@eqx.filter_jit
+def _tangent(f, states: PyTree, xs: PyTree, nudges: PyTree, rtol: float):
+    def one(f, state, x, d):
+        return two_norm(_solve(f, state, x, d, rtol))
+
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, states, xs, nudges)
+
+
+@eqx.filter_jit
+def _size_of_each(trees: PyTree) -> Float[Array, " examples"]:
+    return jax.vmap(two_norm)(trees)
+
+
+@eqx.filter_jit
+def _changes(f, states: PyTree, xs: PyTree, others: PyTree):
+    def one(f, z, x, other):
+        return two_norm(subtract(f(z, x), f(z, other))) > 0
+
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, states, xs, others)
 
 
 @eqx.filter_jit

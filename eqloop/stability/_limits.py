@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._iteration import Map
 from .._norms import largest_cell_norm, relative, two_norm
 from .._solver import FixedPoint, iterate
+from ._closed import closed
 from ._report import Outcome
-from ._trees import subtract, take
+from ._trees import head, subtract, take
 
 Progress = Callable[[int, int | None], None]
 
@@ -25,6 +26,16 @@ LONGEST = 16
 """The longest cycle that is looked for."""
 FINEST = 8
 """Of the precision: a relative residual that iteration still reaches in spite of rounding."""
+NOISE = 100
+"""Of the precision: a relative residual below which steps may be rounding."""
+SAME = 1e-2
+"""Relative distance below which two fixed points count as one."""
+NEAR = SAME / 2
+"""Relative distance from its fixed point within which an orbit is at it: of two such orbits that
+have one fixed point, the ends count as the same."""
+BEND = 3
+"""Steps that fall like a power of t leave a longer way than their rate says. Near a double fixed
+point (`z - z^2`) it is 2 times as long, near a triple one (`z - z^3`) 3 times."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
@@ -42,7 +53,12 @@ class Limits:
         residual that the precision allows.
     - `residuals`, `cells`: `|f(z) - z| / |f(z)|` of each iteration, in the 2-norm and by the
         largest cell; `steps`: `|f(z) - z|`; `sizes`: `|f(z)|`.
-    - `outcomes`, `periods`: see `classify`.
+    - `rate`: the factor per iteration by which the steps become smaller at the end of the descent;
+        NaN where it was over within too few iterations to tell.
+    - `remaining`: estimate of `|state - z*| / |z*|`; see `find_limits`. NaN where the residual is
+        above `rtol`.
+    - `outcomes`, `periods`: see `classify`; and "unresolved" where the residual is at most `rtol`,
+        but `remaining` more than half a hundredth.
     """
 
     f: Map
@@ -56,6 +72,8 @@ class Limits:
     cells: Float[np.ndarray, "examples iterations"]
     steps: Float[np.ndarray, "examples iterations"]
     sizes: Float[np.ndarray, "examples iterations"]
+    rate: Float[np.ndarray, " examples"]
+    remaining: Float[np.ndarray, " examples"]
     outcomes: list[Outcome]
     periods: Int[np.ndarray, " examples"]
 
@@ -81,8 +99,7 @@ class Limits:
         chosen = {
             field.name: take(getattr(self, field.name), index)
             for field in dataclasses.fields(self)
-            if field.name
-            in {"z0s", "xs", "state", "residuals", "cells", "steps", "sizes", "periods"}
+            if field.name not in {"f", "start", "iterations", "rtol", "outcomes"}
         }
         return dataclasses.replace(self, outcomes=[self.outcomes[i] for i in index], **chosen)
 
@@ -99,6 +116,12 @@ def find_limits(
     """Iterate `z <- f(z, x)` from each start and say where it went. Memory does not grow with the
     iterations (but for a few numbers each). The residual is relative, so that a loop which shrinks
     to exactly zero is "slow" until its state underflows.
+
+    A small residual is no small distance: `|z - z*|` is about `|f(z) - z| / |1 - rate|`, a
+    thousand times the residual for a rate of 0.999. Where this estimate (the rate being that at
+    which the steps became smaller; three times as much where they fell like a power of t) is more
+    than half of `SAME`, the orbit is "unresolved": it may be on its way to a fixed point, or turn
+    for ever, and what is measured where it stands is not of a fixed point.
 
     **Arguments:**
 
@@ -118,10 +141,12 @@ def find_limits(
         raise ValueError(f"rtol = {rtol} must be between 0 and 1")
     start = z0s if callable(z0s) else None
     if start is not None:
-        z0s = _starts(start, xs)
+        start = closed(start, head(xs))
+        z0s = starts(start, xs)
     counts = {len(leaf) for leaf in jtu.tree_leaves((z0s, xs))}
     if len(counts) != 1 or 0 in counts:
         raise ValueError(f"z0s and xs must be stacks of as many examples, not {sorted(counts)}")
+    f = closed(f, *head((z0s, xs)))
     z, parts = z0s, []
     for done in range(0, iterations, CHUNK):
         if progress is not None:
@@ -133,10 +158,54 @@ def find_limits(
     returns = np.asarray(_returns(f, z, xs), np.float64)
     outcomes, periods = classify(residuals, steps, sizes, returns, rtol)
     there = np.array([outcome == "converged" for outcome in outcomes])
-    state = _polish(f, z, xs, iterations, there)
+    state, polished = _polish(f, z, xs, iterations, there)
+    # Rounding goes back and forth; what still moves has come about as far as its steps add up to.
+    moving = returns[:, LONGEST - 1] > LONGEST / 2
+    rate, remaining = _way_left(residuals, steps, polished, moving, there, precision(z0s))
+    for example in np.flatnonzero(remaining > NEAR):
+        outcomes[example] = "unresolved"
     return Limits(
-        f, start, z0s, xs, iterations, rtol, state, *told, outcomes=outcomes, periods=periods
-    )
+        f, start, z0s, xs, iterations, rtol, state, *told,
+        rate=rate,
+        remaining=remaining,
+        outcomes=outcomes,
+        periods=periods,
+    )  # fmt: skip
+
+
+def _way_left(
+    residuals: Float[np.ndarray, "examples iterations"],
+    steps: Float[np.ndarray, "examples iterations"],
+    polished: Float[np.ndarray, " examples"],
+    moving: Bool[np.ndarray, " examples"],
+    there: Bool[np.ndarray, " examples"],
+    eps: float,
+) -> tuple[Float[np.ndarray, " examples"], Float[np.ndarray, " examples"]]:
+    """`rate` and `remaining` of `Limits`, of the examples that are `there` (else NaN).
+
+    The rate is fitted to the last half of the descent, which ends where rounding begins: at a
+    hundredfold of the precision, or where the residual stays. An orbit that is still `moving` has
+    not come to that, however small its steps.
+    """
+    rate, remaining = np.full((2, len(residuals)), math.nan)
+    for example in np.flatnonzero(there):
+        residual = residuals[example]
+        stays = 3 * np.median(residual[-len(residual) // 4 :])
+        floor = residual <= (-1 if moving[example] else max(NOISE * eps, stays))
+        end = int(floor.argmax()) if floor.any() else len(residual)
+        logs = np.log(np.maximum(steps[example, end // 2 : end], 1e-300))
+        remaining[example] = polished[example]
+        if len(logs) < 4:
+            continue
+        slope = np.polyfit(np.arange(len(logs)), logs, 1)[0]
+        rate[example] = math.exp(slope)
+        # Also where steps grow: so do those of rounding near a fixed point that repels.
+        gap = max(abs(math.expm1(slope)), 1e-300)
+        if _geometric(logs) or polished[example] <= FINEST * eps:
+            remaining[example] = polished[example] / gap
+        else:
+            remaining[example] = BEND * residual[-1] / gap
+    return rate, remaining
 
 
 def classify(
@@ -173,9 +242,9 @@ def classify(
             outcomes.append("diverged")
             continue
         logs = np.log(np.maximum(step[half:], 1e-300))
-        falls = -np.diff([each.mean() for each in np.array_split(logs, 4)])
+        falls = _quarters(logs)
         slow = np.all(falls > 0) and falls.sum() > 0.02 and _falls(logs)
-        geometric = slow and falls.min() > 0.85 * falls.max()
+        geometric = slow and _geometric(logs)
         period = next((p for p, way in enumerate(back, 1) if way <= 0.01), 0)
         grown = size[-len(size) // 4 :].max() > 1.25 * size[:half].max()
         if grown and falls.sum() < 0.5 and not geometric:
@@ -190,6 +259,17 @@ def classify(
         else:
             outcomes.append("wandering")
     return outcomes, periods
+
+
+def _quarters(logs: Float[np.ndarray, " iterations"]) -> Float[np.ndarray, "3"]:
+    """By how much the mean falls from each quarter to the next."""
+    return -np.diff([each.mean() for each in np.array_split(logs, 4)])
+
+
+def _geometric(logs: Float[np.ndarray, " iterations"]) -> bool:
+    """Whether it falls evenly; the logarithm of a power of t falls less and less."""
+    falls = _quarters(logs)
+    return bool(falls.min() > 0.85 * falls.max())
 
 
 def _falls(logs: Float[np.ndarray, " iterations"]) -> bool:
@@ -224,15 +304,23 @@ def settle(
     wanted = np.ones(len(jtu.tree_leaves(zs)[0]), bool) if only is None else only
     # Any residual will do for the others: they stop at the first, and the batch waits for none.
     rtols = jnp.where(wanted, rtol, jnp.inf)
-    state, converged = _settle(f, zs, xs, rtols, jnp.asarray(max_steps))
+    f = closed(f, *head((zs, xs)))
+    state, _, converged = _settle(f, zs, xs, rtols, jnp.asarray(max_steps))
     return state, np.asarray(converged) & wanted
 
 
-def arrive(limits: Limits, zs: PyTree, xs: PyTree) -> tuple[PyTree, Bool[np.ndarray, " examples"]]:
+def arrive(
+    limits: Limits, zs: PyTree, xs: PyTree, rate: Float[np.ndarray, " examples"]
+) -> tuple[PyTree, Bool[np.ndarray, " examples"]]:
     """The loop from other starts, as `find_limits` follows it from its own: where each ends, and
-    whether it had settled within the iterations."""
+    whether it was at a fixed point within the iterations.
+
+    **Arguments:** `rate`: from the own starts (NaN: not known).
+    """
     state, converged = settle(limits.f, zs, xs, rtol=limits.rtol, max_steps=limits.iterations)
-    return _polish(limits.f, state, xs, limits.iterations, converged), converged
+    state, residual = _polish(limits.f, state, xs, limits.iterations, converged)
+    left = residual / np.where(rate < 1, 1 - rate, 1)
+    return state, converged & (left <= NEAR)
 
 
 def settle_steps(limits: Limits) -> Float[np.ndarray, " examples"]:
@@ -250,14 +338,18 @@ def distance(a: PyTree, b: PyTree) -> Float[np.ndarray, " examples"]:
 
 def _polish(
     f: Map, zs: PyTree, xs: PyTree, max_steps: int, only: Bool[np.ndarray, " examples"]
-) -> PyTree:
+) -> tuple[PyTree, Float[np.ndarray, " examples"]]:
     """As close as the precision allows, so that what is measured there is of the fixed point: where
-    the residual is below a tolerance, the way that is left may be hundreds of times as long."""
-    return settle(f, zs, xs, rtol=FINEST * precision(zs), max_steps=max_steps, only=only)[0]
+    the residual is below a tolerance, the way that is left may be hundreds of times as long. Also
+    the relative residuals there, of the examples that `only` holds."""
+    rtols = jnp.where(only, FINEST * precision(zs), jnp.inf)
+    state, residual, _ = _settle(f, zs, xs, rtols, jnp.asarray(max_steps))
+    return state, np.asarray(residual, np.float64)
 
 
 @eqx.filter_jit
-def _starts(start: Callable, xs: PyTree) -> PyTree:
+def starts(start: Callable, xs: PyTree) -> PyTree:
+    """Of each input its start."""
     return jax.vmap(start)(xs)
 
 
@@ -298,7 +390,7 @@ def _settle(f: Map, zs: PyTree, xs: PyTree, rtols: Array, max_steps: Array):
     def one(f, z, x, rtol):
         solver = FixedPoint(rtol=rtol)  # pyright: ignore[reportArgumentType]
         _, progress = iterate(lambda z: f(z, x), solver, z, max_steps=max_steps)
-        return progress.best, progress.converged
+        return progress.best, progress.residual, progress.converged
 
     return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, zs, xs, rtols)
 

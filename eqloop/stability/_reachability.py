@@ -11,13 +11,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._norms import two_norm
-from ._limits import OUTCOMES, Limits, arrive, distance, settle_steps
+from ._limits import OUTCOMES, SAME, Limits, arrive, distance, settle_steps
 from ._report import Band, Reachability, Start
 from ._statistics import share, summary
 from ._trees import draw, inner, take
+from ._work import Tick, silent
 
-SAME = 1e-2
-"""Relative distance below which two fixed points count as one."""
 BASIN_LIMIT = 4.0
 DIRECTIONS = 4
 BISECTIONS = 6
@@ -29,6 +28,7 @@ def reachability(
     key: PRNGKeyArray,
     detail: Limits | None = None,
     predicted_rate: Float[np.ndarray, " examples"] | None = None,
+    tick: Tick = silent,
 ) -> Reachability:
     """How the orbits ended, at which rate, and whether other starts lead to the same fixed points.
 
@@ -40,6 +40,7 @@ def reachability(
     - `limits`: of `find_limits`.
     - `detail`: the examples (some of `limits`) that are begun elsewhere too; by default all.
     - `predicted_rate`: the spectral radius at the end of each orbit, where it is known.
+    - `tick`: called with the name of each stage that is done (see `planned`).
     """
     gaussian_key, basin_key = jr.split(key)
     grid = geometric(limits.iterations)
@@ -55,6 +56,10 @@ def reachability(
     unknown = np.full(len(limits), math.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = limits.sizes[:, -1] / limits.sizes[:, 0]
+    compared = {name: _compare(some, *each) for name, each in starts.items()}
+    tick("other starts")
+    basin = basin_radius(some, key=basin_key)
+    tick("basins")
     return Reachability(
         tolerance=limits.rtol,
         outcomes=limits.outcomes,
@@ -68,10 +73,11 @@ def reachability(
         curves=limits.residuals[:, at].tolist(),
         settle_step=summary(settle_steps(limits)),
         rate=summary(rates(limits)),
+        remaining=summary(limits.remaining),
         predicted_rate=summary(unknown if predicted_rate is None else predicted_rate),
         growth=summary(growth),
-        starts={name: _compare(some, *each) for name, each in starts.items()},
-        basin=summary(basin_radius(some, key=basin_key)),
+        starts=compared,
+        basin=summary(basin),
         basin_limit=BASIN_LIMIT,
     )
 
@@ -101,15 +107,7 @@ def band(values: Float[np.ndarray, "examples places"]) -> Band:
 def rates(limits: Limits) -> Float[np.ndarray, " examples"]:
     """The measured factor per iteration at the end of each descent; NaN where the orbit did not end
     in a fixed point, and where it was there within too few iterations to tell."""
-    found = np.full(len(limits), math.nan)
-    for example in np.flatnonzero(limits.converged):
-        residual = limits.residuals[example]
-        floor = residual <= 100 * limits.eps
-        end = int(floor.argmax()) if floor.any() else len(residual)
-        steps = limits.steps[example, end // 2 : end]
-        if len(steps) >= 4:
-            found[example] = math.exp(np.polyfit(np.arange(len(steps)), np.log(steps), 1)[0])
-    return found
+    return np.where(limits.converged, limits.rate, math.nan)
 
 
 def basin_radius(
@@ -131,7 +129,7 @@ def basin_radius(
 
     def returns(radius: np.ndarray) -> Bool[np.ndarray, " rows"]:
         pushed = _move(home, directions, jnp.asarray(radius))
-        return comes_back(limits, pushed, home, xs)
+        return comes_back(limits, pushed, home, xs, limits.rate[rows])
 
     low, high = np.zeros(len(rows)), np.full(len(rows), largest)
     outside = ~returns(high)
@@ -146,16 +144,16 @@ def basin_radius(
 
 
 def comes_back(
-    limits: Limits, zs: PyTree, home: PyTree, xs: PyTree
+    limits: Limits, zs: PyTree, home: PyTree, xs: PyTree, rate: Float[np.ndarray, " examples"]
 ) -> Bool[np.ndarray, " examples"]:
     """Whether iteration from `zs` converges to `home`."""
-    state, converged = arrive(limits, zs, xs)
+    state, converged = arrive(limits, zs, xs, rate)
     return converged & (distance(state, home) <= SAME)
 
 
 def _compare(limits: Limits, zs: PyTree, there: Bool[np.ndarray, " examples"]) -> Start:
     """`there`: of which examples there is such a start."""
-    state, converged = arrive(limits, zs, limits.xs)
+    state, converged = arrive(limits, zs, limits.xs, limits.rate)
     both = there & converged & limits.converged
     return Start(
         converged=share(converged[there]),

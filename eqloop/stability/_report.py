@@ -15,7 +15,7 @@ from ._statistics import Share, Summary
 FORMAT = 1
 """Raised when a key changes its meaning or goes away; new keys do not raise it."""
 
-Outcome = Literal["converged", "cycle", "slow", "wandering", "diverged"]
+Outcome = Literal["converged", "unresolved", "cycle", "slow", "wandering", "diverged"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Reachability:
     - `settle_step`: the first iteration whose residual is below the tolerance.
     - `rate`: the measured factor per iteration by which the residual falls at the end;
         `predicted_rate`: the spectral radius of df/dz where it ended.
+    - `remaining`: estimate of the relative distance from the fixed point, where the residual was
+        below the tolerance; "converged" where it is at most 0.005, "unresolved" where it is more.
     - `growth`: `|z_T| / |z_1|`.
     - `starts`: "gaussian" (noise of the same size as the own start) and "other" (the fixed point of
         another example).
@@ -75,6 +77,7 @@ class Reachability:
     curves: list[list[float]]
     settle_step: Summary
     rate: Summary
+    remaining: Summary
     predicted_rate: Summary
     growth: Summary
     starts: dict[str, Start]
@@ -93,11 +96,15 @@ class InputDependence:
         the examples). `distinct`: clusters over inputs, of all that converged.
     - `spread`: mean pairwise distance of the fixed points, relative to their size, over that of
         the inputs; an interval by resampling examples.
+    - `recall`: whether f sees the input at all, beyond the start.
     - `iterations`: a geometric grid; `sensitivity`: `|dz_t/dx|_F` there, through the start as well
-        where it depends on the input. `implicit`: `|(I - J)^-1 df/dx|_F`, of each example that
+        where it depends on the input. `kept`: its last over its first, of each example that
+        converged. `implicit`: `|(I - J)^-1 df/dx|_F`, of each example that
         converged; `agreement`: the former at the end over the latter.
     - `smoothness`: `|z*(x + d) - z*(x)| / |d|` over `|(I - J)^-1 df/dx d| / |d|` for a small d: 1
         where z* is differentiable.
+    - `through_start`: `|z*(x + d) - z*(x)|` over `|dz_T/dx d|`, the loop begun anew at the start
+        that belongs to `x + d`: what z* owes to its start counts as well.
     - `probe`: R^2, on examples held out, of the input as a linear function of z*, or None where
         there were too few.
     - `points`: the fixed points in the plane of their two main directions (None: not converged);
@@ -111,11 +118,14 @@ class InputDependence:
     spread: float
     spread_low: float
     spread_high: float
+    recall: bool
     iterations: list[int]
     sensitivity: Band
+    kept: Summary
     implicit: Summary
     agreement: Summary
     smoothness: Summary
+    through_start: Summary
     probe: float | None
     points: list[list[float] | None]
     plane: float
@@ -159,8 +169,11 @@ class Spectrum:
     **Attributes:**
 
     - `eigenvalues`: of each example the leading ones, as `[re, im, converged (0 or 1)]`.
-    - `radius`: largest modulus (NaN where the eigenvalue did not converge); `sigma_max`: largest
-        singular value; `non_normality`: `sigma_max / radius`.
+    - `radius`: largest modulus, NaN where the eigenvalue did not converge or its error may be more
+        than a hundredth of it.
+    - `radius_error`: estimate of the error of that modulus; see `Eigenvalues`.
+    - `radius_at_fixed_points`: `radius` of the examples that converged, NaN for the others.
+    - `sigma_max`: largest singular value; `non_normality`: `sigma_max / radius`.
     - `at_fixed_point`: whether the loop had converged there.
     - `lyapunov`: the leading exponents along the orbit, largest first, per iteration.
     - `regimes`: "contracting", "marginal" or "expanding" of each example, by the leading exponent
@@ -169,6 +182,8 @@ class Spectrum:
 
     eigenvalues: list[list[list[float]]]
     radius: Summary
+    radius_error: Summary
+    radius_at_fixed_points: Summary
     sigma_max: Summary
     non_normality: Summary
     at_fixed_point: list[bool]

@@ -12,11 +12,14 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from scipy.special import stdtrit
 
 from .._iteration import Map
+from ._closed import closed
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
 from ._limits import Limits
 from ._operators import Gram, Jacobian
 from ._report import Spectrum
 from ._statistics import share, summary
+from ._trees import head
+from ._work import Tick, silent
 
 EDGE = 0.05
 """A leading Lyapunov exponent within this of zero is marginal (per iteration)."""
@@ -31,6 +34,7 @@ def spectrum(
     count: int = 6,
     exponents: int = 2,
     leading: Eigenvalues | None = None,
+    tick: Tick = silent,
 ) -> Spectrum:
     """Eigenvalues and largest singular value of `J = df/dz` where each orbit ended, and the
     Lyapunov exponents along it.
@@ -45,16 +49,19 @@ def spectrum(
     - `limits`: of `find_limits`.
     - `count`: eigenvalues; `exponents`: Lyapunov exponents.
     - `leading`: of `jacobian_eigenvalues`, where they are known already.
+    - `tick`: called with the name of each stage that is done (see `planned`).
     """
     eigen_key, sigma_key, lyapunov_key = jr.split(key, 3)
     if leading is None:
         leading = jacobian_eigenvalues(limits, key=eigen_key, count=count)
     radius = np.where(leading.converged[:, 0], np.abs(leading.values[:, 0]), math.nan)
+    there = limits.converged
     gram = leading_eigenvalues(
         Gram(limits.f), limits.state, limits.xs, key=sigma_key, count=1, memory=12
     )
     square = np.where(gram.converged[:, 0], np.real(gram.values[:, 0]), math.nan)
     sigma = np.sqrt(np.maximum(square, 0))
+    tick("singular values")
     lyapunov, error = lyapunov_exponents(
         limits.f,
         limits.z0s,
@@ -63,6 +70,7 @@ def spectrum(
         count=exponents,
         iterations=limits.iterations,
     )
+    tick("Lyapunov exponents")
     regimes = [regime(*each) for each in zip(lyapunov[:, 0], error[:, 0], strict=True)]
     with np.errstate(divide="ignore", invalid="ignore"):
         non_normality = sigma / radius
@@ -72,9 +80,11 @@ def spectrum(
             for values, converged in zip(leading.values, leading.converged, strict=True)
         ],
         radius=summary(radius),
+        radius_error=summary(leading.errors[:, 0]),
+        radius_at_fixed_points=summary(np.where(there, radius, math.nan)),
         sigma_max=summary(sigma),
         non_normality=summary(non_normality),
-        at_fixed_point=limits.converged.tolist(),
+        at_fixed_point=there.tolist(),
         lyapunov=[summary(each) for each in lyapunov.T],
         regimes=regimes,
         regime_shares={
@@ -108,7 +118,8 @@ def lyapunov_exponents(
     1980, doi:10.1007/BF02128237). The first half of the iterations is left to the transient, the
     second cut into 8 blocks, whose means give the interval.
     """
-    size = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], z0s))[0].size
+    f = closed(f, *head((z0s, xs)))
+    size = ravel_pytree(head(z0s))[0].size
     examples = len(jax.tree.leaves(z0s)[0])
     block = max(1, iterations // 2 // BLOCKS)
     blocks = _push(

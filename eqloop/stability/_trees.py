@@ -13,6 +13,11 @@ def take(tree: PyTree, index: np.ndarray) -> PyTree:
     return jtu.tree_map(lambda leaf: leaf[index], tree)
 
 
+def head(tree: PyTree) -> PyTree:
+    """The first row of every array."""
+    return jtu.tree_map(lambda leaf: leaf[0], tree)
+
+
 def subtract(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
     return jtu.tree_map(lambda a, b: a - b, a, b)
 

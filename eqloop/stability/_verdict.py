@@ -1,5 +1,6 @@
 """From numbers to three statements, each with what it rests on. There is no score."""
 
+from ._limits import NEAR
 from ._report import Geometry, InputDependence, Reachability, Spectrum, Statement
 from ._statistics import Share, Summary
 
@@ -11,7 +12,7 @@ forgets its start."""
 CONDITION = 1e3
 """Of I - J, from which float32 has fewer than four digits of the implicit gradient."""
 CONSTANT = 1e-3
-"""A sensitivity below this part of that of the start is none."""
+"""A sensitivity of the end below this part of that after one iteration is none."""
 NONE = "not measurable"
 
 
@@ -28,7 +29,7 @@ def judge(
 
 def judge_reachability(reach: Reachability) -> Statement:
     """ "reached from every start", "reached from its own start", "reached in part", "not
-    reached"."""
+    reached"; or not measurable, where it depends on orbits that are too slow to tell."""
     own, gaussian = reach.shares["converged"], reach.starts["gaussian"]
     other = reach.starts["other"]
     numbers = {
@@ -46,14 +47,24 @@ def judge_reachability(reach: Reachability) -> Statement:
             f"at the same point, and from other fixed points {_of(other.converged)}, "
             f"{_of(other.same)} at the same"
         )
-    rest = {name: each for name, each in reach.shares.items() if name != "converged" and each.hits}
+    unresolved = reach.shares["unresolved"]
+    if unresolved.hits:
+        because += (
+            f"; {_of(unresolved)} did so too, but their steps became smaller so slowly that by "
+            f"|f(z) - z| / (1 - rate) they are more than {NEAR:.1%} from where they go, if they "
+            "go anywhere: more iterations would tell"
+        )
+    named = {"converged", "unresolved"}
+    rest = {name: each for name, each in reach.shares.items() if name not in named and each.hits}
     if rest:
         because += f"; the others within {reach.iterations[-1]} iterations: " + ", ".join(
             f"{s.hits} {name}" for name, s in rest.items()
         )
     # Those from other fixed points cannot be asked where there are none.
     starts = (gaussian.converged, gaussian.same, other.converged, other.same)
-    if own.share < FEW:
+    if own.share < MOST and own.share + unresolved.share >= FEW and unresolved.hits:
+        verdict = NONE
+    elif own.share < FEW:
         verdict = "not reached"
     elif own.share < MOST:
         verdict = "reached in part"
@@ -66,7 +77,11 @@ def judge_reachability(reach: Reachability) -> Statement:
 
 def judge_input_dependence(reach: Reachability, depend: InputDependence) -> Statement:
     """ "smooth in the input", "differs, not smoothly", "differs, smoothness not measurable", "few
-    fixed points", "one fixed point, whatever the input"."""
+    fixed points", "one fixed point, whatever the input".
+
+    Where z* owes to the start what it owes to the input (all of it, where f does not see x), it is
+    judged by runs that begin anew at the start of another input, else by `(I - J)^-1 df/dx`.
+    """
     converged = reach.shares["converged"].hits
     if converged < 2:
         return Statement(
@@ -82,29 +97,42 @@ def judge_input_dependence(reach: Reachability, depend: InputDependence) -> Stat
         "input_dependence.spread": depend.spread,
         "input_dependence.sensitivity.first": first,
         "input_dependence.sensitivity.last": last,
+        "input_dependence.kept": depend.kept.median,
         "input_dependence.implicit": depend.implicit.median,
         "input_dependence.agreement": depend.agreement.median,
         "input_dependence.smoothness": depend.smoothness.median,
+        "input_dependence.through_start": depend.through_start.median,
     }
     because = (
-        f"{count:.0f} distinct fixed points for {of} inputs; |dz_t/dx| is {first:.2g} after one "
-        f"iteration and {last:.2g} after the last"
+        f"{_distinct(count)} for {of} inputs; |dz_t/dx| is {first:.2g} after one iteration "
+        f"and {last:.2g} after the last"
     )
-    if _known(depend.agreement):
+    # Of what the starts do to z* nothing is known where they are the same for every x.
+    through = _known(depend.through_start) and not _within(depend.agreement, 0.5, 2)
+    if not depend.recall:
+        because += "; the map does not see x, which acts through the start alone"
+    elif _known(depend.agreement):
         because += f", {depend.agreement.median:.2g} times |(I-J)⁻¹ df/dx|"
-    if _known(depend.smoothness):
-        because += (
-            f"; a small change of x moves z* by {depend.smoothness.median:.2g} of what that says"
-        )
+        because += ", so that z* depends on the start as well" if through else ""
+    smooth = depend.through_start if through else depend.smoothness
+    still = depend.kept.median <= CONSTANT
+    if _known(smooth) and not still:
+        because += f"; a small change of x moves z* by {smooth.median:.2g} of what that says"
     if count <= 1:
         verdict = "one fixed point, whatever the input"
     elif depend.distinct < 0.5:
         verdict = "few fixed points"
-    elif last <= CONSTANT * first or depend.implicit.median == 0:
+    elif not depend.recall and not first > 0:
+        verdict, because = (
+            NONE,
+            f"{_distinct(count)} for {of} inputs, but the map does not see x, and "
+            "the starts were given as arrays: pass z0s as a function of x",
+        )
+    elif still or (depend.implicit.median == 0 and not through):
         verdict = "differs, not smoothly"
-    elif not _known(depend.smoothness):
+    elif not _known(smooth):
         verdict = "differs, smoothness " + NONE
-    elif not _within(depend.smoothness, 0.5, 2):
+    elif not _within(smooth, 0.5, 2):
         verdict = "differs, not smoothly"
     else:
         verdict = "smooth in the input"
@@ -120,7 +148,7 @@ def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> 
         "geometry.gradient_norm.largest": largest,
         "geometry.condition": shape.condition.median,
         "geometry.solved": shape.solved.share,
-        "spectrum.radius": spectrum.radius.median,
+        "spectrum.radius_at_fixed_points": spectrum.radius_at_fixed_points.median,
         "spectrum.lyapunov": spectrum.lyapunov[0].median,
     }
     if back != back:
@@ -138,9 +166,9 @@ def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> 
         because += f"; {what} converged, so that there is no implicit gradient to condition"
     else:
         because += (
-            f"; at the fixed points the spectral radius is {_figure(spectrum.radius, '.2f')}, "
-            f"I - J has condition {_figure(shape.condition, '.2g')}, and {_of(shape.solved)} "
-            "backward solves reached their tolerance"
+            f"; at the {_fixed_points(shape.solved.count)} the spectral radius is "
+            f"{_radius(spectrum)}, I - J has condition {_figure(shape.condition, '.2g')}, and "
+            f"{_of(shape.solved)} backward solves reached their tolerance"
         )
     if not largest <= EXPLODES:
         verdict = "exploding"
@@ -152,6 +180,26 @@ def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> 
     else:
         verdict = "stable"
     return Statement(verdict, because + ".", numbers)
+
+
+def _distinct(count: float) -> str:
+    return "1 distinct fixed point" if count == 1 else f"{count:.0f} distinct fixed points"
+
+
+def _fixed_points(count: int) -> str:
+    return "one fixed point" if count == 1 else f"{count} fixed points"
+
+
+def _radius(spectrum: Spectrum) -> str:
+    """Of the Jacobian at fixed points, and why it is not known where it is not."""
+    if _known(spectrum.radius_at_fixed_points):
+        return f"{spectrum.radius_at_fixed_points.median:.2f}"
+    errors = [
+        error
+        for error, there in zip(spectrum.radius_error.values, spectrum.at_fixed_point, strict=True)
+        if there and error == error
+    ]
+    return NONE + (f" (J is too far from normal: to ± {max(errors):.1g})" if errors else "")
 
 
 def _of(share: Share) -> str:

@@ -1,0 +1,59 @@
+"""What a report takes, counted before it begins, so that progress is of the work and not of its
+parts."""
+
+from collections.abc import Callable, Mapping
+
+from ._limits import LONGEST, Progress
+
+COMPILE = 3_000
+"""Evaluations that compiling a stage counts as: what a small model does in that time."""
+
+Tick = Callable[[str], None]
+"""Called with the name of a stage that is done."""
+
+
+def planned(examples: int, detail: int, iterations: int) -> dict[str, int]:
+    """Stage of `analyse` -> about how many evaluations of f it takes, for one example each; a
+    product with the Jacobian counts as two. Loops that end by themselves are taken to need half of
+    the iterations."""
+    whole, half = detail * iterations, detail * iterations // 2
+    stages = {
+        "orbits": examples * (iterations + iterations // 4 + 3 * LONGEST),
+        "eigenvalues": 100 * detail,
+        "singular values": 100 * detail,
+        "Lyapunov exponents": 5 * whole,
+        "sensitivity to the input": 5 * whole,
+        "derivative of the fixed points": 200 * detail,
+        "smoothness": 2 * whole,
+        "gradients": 200 * detail,
+        "conditioning": 1_000 * detail,
+        "return to the fixed points": half,
+        "other starts": 2 * half,
+        "basins": 7 * 4 * half,
+    }
+    return {name: count + COMPILE for name, count in stages.items()}
+
+
+class Work:
+    """Adds up what is done: `progress(done, total)`, in evaluations."""
+
+    def __init__(self, stages: Mapping[str, int], progress: Progress | None):
+        self.stages, self.progress = dict(stages), progress
+        self.total, self.done = sum(stages.values()), 0
+
+    def tick(self, name: str) -> None:
+        """A stage is done."""
+        self.done += self.stages.pop(name)
+        self.show(0)
+
+    def part(self, name: str) -> Progress:
+        """For a stage that itself reports what it has done and of how much."""
+        return lambda done, total: self.show(self.stages[name] * done // max(1, total or 1))
+
+    def show(self, more: int) -> None:
+        if self.progress is not None:
+            self.progress(self.done + more, self.total)
+
+
+def silent(name: str) -> None:
+    """For who does not want to know."""
