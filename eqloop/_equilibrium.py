@@ -1,7 +1,7 @@
 """The one way in which a loop is run."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -39,7 +39,8 @@ def equilibrium(
     - `z0`: the initial state, float32 or float64 (f may compute in bfloat16 inside).
     - `x`: the input; what does not change over the loop.
     - `solver`: `Unroll`, `FixedPoint`, `Anderson`, `Broyden`, `NewtonKrylov`, `Chord`,
-        `SteadyState`, or any fixed-point solver or root-finder of Optimistix.
+        `SteadyState`, or any fixed-point solver or root-finder of Optimistix that needs
+        no interval.
     - `gradient`: `Backprop`, `Truncated`, `OneStep`, `Phantom`, `Neumann` or `Implicit`. By
         default `Backprop` for `Unroll` and `Implicit` for all others.
     - `max_steps`: bounds the steps of a solver that converges; `Unroll` has its own. It may be
@@ -79,9 +80,15 @@ def _check_map(f: Callable, z0: PyTree, x: PyTree) -> None:
             raise ValueError(
                 f"z0 is {leaf.dtype}: a solver's state must be float32 or float64; cast inside f"
             )
+    if not sum(leaf.size for leaf in jtu.tree_leaves(z0)):
+        raise ValueError(f"z0 = {eqx.tree_pformat(z0)} has no elements: there is nothing to solve")
     value = eqx.filter_eval_shape(f, z0, x)
-    found, wanted = (
-        jtu.tree_map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree) for tree in (value, z0)
-    )
-    if found != wanted:
-        raise ValueError(f"f returns {found} for a state z0 of {wanted}: they must be alike")
+    returned, wanted = (jtu.tree_map(_described, tree) for tree in (value, z0))
+    # Not the trees themselves: an `OrderedDict` equals a dict.
+    if jtu.tree_flatten(returned) != jtu.tree_flatten(wanted):
+        raise ValueError(f"f returns {returned} for a state z0 of {wanted}: they must be alike")
+
+
+def _described(leaf: Any) -> str:
+    is_array = hasattr(leaf, "dtype")
+    return f"{leaf.dtype}{list(leaf.shape)}" if is_array else f"{type(leaf).__name__} {leaf}"

@@ -62,8 +62,8 @@ def relative(
     value: PyTree[Array], z: PyTree[Array], norm: Callable = two_norm
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """`|value - z|`, `|value|` and their quotient, which is inf where the size overflows."""
-    size = norm(value)
-    difference = norm(jtu.tree_map(lambda a, b: a - b, value, z))
+    size = jnp.asarray(norm(value))
+    difference = jnp.asarray(norm(jtu.tree_map(lambda a, b: a - b, value, z)))
     quotient = difference / (size + jnp.finfo(size.dtype).tiny)
     return difference, size, jnp.where(size < jnp.inf, quotient, jnp.inf)
 

@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from .._linear import solve_identity_minus
 from .._norms import normalise, two_norm
 from .._solution import BackwardReport
-from .._solver import AbstractSolver, iterate, setting
+from .._solver import AbstractSolver, check_not_negative, iterate, setting
 from ._cotangent import AbstractCotangentSolve
 
 
@@ -41,6 +41,12 @@ class Implicit(AbstractCotangentSolve):
     solver: AbstractSolver | None = None
 
     def __check_init__(self):
+        check_not_negative(self, "rtol")
+        if not isinstance(self.solver, AbstractSolver | None):
+            raise ValueError(
+                f"Implicit: solver = {type(self.solver).__name__} is not a solver of eqloop that "
+                "converges: use eqloop.Anderson(), say"
+            )
         for name in ("max_steps", "restart"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Implicit: {name} = {getattr(self, name)} must be at least 1")

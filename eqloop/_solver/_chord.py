@@ -21,12 +21,12 @@ class Chord(AbstractNewton):
     """`z <- z + d` with `(I - df/dz(a)) d = f(z) - z`, the Jacobian that of an earlier iterate `a`.
 
     `a` is the iterate after the `plain` iterations; it moves to the present one after a step that
-    did not halve the residual. Linear near a fixed point, where `NewtonKrylov` is quadratic
+    did not halve the residual. Linear near a fixed point, where `NewtonKrylov` can be quadratic
     (Kelley 1995, "Iterative methods for linear and nonlinear equations", section 5.4). When not to
-    use it: for speed. Matrix-free, a step is one evaluation dearer than one of `NewtonKrylov`, for
-    f is linearised at `a` each time; it is here to compare with.
+    use it: for speed. Matrix-free, a step is no cheaper than one of `NewtonKrylov`, for f is
+    linearised at `a` each time; it is here to compare with.
 
-    **Arguments:** those of `NewtonKrylov`. **Raises** `ValueError` for an argument out of range.
+    **Arguments:** those of `NewtonKrylov`; each linear solve stops at `forcing`. **Raises** `ValueError` for an argument out of range.
     """
 
     def start(self, f, z) -> _Memory:
@@ -38,9 +38,9 @@ class Chord(AbstractNewton):
         anchor = choose((at.steps <= self.plain) | slow, at.z, memory.anchor)
 
         def step(_: None) -> Proposal:
-            z, ended, products = self.newton(f, anchor, at)
-            linearised = jnp.where(self.early(at), 0, 1)
-            return Proposal(z, _Memory(anchor, at.residual, ended), products + linearised)
+            forcing = jnp.asarray(self.forcing, at.residual.dtype)
+            z, ended, evaluations = self.newton(f, anchor, at, forcing)
+            return Proposal(z, _Memory(anchor, at.residual, ended), evaluations)
 
         def plain(_: None) -> Proposal:
             kept = _Memory(anchor, at.residual, memory.ended)

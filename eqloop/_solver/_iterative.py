@@ -124,7 +124,8 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
             residual=jnp.full((), jnp.inf, size.dtype),
             steps=zero,
             evaluations=zero,
-            curve=jnp.full((self.curve,), jnp.nan, size.dtype),
+            # By NumPy, for `jax_debug_nans` objects to an operation that makes one.
+            curve=jnp.asarray(np.full((self.curve,), np.nan, size.dtype)),
             converged=no,
             done=no,
             count=zero,

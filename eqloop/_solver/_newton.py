@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._linear import solve_identity_minus
 from .._norms import two_norm
@@ -37,7 +37,7 @@ class AbstractNewton(AbstractSolver):
     plain: int = eqx.field(default=3, converter=whole)
     forcing: float = setting(1e-2)
     restart: int = eqx.field(default=10, static=True)
-    cycles: int = eqx.field(default=2, static=True)
+    cycles: int = eqx.field(default=10, static=True)
     norm: Norm = eqx.field(default=two_norm, static=True)
     curve: int = eqx.field(default=0, static=True)
 
@@ -60,16 +60,16 @@ class AbstractNewton(AbstractSolver):
         return eqxi.unvmap_any(jnp.logical_not(at.converged | self.early(at)))
 
     def newton(
-        self, f: Callable, where: PyTree, at: Evaluation
+        self, f: Callable, where: PyTree, at: Evaluation, forcing: Float[Array, ""]
     ) -> tuple[PyTree, lx.RESULTS, Int[Array, ""]]:
         """`at.z + (I - df/dz)^-1 (f(at.z) - at.z)` with the Jacobian at `where`, or the plain
         iterate where that is not finite or it is early; how the linear solve ended; products
-        with J."""
+        with J, and the evaluation that linearises f."""
         _, product = jax.linearize(f, where)
         solution = solve_identity_minus(
             product,
             jtu.tree_map(lambda a, b: a - b, at.value, at.z),
-            rtol=self.forcing,
+            rtol=forcing,
             restart=self.restart,
             cycles=self.cycles,
         )
@@ -78,7 +78,7 @@ class AbstractNewton(AbstractSolver):
         return (
             choose(all_finite(z) & jnp.logical_not(early), z, at.value),
             lx.RESULTS.where(early, lx.RESULTS.successful, solution.result),  # pyright: ignore
-            jnp.where(early, 0, solution.products),
+            jnp.where(early, 0, 1 + solution.products),
         )
 
     def explain(self, memory: Any) -> RESULTS:
@@ -95,9 +95,12 @@ class _Memory(NamedTuple):
 class NewtonKrylov(AbstractNewton):
     """`z <- z + d` with `(I - df/dz) d = f(z) - z`, solved inexactly by GMRES (Lineax).
 
-    Quadratic near a fixed point, whether f contracts there or not: it reaches fixed points with
-    spectral radius above one, which no plain iteration does. From a far start it fails, so
-    `plain` iterations come first. The linear solve need not reach its tolerance; a step that is
+    The linear solve stops at a relative residual of at most `forcing` and at most that of z itself
+    (Eisenstat and Walker 1996, doi:10.1137/0917003), but solves no more exactly than `rtol` asks
+    for. So it is quadratic near a fixed point as long as GMRES gets there within its cycles, else
+    linear. Whether f contracts there does not matter: it reaches fixed points with spectral radius
+    above one, which no plain iteration does. From a far start it fails, so `plain` iterations come
+    first. The linear solve need not reach its tolerance; a step that is
     not finite is replaced by a plain one. Needs forward-mode derivatives of f. (Knoll and Keyes
     2004, doi:10.1016/j.jcp.2003.08.010.) When not to use it: where plain iteration or `Anderson`
     converges in about as many evaluations as one linear solve takes products.
@@ -105,20 +108,23 @@ class NewtonKrylov(AbstractNewton):
     **Arguments:**
 
     - `plain`: plain iterations before the first Newton step.
-    - `forcing`: relative residual at which a linear solve stops.
+    - `forcing`: the largest relative residual at which a linear solve stops.
     - `restart`, `cycles`: of GMRES: products per cycle (memory is that many states), cycles.
 
-    and those of `AbstractSolver`. `evaluations` counts products with the Jacobian too. **Raises**
-    `ValueError` for an argument out of range.
+    and those of `AbstractSolver`. `evaluations` counts linearisations of f, one per Newton step,
+    and products with the Jacobian too. **Raises** `ValueError` for an argument out of range.
     """
 
     def start(self, f, z) -> _Memory:
         return _Memory(lx.RESULTS.successful)
 
     def propose(self, f, at: Evaluation, memory: _Memory) -> Proposal:
+        most, rtol = (jnp.asarray(s, at.residual.dtype) for s in (self.forcing, self.rtol))
+        forcing = jnp.minimum(most, jnp.maximum(at.residual, 0.5 * rtol / at.residual))
+
         def newton(_: None) -> Proposal:
-            z, ended, products = self.newton(f, at.z, at)
-            return Proposal(z, _Memory(ended), products)
+            z, ended, evaluations = self.newton(f, at.z, at, forcing)
+            return Proposal(z, _Memory(ended), evaluations)
 
         def plain(_: None) -> Proposal:
             return Proposal(at.value, memory, jnp.zeros((), jnp.int32))

@@ -47,6 +47,11 @@ def approach(
             solver.result(progress),
             progress.curve if solver.curve else None,
         )
+    if isinstance(solver, optx.Bisection):
+        raise ValueError(
+            "solver = Bisection needs an interval, and a loop begins at a state: use "
+            "eqloop.Anderson() or optimistix.Newton(rtol, atol), say"
+        )
     solution = optx.fixed_point(_apply, solver, z0, args=(f, x), max_steps=max_steps, throw=False)  # pyright: ignore
     steps = solution.stats["num_steps"]
     result = RESULTS.promote(solution.result)
