@@ -331,6 +331,8 @@ def _check(
         return
     if name not in CHECKS:
         raise InputError(f"--check {name}: there are {', '.join(CHECKS)} and scalar")
+    if not (paths or examples):
+        raise InputError("--examples 0 is all of a split: name CKPT, or give a number")
     model_key, check_key = jr.split(jr.key(seed))
     subjects = [_subject(path, checkpoint, split, task_data, examples) for path in paths]
     subjects = subjects or random_subjects(key=model_key, examples=examples)
@@ -349,10 +351,11 @@ def _subject(
     path: Path, checkpoint: str, split: str, task_data: Path | None, examples: int
 ) -> "Subject":
     from ..examine import Subject, make_problem
+    from ..train import at_most
 
     model, task, opened, step, splits = _open(path, checkpoint, split, task_data)
     spec = opened.spec.model
-    problem = make_problem(model, task, splits[split].evenly(examples))
+    problem = make_problem(model, task, at_most(splits[split], examples))
     name = f"{spec.recall}, {spec.norm}, {opened.path.name} step {step}"
     return Subject(name, model, problem.inputs)
 

@@ -158,6 +158,7 @@ def test_refusals(examined, tmp_path, capsys):
     assert "--rtol" in refused(capsys, str(examined), "--rtol", "0")
     assert "--check clustres" in refused(capsys, "--check", "clustres")
     assert "leave out CKPT" in refused(capsys, str(examined), "--scalar")
+    assert "name CKPT" in refused(capsys, "--check", "clusters", "--examples", "0")
     assert "two runs" in refused(capsys, "--compare", str(examined))
     assert "--plot goes with" in refused(capsys, str(examined), "--plot", "a.png")
     path = examined / "checkpoints" / "step-00000099.safetensors"
