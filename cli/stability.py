@@ -141,17 +141,20 @@ def _report(
     model, task, opened, step, splits = _open(path, checkpoint, split, task_data)
     counts = {name: min(len(each), examples or len(each)) for name, each in splits.items()}
     plan = planned(counts, split, detail, iterations)
+    plan["player"] = _PLAYED * iterations
+    whole = sum(plan.values())
     notes().print(
         f"measuring {', '.join(plan)}: {counts[split]} of {len(splits[split]):,} examples of "
         f"{split}, {min(detail, counts[split])} of them in detail, {iterations} iterations; "
-        f"about {round(sum(plan.values()), -4):,} evaluations of the loop",
+        f"about the work of {round(whole, -4):,} evaluations of the loop, compiling included",
         markup=False,
         soft_wrap=True,
     )
     with progress_of_work("stability") as bar:
 
         def show(name: str, done: int, total: int | None) -> None:
-            bar(done, total, name)
+            del total
+            bar(done, whole, name)
 
         found = examine(
             model,
@@ -172,6 +175,7 @@ def _report(
             "task": task.name,
             "seed": seed,
         }
+        bar(whole - plan["player"], whole, "player")
         shown = splits[split].evenly(_PLAYED)
         names = [f"{split} {n + 1}, difficulty {d:g}" for n, d in enumerate(shown.difficulty)]
         played = player(model, task, shown, names=names, iterations=iterations, rtol=rtol)

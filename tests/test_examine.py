@@ -88,7 +88,7 @@ def test_one_checkpoint_of_a_run(examined, capsys):
     assert main(["stability", str(path), *SMALL, "--split", "test", "--json"]) == 0
     told = capsys.readouterr()
     found = json.loads(told.out)
-    begins = "measuring stability, accuracy, weight noise, gradients: 4 of "
+    begins = "measuring stability, accuracy, weight noise, gradients, player: 4 of "
     assert told.err.startswith(begins)
     assert "16 iterations" in told.err.splitlines()[0]
     assert found["settings"]["step"] == 2
