@@ -141,17 +141,20 @@ def _report(
     model, task, opened, step, splits = _open(path, checkpoint, split, task_data)
     counts = {name: min(len(each), examples or len(each)) for name, each in splits.items()}
     plan = planned(counts, split, detail, iterations)
+    plan["player"] = _PLAYED * iterations
+    whole = sum(plan.values())
     notes().print(
         f"measuring {', '.join(plan)}: {counts[split]} of {len(splits[split]):,} examples of "
         f"{split}, {min(detail, counts[split])} of them in detail, {iterations} iterations; "
-        f"about {round(sum(plan.values()), -4):,} evaluations of the loop",
+        f"about the work of {round(whole, -4):,} evaluations of the loop, compiling included",
         markup=False,
         soft_wrap=True,
     )
     with progress_of_work("stability") as bar:
 
         def show(name: str, done: int, total: int | None) -> None:
-            bar(done, total, name)
+            del total
+            bar(done, whole, name)
 
         found = examine(
             model,
@@ -172,6 +175,7 @@ def _report(
             "task": task.name,
             "seed": seed,
         }
+        bar(whole - plan["player"], whole, "player")
         shown = splits[split].evenly(_PLAYED)
         names = [f"{split} {n + 1}, difficulty {d:g}" for n, d in enumerate(shown.difficulty)]
         played = player(model, task, shown, names=names, iterations=iterations, rtol=rtol)
@@ -331,6 +335,8 @@ def _check(
         return
     if name not in CHECKS:
         raise InputError(f"--check {name}: there are {', '.join(CHECKS)} and scalar")
+    if not (paths or examples):
+        raise InputError("--examples 0 is all of a split: name CKPT, or give a number")
     model_key, check_key = jr.split(jr.key(seed))
     subjects = [_subject(path, checkpoint, split, task_data, examples) for path in paths]
     subjects = subjects or random_subjects(key=model_key, examples=examples)
@@ -349,10 +355,11 @@ def _subject(
     path: Path, checkpoint: str, split: str, task_data: Path | None, examples: int
 ) -> "Subject":
     from ..examine import Subject, make_problem
+    from ..train import at_most
 
     model, task, opened, step, splits = _open(path, checkpoint, split, task_data)
     spec = opened.spec.model
-    problem = make_problem(model, task, splits[split].evenly(examples))
+    problem = make_problem(model, task, at_most(splits[split], examples))
     name = f"{spec.recall}, {spec.norm}, {opened.path.name} step {step}"
     return Subject(name, model, problem.inputs)
 

@@ -88,7 +88,7 @@ def test_one_checkpoint_of_a_run(examined, capsys):
     assert main(["stability", str(path), *SMALL, "--split", "test", "--json"]) == 0
     told = capsys.readouterr()
     found = json.loads(told.out)
-    begins = "measuring stability, accuracy, weight noise, gradients: 4 of "
+    begins = "measuring stability, accuracy, weight noise, gradients, player: 4 of "
     assert told.err.startswith(begins)
     assert "16 iterations" in told.err.splitlines()[0]
     assert found["settings"]["step"] == 2
@@ -158,6 +158,7 @@ def test_refusals(examined, tmp_path, capsys):
     assert "--rtol" in refused(capsys, str(examined), "--rtol", "0")
     assert "--check clustres" in refused(capsys, "--check", "clustres")
     assert "leave out CKPT" in refused(capsys, str(examined), "--scalar")
+    assert "name CKPT" in refused(capsys, "--check", "clusters", "--examples", "0")
     assert "two runs" in refused(capsys, "--compare", str(examined))
     assert "--plot goes with" in refused(capsys, str(examined), "--plot", "a.png")
     path = examined / "checkpoints" / "step-00000099.safetensors"

@@ -16,8 +16,9 @@ from ._closed import closed
 from ._trees import head
 
 SPLIT = 5
-"""Factor on the error of first order: in a Jordan block of size m, which rounding takes apart, the
-true error is m times that."""
+"""Factor on the estimates of an error: in a Jordan block of size m, which rounding takes apart, the
+true error is m times that of first order."""
+DRAWS = 4
 CERTAIN = 1e-2
 """An eigenvalue is known where its error is at most this part of the largest modulus."""
 
@@ -32,9 +33,10 @@ class Eigenvalues:
     - `converged`: whether `|A y - value y| <= rtol |value|` for the unit vector y that belongs to
         it, and `errors` is at most a hundredth of the largest modulus.
     - `errors`: estimate of `|value - true|`: `SPLIT` times that residual (at least what rounding
-        leaves) times the condition `1 / |l^H y|` of the eigenvalue, l being its left eigenvector.
-        A small residual alone says little where the operator is far from normal: near a Jordan
-        block of 20 a residual of 1e-4 moves eigenvalues by 0.6 (Trefethen and Embree 2005).
+        leaves) times the condition `1 / |l^H y|` of the eigenvalue, l being its left eigenvector;
+        or what random changes of ten times that residual move it by, if that is less. A small
+        residual alone says little where the operator is far from normal: near a Jordan block of
+        20 a residual of 1e-4 moves eigenvalues by 0.6 (Trefethen and Embree 2005).
     - `vectors`: y of the first one.
     - `products`: with each operator.
     """
@@ -221,15 +223,19 @@ def _ritz(matrix: np.ndarray, begun: int, count: int, rtol: float, eps: float) -
     overlap = np.abs(np.sum(np.conj(left) * right, axis=0))
     condition = 1 / np.maximum(overlap, np.finfo(float).tiny)
     rounding, limit = eps * np.linalg.norm(small, 2), CERTAIN * np.abs(found[0])
-    error = SPLIT * condition * np.maximum(residual, rounding)
+    size_of_error = np.maximum(residual, rounding)
+    error = SPLIT * condition * size_of_error
     top = min(count, size)
+    limit = max(limit, SPLIT * rounding)
+    for k in np.flatnonzero(error[:top] > limit):
+        # The first order is too much where an eigenvalue is double, and its condition infinite.
+        error[k] = min(error[k], SPLIT * _shift(small, found[k], 10 * size_of_error[k]))
     values[:top], errors[:top] = found[:top], error[:top]
     settled = residual[:top] <= np.maximum(rtol * np.abs(found[:top]), 10 * rounding)
-    certain = error[:top] <= np.maximum(limit, SPLIT * rounding)
+    certain = error[:top] <= limit
     converged[:top] = settled & certain
     # More cycles make residuals smaller, but not what rounding leaves.
-    hopeless = SPLIT * condition[:top] * rounding > np.maximum(limit, SPLIT * rounding)
-    done = np.all(settled & (certain | hopeless))
+    done = np.all(settled & (certain | (residual[:top] <= 10 * rounding)))
     if size < columns or done or size <= count + 2:
         return _Ritz(values, converged, errors, right[:, 0])
     # Cut where the moduli leave the widest gap: never inside a pair of conjugates.
@@ -239,3 +245,13 @@ def _ritz(matrix: np.ndarray, begun: int, count: int, rtol: float, eps: float) -
     keep = int(places[np.argmin(gaps)])
     cut = float(np.sqrt(moduli[keep - 1] * moduli[keep]))
     return _Ritz(values, converged, errors, right[:, 0], keep, cut)
+
+
+def _shift(matrix: np.ndarray, value: complex, size: float) -> float:
+    """How far an eigenvalue moves by changes of the matrix of 2-norm `size`, drawn at random."""
+    rng, moved = np.random.default_rng(0), []
+    for _ in range(DRAWS):
+        change = rng.normal(size=matrix.shape)
+        change *= size / np.linalg.norm(change, 2)
+        moved.append(np.abs(np.linalg.eigvals(matrix + change) - value).min())
+    return float(max(moved))

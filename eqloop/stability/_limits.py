@@ -140,12 +140,12 @@ def find_limits(
     if not 0 < rtol < 1:
         raise ValueError(f"rtol = {rtol} must be between 0 and 1")
     start = z0s if callable(z0s) else None
+    counts = {len(leaf) for leaf in jtu.tree_leaves(xs if start is not None else (z0s, xs))}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"z0s and xs must be stacks of as many examples, not {sorted(counts)}")
     if start is not None:
         start = closed(start, head(xs))
         z0s = starts(start, xs)
-    counts = {len(leaf) for leaf in jtu.tree_leaves((z0s, xs))}
-    if len(counts) != 1 or 0 in counts:
-        raise ValueError(f"z0s and xs must be stacks of as many examples, not {sorted(counts)}")
     f = closed(f, *head((z0s, xs)))
     z, parts = z0s, []
     for done in range(0, iterations, CHUNK):
