@@ -33,8 +33,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eqloop.tasks._chess_rows import ENCODINGS, Row, cells_of, encode, replay, tokens_of
-from eqloop.tasks._files import open_text, read_csv, refuse, write_text
+from eqloop.tasks._chess_rows import ENCODINGS, LAYOUT, Row, cells_of, encode, replay, tokens_of
+from eqloop.tasks._files import refuse, write_text
+from eqloop.tasks._open import open_text
+from eqloop.tasks._records import read_records
 from eqloop.tasks.chess import Chess
 
 STREAM = """
@@ -83,7 +85,7 @@ def main(folder: Path, path: Path | None) -> None:
 
     rows = [
         Row(line, f.get("PuzzleId", ""), f["FEN"], f["Moves"], f["Rating"], f.get("Themes", ""))
-        for line, f in read_csv(path, (), on_bad=refuse)
+        for line, f in read_records(path, LAYOUT, on_bad=refuse)
     ]
     for encoding in ENCODINGS:
         seconds = timed(functools.partial(encode, rows, encoding, refuse, ""))
