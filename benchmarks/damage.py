@@ -1,6 +1,6 @@
 """Does a damaged byte in a run folder or in the cache ever change a result without a word?
 
-    python benchmarks/damage.py [--flips 1000] [--seed 0]
+    python benchmarks/damage.py [--flips 1000] [--seed 0] [--made FOLDER]
 
 **Question:** One byte of one file of a run, a sweep or the cache is replaced by another. Whatever
 reads that file must give the same result as before or say one clear line: no traceback, no hang, no
@@ -65,8 +65,8 @@ class Flip:
         return self.outcome not in ("same", "said")
 
 
-def make_run(folder: Path) -> Path:
-    """A run with everything that commands write into one, and its cache, in `folder`."""
+def make_run(folder: Path) -> None:
+    """`folder/run`, with everything that commands write into a run."""
     from eqloop.cli import main
 
     data = folder / "bits.csv"
@@ -82,7 +82,6 @@ def make_run(folder: Path) -> Path:
     for command in commands:
         if main(command) != 0:
             raise RuntimeError(f"eqloop {' '.join(command)} failed")
-    return run
 
 
 def readers() -> dict[str, Reader]:
@@ -150,6 +149,8 @@ def read(reader: Reader, run: Path) -> tuple[Any, str, str]:
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(LONGEST)
+    warnings = logging.StreamHandler(said)
+    logging.getLogger().addHandler(warnings)
     try:
         with contextlib.redirect_stderr(said):
             return without_times(reader(run)), said.getvalue(), ""
@@ -165,6 +166,7 @@ def read(reader: Reader, run: Path) -> tuple[Any, str, str]:
         return None, traceback.format_exc(), "traceback"
     finally:
         signal.alarm(0)
+        logging.getLogger().removeHandler(warnings)
         signal.signal(signal.SIGALRM, before)
 
 
@@ -185,9 +187,9 @@ def damage(run: Path, cache: Path, flips: int, seed: int, work: Path) -> Iterato
         files += [(pattern, path, names) for path in found]
     copy = work / "copy"
     wanted = {}
-    for name, reader in known.items():
+    for name in sorted({name for _, _, names in files for name in names}):
         fresh(run, copy)
-        value, said, wrong = read(reader, copy)
+        value, said, wrong = read(known[name], copy)
         if said or wrong:
             raise RuntimeError(f"{name} of an undamaged run: {wrong} {said}")
         wanted[name] = value
@@ -231,15 +233,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--made", type=Path, help="A folder for the run, made there if it is not.")
     asked = parser.parse_args()
     logging.captureWarnings(True)
-    with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder) / "cache"
+    with tempfile.TemporaryDirectory() as name:
+        folder = asked.made or Path(name)
+        folder.mkdir(exist_ok=True)
+        cache = folder / "cache"
         os.environ["EQLOOP_CACHE"] = str(cache)
-        run = make_run(Path(folder))
+        run = folder / "run"
+        if not (run / "stability" / "report.json").exists():
+            make_run(folder)
         counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         faults = 0
-        for flip in damage(run, cache, asked.flips, asked.seed, Path(folder)):
+        for flip in damage(run, cache, asked.flips, asked.seed, Path(name)):
             counts[flip.file][flip.outcome] += 1
             if flip.fault:
                 faults += 1

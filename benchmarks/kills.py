@@ -150,7 +150,7 @@ def others(folder: Path, run: Path, name: str, kills: int, rng: random.Random) -
     copy = out / "run"
     bits = out / "bits.csv"
     commands = {
-        "data make": ["data", "make", "-t", "prefix-sums", "--rows", 200_000, "--out", bits],
+        "data make": ["data", "make", "-t", "prefix-sums", "--rows", 20_000, "--out", bits],
         "eval": ["eval", copy, "--iterations", 64, "--rows", 16],
         "report": ["report", copy, "--out", out / "report"],
         "stability": ["stability", copy, "--examples", 4, "--iterations", 16],
@@ -161,8 +161,9 @@ def others(folder: Path, run: Path, name: str, kills: int, rng: random.Random) -
     if name == "data make":
         command.append("--force")
     for number in range(kills):
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(run, copy)
+        if name != "data make":
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(run, copy)
         before = stamps(watched[name])
 
         def wrote(before: dict[str, int] = before) -> bool:
@@ -170,7 +171,7 @@ def others(folder: Path, run: Path, name: str, kills: int, rng: random.Random) -
 
         yield kill(command, SIGNALS[number % 2], wrote, rng.uniform(0, 0.3))
         whole(out)
-        if contents(copy) != contents(run):
+        if name != "data make" and contents(copy) != contents(run):
             raise RuntimeError(f"{name}: the run is no longer what it was")
         if number in (kills - 2, kills - 1):  # after one of each signal
             finish(command)
@@ -186,7 +187,7 @@ def whole(folder: Path) -> None:
             json.loads(path.read_text())
     for path in folder.glob("bits.csv"):
         lines = path.read_text().splitlines()
-        if len(lines) != 200_001:
+        if len(lines) != 20_001:
             raise RuntimeError(f"{path}: {len(lines):,} lines")
 
 

@@ -373,3 +373,18 @@ def test_without_a_home_nothing_is_cached_and_that_is_said(monkeypatch, caplog):
         assert _dataset.cached({"task": "t"}, lambda: {"a": np.zeros(1)})["a"] == 0
     (record,) = caplog.records
     assert "no home folder" in record.getMessage()
+
+
+# --- damage, of which benchmarks/damage.py makes more
+
+
+def test_a_damaged_byte_changes_nothing_without_a_word(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
+    monkeypatch.setenv("EQLOOP_CACHE", str(tmp_path / "cache"))
+    import damage  # pyright: ignore[reportMissingImports]
+
+    damage.readers()["data"](tiny_run)  # which fills the cache
+    flips = list(damage.damage(tiny_run, tmp_path / "cache", 16, 0, tmp_path))
+    assert [flip for flip in flips if flip.fault] == []
+    assert len({flip.file for flip in flips}) > 5
+    assert sum(flip.outcome == "said" for flip in flips) > 5
