@@ -33,6 +33,7 @@ from .._task import AbstractTask, Dataset
 from ._audit import AUDITED, audit_batch, audit_line, make_auditor
 from ._config import Spec
 from ._devices import Devices, agreed, copy_of_first, first, from_first, several, watched
+from ._display import Recent
 from ._evaluate import Evaluation, evaluate
 from ._memory import check_memory
 from ._metrics import AbstractLog, MetricsLog, NoLog
@@ -145,7 +146,8 @@ def train(
         trainer = _Trainer(agreed(opened), task, data, devices, console)
         console.print(f"{task.name}: training in {trainer.run.path}", markup=False, soft_wrap=True)
         if left_out := _bad_rows(data):
-            console.print(f"{left_out:,} bad rows are left out; data.json has the count")
+            told = f"{left_out:,} bad rows are left out; data.json has the count"
+            console.print(told, markup=False)
         with _signals() as received, watched(trainer.place):
             return trainer.go(received)
 
@@ -244,6 +246,7 @@ class _Trainer:
         self.saved = self.surely_saved = self.done
         self.pending: deque[tuple[int, Metrics, Any]] = deque()
         self.heard: int | None = None
+        self.recent = Recent(spec.solver)
 
     def _begin(self) -> tuple[TrainState, tuple[int, dict[str, Any] | None, str]]:
         """The state on all devices, the step it is of, the best so far, and the path of the run as
@@ -307,7 +310,7 @@ class _Trainer:
         self.auditor = make_auditor(self.spec.solver)
         self.clock = _Clock(self.done)
         if self.done:
-            self.console.print(f"going on from step {self.done}")
+            self.console.print(f"going on from step {self.done}", markup=False)
         try:
             with self._progress() as show:
                 while self.done < spec.steps and self._stopped is None:
@@ -362,6 +365,8 @@ class _Trainer:
             if step > self.saved:  # the first process has come here past its checkpoint
                 self.surely_saved = self.saved
             values = {name: float(read[name]) for name in METRICS}
+            if warning := self.recent.add(values):
+                self.console.print(warning, markup=False, soft_wrap=True)
             timing = self.clock.lap(step, self.spec.train.batch)
             bad = next(
                 (name for name in ("loss", "grad_norm") if not np.isfinite(values[name])), None
@@ -406,7 +411,10 @@ class _Trainer:
             }
         )
         self.tracker.log(self.done, _under("validation", last))
-        self.console.print(_sentence(self.done, measured, better))
+        sentence = _sentence(self.done, measured, better)
+        if told := self.recent.text():
+            sentence += f"\nstep {self.done}: training, last {len(self.recent.steps)} steps: {told}"
+        self.console.print(sentence, markup=False, soft_wrap=True)
         return better
 
     def _audit(self) -> None:
@@ -467,7 +475,7 @@ class _Trainer:
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[told]}", markup=False),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.console, transient=True) as bar:
@@ -476,6 +484,7 @@ class _Trainer:
             def show(step: int) -> None:
                 latest = getattr(self, "latest", None)
                 told = "" if latest is None else f"loss {latest['loss']:.4f}"
+                told += f"  {loops}" if (loops := self.recent.text()) else ""
                 told += f"  {self.clock.rate:.0f} examples/s" if self.clock.rate else ""
                 bar.update(row, completed=step, told=told)
 

@@ -1,0 +1,67 @@
+"""What training tells on the terminal of the loops and their gradients."""
+
+from collections import deque
+from collections.abc import Mapping
+
+from ._config import SolverSpec
+
+WINDOW = 20
+"""Steps that a line of text is about: one batch alone says little."""
+_MOST = 0.5
+"""Share of gradients that may fall back without a warning."""
+
+
+class Recent:
+    """The last steps: what a solver and a backward solve came to, and whether to warn of it."""
+
+    def __init__(self, solver: SolverSpec):
+        self.solver = solver
+        self.steps: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
+        self.warned = False
+
+    def add(self, metrics: Mapping[str, float]) -> str:
+        """Take up the metrics of a step. **Returns** a warning, the first time that one is due:
+        when most gradients of a whole window fell back; else "" ."""
+        self.steps.append(metrics)
+        due = len(self.steps) == WINDOW and self._mean("fallback") > _MOST
+        if self.warned or not due:
+            return ""
+        self.warned = True
+        return self._warning()
+
+    def text(self) -> str:
+        """Iterations, share converged and share of fallback gradients, as far as the solver and
+        the gradient have them; "" before the first step."""
+        if not self.steps:
+            return ""
+        parts = []
+        if self.solver.converges:
+            parts += [f"{self._mean('iterations'):.1f} iterations"]
+            parts += [f"{100 * self._mean('converged'):.0f} % converged"]
+        if self.solver.gradient == "implicit":
+            parts += [f"{100 * self._mean('fallback'):.0f} % fallback gradients"]
+        return ", ".join(parts)
+
+    def _mean(self, name: str) -> float:
+        return sum(metrics[name] for metrics in self.steps) / len(self.steps)
+
+    def _warning(self) -> str:
+        solver = self.solver
+        told = (
+            f"warning: {100 * self._mean('fallback'):.0f} % of the gradients of the last {WINDOW} "
+            "steps fell back to the one-step gradient: the backward solve did not reach "
+            f"solver.gradient_rtol = {solver.gradient_rtol:g} (mean residual "
+            f"{self._mean('backward_residual'):.1g} after {self._mean('backward_products'):.0f} "
+            "products). "
+        )
+        if solver.converges and self._mean("converged") < 1 - _MOST:
+            told += (
+                f"Only {100 * self._mean('converged'):.0f} % of the loops converged: raise "
+                f"solver.max_steps (now {solver.max_steps}) first, or take another solver. "
+            )
+        return (
+            f"{told}Where GMRES stalls, a longer restart helps and more cycles do not: --set "
+            f"solver.gradient_restart={4 * solver.gradient_restart} (now "
+            f"{solver.gradient_restart}; it keeps that many states). Else take a larger "
+            "solver.gradient_rtol, or --gradient phantom."
+        )
