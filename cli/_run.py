@@ -1,14 +1,15 @@
 """What `train`, `eval` and `solve` share: a model out of a run folder, and tables of figures."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .. import InputError
-from ._output import percent, progress, table
+from ._output import notes, percent, progress, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,6 +45,8 @@ SolverName = Annotated[
 ]
 
 
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C stopped, as shells have it."""
 ITERATIONS = 512
 """Where neither --iterations nor --budget is given."""
 
@@ -113,17 +116,38 @@ def measure(
     iterations: int,
     rows: int,
 ) -> "dict[str, Evaluation]":
-    """Evaluate on each split, at most `rows` examples of it (0: all), and save the results."""
+    """Evaluate on each split, at most `rows` examples of it (0: all), and save the results. Those
+    of the splits that were done, where Ctrl-C stopped it: see `stop_if_missing`."""
     from ..train import measure as measure_split
 
     measured = {}
-    for name, split in splits.items():
-        with progress(f"evaluating {name}") as report:
-            measured[name] = measure_split(
-                run, step, model, task, name, split,
-                iterations=iterations, rows=rows, progress=report,
-            )  # fmt: skip
+    with _whole_splits(measured):
+        for name, split in splits.items():
+            with progress(f"evaluating {name}") as report:
+                measured[name] = measure_split(
+                    run, step, model, task, name, split,
+                    iterations=iterations, rows=rows, progress=report,
+                )  # fmt: skip
     return measured
+
+
+@contextmanager
+def _whole_splits(done: Mapping[str, Any]) -> Iterator[None]:
+    """Where one split is done, Ctrl-C ends the work on the others and not the command."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not done:
+            raise
+
+
+def stop_if_missing(splits: Mapping[str, Any], done: Mapping[str, Any], again: str) -> None:
+    """The last word of a command that Ctrl-C stopped before all of its splits were done."""
+    missing = [name for name in splits if name not in done]
+    if missing:
+        said = f"stopped before {', '.join(missing)}, which {again}"
+        notes().print(said, markup=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED)
 
 
 def spend(
@@ -138,20 +162,21 @@ def spend(
     **options: Any,
 ) -> "dict[str, Solved]":
     """Solve the examples of each split, `options` being those of `eqloop.train.solve`, and save
-    the results."""
+    the results; stopped by Ctrl-C as `measure`."""
     from ..train import at_most, named_solver, record_of, save_evaluation, solve
 
     name_of_solver, made = named_solver(run.spec.solver, solver)
     asked = {name: options[name] for name in ("budget", "restarts", "select")}
     solved = {}
-    for name, split in splits.items():
-        some = at_most(split, rows)
-        with progress(f"solving {name}") as report:
-            found = solve(model, task, some, solver=made, progress=report, **options)
-        record = record_of(task, name, step, some, split)
-        record |= {"solver": name_of_solver, "rtol": float(made.rtol), **asked}
-        save_evaluation(run, f"{name}-cost", record | found.tables())
-        solved[name] = found
+    with _whole_splits(solved):
+        for name, split in splits.items():
+            some = at_most(split, rows)
+            with progress(f"solving {name}") as report:
+                found = solve(model, task, some, solver=made, progress=report, **options)
+            record = record_of(task, name, step, some, split)
+            record |= {"solver": name_of_solver, "rtol": float(made.rtol), **asked}
+            save_evaluation(run, f"{name}-cost", record | found.tables())
+            solved[name] = found
     return solved
 
 

@@ -26,6 +26,7 @@ from ._run import (
     open_model,
     refuse_idle_options,
     spend,
+    stop_if_missing,
 )
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def evaluate(
 
     Reads RUN and its data, or the file that --data names. Writes RUN/eval/SPLIT.json, and the
     picture that --plot names; with --budget RUN/eval/SPLIT-cost.json. An example stops early once
-    its answer can no longer change.
+    its answer can no longer change. After Ctrl-C it prints the splits that are done, says which
+    are missing, and exits with 130.
 
     Example: eqloop eval runs/prefix-sums-001 --plot accuracy.png
     """
@@ -90,6 +92,7 @@ def evaluate(
         if as_json:
             tables = {name: each.tables() for name, each in solved.items()}
             emit({"run": run, "task": task.name, "step": step, **asked, "splits": tables})
+            stop_if_missing(splits, solved, _AGAIN)
             return
         out = console()
         out.print(f"{run}: {task.name}, step {step}, budget {budget}", markup=False)
@@ -97,6 +100,7 @@ def evaluate(
             out.print()
             out.print(cost_table(name, each))
             out.print(f"{each.seconds:.1f} s")
+        stop_if_missing(splits, solved, _AGAIN)
         return
     iterations = iterations or ITERATIONS
     measured = measure(opened, step, model, task, splits, iterations=iterations, rows=rows)
@@ -105,6 +109,7 @@ def evaluate(
     if as_json:
         tables = {name: each.tables() for name, each in measured.items()}
         emit({"run": run, "task": task.name, "step": step, "splits": tables})
+        stop_if_missing(splits, measured, _AGAIN)
         return
     out = console()
     out.print(f"{run}: {task.name}, step {step}", markup=False)
@@ -123,6 +128,10 @@ def evaluate(
         f"of {tolerance:g}, and the median iteration at which.",
         soft_wrap=True,
     )
+    stop_if_missing(splits, measured, _AGAIN)
+
+
+_AGAIN = "the same command with --split measures"
 
 
 def _splits(

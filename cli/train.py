@@ -8,7 +8,7 @@ import typer
 
 from .. import InputError
 from ._output import Json, console, emit, notes
-from ._run import SkipBad, accuracy_table, measure, open_model
+from ._run import SkipBad, accuracy_table, measure, open_model, stop_if_missing
 
 _ROWS, _LONGER = 500, 8
 """Examples of each split for the table at the end, and how many times as many iterations as in
@@ -153,7 +153,9 @@ def train(
                 "splits": {name: each.tables() for name, each in measured.items()},
             }
         )
+        stop_if_missing(splits, measured, f"eqloop eval {path} measures")
         return
     shown = console()
     shown.print(accuracy_table(measured))
     shown.print(f"\nrun: {path}   next: eqloop eval {path}", markup=False, soft_wrap=True)
+    stop_if_missing(splits, measured, f"eqloop eval {path} measures")

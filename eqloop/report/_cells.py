@@ -16,6 +16,7 @@ from ._run_folder import (
     Stability,
     read_run,
     read_spec,
+    say_steps,
     spec_axes,
 )
 
@@ -150,6 +151,7 @@ def _run(path: Path, axes: Mapping[str, Scalar]) -> Cell:
     results = read_run(path)
     if not results.splits:
         raise InputError(f"{path} has no evaluation of test or hard yet: eqloop eval {path}")
+    say_steps(path, results)
     evaluations = [each.seconds for each in results.splits.values()]
     known = [each for each in evaluations if each is not None]
     return Cell(

@@ -1,17 +1,28 @@
 """What a run folder holds of results: evaluations, the validation score, the loop's stability."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .._errors import InputError
-from .._run_files import BEST, CHECKPOINTS, SPEC, read_best
+from .._run_files import (
+    BEST,
+    CHECKPOINTS,
+    SPEC,
+    checkpoint_path,
+    checkpoint_steps,
+    read_best,
+    read_metadata,
+)
 from .._tables import parse_toml, read_json, read_text
 from ._read import finite, share
 from ._stability_page import read_stability
 
 Found = TypeVar("Found")
+
+_LOG = logging.getLogger(__name__)
 
 SPEC_FORMAT = 1
 """Of the specs that are understood here (`eqloop.train` writes them)."""
@@ -53,13 +64,14 @@ class Curve:
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
     """One split: the grid, a curve for all examples and one for each difficulty band, the fewest
-    and most iterations in training, and the seconds that it took."""
+    and most iterations in training, the seconds that it took, and the step of the checkpoint."""
 
     iterations: tuple[int, ...]
     overall: Curve
     bands: Mapping[str, Curve]
     trained: tuple[int, int] | None
     seconds: float | None
+    step: int | None
 
     @property
     def best_at(self) -> int:
@@ -70,19 +82,23 @@ class Evaluated:
 @dataclasses.dataclass(frozen=True)
 class Stability:
     """Of `stability/report.json`: a verdict for each axis, whether theory agrees (None: it says
-    nothing), the numbers of `MEASURES` and the spectral radius of W_x."""
+    nothing), the numbers of `MEASURES`, the spectral radius of W_x, and the step of the
+    checkpoint."""
 
     verdict: Mapping[str, str]
     agrees: Mapping[str, bool | None]
     measures: Mapping[str, float | None]
     rho_w_x: float | None
+    step: int | None
 
 
 @dataclasses.dataclass(frozen=True)
 class RunResults:
-    """What `read_run` found; `validation`: examples solved and cells right, of the best step."""
+    """What `read_run` found; `best`: the step that was best on validation, `validation`: examples
+    solved and cells right there."""
 
     splits: Mapping[str, Evaluated]
+    best: int | None
     validation: tuple[float, float] | None
     stability: Stability | None
 
@@ -91,20 +107,19 @@ def read_run(run: Path) -> RunResults:
     """The results in a run folder. **Raises** `InputError` for a damaged file."""
     again = f"measure it again: eqloop eval {run}"
     splits = {
-        name: _read(path, again, _evaluated)
+        name: _read(path, again, lambda found, name=name: _evaluated(found, name))
         for name in SPLITS
         if (path := run / "eval" / f"{name}.json").exists()
     }
-    stability = None
+    best, stability = read_best(run), None
     if (run / "stability" / "report.json").exists():
         found = read_stability(run / "stability")
         again = f"measure it again: eqloop stability {run}"
         stability = _understood(run / "stability" / "report.json", again, _stability, found)
     return RunResults(
         splits=splits,
-        validation=_understood(
-            run / CHECKPOINTS / BEST, "train it again", _validation, read_best(run)
-        ),
+        best=None if best is None else best["step"],
+        validation=_understood(run / CHECKPOINTS / BEST, "train it again", _validation, best),
         stability=stability,
     )
 
@@ -121,6 +136,7 @@ def read_spec(run: Path) -> dict[str, Any]:
             f"{path}: format {spec.get('format')!r}, where {SPEC_FORMAT} is understood; use the "
             "version of eqloop that wrote it"
         )
+    _check_against_checkpoint(run, spec)
     fields = {
         f"{table}.{name}": value if isinstance(value, str | int | float) else str(value)
         for table, group in spec.items()
@@ -131,6 +147,43 @@ def read_spec(run: Path) -> dict[str, Any]:
         if field not in fields:
             raise InputError(f"{path} does not say {field}: it is not the spec of a run")
     return fields
+
+
+def _check_against_checkpoint(run: Path, spec: Mapping[str, Any]) -> None:
+    """**Raises** `InputError` where the last checkpoint, if there is one, was trained with another
+    spec; where the data lies does not count."""
+    steps = checkpoint_steps(run)
+    if not steps:
+        return
+    path = checkpoint_path(run, steps[-1])
+    try:
+        trained = parse_toml(read_metadata(path)["spec"], str(path))
+    except (InputError, KeyError):
+        return  # whoever loads it hears of it
+    for table in sorted({*spec, *trained} - {"preset"}):
+        here, there = (dict(each.get(table) or {}) for each in (_tables(spec), _tables(trained)))
+        for name in sorted({*here, *there} - ({"data"} if table == "task" else set())):
+            if here.get(name) != there.get(name):
+                raise InputError(
+                    f"{run / SPEC} says {table}.{name} = {here.get(name)!r}, but the run was "
+                    f"trained with {there.get(name)!r}, as {path.name} says: restore that file"
+                )
+
+
+def _tables(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: table for name, table in spec.items() if isinstance(table, Mapping)}
+
+
+def say_steps(run: Path, results: RunResults) -> None:
+    """Log a warning where the results in a run folder are not all of one step, the best."""
+    steps = {f"eval/{name}.json": split.step for name, split in results.splits.items()}
+    if results.stability is not None:
+        steps["stability/report.json"] = results.stability.step
+    steps["checkpoints/best.json"] = results.best
+    known = {name: step for name, step in steps.items() if step is not None}
+    if len(set(known.values())) > 1:
+        told = ", ".join(f"{name} {step}" for name, step in known.items())
+        _LOG.warning("%s: its results are not of one checkpoint; they are of steps: %s", run, told)
 
 
 def spec_axes(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +202,9 @@ def _understood(path: Path, again: str, understand: Callable[[Any], Found], foun
         raise InputError(f"{path}: damaged ({error!r}); {again}") from None
 
 
-def _evaluated(found: Any) -> Evaluated:
+def _evaluated(found: Any, split: str) -> Evaluated:
+    if found.get("split", split) != split:
+        raise ValueError(f"it is of the split {found['split']!r}")
     iterations = tuple(found["iterations"])
     if not iterations or not all(type(each) is int and each > 0 for each in iterations):
         raise ValueError("no iterations")
@@ -167,6 +222,7 @@ def _evaluated(found: Any) -> Evaluated:
         bands={name: curve(part) for name, part in found["bands"].items()},
         trained=None if trained is None else (int(trained[0]), int(trained[1])),
         seconds=finite(found.get("seconds")),
+        step=_step(found),
     )
 
 
@@ -207,7 +263,13 @@ def _stability(report: Any) -> Stability:
         agrees={axis: claim["agrees"] for axis, claim in predicted.items() if claim},
         measures={name: _or_none(of, report) for name, of in MEASURES.items()},
         rho_w_x=finite(weights.get("rho_w_x")),
+        step=_step(report["settings"]),
     )
+
+
+def _step(found: Any) -> int | None:
+    step = finite(found.get("step"))
+    return None if step is None else int(step)
 
 
 def _or_none(of: Callable[[Any], float | None], report: Any) -> float | None:

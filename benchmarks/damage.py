@@ -1,0 +1,254 @@
+"""Does a damaged byte in a run folder or in the cache ever change a result without a word?
+
+    python benchmarks/damage.py [--flips 1000] [--seed 0]
+
+**Question:** One byte of one file of a run, a sweep or the cache is replaced by another. Whatever
+reads that file must give the same result as before or say one clear line: no traceback, no hang, no
+silent difference. The file is drawn first, then the byte, so that small files count as much as
+checkpoints. All of it runs in one process, on a run that is trained for a moment here.
+
+**Last numbers:** see LOG.md.
+"""
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import io
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+LONGEST = 60
+"""Seconds after which reading counts as a hang."""
+SETTINGS = {
+    "task.length": 8,
+    "task.validation_length": 0,
+    "task.hard_length": 8,
+    "task.rows": 60,
+    "task.test_rows": 16,
+    "model.width": 16,
+    "model.heads": 2,
+    "solver.steps": 4,
+    "train.burn_in": 0,
+    "train.batch": 8,
+    "train.checkpoint_every": 2,
+    "train.validate_every": 2,
+    "train.validation_iterations": 4,
+}
+TIMES = {"seconds", "examples_per_s", "evaluations_per_s"}
+
+Reader = Callable[[Path], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip:
+    """What became of one damaged byte: "same", "said", or a fault ("silent", "traceback", "hang",
+    "many lines") with what was seen."""
+
+    file: str
+    place: int
+    outcome: str
+    seen: str = ""
+
+    @property
+    def fault(self) -> bool:
+        return self.outcome not in ("same", "said")
+
+
+def make_run(folder: Path) -> Path:
+    """A run with everything that commands write into one, and its cache, in `folder`."""
+    from eqloop.cli import main
+
+    data = folder / "bits.csv"
+    run = folder / "run"
+    settings = [f"--set={name}={value}" for name, value in SETTINGS.items()]
+    commands = (
+        ["data", "make", "--task", "prefix-sums", "--rows", "60", "--set=task.length=8",
+         "--out", str(data)],
+        ["train", "--data", str(data), "--out", str(run), "--steps", "6", *settings],
+        ["eval", str(run), "--budget", "8", "--rows", "8"],
+        ["stability", str(run), "--examples", "4", "--iterations", "16"],
+    )  # fmt: skip
+    for command in commands:
+        if main(command) != 0:
+            raise RuntimeError(f"eqloop {' '.join(command)} failed")
+    return run
+
+
+def readers() -> dict[str, Reader]:
+    """Everything that reads files of a run, by name: each returns what it came to."""
+    from eqloop.cli import main
+    from eqloop.report import read_results, results_tables
+    from eqloop.report._stability_page import _player, read_stability
+    from eqloop.tasks import make_task
+    from eqloop.train import open_run, read_metrics, train
+
+    def task_of(run: Path) -> Any:
+        spec = open_run(run).spec
+        return make_task(spec.task_name, spec.task_fields)
+
+    def evaluated(run: Path) -> Any:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            code = main(["eval", str(run), "--iterations=4", "--rows=8", "--split=test", "--json"])
+        return code, json.loads(out.getvalue() or "null")
+
+    def resumed(run: Path) -> Any:
+        done = train(None, task_of(run), run, resume=True)
+        return done.step, done.best, read_metrics(run / "metrics.jsonl")
+
+    def reported(run: Path) -> Any:
+        tables = results_tables(read_results([run]))
+        return json.loads(json.dumps(tables, default=str).replace(str(run), "RUN"))
+
+    def loaded(run: Path) -> Any:
+        splits = task_of(run).load().splits
+        return {name: [split.inputs.tolist(), split.targets.tolist(), split.puzzles.tolist()]
+                for name, split in splits.items()}  # fmt: skip
+
+    def stability(run: Path) -> Any:
+        return read_stability(run / "stability"), _player(run / "stability")
+
+    return {
+        "eval": evaluated,
+        "resume": resumed,
+        "report": reported,
+        "stability": stability,
+        "data": loaded,
+    }
+
+
+READ_BY = {
+    "spec.toml": ("eval", "resume", "report"),
+    "data.json": ("eval", "resume"),
+    "metrics.jsonl": ("resume", "report"),
+    "checkpoints/best.json": ("eval", "resume", "report"),
+    "checkpoints/*.safetensors": ("eval", "resume", "report"),
+    "eval/*.json": ("report",),
+    "stability/*.json": ("report", "stability"),
+    "cache": ("data",),
+}
+"""Of the files that anything reads: by what."""
+
+
+def read(reader: Reader, run: Path) -> tuple[Any, str, str]:
+    """What a reader came to, what it said, and what went wrong: "", "traceback" or "hang"."""
+    said = io.StringIO()
+
+    def late(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(LONGEST)
+    try:
+        with contextlib.redirect_stderr(said):
+            return without_times(reader(run)), said.getvalue(), ""
+    except ValueError as error:
+        from eqloop import InputError
+
+        if isinstance(error, InputError):
+            return None, f"{said.getvalue()}error: {error}\n", ""
+        return None, traceback.format_exc(), "traceback"
+    except TimeoutError:
+        return None, said.getvalue(), "hang"
+    except Exception:
+        return None, traceback.format_exc(), "traceback"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_times(each) for k, each in value.items() if k not in TIMES}
+    if isinstance(value, list | tuple):
+        return [without_times(each) for each in value]
+    return value
+
+
+def damage(run: Path, cache: Path, flips: int, seed: int, work: Path) -> Iterator[Flip]:
+    """Damage copies of `run` and of the file in `cache`, one byte each, and read them."""
+    rng, known = random.Random(seed), readers()
+    files: list[tuple[str, Path, tuple[str, ...]]] = []
+    for pattern, names in READ_BY.items():
+        found = sorted(cache.rglob("*.npz")) if pattern == "cache" else sorted(run.glob(pattern))
+        files += [(pattern, path, names) for path in found]
+    copy = work / "copy"
+    wanted = {}
+    for name, reader in known.items():
+        fresh(run, copy)
+        value, said, wrong = read(reader, copy)
+        if said or wrong:
+            raise RuntimeError(f"{name} of an undamaged run: {wrong} {said}")
+        wanted[name] = value
+    for _ in range(flips):
+        pattern, path, names = rng.choice(files)
+        whole = path.read_bytes()
+        place, other = rng.randrange(len(whole)), rng.randrange(1, 256)
+        broken = whole[:place] + bytes([whole[place] ^ other]) + whole[place + 1 :]
+        shown = path.name if pattern == "cache" else str(path.relative_to(run))
+        flip = Flip(shown, place, "same")
+        for name in names:
+            fresh(run, copy)
+            target = path if pattern == "cache" else copy / path.relative_to(run)
+            target.write_bytes(broken)
+            value, said, wrong = read(known[name], copy)
+            flip = worse(flip, name, said, wrong, same=value == wanted[name])
+        if pattern == "cache":
+            path.write_bytes(whole)
+        yield flip
+
+
+def worse(flip: Flip, name: str, said: str, wrong: str, *, same: bool) -> Flip:
+    """`flip`, or with it what one more reader did, if that is worse."""
+    if wrong:
+        return dataclasses.replace(flip, outcome=wrong, seen=f"{name}: {said}")
+    if said.count("\n") > 1:
+        return dataclasses.replace(flip, outcome="many lines", seen=f"{name}: {said}")
+    if not said and not same:
+        return dataclasses.replace(flip, outcome="silent", seen=name)
+    if said and not flip.fault:
+        return dataclasses.replace(flip, outcome="said", seen=f"{name}: {said}")
+    return flip
+
+
+def fresh(run: Path, copy: Path) -> None:
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(run, copy)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--flips", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    logging.captureWarnings(True)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "cache"
+        os.environ["EQLOOP_CACHE"] = str(cache)
+        run = make_run(Path(folder))
+        counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        faults = 0
+        for flip in damage(run, cache, asked.flips, asked.seed, Path(folder)):
+            counts[flip.file][flip.outcome] += 1
+            if flip.fault:
+                faults += 1
+                print(f"{flip.outcome}: byte {flip.place} of {flip.file}: {flip.seen}", flush=True)
+        for file, outcomes in sorted(counts.items()):
+            print(f"{file}: " + ", ".join(f"{n} {what}" for what, n in outcomes.items()))
+        print(f"{asked.flips} flips, {faults} faults")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

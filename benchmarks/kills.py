@@ -1,0 +1,238 @@
+"""Does a command that is killed at any moment lose or leave anything?
+
+    python benchmarks/kills.py [--train 20] [--others 10] [--seed 0] [--only train ...]
+
+**Question:** Training (three tasks, unrolled and with implicit gradients), `data make`, `eval`,
+`report` and `stability` are killed at random moments, by SIGKILL and SIGINT in turn: training at
+any moment after its first step, the others after their first write. Afterwards the same command
+runs to its end. Nothing may be lost (what was there stays whole), nothing left over (temporary
+files, locks), and a run that was resumed has the same checkpoints, byte for byte, and the same
+logged numbers as one that was never stopped.
+
+**Last numbers:** see LOG.md.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+SIGNALS = (signal.SIGKILL, signal.SIGINT)
+PATIENCE = 600
+SMALL = {
+    "model.width": 16,
+    "model.heads": 2,
+    "solver.steps": 4,
+    "train.batch": 8,
+    "train.checkpoint_every": 7,
+    "train.validate_every": 20,
+    "train.validation_rows": 16,
+    "train.validation_iterations": 4,
+    "train.keep": 2,
+    "train.ema": 0.9,
+}
+BITS = {"task.length": 8, "task.validation_length": 0, "task.hard_length": 8, "task.rows": 60}
+BITS |= {"task.test_rows": 16}
+TASKS = {
+    "prefix-sums": BITS,
+    "sudoku": {"task.box": 2, "task.rows": 60, "task.test_rows": 16},
+    "chess": {"task.rows": 60, "task.test_rows": 16},
+}
+GRADIENTS = {
+    "unroll": {"train.burn_in": 0},
+    "implicit": {"solver.name": "fixed-point", "solver.gradient": "implicit",
+                 "solver.max_steps": 8, "train.loss": "last"},
+}  # fmt: skip
+STEPS = 150
+
+
+def eqloop(*args: object) -> list[str]:
+    return [sys.executable, "-m", "eqloop.cli", *map(str, args)]
+
+
+def options(settings: dict[str, object]) -> list[str]:
+    return [f"--set={name}={value}" for name, value in settings.items()]
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+
+
+def finish(command: list[str], *, codes: tuple[int, ...] = (0,)) -> None:
+    done = start(command)
+    _, err = done.communicate(timeout=PATIENCE)
+    if done.returncode not in codes or "Traceback" in err:
+        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}: {err[-2000:]}")
+
+
+def kill(command: list[str], number: int, ready: Callable[[], bool], pause: float) -> str:
+    """Start a command, wait until it is `ready` and `pause` seconds more, and send it a signal.
+    Says where it stood: "killed", or "done" where it was quicker."""
+    child = start(command)
+    began = time.monotonic()
+    while child.poll() is None and not ready():
+        if time.monotonic() - began > PATIENCE:
+            child.kill()
+            raise RuntimeError(f"{' '.join(command)}: never came to its first write")
+        time.sleep(0.005)
+    time.sleep(pause)
+    child.send_signal(number)
+    _, err = child.communicate(timeout=PATIENCE)
+    if child.returncode == 0:
+        return "done"
+    if "Traceback" in err or child.returncode not in (-number, 1, 130):
+        raise RuntimeError(f"{' '.join(command)}: exit code {child.returncode}: {err[-2000:]}")
+    return "killed"
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Temporary files and locks."""
+    return [
+        str(each.relative_to(folder))
+        for each in folder.rglob("*")
+        if each.name == "lock" or each.suffix in (".tmp", ".part")
+    ]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Checkpoints and what is best, and the log without times and checksums."""
+    found = {
+        str(each.relative_to(folder)): each.read_bytes()
+        for each in [*folder.glob("checkpoints/*"), folder / "spec.toml"]
+    }
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        for name in ("seconds", "examples_per_s", "crc32"):
+            row.pop(name, None)
+    return found | {"metrics.jsonl": json.dumps(rows).encode()}
+
+
+def trainings(folder: Path, kills: int, rng: random.Random) -> Iterator[str]:
+    """Of each combination in turn; every one is resumed to its end when it has its kills."""
+    cases = [(task, gradient) for task in TASKS for gradient in GRADIENTS]
+    for place, (task, gradient) in enumerate(cases):
+        settings = options({**TASKS[task], **SMALL, **GRADIENTS[gradient]})
+        begin = ["train", "--task", task, "--steps", STEPS, *settings, "--out"]
+        whole, killed = (folder / f"{task}-{gradient}-{name}" for name in ("whole", "killed"))
+        finish(eqloop(*begin, whole))
+        log = killed / "metrics.jsonl"
+        for number in range(place, kills, len(cases)):
+            begun = (killed / "spec.toml").exists()
+            size = log.stat().st_size if log.exists() else -1
+            command = eqloop("train", "--resume", killed) if begun else eqloop(*begin, killed)
+
+            def moved(log: Path = log, size: int = size) -> bool:
+                return log.exists() and log.stat().st_size != size
+
+            yield kill(command, SIGNALS[number // len(cases) % 2], moved, rng.uniform(0, 1))
+        finish(eqloop("train", "--resume", killed))
+        one, other = contents(whole), contents(killed)
+        if differing := [name for name in {*one, *other} if one.get(name) != other.get(name)]:
+            raise RuntimeError(f"{killed}: not the same as never stopped: {differing}")
+        if left := leftovers(killed):
+            raise RuntimeError(f"{killed}: left over: {left}")
+
+
+def others(folder: Path, run: Path, name: str, kills: int, rng: random.Random) -> Iterator[str]:
+    """One of the commands that write files, killed after its first write."""
+    out = folder / name
+    out.mkdir()
+    copy = out / "run"
+    bits = out / "bits.csv"
+    commands = {
+        "data make": ["data", "make", "-t", "prefix-sums", "--rows", 200_000, "--out", bits],
+        "eval": ["eval", copy, "--iterations", 64, "--rows", 16],
+        "report": ["report", copy, "--out", out / "report"],
+        "stability": ["stability", copy, "--examples", 4, "--iterations", 16],
+    }
+    watched = {"data make": out, "eval": copy / "eval", "report": out / "report"}
+    watched["stability"] = copy / "stability"
+    command = eqloop(*commands[name])
+    if name == "data make":
+        command.append("--force")
+    for number in range(kills):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(run, copy)
+        before = stamps(watched[name])
+
+        def wrote(before: dict[str, int] = before) -> bool:
+            return stamps(watched[name]) != before
+
+        yield kill(command, SIGNALS[number % 2], wrote, rng.uniform(0, 0.3))
+        whole(out)
+        if contents(copy) != contents(run):
+            raise RuntimeError(f"{name}: the run is no longer what it was")
+        if number in (kills - 2, kills - 1):  # after one of each signal
+            finish(command)
+            whole(out)
+            if left := leftovers(out):
+                raise RuntimeError(f"{name}: left over: {left}")
+
+
+def whole(folder: Path) -> None:
+    """Every file with a name of its own is whole."""
+    for path in folder.rglob("*.json"):
+        if not path.name.startswith("."):
+            json.loads(path.read_text())
+    for path in folder.glob("bits.csv"):
+        lines = path.read_text().splitlines()
+        if len(lines) != 200_001:
+            raise RuntimeError(f"{path}: {len(lines):,} lines")
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    if not folder.exists():
+        return {}
+    found = {}
+    for path in folder.iterdir():
+        try:
+            found[path.name] = path.stat().st_mtime_ns
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--train", type=int, default=20, help="Kills of training, in all.")
+    parser.add_argument("--others", type=int, default=10, help="Kills of each other command.")
+    parser.add_argument("--seed", type=int, default=0)
+    names = ("train", "data make", "eval", "report", "stability")
+    parser.add_argument("--only", nargs="*", choices=names, default=names)
+    asked = parser.parse_args()
+    rng = random.Random(asked.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ |= {
+            "EQLOOP_CACHE": str(folder / "cache"),
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        run = folder / "run"
+        if {*asked.only} - {"train", "data make"}:
+            settings = options({**BITS, **SMALL, **GRADIENTS["unroll"]})
+            finish(eqloop("train", "--steps", 20, *settings, "--out", run))
+        for command in asked.only:
+            began = time.monotonic()
+            if command == "train":
+                outcomes = list(trainings(folder, asked.train, rng))
+            else:
+                outcomes = list(others(folder, run, command, asked.others, rng))
+            counts = {each: outcomes.count(each) for each in ("killed", "done")}
+            print(f"{command}: {counts}, {time.monotonic() - began:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

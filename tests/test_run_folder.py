@@ -1,0 +1,375 @@
+"""A run folder has one owner, says when its files contradict each other, and survives what happens
+to files: kills, full disks, folders that move, damage, and things that are no files at all."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_task import Tiny, tiny_spec
+
+from eqloop import InputError, _files
+from eqloop._files import exclusive, remove_leftovers, replacing, write_atomic
+from eqloop._tables import format_json, parse_json, parse_toml, read_json
+from eqloop.report._run_folder import read_run, read_spec
+from eqloop.tasks import make_task
+from eqloop.train import Spec, init_state, open_run, read_metrics, train
+from eqloop.train._resolve import parse_setting
+from eqloop.train._run import LOCK, create_run, make_folder, owned, same_content
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+SPEC = tiny_spec(
+    "train.steps=4", "train.validate_every=2", "train.checkpoint_every=2", "train.keep=2"
+)
+BEST = {"step": 2, "exact": 0.5, "cells": 0.75}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Four steps, two checkpoints; not to be changed."""
+    path = tmp_path_factory.mktemp("trained") / "run"
+    train(SPEC, Tiny(), path)
+    return path
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+# --- one owner
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(run):
+    before = (run / "metrics.jsonl").read_bytes()
+    with (
+        owned(run),
+        pytest.raises(InputError, match=rf"is being trained by process {os.getpid()} on \S+: wait"),
+    ):
+        train(None, Tiny(), run, resume=True)
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert not (run / LOCK).exists()
+    (run / LOCK).write_text("1 elsewhere\n")  # as a killed process leaves it
+    assert train(None, Tiny(), run, resume=True).status == "finished"
+    assert not (run / LOCK).exists()
+
+
+def test_two_that_begin_one_run_do_not_share_it(tmp_path):
+    make_folder(tmp_path / "run")
+    with owned(tmp_path / "run"), pytest.raises(InputError, match="is being trained by"):
+        train(SPEC, Tiny(), tmp_path / "run")
+    assert not (tmp_path / "run" / "spec.toml").exists()
+
+
+def test_a_lock_file_that_its_holder_removes_is_taken_anew(tmp_path, monkeypatch):
+    path, flock = tmp_path / "lock", fcntl.flock
+    path.touch()
+
+    def removed_first(file, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        path.unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_first)
+    with exclusive(path), pytest.raises(_files.Held), exclusive(path):
+        pass
+
+
+def test_where_there_are_no_locks_that_is_said_once(tmp_path, monkeypatch, caplog):
+    def no_locks(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for name in ("one", "two"):
+        with exclusive(tmp_path / name):
+            write_atomic(tmp_path / "file", [b"x"])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path} is on a file system without locks: see to it that only one process writes "
+        "there"
+    ]
+
+
+# --- what is written
+
+
+def test_what_a_killed_writer_left_is_removed_and_that_of_a_live_one_is_not(tmp_path):
+    path = tmp_path / "a.json"
+    for left in (".a.json.tmp", ".a.json.0123abcd.tmp", ".a.json.0123abcd.part"):
+        (tmp_path / left).write_bytes(b"half")
+    with replacing(path) as file:
+        file.write(b"one")
+        write_atomic(path, [b"two"])  # another one at the same time
+        remove_leftovers(tmp_path)
+        assert path.read_bytes() == b"two"
+    assert path.read_bytes() == b"one"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
+def special(path: Path, kind: str) -> None:
+    """Put something in the place of a file that is none."""
+    path.unlink(missing_ok=True)
+    match kind:
+        case "a folder":
+            path.mkdir()
+        case "a FIFO":
+            os.mkfifo(path)
+        case "a loop":
+            path.symlink_to(path)
+        case "a device":
+            path.symlink_to("/dev/zero")
+
+
+KINDS = ("a folder", "a FIFO", "a loop", "a device")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "a link"])
+def test_only_regular_files_are_replaced(kind, tmp_path):
+    path, behind = tmp_path / "file", tmp_path / "behind"
+    behind.write_text("mine")
+    if kind == "a link":
+        path.symlink_to(behind)
+    else:
+        special(path, kind)
+    before = path.lstat()
+    with pytest.raises(OSError, match="where a regular file is needed"):
+        write_atomic(path, [b"x"])
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert behind.read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_file_is_one_line_and_never_waited_for(kind, trained, tmp_path):
+    def resume(run: Path) -> None:
+        train(None, Tiny(), run, resume=True)
+
+    def restore(run: Path) -> None:
+        open_run(run).restore()
+
+    cases = {
+        "spec.toml": (open_run, read_spec),
+        "data.json": (open_run,),
+        "metrics.jsonl": (resume,),
+        "checkpoints/best.json": (restore, read_run),
+        "checkpoints/step-00000004.safetensors": (resume,),
+        "eval/test.json": (read_run,),
+        "stability/report.json": (read_run,),
+    }
+    for number, (name, readers) in enumerate(cases.items()):
+        run = Path(shutil.copytree(trained, tmp_path / str(number)))
+        (run / name).parent.mkdir(exist_ok=True)
+        special(run / name, kind)
+        for read in readers:
+            if kind == "a loop" and read is read_run and name.startswith(("eval", "stab")):
+                continue  # as if it were not there
+            with pytest.raises(InputError) as caught:
+                read(run)
+            assert str(run) in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+
+def test_the_disk_fills_or_the_folder_moves_and_the_run_goes_on_afterwards(
+    trained, tmp_path, monkeypatch
+):
+    path, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    from eqloop.train import _loop, _metrics
+
+    validate = _loop._Trainer._validate
+
+    def moved(self):
+        if self.done == 4:
+            path.rename(elsewhere)
+        return validate(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_loop._Trainer, "_validate", moved)
+        with pytest.raises(InputError, match=r"step 4 \(No such file.*saved up to step 2.*resume"):
+            train(SPEC, Tiny(), path)
+
+    def full(self, line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_metrics.MetricsLog, "write", full)
+        with pytest.raises(InputError, match=r"\(No space left on device\): the run is saved up"):
+            train(None, Tiny(), elsewhere, resume=True)
+    train(None, Tiny(), elsewhere, resume=True)
+    last = "checkpoints/step-00000004.safetensors"
+    assert (elsewhere / last).read_bytes() == (trained / last).read_bytes()
+    assert not list(elsewhere.glob(".*"))
+    assert not (elsewhere / LOCK).exists()
+
+
+# --- what is read
+
+
+def test_any_byte_of_a_table_may_change_but_not_what_it_says():
+    table = {"step": 2, "exact": 0.25, "curve": [1e-7, None, True], "of": {"0.5": "median"}}
+    text = format_json(table, indent=1)
+    assert parse_json(text) == table
+    assert parse_json(json.dumps(table)) == table, "without a checksum, as earlier versions wrote"
+    rng = np.random.default_rng(0)
+    for place in range(len(text)):
+        other = bytearray(text)
+        other[place] ^= int(rng.integers(1, 256))
+        try:
+            found = parse_json(bytes(other))
+        except ValueError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            assert {name: found.get(name) for name in table} == table
+
+
+DEEP, LONG = "[" * 100_000, "9" * 5_000
+
+
+@pytest.mark.parametrize("text", [DEEP, LONG, "[]", "null", '{"a": ' + LONG + "}", "\x00", "{"])
+def test_json_of_any_kind_is_a_table_or_one_line(text, tmp_path):
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(InputError, match=r"t\.json: damaged, not .*; do this") as caught:
+        read_json(tmp_path / "t.json", "do this")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("text", [f"a = {DEEP}", f"a = {LONG}", "a = ", "\x00"])
+def test_toml_of_any_kind_is_tables_or_one_line(text):
+    with pytest.raises(InputError, match=r"t\.toml is not valid TOML"):
+        parse_toml(text, "t.toml")
+
+
+def test_settings_of_any_kind_are_values_or_one_line():
+    for value in (DEEP, LONG):
+        with pytest.raises(InputError, match=r"--set train\.steps: the value"):
+            parse_setting(f"train.steps={value}")
+    with pytest.raises(InputError, match="must not contain NUL"):
+        tiny_spec('train.validation_split="validation\\u0000"')
+    with pytest.raises(InputError, match=r"cannot contain NUL"):
+        Spec.from_toml(Path("a\0b"))
+
+
+# --- what contradicts
+
+
+def test_the_checkpoint_counts_and_not_what_lies_beside_it(run, caplog):
+    opened, best = open_run(run), run / "checkpoints/best.json"
+    true = read_json(best, "")
+    other = ({2, 4} - {true["step"]}).pop()
+    for said in ({**true, "exact": 0.125}, {**true, "step": other}):
+        best.write_bytes(format_json(said))
+        caplog.clear()
+        assert opened.find("best") == true["step"]
+        (record,) = caplog.records
+        assert f"{best} says that step {said['step']} is best" in record.getMessage()
+    caplog.clear()
+    best.unlink()
+    assert opened.find("best") == true["step"]
+    assert read_run(run).validation == (true["exact"], true["cells"])
+    assert not caplog.records
+    shutil.copy(opened.checkpoint(4), opened.checkpoint(2))
+    with pytest.raises(InputError, match="is of step 4, which is not what its name"):
+        opened.restore(2)
+    spec = run / "spec.toml"
+    spec.write_text(spec.read_text().replace("lr = 0.002", "lr = 0.003"))
+    with pytest.raises(InputError, match=r"train\.lr = 0\.003, but the run was trained with 0\.00"):
+        read_spec(run)
+
+
+def test_damaged_lines_of_a_log_are_told_of(run, caplog):
+    log = run / "metrics.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b'"loss": ', b'"loss": 1')
+    log.write_bytes(b"".join(lines) + b'{"kind": "tr')
+    with pytest.raises(InputError, match=r"metrics\.jsonl:2: not a line of a log: its checksum"):
+        read_metrics(log)
+    train(None, Tiny(), run, resume=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{log}: 1 damaged lines are left out from now on: 2"
+    ]
+    assert log.read_bytes().splitlines(keepends=True) == lines[:1] + lines[2:]
+
+
+def test_weights_that_are_no_numbers_have_no_accuracy(tmp_path):
+    run = create_run(tmp_path / "run", SPEC, {})
+    state = init_state(SPEC)
+    bad = jax.tree.map(lambda x: x, state.model.coda.output.bias.at[0].set(jnp.nan))
+    state = eqx.tree_at(lambda s: s.model.coda.output.bias, state, bad)
+    run.save(state, 2, None)
+    with pytest.raises(InputError, match=r"step-00000002.*coda\.output\.bias holds NaN"):
+        run.restore("last")
+
+
+def test_data_is_what_it_holds_and_not_where_it_lies(tmp_path):
+    def manifest(folder: str, text: str = "01010101\n"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        path = tmp_path / folder / "bits.csv"
+        path.write_text("question\n" + text * 30)
+        fields = {"data": str(path), "length": 8, "test_rows": 4}
+        return make_task("prefix-sums", fields).load().manifest
+
+    old = manifest("here")
+    assert same_content(old, manifest("there")) == ""
+    assert same_content(json.loads(json.dumps(old)), old) == "", "as data.json has it"
+    assert same_content(old, manifest("there", "01010111\n")) == "source"
+    moved = tiny_spec("task.data=/there/bits.csv")
+    here = tiny_spec("task.data=/here/bits.csv")
+    assert not here.differences(moved, place=False)
+    assert here.differences(moved) == ["task.data: '/here/bits.csv' -> '/there/bits.csv'"]
+
+
+# --- commands
+
+
+def test_ctrl_c_keeps_the_splits_that_are_evaluated(tiny_run, cli, monkeypatch):
+    import eqloop.train
+
+    measure, calls = eqloop.train.measure, []
+
+    def second_is_stopped(*args, **options):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(*args, **options)
+
+    monkeypatch.setattr(eqloop.train, "measure", second_is_stopped)
+    code, out, err = cli("eval", tiny_run, "--iterations", 4, "--rows", 8)
+    assert code == 130
+    assert out.count("iterations, in %") == 1
+    assert err == (
+        "stopped before test, hard, hard-x2, hard-x4, which the same command with --split "
+        "measures\n"
+    )
+
+
+def test_a_full_device_and_a_name_too_long_are_one_line(cli):
+    command = [sys.executable, "-m", "eqloop.cli", "--version"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot write the output: No space left on device\n"
+    long = "x" * 300
+    assert cli("eval", long) == (2, "", f"error: {long}: File name too long\n")
+
+
+def test_without_a_home_nothing_is_cached_and_that_is_said(monkeypatch, caplog):
+    from eqloop.tasks import _dataset
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    for name in ("EQLOOP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for _ in range(2):
+        assert _dataset.cached({"task": "t"}, lambda: {"a": np.zeros(1)})["a"] == 0
+    (record,) = caplog.records
+    assert "no home folder" in record.getMessage()
