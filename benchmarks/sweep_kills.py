@@ -4,7 +4,8 @@
 
 **Question:** `eqloop sweep` is killed while it creates its folder and again while its workers train
 and evaluate; then the same command does the rest. Is every cell finished, is the table of results
-that of a sweep that nobody disturbed, and is nothing left over: no process, no unfinished file?
+that of a sweep that nobody disturbed, and is nothing left over: no process, no unfinished file, no
+lock? Last, three of the same command begin at once and share a sweep.
 
 Kills come in pairs of these two moments, each pair on a sweep of its own, at moments drawn from the
 seed: SIGKILL of everything, of the command alone or of its workers alone, or Ctrl-C. Exits with 1
@@ -49,7 +50,7 @@ seed = [0, 1, 2]
 iterations = 8
 rows = 16
 """
-CREATION, WORK = 0.05, 15.0
+CREATION, WORK = 0.05, 40.0
 """Seconds after the folder is there, and after it is whole, within which a kill falls."""
 KINDS = ("all", "command", "workers", "interrupt")
 
@@ -102,6 +103,14 @@ def main() -> None:
         print(f"kill {number + 1}: {' '.join(stage)}, {reached(path)}", flush=True)
         if (at_work or number == asked.kills - 1) and finish(path) != whole:
             sys.exit(f"{path}: another table than undisturbed")
+    path = asked.folder / "shared"
+    codes = [each.wait(timeout=1200) for each in [begin(path) for _ in range(3)]]
+    # 1 where the last cells are those of another of them.
+    if 0 not in codes or not {*codes} <= {0, 1} or finish(path) != whole:
+        sys.exit(f"{path}: three at once ended with the codes {codes}, or with another table")
+    for file in (asked.folder / "errors.txt", *asked.folder.glob("*/logs/*.txt")):
+        if "Traceback" in file.read_text():
+            sys.exit(f"{file} has a traceback")
     print(f"{asked.kills} kills, seed {asked.seed}: nothing lost, nothing left over, one table")
     for stage, count in sorted(kinds.items()):
         print(f"  {' '.join(stage)}: {count}")
@@ -147,7 +156,7 @@ def disturb(command: subprocess.Popen[bytes], kind: str) -> None:
 
 def leftovers(path: Path) -> list[str]:
     """Files that no sweep that has ended has."""
-    kinds = ("*.tmp", "*.part", "compiled-*")
+    kinds = ("*.tmp", "*.part", "lock", "compiled-*")
     return sorted(str(each) for kind in kinds for each in path.rglob(kind))
 
 
