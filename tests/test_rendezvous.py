@@ -192,13 +192,17 @@ def test_another_program_at_the_port(address, answer, monkeypatch):
         replied.result(20)
 
 
-def test_it_listens_at_the_address_and_nowhere_else(address):
+def test_it_listens_at_the_address_and_nowhere_else(address, monkeypatch):
     with meeting(address, 2):
         assert listening(address.port) == {"127.0.0.1"}
     with meeting(Address("localhost", address.port), 2):
         assert listening(address.port) <= {"127.0.0.1", "::1"}
     with meeting(Address("127.0.0.2", address.port), 2), meeting(address, 2):
         assert listening(address.port) == {"127.0.0.1", "127.0.0.2"}
+    # Where the address is that of a gateway: another one of this machine.
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", f"127.0.0.3:{address.port}")
+    with meeting(Address("192.0.2.1", address.port), 2):
+        assert listening(address.port) == {"127.0.0.3"}
 
 
 def listening(port: int) -> set[str]:
