@@ -52,20 +52,9 @@ def sweep(
     """
     if executor not in ("local", "slurm"):
         raise InputError(f"--executor must be local or slurm, got {executor!r}")
-    try:
-        if worker is None:
-            _sweep(grid, out, executor, jobs, dry_run=dry_run, as_json=as_json)
-        else:
-            _work(Path(grid), tied=worker == "tied")
-    except OSError as error:
-        if error.filename is None:  # no file, but a terminal or a pipe
-            raise
-        raise InputError(f"{error.filename}: {error.strerror}") from None
-
-
-def _sweep(
-    grid: str, out: Path | None, executor: str, jobs: int, *, dry_run: bool, as_json: bool
-) -> None:
+    if worker is not None:
+        _work(Path(grid), tied=worker == "tied")
+        return
     from ..sweep import create_sweep, plan_sweep, read_grid
     from ..tasks import make_task
 

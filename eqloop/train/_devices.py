@@ -255,11 +255,11 @@ def _connect(processes: int, where: str, timeout: int, say: Say, **found: Any) -
     finally:
         connected.set()
         signal.signal(signal.SIGINT, interrupt)
-    own = jax.process_index()  # now: once JAX has been taken down this would start it again
+    # Nothing of JAX is asked in here: it may have been taken down, and would start again.
     _say_at_abort(
         lambda: (
-            f"JAX has ended process {own} of {processes} (see above), as it does when another one "
-            f"is lost, {_places[-1]()}"
+            f"JAX has ended this process, one of {processes} (see above), as it does when another "
+            f"one is lost, {_places[-1]()}"
         )
     )
     # Gloo announces its connections on standard output, where only answers belong.

@@ -18,11 +18,11 @@ go PORT                                 to it: all are there, and JAX's service 
 Nothing proves who somebody is, here or in JAX: the port belongs on a trusted network.
 """
 
+import contextlib
 import errno
 import ipaddress
 import itertools
 import os
-import select
 import socket
 import socketserver
 import threading
@@ -155,14 +155,14 @@ class Meeting:
             self._changed.notify_all()
         return ""
 
-    def attend(self, connection: socket.socket, greeting: str) -> None:
+    def attend(self, visitor: "_Lines") -> None:
         """Speak with whoever has come, until it is refused, let in, or gone."""
-        words = greeting.split(" ")
+        words = (visitor.next(ANSWER) or "").split(" ")
         if len(words) != 5 or words[0] != GREETING or not all(w.isdecimal() for w in words[1:4]):
             return  # not one of us
         number = int(words[2])
         if why := self._claim(int(words[1]), number, f"process {words[3]} on {words[4]}"):
-            _send(connection, f"no {why}")
+            visitor.send(f"no {why}")
             return
         told = ""
         try:
@@ -172,12 +172,12 @@ class Meeting:
                         self._changed.wait(_LOOK)
                     missing, port = self._missing(), self._port
                 if port is not None:
-                    _send(connection, f"go {port}")
+                    visitor.send(f"go {port}")
                     return
-                if select.select([connection], [], [], 0)[0]:
+                if visitor.next(0.001) is not None:
                     raise ConnectionResetError  # it has nothing more to say: this is its end
                 if missing and missing != told:
-                    _send(connection, f"wait {missing}")
+                    visitor.send(f"wait {missing}")
                     told = missing
         except OSError:
             with self._changed:
@@ -198,15 +198,12 @@ class _Server(socketserver.ThreadingTCPServer):
     block_on_close = False
     meeting: Meeting
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """One that went away, or never was one of us, is nobody's concern."""
-
 
 class _Visit(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         assert isinstance(self.server, _Server)
-        if line := _Lines(self.request).next(ANSWER):
-            self.server.meeting.attend(self.request, line)
+        with contextlib.suppress(OSError):  # whoever goes away while it is refused is refused
+            self.server.meeting.attend(_Lines(self.request))
 
 
 def _listen(address: Address, meeting: Meeting) -> _Server:
@@ -248,8 +245,9 @@ def come(address: Address, processes: int, number: int, seconds: float, say: Say
     wait = _Wait(address, seconds, say)
     connection = _reach(wait)
     with connection:
-        _send(connection, f"{GREETING} {processes} {number} {os.getpid()} {_host_name()}")
         lines, who = _Lines(connection), None
+        with contextlib.suppress(OSError):  # what is not one of us may not even listen
+            lines.send(f"{GREETING} {processes} {number} {os.getpid()} {_host_name()}")
         while True:
             line = lines.next(ANSWER if who is None else _LOOK)
             kind, _, rest = (line or "").partition(" ")
@@ -293,7 +291,7 @@ def _reach(wait: _Wait) -> socket.socket:
 
 
 class _Lines:
-    """The lines that come over a connection."""
+    """A connection, line by line."""
 
     def __init__(self, connection: socket.socket):
         self.connection, self.pending = connection, b""
@@ -304,10 +302,13 @@ class _Lines:
         until = time.monotonic() + seconds
         while b"\n" not in self.pending:
             left = until - time.monotonic()
-            if left <= 0 or not select.select([self.connection], [], [], left)[0]:
+            if left <= 0:
                 return None
+            self.connection.settimeout(left)
             try:
                 more = self.connection.recv(LONGEST)
+            except TimeoutError:
+                return None
             except OSError:
                 more = b""
             self.pending += more
@@ -316,10 +317,9 @@ class _Lines:
         line, _, self.pending = self.pending.partition(b"\n")
         return line.decode() if line.isascii() and line.decode().isprintable() else ""
 
-
-def _send(connection: socket.socket, line: str) -> None:
-    connection.settimeout(ANSWER)
-    connection.sendall(line.encode("ascii", "replace") + b"\n")
+    def send(self, line: str) -> None:
+        self.connection.settimeout(ANSWER)
+        self.connection.sendall(line.encode("ascii", "replace") + b"\n")
 
 
 def _host_name() -> str:
