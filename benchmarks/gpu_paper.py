@@ -49,6 +49,7 @@ import tarfile
 import tempfile
 import time
 import tomllib
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from eqloop.sweep import Cell, Sweep
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = {"right": 100.0, "speed": 140.0, "cells": 250.0}
+SECONDS = {"right": 100.0, "speed": 150.0, "cells": 240.0}
 """Of a call with all three; the last part of a call gets what is left."""
 CLOSING = 20.0
 """Seconds at the end for cells that are stopped to save what they have, and for the report."""
@@ -177,6 +178,14 @@ class Machine:
             time.sleep(0.1)
         return True
 
+    def close(self) -> None:
+        end(self.started, CLOSING / 2)
+        for process in self.started:
+            if process.stdin is not None:
+                process.stdin.close()
+        self.log.close()
+        shutil.rmtree(self.work, ignore_errors=True)
+
 
 def end(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
     """SIGTERM, and after `grace` seconds SIGKILL, to all of them and what they started."""
@@ -227,7 +236,7 @@ def right(machine: Machine, until: float, reference: Path | None) -> dict[str, A
     names = jobs(reference)
     if machine.small:
         names = [*names[::12], *[name for name in names if name.startswith("reference")][:1]]
-    count = max(1, min(12, (os.cpu_count() or 1) * 3 // 4, len(names)))
+    count = max(1, min(16, os.cpu_count() or 1, len(names)))
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     # What is compiled here runs once or twice: choosing the fastest kernels would not pay.
     quick = shared | {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}
@@ -398,7 +407,6 @@ class Cells:
             str(sweep.path),
             cell.name,
             XLA_PYTHON_CLIENT_MEM_FRACTION=f"{0.9 / self.asked.jobs:.2f}",
-            JAX_COMPILATION_CACHE_DIR=str(self.machine.work / "compiled"),
         )
         self.running.append(Running(sweep, cell, process, self.machine.now))
         self.machine.say(f"{_name(cell)}: begins, expected to take at least {clock(takes)}")
@@ -452,7 +460,12 @@ class Cells:
         archive = f"runs-{1 + before // TOGETHER}.tar.gz"
         self._note(sweep, cell, status, archive, **more)
         names = {each["cell"] for each in self.ended if each["archive"] == archive}
-        pack(self.asked.out / archive, self.machine.work / "sweeps", names)
+        try:
+            pack(self.asked.out / archive, self.machine.work / "sweeps", names)
+        except Exception as error:  # its figures are on disk; the other cells go on
+            traceback.print_exc()
+            self.ended[-1]["not_archived"] = f"{type(error).__name__}: {error}"
+            self.report.save()
 
     def _note(
         self, sweep: "Sweep", cell: "Cell", status: str, archive: str | None, **more: Any
@@ -528,14 +541,14 @@ def pack(archive: Path, sweeps: Path, cells: set[str]) -> None:
             for file in kept:
                 if (run / file).exists():
                     tar.add(run / file, f"{task}/runs/{name}/{file}")
-            if state.exists() and (run / "eval").exists():
-                last = sorted((run / "checkpoints").glob("step-*.safetensors"))[-1]
-                tar.add(slim(run), f"{task}/runs/{name}/checkpoints/{last.name}")
+            if (last := slim(run)) is not None:
+                tar.add(last, f"{task}/runs/{name}/checkpoints/{last.name}")
     write_atomic(archive, [held.getvalue()])
 
 
-def slim(path: Path) -> Path:
-    """The last checkpoint of a run that has ended, its moments zero, which compress to nothing."""
+def slim(path: Path) -> Path | None:
+    """The last checkpoint of a run whose training has ended, its moments zero, which compress to
+    nothing; None of any other."""
     import equinox as eqx
     import jax
     import numpy as np
@@ -543,9 +556,14 @@ def slim(path: Path) -> Path:
     from eqloop.train import open_run
     from eqloop.train._checkpoint import save
 
-    target = path / "slim.safetensors"
+    if not (path / "spec.toml").exists():
+        return None
+    run = open_run(path)
+    if not run.steps() or (last := run.steps()[-1]) < run.spec.train.steps:
+        return None
+    target = path / run.checkpoint(last).name
     if not target.exists():
-        state, header = open_run(path).load("last")
+        state, header = run.load("last")
         zeroed = jax.tree.map(
             lambda x: np.zeros_like(x) if eqx.is_inexact_array(x) else x, state.optimiser
         )
@@ -593,6 +611,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         "",
         f"`{found['command']}`",
     ]
+    text += [f"\n{part} failed: {why}" for part, why in found.get("failed", {}).items()]
     for part, shown in (("right", _right), ("speed", _speed), ("cells", _cells)):
         if (figures := found.get(part)) is not None:
             text += ["", f"## {part}", "", *shown(figures)]
@@ -709,7 +728,7 @@ def main() -> int:
     for part, until in ends.items():
         machine.say(f"plan: {part} until {clock(until)}")
     machine.say(f"plan: everything on disk until {clock(60 * asked.minutes)}")
-    reference = asked.reference if any(asked.reference.glob("*.npz")) else None
+    reference = asked.reference.resolve() if any(asked.reference.glob("*.npz")) else None
     if "right" in asked.parts and reference is None:
         machine.say(f"{asked.reference} has no reference vectors: that check is left out")
     if "cells" in asked.parts and "sudoku" in asked.cells and not (asked.sudoku or asked.small):
@@ -723,25 +742,29 @@ def main() -> int:
         for part in asked.parts:
             began = machine.now
             machine.say(f"{part} begins: until {clock(ends[part])}")
-            if part == "right":
-                report.found[part] = right(machine, ends[part], reference)
-            elif part == "speed":
-                report.found[part] = speed(machine, ends[part])
-            else:
-                cells = Cells(machine, ends[part], asked, report)
-                report.found[part] = cells.ended
-                cells.go()
+            try:
+                if part == "right":
+                    report.found[part] = right(machine, ends[part], reference)
+                elif part == "speed":
+                    report.found[part] = speed(machine, ends[part])
+                else:
+                    cells = Cells(machine, ends[part], asked, report)
+                    report.found[part] = cells.ended
+                    cells.go()
+            except Exception as error:  # the other parts are not to blame, and a GPU is rare
+                traceback.print_exc()
+                report.found.setdefault("failed", {})[part] = f"{type(error).__name__}: {error}"
+                end(machine.started, CLOSING / 2)
             report.found.setdefault("seconds", {})[part] = machine.now - began
             report.save()
             machine.say(f"{part} is over: {asked.out} has it")
     finally:
-        end(machine.started, CLOSING / 2)
-        shutil.rmtree(work, ignore_errors=True)
+        machine.close()
     print(markdown(report.found))
     machine.say("all is on disk")
     wrong = report.found.get("right", {}).get("wrong", [])
     failed = [e for e in report.found.get("cells", []) if e["status"].startswith("failed")]
-    return 1 if wrong or failed else 0
+    return 1 if wrong or failed or "failed" in report.found else 0
 
 
 if __name__ == "__main__":
