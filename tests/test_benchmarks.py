@@ -40,6 +40,11 @@ def gpu_paper(benchmark_module):
     return benchmark_module("gpu_paper")
 
 
+@pytest.fixture
+def gpu_cells(benchmark_module):
+    return benchmark_module("gpu_cells")
+
+
 def test_the_operations_of_an_iteration_are_those_of_its_products(gpu):
     """Two of width^2 for recall, four for attention, eight for the MLP; scores and mixing."""
     for width in (256, 512):
@@ -92,14 +97,14 @@ def test_the_plan_of_a_call(gpu_paper):
     assert gpu_paper.plan(8.5, ["speed"]) == {"speed": 490}
 
 
-def test_the_cells_of_a_call_are_the_recipe_of_the_paper(gpu_paper, tmp_path):
+def test_the_cells_of_a_call_are_the_recipe_of_the_paper(gpu_paper, gpu_cells, tmp_path):
     from eqloop.sweep._grid import parse_grid
 
     real = tmp_path / "real.csv"
     real.touch()
-    for task, order in gpu_paper.ORDER.items():
+    for task, order in gpu_cells.ORDER.items():
         asked = gpu_paper.parse(["--out", "-", "--sudoku", str(real), "--rows", "7"])
-        found = parse_grid(gpu_paper.grid_text(task, asked), task, "-", make_task=make_task)
+        found = parse_grid(gpu_cells.grid_text(task, asked), task, "-", make_task=make_task)
         by_axes = {(cell.axes["recall"], cell.axes["norm"]): cell for cell in found.cells}
         paper = {cell.name: cell for cell in read_grid(f"paper/{task}", make_task=make_task).cells}
         for axes in order:
@@ -110,7 +115,7 @@ def test_the_cells_of_a_call_are_the_recipe_of_the_paper(gpu_paper, tmp_path):
             assert (cell.evaluate.iterations, cell.evaluate.rows) == (500, 7)
             assert cell.evaluate.checkpoint == "last"
         asked.steps = {task: 30}
-        shorter = parse_grid(gpu_paper.grid_text(task, asked), task, "-", make_task=make_task)
+        shorter = parse_grid(gpu_cells.grid_text(task, asked), task, "-", make_task=make_task)
         assert {cell.spec.train.steps for cell in shorter.cells} == {30}
 
 
@@ -134,25 +139,27 @@ class Ready:
         return self.returncode
 
 
-def test_a_cell_that_would_not_end_in_time_is_not_begun(gpu_paper, tmp_path, monkeypatch):
+def test_a_cell_that_would_not_end_in_time_is_not_begun(
+    gpu_paper, gpu_cells, tmp_path, monkeypatch
+):
     """By the seconds for a FLOP, and beside it, of those that have ended."""
     asked = gpu_paper.parse(["--out", str(tmp_path), "--cells", "prefix-sums", "--jobs", "2"])
     machine = argparse.Namespace(work=tmp_path, small=False, now=0.0, say=lambda text: None)
     saved = []
     report = argparse.Namespace(found={}, save=lambda: saved.append(1))
-    cells = gpu_paper.Cells(machine, 300.0, asked, report)
+    cells = gpu_cells.Cells(machine, 300.0, asked, report)
     assert [cell.axes["recall"] for _, cell in cells.queue[:3]] == ["internal"] * 2 + ["external"]
     (_, first), *_ = cells.queue
     from eqloop.sweep import count
 
-    assert cells.expected(first, 0) == gpu_paper.LEAST
+    assert cells.expected(first, 0) == gpu_cells.LEAST
     cells.pace["prefix-sums"] = 200 / count(first.spec.model).training(first.spec)
     cells.overhead = 40.0
     assert cells.expected(first, 0) == pytest.approx(240)
     assert cells.expected(first, 1) == pytest.approx(440)
     begun = []
     monkeypatch.setattr(cells, "_start", lambda sweep, cell, takes: begun.append(cell))
-    monkeypatch.setattr(gpu_paper.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(gpu_cells.time, "sleep", lambda seconds: None)
     cells.running, waiting = [object()], len(cells.queue)
     assert not cells._next()  # it would end in time alone, and so it waits
     assert len(cells.queue) == waiting
@@ -166,12 +173,14 @@ def test_a_cell_that_would_not_end_in_time_is_not_begun(gpu_paper, tmp_path, mon
     assert len(saved) == 2
 
 
-def test_the_last_cell_is_stopped_where_the_first_would_not_end_in_time(gpu_paper, tmp_path):
+def test_the_last_cell_is_stopped_where_the_first_would_not_end_in_time(
+    gpu_paper, gpu_cells, tmp_path
+):
     asked = gpu_paper.parse(["--out", str(tmp_path), "--cells", "prefix-sums", "--jobs", "2"])
     machine = argparse.Namespace(work=tmp_path, small=False, now=100.0, say=lambda text: None)
-    cells = gpu_paper.Cells(machine, 300.0, asked, argparse.Namespace(found={}, save=lambda: None))
+    cells = gpu_cells.Cells(machine, 300.0, asked, argparse.Namespace(found={}, save=lambda: None))
     for sweep, cell in cells.queue[:2]:
-        cells.running.append(gpu_paper.Running(sweep, cell, Ready(), 0.0))
+        cells.running.append(gpu_cells.Running(sweep, cell, Ready(), 0.0))
         folder = sweep.run(cell)
         folder.mkdir(parents=True)
         # Of the first step 60 s were compiling, which the others do not repeat.
