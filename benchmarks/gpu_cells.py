@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LEAST = 45.0
 """Seconds below which no cell is begun, whatever it is expected to take."""
+AFTER = 25.0
+"""Seconds that evaluating a cell is expected to take, until one has ended."""
 TOGETHER = 3
 """Cells in an archive."""
 ORDER = {
@@ -207,8 +209,8 @@ class Cells:
         steps = first.cell.spec.train.steps
         if not 0.05 * steps <= step < steps:
             return
-        # Half of what is not training comes after it.
-        ends = self.machine.now + (steps - step) * seconds + max(self.overhead / 2, 10)
+        # About half of what is not training comes after it.
+        ends = self.machine.now + (steps - step) * seconds + max(self.overhead / 2, AFTER)
         if ends > self.until:
             self.jobs, self.shed_at = len(self.running) - 1, self.machine.now
             self._stop(self.running[-1:], "stopped, so that those before it end in time")

@@ -191,9 +191,9 @@ def test_the_last_cell_is_stopped_where_the_first_would_not_end_in_time(
         (folder / "metrics.jsonl").write_text(text)
     stopped = []
     cells._stop = lambda runs, why: stopped.extend(runs)
-    cells._shed()  # 800 steps are left, of 0.1 s each, and 10 s after them
+    cells._shed()  # 800 steps are left, of 0.1 s each, and 25 s after them
     assert not stopped
-    machine.now = 211.0
+    machine.now = 196.0
     cells._shed()
     assert stopped == cells.running[1:]
     assert cells.jobs == 1
