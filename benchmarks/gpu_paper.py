@@ -23,8 +23,8 @@ The repository itself is not installed: the root is the working folder.
    share the GPU, each in a process of its own, since the small kernels of one do not fill it and
    compiling is done by the CPU: their seconds are those of a shared GPU. A cell is not begun if it
    would not end in time, judged by those that have ended; and of those that run, the last ones are
-   stopped if the first would not end in time otherwise. Steps are fewer than in the recipe only
-   with `--steps TASK=N`, which the tables then show.
+   stopped if the first would not end in time otherwise (`gpu_cells.py`). Steps are fewer than in
+   the recipe only with `--steps TASK=N`, which the tables then show.
 
 After each part, and each cell, `gpu.json` and `gpu.md` are replaced in one go, so a call that is
 cut off loses one part, or the cells under way. Cells are in `runs-N.tar.gz`, `TOGETHER` in each,
@@ -37,57 +37,23 @@ AdamW in it are zero: no command reads them once a run has ended. At most 6 file
 
 import argparse
 import contextlib
-import dataclasses
-import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-import tomllib
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
-import tomli_w
+from _machine import CLOSING, ROOT, Machine, clock, end, lines
+from gpu_cells import ORDER, Cells
 
-if TYPE_CHECKING:
-    from eqloop.sweep import Cell, Sweep
-
-ROOT = Path(__file__).resolve().parents[1]
-SECONDS = {"right": 100.0, "speed": 140.0, "cells": 250.0}
+SECONDS = {"right": 100.0, "speed": 150.0, "cells": 240.0}
 """Of a call with all three; the last part of a call gets what is left."""
-CLOSING = 20.0
-"""Seconds at the end for cells that are stopped to save what they have, and for the report."""
-LEAST = 45.0
-"""Seconds below which no cell is begun, whatever it is expected to take."""
-TOGETHER = 3
-"""Cells in an archive."""
-ORDER = {
-    "prefix-sums": [(r, n) for r in ("internal", "external", "none") for n in ("post", "peri")],
-    "sudoku": [("internal", "post"), ("internal", "peri"), ("external", "post")],
-}
-"""Recall and norm of the cells, in the order of their worth."""
-SMALL: dict[str, dict[str, Any]] = {
-    "prefix-sums": {"task.length": 8, "task.hard_length": 12, "task.test_rows": 16},
-    "sudoku": {"task.box": 2, "task.data": "", "task.scale": "", "task.easy": "", "task.hard": ""},
-}
-SMALL_RUN = {
-    "task.rows": 80,
-    "model.width": 16,
-    "model.heads": 2,
-    "solver.steps": 4,
-    "train.batch": 16,
-    "train.steps": 12,
-    "train.epochs": 4,
-    "train.checkpoint_every": 6,
-    "train.validate_every": 6,
-    "train.validation_rows": 16,
-}
 
 
 def plan(minutes: float, wanted: Sequence[str], stretch: bool = False) -> dict[str, float]:
@@ -96,104 +62,11 @@ def plan(minutes: float, wanted: Sequence[str], stretch: bool = False) -> dict[s
     total = 60 * minutes - CLOSING
     share = total / sum(SECONDS.values())
     share = share if stretch else min(1.0, share)
-    ends, end = {}, 0.0
+    ends, until = {}, 0.0
     for part in wanted:
-        end += share * SECONDS[part]
-        ends[part] = end
+        until += share * SECONDS[part]
+        ends[part] = until
     return ends | {wanted[-1]: total}
-
-
-def clock(seconds: float) -> str:
-    minutes, seconds = divmod(max(0, round(seconds)), 60)
-    return f"{minutes}:{seconds:02d}"
-
-
-def grid_text(task: str, asked: argparse.Namespace) -> str:
-    """The grid of `benchmarks/full`, with data, steps and rows as they are asked for."""
-    tables = tomllib.loads((ROOT / "benchmarks" / "full" / f"{task}.toml").read_text("utf-8"))
-    fields = tables.setdefault("set", {})
-    if task == "sudoku" and asked.sudoku is not None:
-        fields["task.data"] = str(asked.sudoku.resolve())
-    evaluate = {"iterations": 500, "rows": asked.rows, "checkpoint": "last"}
-    if asked.small:
-        fields |= SMALL[task] | SMALL_RUN
-        evaluate |= {"iterations": 16, "rows": 16}
-    if task in asked.steps:
-        fields["train.steps"] = asked.steps[task]
-    return tomli_w.dumps(tables | {"evaluate": evaluate})
-
-
-# ------------------------------------------------------------------------------------ processes
-
-
-class Machine:
-    """Starts processes, by a clock that began with this one."""
-
-    def __init__(self, work: Path, log: Path, small: bool):
-        self.began, self.work, self.small = time.monotonic(), work, small
-        self.log, self.started = log.open("wb"), list[subprocess.Popen[bytes]]()
-        self.environment = os.environ | {"EQLOOP_CACHE": str(work / "cache")}
-        if small:
-            self.environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        sys.path.insert(0, str(ROOT))
-        # For this process alone: it must leave the GPU to the others.
-        os.environ |= {"JAX_PLATFORMS": "cpu", "EQLOOP_CACHE": str(work / "cache")}
-
-    @property
-    def now(self) -> float:
-        return time.monotonic() - self.began
-
-    def say(self, text: str) -> None:
-        print(f"[{clock(self.now)}] {text}", flush=True)
-
-    def start(
-        self, script: str, *arguments: str, out: IO[bytes] | None = None, **more: str
-    ) -> subprocess.Popen[bytes]:
-        """`python benchmarks/SCRIPT ARGUMENTS`, with the variables `more`; what it says goes into
-        the log."""
-        path = os.pathsep.join(filter(None, (str(ROOT), self.environment.get("PYTHONPATH"))))
-        environment = self.environment | {"PYTHONPATH": path} | more
-        if "XLA_FLAGS" in more:
-            flags = (self.environment.get("XLA_FLAGS"), more["XLA_FLAGS"])
-            environment["XLA_FLAGS"] = " ".join(filter(None, flags))
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "benchmarks" / script), *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,  # closed when this process is gone: see stop_with_parent
-            stdout=out or self.log,
-            stderr=self.log,
-            start_new_session=True,
-        )
-        self.started.append(process)
-        return process
-
-    def wait(self, processes: Sequence[subprocess.Popen[bytes]], until: float) -> bool:
-        """Whether all have ended before `until`; those that have not are killed."""
-        while any(process.poll() is None for process in processes):
-            if self.now >= until:
-                end(processes, 0)
-                return False
-            time.sleep(0.1)
-        return True
-
-
-def end(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
-    """SIGTERM, and after `grace` seconds SIGKILL, to all of them and what they started."""
-    for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 5)):
-        for process in processes:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
-        until = time.monotonic() + wait
-        while time.monotonic() < until and any(each.poll() is None for each in processes):
-            time.sleep(0.1)
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON that may have been cut off."""
-    text = path.read_text("utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 # ---------------------------------------------------------------------------------- first parts
@@ -204,10 +77,10 @@ def describe(machine: Machine) -> dict[str, Any]:
     answers = machine.work / "device.jsonl"
     with answers.open("wb") as out:
         process = machine.start("gpu_right.py", "device", out=out)
-        machine.wait([process], machine.now + 90)
+        machine.wait([process], machine.now + 120)
     found = lines(answers)
     if not found:
-        raise SystemExit("JAX could not name a device within 90 s: see log.txt")
+        raise SystemExit("JAX could not name a device within 120 s: see log.txt")
     if found[0]["platform"] == "cpu" and not machine.small:
         raise SystemExit("JAX sees no GPU here; --small rehearses all parts on a CPU")
     return found[0] | {"cores": os.cpu_count(), "driver": _driver()}
@@ -227,7 +100,7 @@ def right(machine: Machine, until: float, reference: Path | None) -> dict[str, A
     names = jobs(reference)
     if machine.small:
         names = [*names[::12], *[name for name in names if name.startswith("reference")][:1]]
-    count = max(1, min(12, (os.cpu_count() or 1) * 3 // 4, len(names)))
+    count = max(1, min(16, os.cpu_count() or 1, len(names)))
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     # What is compiled here runs once or twice: choosing the fastest kernels would not pay.
     quick = shared | {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}
@@ -282,289 +155,6 @@ def speed(machine: Machine, until: float) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------------------------- cells
-
-
-@dataclasses.dataclass
-class Running:
-    sweep: "Sweep"
-    cell: "Cell"
-    process: subprocess.Popen[bytes]
-    began: float
-
-    def progress(self) -> tuple[int, float]:
-        """Steps done, and seconds a step since the first one, which was compiled."""
-        path = self.sweep.run(self.cell) / "metrics.jsonl"
-        if not path.exists():
-            return 0, 0.0
-        with path.open("rb") as file:
-            first = file.readline()
-            file.seek(max(file.tell(), path.stat().st_size - 8192))
-            found = [first] if first.endswith(b"\n") else []
-            found += file.read().splitlines()[1:-1]  # the others may be cut off
-        rows = [row for row in map(json.loads, found) if row["kind"] == "train"]
-        if len(rows) < 2:
-            return len(rows), 0.0
-        steps = rows[-1]["step"] - rows[0]["step"]
-        return rows[-1]["step"], (rows[-1]["seconds"] - rows[0]["seconds"]) / steps
-
-
-class Cells:
-    """Runs cells of the grids, some at once, while there is time; keeps what comes out."""
-
-    def __init__(self, machine: Machine, until: float, asked: argparse.Namespace, report: Any):
-        self.machine, self.until, self.asked, self.report = machine, until, asked, report
-        self.jobs: int = asked.jobs
-        self.queue = self._queue()
-        self.running: list[Running] = []
-        self.ended: list[dict[str, Any]] = []
-        self.shed_at = 0.0
-        self.pace: dict[str, float] = {}
-        """Seconds per training FLOP, by task: measured beside others, divided by their number."""
-        self.overhead = 0.0
-        """Seconds of a cell that were not training: starts, compiling, evaluation."""
-
-    def _queue(self) -> "list[tuple[Sweep, Cell]]":
-        from eqloop.sweep import create_sweep
-        from eqloop.sweep._grid import parse_grid
-        from eqloop.tasks import make_task
-
-        found = []
-        for task in self.asked.cells:
-            text = grid_text(task, self.asked)
-            grid = parse_grid(text, task, f"benchmarks/full/{task}.toml", make_task=make_task)
-            by_axes = {(cell.axes["recall"], cell.axes["norm"]): cell for cell in grid.cells}
-            cells = tuple(by_axes[axes] for axes in ORDER[task])
-            sweep = create_sweep(
-                self.machine.work / "sweeps" / task, dataclasses.replace(grid, cells=cells)
-            )
-            found += [(sweep, cell) for cell in cells]
-        return found
-
-    def go(self) -> None:
-        while self.queue or self.running:
-            self._take_in()
-            if self.machine.now >= self.until:
-                self._stop(self.running, "cut off: out of time")
-                for sweep, cell in self.queue:
-                    self._leave_out(sweep, cell, "left out: out of time")
-                return
-            self._shed()
-            while self.queue and len(self.running) < self.jobs and self._next():
-                pass
-            time.sleep(0.5)
-
-    def _next(self) -> bool:
-        """Start the next cell, or leave it out; False where it has to wait for others to end."""
-        sweep, cell = self.queue[0]
-        left, beside = self.until - self.machine.now, len(self.running)
-        takes, alone = self.expected(cell, beside), self.expected(cell, 0)
-        if takes > left >= alone and beside:
-            return False
-        del self.queue[0]
-        if takes <= left:
-            self._start(sweep, cell, takes)
-        else:
-            why = f"left out: takes about {clock(alone)} of the {clock(left)} that are left"
-            self._leave_out(sweep, cell, why)
-        return True
-
-    def expected(self, cell: "Cell", beside: int) -> float:
-        """Seconds that it takes beside so many others, by those that have ended; at least `LEAST`,
-        which is all that is known at first."""
-        from eqloop.sweep import count
-
-        task = cell.spec.task_name
-        pace = self.pace.get(task) or max(self.pace.values(), default=0.0)
-        if task == "sudoku" and task not in self.pace:
-            pace = self._measured() or pace
-        flops = count(cell.spec.model).training(cell.spec)
-        least = 1.0 if self.machine.small else LEAST
-        return max(least, (beside + 1) * pace * flops + self.overhead)
-
-    def _measured(self) -> float | None:
-        """The pace of the sudoku recipe by the part `speed`."""
-        figures = (self.report.found.get("speed") or {}).get("figures") or {}
-        found = figures.get("train-256", {})
-        try:
-            return found["eqloop"]["step"] / found["needs"]["operations"]
-        except KeyError:
-            return None
-
-    def _start(self, sweep: "Sweep", cell: "Cell", takes: float) -> None:
-        process = self.machine.start(
-            "gpu_paper.py",
-            "--worker",
-            str(sweep.path),
-            cell.name,
-            XLA_PYTHON_CLIENT_MEM_FRACTION=f"{0.9 / self.asked.jobs:.2f}",
-            JAX_COMPILATION_CACHE_DIR=str(self.machine.work / "compiled"),
-        )
-        self.running.append(Running(sweep, cell, process, self.machine.now))
-        self.machine.say(f"{_name(cell)}: begins, expected to take at least {clock(takes)}")
-
-    def _take_in(self) -> None:
-        for run in [each for each in self.running if each.process.poll() is not None]:
-            self.running.remove(run)
-            ended = run.sweep.ended(run.cell)
-            if ended is None:
-                code = run.process.returncode
-                self._keep(run.sweep, run.cell, f"failed: its process ended with code {code}")
-                continue
-            wall = self.machine.now - run.began
-            seconds = dict(ended.seconds) | {"wall": wall}
-            said = "finished" if ended.status == "finished" else f"failed: {ended.error}"
-            if ended.status == "finished":
-                task, trained = run.cell.spec.task_name, max(ended.seconds["train"], 1e-9)
-                pace = trained / ended.flops["train"] / self.asked.jobs
-                self.pace[task] = max(self.pace.get(task, 0.0), pace)
-                self.overhead = max(self.overhead, wall - trained)
-            self._keep(run.sweep, run.cell, said, seconds=seconds, flops=ended.flops)
-
-    def _shed(self) -> None:
-        """Stop the last cell where the first would not end in time beside it."""
-        if len(self.running) < 2 or self.machine.now < self.shed_at + 20:
-            return
-        first = self.running[0]
-        step, seconds = first.progress()
-        steps = first.cell.spec.train.steps
-        if not 0.05 * steps <= step < steps:
-            return
-        # Half of what is not training comes after it.
-        ends = self.machine.now + (steps - step) * seconds + max(self.overhead / 2, 10)
-        if ends > self.until:
-            self.jobs, self.shed_at = len(self.running) - 1, self.machine.now
-            self._stop(self.running[-1:], "stopped, so that those before it end in time")
-
-    def _stop(self, runs: list[Running], why: str) -> None:
-        runs = list(runs)
-        end([run.process for run in runs], CLOSING / 2)
-        for run in runs:
-            self.running.remove(run)
-            step, _ = run.progress()
-            self._keep(run.sweep, run.cell, f"{why}, at step {step}")
-
-    def _leave_out(self, sweep: "Sweep", cell: "Cell", why: str) -> None:
-        self._note(sweep, cell, why, None)
-
-    def _keep(self, sweep: "Sweep", cell: "Cell", status: str, **more: Any) -> None:
-        before = sum(each["archive"] is not None for each in self.ended)
-        archive = f"runs-{1 + before // TOGETHER}.tar.gz"
-        self._note(sweep, cell, status, archive, **more)
-        names = {each["cell"] for each in self.ended if each["archive"] == archive}
-        pack(self.asked.out / archive, self.machine.work / "sweeps", names)
-
-    def _note(
-        self, sweep: "Sweep", cell: "Cell", status: str, archive: str | None, **more: Any
-    ) -> None:
-        spec = cell.spec
-        self.machine.say(f"{_name(cell)}: {status}")
-        self.ended.append(
-            {
-                "cell": f"{sweep.path.name}/{cell.name}",
-                "task": spec.task_name,
-                "axes": dict(cell.axes),
-                "status": status,
-                "archive": archive,
-                "steps": spec.train.steps,
-                "steps_of_the_recipe": None if self.asked.small else _recipe(spec.task_name),
-                "cells_at_once": self.asked.jobs,
-                "curves": curves(sweep, cell),
-            }
-            | more
-        )
-        self.report.save()
-
-
-def _name(cell: "Cell") -> str:
-    return f"{cell.spec.task_name}, {cell.axes['recall']}, {cell.axes['norm']}"
-
-
-def _recipe(task: str) -> int:
-    from eqloop.train._resolve import load_preset
-
-    return load_preset(task, "paper")["train"]["steps"]
-
-
-def curves(sweep: "Sweep", cell: "Cell") -> dict[str, Any]:
-    """What was measured of a cell after its training: share solved over iterations, by split."""
-    found = {}
-    for split in cell.evaluate.splits:
-        path = sweep.run(cell) / "eval" / f"{split}.json"
-        if path.exists():
-            table = json.loads(path.read_text("utf-8"))
-            overall = table["overall"]
-            found[split] = {
-                "examples": overall["examples"],
-                "iterations": table["iterations"],
-                "exact": overall["scores"]["exact"],
-                "converged": overall["converged"],
-                "residual_median": overall["residual_median"],
-                "seconds": table["seconds"],
-            }
-    return found
-
-
-def pack(archive: Path, sweeps: Path, cells: set[str]) -> None:
-    """Write the sweep folders with those `cells` (TASK/NAME) alone, atomically."""
-    from eqloop._files import write_atomic
-
-    held = io.BytesIO()
-    with tarfile.open(fileobj=held, mode="w:gz", compresslevel=6) as tar:
-        for task in sorted({cell.partition("/")[0] for cell in cells}):
-            for name in ("sweep.toml", "cells.json"):
-                tar.add(sweeps / task / name, f"{task}/{name}")
-        for cell in sorted(cells):
-            task, _, name = cell.partition("/")
-            state, run = sweeps / task / "state" / f"{name}.json", sweeps / task / "runs" / name
-            if state.exists():
-                tar.add(state, f"{task}/state/{name}.json")
-            kept = (
-                "spec.toml",
-                "data.json",
-                "metrics.jsonl",
-                *(f"eval/{s}.json" for s in ("test", "hard")),
-            )
-            for file in kept:
-                if (run / file).exists():
-                    tar.add(run / file, f"{task}/runs/{name}/{file}")
-            if state.exists() and (run / "eval").exists():
-                last = sorted((run / "checkpoints").glob("step-*.safetensors"))[-1]
-                tar.add(slim(run), f"{task}/runs/{name}/checkpoints/{last.name}")
-    write_atomic(archive, [held.getvalue()])
-
-
-def slim(path: Path) -> Path:
-    """The last checkpoint of a run that has ended, its moments zero, which compress to nothing."""
-    import equinox as eqx
-    import jax
-    import numpy as np
-
-    from eqloop.train import open_run
-    from eqloop.train._checkpoint import save
-
-    target = path / "slim.safetensors"
-    if not target.exists():
-        state, header = open_run(path).load("last")
-        zeroed = jax.tree.map(
-            lambda x: np.zeros_like(x) if eqx.is_inexact_array(x) else x, state.optimiser
-        )
-        save(target, eqx.tree_at(lambda s: s.optimiser, state, zeroed), header)
-    return target
-
-
-def work_at(path: Path, name: str) -> None:
-    """In a process of its own: train and evaluate one cell of a sweep."""
-    from eqloop.sweep import open_sweep, stop_with_parent, work
-    from eqloop.tasks import make_task
-
-    stop_with_parent()
-    sweep = open_sweep(path, make_task=make_task)
-    cells = tuple(cell for cell in sweep.grid.cells if cell.name == name)
-    grid = dataclasses.replace(sweep.grid, cells=cells)
-    work(dataclasses.replace(sweep, grid=grid), make_task=make_task)
-
-
 # --------------------------------------------------------------------------------------- report
 
 
@@ -593,6 +183,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         "",
         f"`{found['command']}`",
     ]
+    text += [f"\n{part} failed: {why}" for part, why in found.get("failed", {}).items()]
     for part, shown in (("right", _right), ("speed", _speed), ("cells", _cells)):
         if (figures := found.get(part)) is not None:
             text += ["", f"## {part}", "", *shown(figures)]
@@ -697,9 +288,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--worker"]:
-        work_at(Path(sys.argv[2]), sys.argv[3])
-        return 0
     asked = parse(sys.argv[1:])
     asked.out.mkdir(parents=True, exist_ok=True)
     asked.out = asked.out.resolve()
@@ -709,7 +297,7 @@ def main() -> int:
     for part, until in ends.items():
         machine.say(f"plan: {part} until {clock(until)}")
     machine.say(f"plan: everything on disk until {clock(60 * asked.minutes)}")
-    reference = asked.reference if any(asked.reference.glob("*.npz")) else None
+    reference = asked.reference.resolve() if any(asked.reference.glob("*.npz")) else None
     if "right" in asked.parts and reference is None:
         machine.say(f"{asked.reference} has no reference vectors: that check is left out")
     if "cells" in asked.parts and "sudoku" in asked.cells and not (asked.sudoku or asked.small):
@@ -723,25 +311,29 @@ def main() -> int:
         for part in asked.parts:
             began = machine.now
             machine.say(f"{part} begins: until {clock(ends[part])}")
-            if part == "right":
-                report.found[part] = right(machine, ends[part], reference)
-            elif part == "speed":
-                report.found[part] = speed(machine, ends[part])
-            else:
-                cells = Cells(machine, ends[part], asked, report)
-                report.found[part] = cells.ended
-                cells.go()
+            try:
+                if part == "right":
+                    report.found[part] = right(machine, ends[part], reference)
+                elif part == "speed":
+                    report.found[part] = speed(machine, ends[part])
+                else:
+                    cells = Cells(machine, ends[part], asked, report)
+                    report.found[part] = cells.ended
+                    cells.go()
+            except Exception as error:  # the other parts are not to blame, and a GPU is rare
+                traceback.print_exc()
+                report.found.setdefault("failed", {})[part] = f"{type(error).__name__}: {error}"
+                end(machine.started, CLOSING / 2)
             report.found.setdefault("seconds", {})[part] = machine.now - began
             report.save()
             machine.say(f"{part} is over: {asked.out} has it")
     finally:
-        end(machine.started, CLOSING / 2)
-        shutil.rmtree(work, ignore_errors=True)
+        machine.close()
     print(markdown(report.found))
     machine.say("all is on disk")
     wrong = report.found.get("right", {}).get("wrong", [])
     failed = [e for e in report.found.get("cells", []) if e["status"].startswith("failed")]
-    return 1 if wrong or failed else 0
+    return 1 if wrong or failed or "failed" in report.found else 0
 
 
 if __name__ == "__main__":

@@ -40,6 +40,11 @@ def gpu_paper(benchmark_module):
     return benchmark_module("gpu_paper")
 
 
+@pytest.fixture
+def gpu_cells(benchmark_module):
+    return benchmark_module("gpu_cells")
+
+
 def test_the_operations_of_an_iteration_are_those_of_its_products(gpu):
     """Two of width^2 for recall, four for attention, eight for the MLP; scores and mixing."""
     for width in (256, 512):
@@ -85,21 +90,21 @@ def test_the_part_of_the_grid_to_run_first(task):
 
 def test_the_plan_of_a_call(gpu_paper):
     parts = ["right", "speed", "cells"]
-    assert gpu_paper.plan(8.5, parts) == {"right": 100, "speed": 240, "cells": 490}
+    assert gpu_paper.plan(8.5, parts) == {"right": 100, "speed": 250, "cells": 490}
     # A shorter call shortens every part, a longer one the last alone.
-    assert gpu_paper.plan(265 / 60, parts) == {"right": 50, "speed": 120, "cells": 245}
-    assert gpu_paper.plan(20, parts) == {"right": 100, "speed": 240, "cells": 1180}
+    assert gpu_paper.plan(265 / 60, parts) == {"right": 50, "speed": 125, "cells": 245}
+    assert gpu_paper.plan(20, parts) == {"right": 100, "speed": 250, "cells": 1180}
     assert gpu_paper.plan(8.5, ["speed"]) == {"speed": 490}
 
 
-def test_the_cells_of_a_call_are_the_recipe_of_the_paper(gpu_paper, tmp_path):
+def test_the_cells_of_a_call_are_the_recipe_of_the_paper(gpu_paper, gpu_cells, tmp_path):
     from eqloop.sweep._grid import parse_grid
 
     real = tmp_path / "real.csv"
     real.touch()
-    for task, order in gpu_paper.ORDER.items():
+    for task, order in gpu_cells.ORDER.items():
         asked = gpu_paper.parse(["--out", "-", "--sudoku", str(real), "--rows", "7"])
-        found = parse_grid(gpu_paper.grid_text(task, asked), task, "-", make_task=make_task)
+        found = parse_grid(gpu_cells.grid_text(task, asked), task, "-", make_task=make_task)
         by_axes = {(cell.axes["recall"], cell.axes["norm"]): cell for cell in found.cells}
         paper = {cell.name: cell for cell in read_grid(f"paper/{task}", make_task=make_task).cells}
         for axes in order:
@@ -110,7 +115,7 @@ def test_the_cells_of_a_call_are_the_recipe_of_the_paper(gpu_paper, tmp_path):
             assert (cell.evaluate.iterations, cell.evaluate.rows) == (500, 7)
             assert cell.evaluate.checkpoint == "last"
         asked.steps = {task: 30}
-        shorter = parse_grid(gpu_paper.grid_text(task, asked), task, "-", make_task=make_task)
+        shorter = parse_grid(gpu_cells.grid_text(task, asked), task, "-", make_task=make_task)
         assert {cell.spec.train.steps for cell in shorter.cells} == {30}
 
 
@@ -134,25 +139,27 @@ class Ready:
         return self.returncode
 
 
-def test_a_cell_that_would_not_end_in_time_is_not_begun(gpu_paper, tmp_path, monkeypatch):
+def test_a_cell_that_would_not_end_in_time_is_not_begun(
+    gpu_paper, gpu_cells, tmp_path, monkeypatch
+):
     """By the seconds for a FLOP, and beside it, of those that have ended."""
     asked = gpu_paper.parse(["--out", str(tmp_path), "--cells", "prefix-sums", "--jobs", "2"])
     machine = argparse.Namespace(work=tmp_path, small=False, now=0.0, say=lambda text: None)
     saved = []
     report = argparse.Namespace(found={}, save=lambda: saved.append(1))
-    cells = gpu_paper.Cells(machine, 300.0, asked, report)
+    cells = gpu_cells.Cells(machine, 300.0, asked, report)
     assert [cell.axes["recall"] for _, cell in cells.queue[:3]] == ["internal"] * 2 + ["external"]
     (_, first), *_ = cells.queue
     from eqloop.sweep import count
 
-    assert cells.expected(first, 0) == gpu_paper.LEAST
+    assert cells.expected(first, 0) == gpu_cells.LEAST
     cells.pace["prefix-sums"] = 200 / count(first.spec.model).training(first.spec)
     cells.overhead = 40.0
     assert cells.expected(first, 0) == pytest.approx(240)
     assert cells.expected(first, 1) == pytest.approx(440)
     begun = []
     monkeypatch.setattr(cells, "_start", lambda sweep, cell, takes: begun.append(cell))
-    monkeypatch.setattr(gpu_paper.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(gpu_cells.time, "sleep", lambda seconds: None)
     cells.running, waiting = [object()], len(cells.queue)
     assert not cells._next()  # it would end in time alone, and so it waits
     assert len(cells.queue) == waiting
@@ -166,12 +173,14 @@ def test_a_cell_that_would_not_end_in_time_is_not_begun(gpu_paper, tmp_path, mon
     assert len(saved) == 2
 
 
-def test_the_last_cell_is_stopped_where_the_first_would_not_end_in_time(gpu_paper, tmp_path):
+def test_the_last_cell_is_stopped_where_the_first_would_not_end_in_time(
+    gpu_paper, gpu_cells, tmp_path
+):
     asked = gpu_paper.parse(["--out", str(tmp_path), "--cells", "prefix-sums", "--jobs", "2"])
     machine = argparse.Namespace(work=tmp_path, small=False, now=100.0, say=lambda text: None)
-    cells = gpu_paper.Cells(machine, 300.0, asked, argparse.Namespace(found={}, save=lambda: None))
+    cells = gpu_cells.Cells(machine, 300.0, asked, argparse.Namespace(found={}, save=lambda: None))
     for sweep, cell in cells.queue[:2]:
-        cells.running.append(gpu_paper.Running(sweep, cell, Ready(), 0.0))
+        cells.running.append(gpu_cells.Running(sweep, cell, Ready(), 0.0))
         folder = sweep.run(cell)
         folder.mkdir(parents=True)
         # Of the first step 60 s were compiling, which the others do not repeat.
@@ -182,9 +191,9 @@ def test_the_last_cell_is_stopped_where_the_first_would_not_end_in_time(gpu_pape
         (folder / "metrics.jsonl").write_text(text)
     stopped = []
     cells._stop = lambda runs, why: stopped.extend(runs)
-    cells._shed()  # 800 steps are left, of 0.1 s each, and 10 s after them
+    cells._shed()  # 800 steps are left, of 0.1 s each, and 25 s after them
     assert not stopped
-    machine.now = 211.0
+    machine.now = 196.0
     cells._shed()
     assert stopped == cells.running[1:]
     assert cells.jobs == 1
@@ -220,6 +229,31 @@ def test_the_report_of_a_call_that_was_cut(gpu_paper):
         "| sudoku | none | post | 0.001 | 5 of 8000 | cut off: out of time, at step 3 |",
     ):
         assert line in text
+
+
+def test_a_part_that_fails_does_not_stop_the_others(gpu_paper, tmp_path, monkeypatch, capsys):
+    for name in ("JAX_PLATFORMS", "EQLOOP_CACHE"):  # what a call sets for itself
+        monkeypatch.setenv(name, "cpu")
+    monkeypatch.setattr(gpu_paper.signal, "signal", lambda number, handler: None)
+    names = ("device", "driver", "jax", "jaxlib", "python", "cores", "platform_version")
+    monkeypatch.setattr(gpu_paper, "describe", lambda machine: dict.fromkeys(names, "7"))
+
+    def fails(*given):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(gpu_paper, "right", fails)
+    speed = {"figures": None, "tables": "a table", "cut": None}
+    monkeypatch.setattr(gpu_paper, "speed", lambda machine, until: speed)
+    monkeypatch.setattr(sys, "argv", ["gpu_paper", "--out", str(tmp_path), "--parts=right,speed"])
+    assert gpu_paper.main() == 1
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["failed"] == {"right": "RuntimeError: no luck"}
+    assert found["speed"] == speed
+    assert set(found["seconds"]) == {"right", "speed"}
+    text = (tmp_path / "gpu.md").read_text()
+    assert "right failed: RuntimeError: no luck" in text
+    assert "a table" in text
+    assert text in capsys.readouterr().out
 
 
 def test_the_sudokus_that_are_carried(benchmark_module, tmp_path, monkeypatch):
