@@ -26,7 +26,8 @@ class Chord(AbstractNewton):
     use it: for speed. Matrix-free, a step is no cheaper than one of `NewtonKrylov`, for f is
     linearised at `a` each time; it is here to compare with.
 
-    **Arguments:** those of `NewtonKrylov`; each linear solve stops at `forcing`. **Raises** `ValueError` for an argument out of range.
+    **Arguments:** those of `NewtonKrylov`; each linear solve stops at `forcing`. **Raises**
+    `ValueError` for an argument out of range.
     """
 
     def start(self, f, z) -> _Memory:
