@@ -51,8 +51,8 @@ def judge_reachability(reach: Reachability) -> Statement:
     if unresolved.hits:
         because += (
             f"; {_of(unresolved)} have such a residual too, but their steps became smaller so "
-            f"slowly that by |f(z) - z| / (1 - rate) they are more than {100 * NEAR:g} % from where "
-            "they go, if they go anywhere: more iterations would tell"
+            f"slowly that by |f(z) - z| / (1 - rate) they are more than {100 * NEAR:g} % from "
+            "where they go, if they go anywhere: more iterations would tell"
         )
     named = {"converged", "unresolved"}
     rest = {name: each for name, each in reach.shares.items() if name not in named and each.hits}
