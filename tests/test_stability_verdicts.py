@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 
 from eqloop import stability
 from eqloop.examine._theory import compare, predict
-from eqloop.stability import Jacobian, leading_eigenvalues
+from eqloop.stability import Jacobian, _eigenvalues, _limits, leading_eigenvalues
 from eqloop.stability._closed import closed
 from eqloop.stability._verdict import judge_input_dependence, judge_reachability
 
@@ -67,21 +67,19 @@ def test_the_weights_of_this_call():
         w = held.w = inner["w"] = jnp.full(3, 0.2)
         assert_allclose(radii(f), 0.2, rtol=1e-6)
         w = held.w = inner["w"] = jnp.full(3, 0.7)
-        sizes = _programs()
+        sizes = programs()
         assert_allclose(radii(f), 0.7, rtol=1e-6)
         # Constants of a program inside are part of the code.
-        assert _programs() == sizes or name == "inner", name
+        assert programs() == sizes or name == "inner", name
     # A new function of the same code, too.
-    sizes = _programs()
+    sizes = programs()
     assert_allclose(radii(lambda z, x: w * z + x), 0.7, rtol=1e-6)
-    assert _programs() == sizes, name
+    assert programs() == sizes
 
 
-def _programs():
-    from eqloop.stability import _eigenvalues, _limits
-
+def programs() -> list[int]:
     return [
-        each._cached._cache_size()
+        each._cached._cache_size()  # pyright: ignore[reportFunctionMemberAccess]
         for each in (_limits._follow, _limits._settle, _limits._returns, _eigenvalues._grow)
     ]
 
@@ -100,7 +98,8 @@ def test_code_that_differs_in_its_derivative_alone():
     z = jnp.ones(3)
     one, two, again = (closed(rounded(slope), z, z) for slope in (0.25, 0.5, 0.25))
     assert jax.jvp(lambda z: two(z, z), (z,), (z,))[1].tolist() == [1.5] * 3
-    assert one.code is again.code is not two.code
+    codes = [each.code for each in (one, two, again)]  # pyright: ignore[reportFunctionMemberAccess]
+    assert codes[0] is codes[2] is not codes[1]
 
 
 # --- Without recall

@@ -64,8 +64,8 @@ def input_dependence(
     tick("sensitivity to the input")
     home = np.flatnonzero(detail.converged)
     implicit, smooth, through = np.full((3, len(detail)), math.nan)
+    some = detail.take(home)
     if home.size:
-        some = detail.take(home)
         solved = _implicit(some.f, some.state, some.xs, keys[home], _rtol(some))
         implicit[home] = np.sqrt(np.asarray(solved, np.float64))
     tick("derivative of the fixed points")
