@@ -46,7 +46,7 @@ def stability(
             min=0,
             help="Number of examples, evenly spread over the split; 0 for all.",
         ),
-    ] = 32,
+    ] = 16,
     detail: Annotated[
         int,
         typer.Option(

@@ -20,7 +20,7 @@ class Prediction:
 
     - `claim`: in words; `because`: the argument.
     - `expects`: verdicts that bear it out; None where the framework is silent.
-    - `bounds`: numbers of the statement, and what they must not exceed for a verdict of `expects`
+    - `bounds`: numbers of the statement, and what they must not exceed for "differs, not smoothly"
         to be decisive.
     """
 
@@ -110,9 +110,7 @@ def _agrees(predicted: Prediction, found: Statement) -> bool | None:
         return None
     if found.verdict not in predicted.expects:
         return False
-    # Without recall fixed points that differ are as predicted if they are locally constant; if z*
-    # moves with x, but not as its derivative says, neither is borne out.
-    bounded = all(
-        found.numbers.get(name, math.nan) <= most for name, most in predicted.bounds.items()
-    )
-    return True if bounded or found.verdict != ROUGH else None
+    # Fixed points that differ are as predicted if they are locally constant; if z* moves with x,
+    # but not as its derivative says, neither is borne out.
+    within = (found.numbers.get(name, math.nan) <= most for name, most in predicted.bounds.items())
+    return None if found.verdict == ROUGH and not all(within) else True

@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.extend.core as jax_core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
@@ -15,7 +16,7 @@ class _Code:
     """What a function computes, apart from the arrays that it closes over. Compared by identity:
     `_known` holds one for each text."""
 
-    def __init__(self, jaxpr: Any, result: jtu.PyTreeDef):
+    def __init__(self, jaxpr: Any, result: Any):
         self.jaxpr, self.result = jaxpr, result
 
 
@@ -30,7 +31,8 @@ class Closed(eqx.Module):
 
     def __call__(self, *arguments: PyTree) -> PyTree:
         leaves = jtu.tree_leaves(arguments)
-        values = jax.core.eval_jaxpr(self.code.jaxpr, self.arrays, *leaves)
+        program = jax_core.ClosedJaxpr(self.code.jaxpr, self.arrays)
+        values = jax_core.jaxpr_as_fun(program)(*leaves)
         return jtu.tree_unflatten(self.code.result, values)
 
 
@@ -51,10 +53,11 @@ def closed(f: Callable, *arguments: PyTree, derivative: bool = True) -> Callable
     - `derivative`: whether f is going to be differentiated.
     """
     if isinstance(f, eqx.Module) and not any(map(callable, jtu.tree_leaves(f))):
-        return f
+        return f  # pyright: ignore[reportReturnType] (Equinox types no call)
+    call: Callable = f
     shapes = jax.eval_shape(lambda: arguments)
     # A new function for each call, or JAX answers with what it traced f to before.
-    jaxpr, value = jax.make_jaxpr(lambda *each: f(*each), return_shape=True)(*shapes)
+    jaxpr, value = jax.make_jaxpr(lambda *each: call(*each), return_shape=True)(*shapes)
     arrays = [jnp.asarray(c) if isinstance(c, np.ndarray) else c for c in jaxpr.consts]
     code = _Code(jaxpr.jaxpr, jtu.tree_structure(value))
 

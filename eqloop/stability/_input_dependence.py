@@ -27,7 +27,7 @@ ORDERS = 20
 NUDGE = 1e-2
 """Size of the change of an input by which smoothness is measured, relative to the input."""
 LEAST = 8
-"""Examples without which no linear probe is fitted."""
+"""Examples without which no linear probe is fitted, and by which it is seen whether f sees x."""
 
 
 def input_dependence(
@@ -64,8 +64,8 @@ def input_dependence(
     tick("sensitivity to the input")
     home = np.flatnonzero(detail.converged)
     implicit, smooth, through = np.full((3, len(detail)), math.nan)
+    some = detail.take(home)
     if home.size:
-        some = detail.take(home)
         solved = _implicit(some.f, some.state, some.xs, keys[home], _rtol(some))
         implicit[home] = np.sqrt(np.asarray(solved, np.float64))
     tick("derivative of the fixed points")
@@ -89,7 +89,7 @@ def input_dependence(
         spread_low=spread[1],
         spread_high=spread[2],
         iterations=grid,
-        recall=_sees_input(detail),
+        recall=_sees_input(limits.take(np.arange(min(LEAST, len(limits))))),
         sensitivity=band(sensitivity[:, np.array(grid) - 1]),
         kept=summary(kept),
         implicit=summary(implicit),
@@ -288,7 +288,8 @@ def _push_forward(
 
         (_, tangents), squares = jax.lax.scan(body, (z0, jax.vmap(begin)(probe_keys)), length=steps)
         first, v = (jtu.tree_map(lambda leaf: leaf[0], each) for each in (tangents, probes))
-        return squares, two_norm(first) / jnp.maximum(two_norm(v), jnp.finfo(squares.dtype).tiny)
+        size = two_norm(v).astype(squares.dtype)
+        return squares, two_norm(first) / jnp.where(size > 0, size, 1)
 
     return eqx.filter_vmap(one, in_axes=(None, None, 0, 0, 0))(f, start, z0s, xs, keys)
 

@@ -134,7 +134,8 @@ def basin_radius(
     low, high = np.zeros(len(rows)), np.full(len(rows), largest)
     outside = ~returns(high)
     low[~outside] = largest
-    for _ in range(BISECTIONS):
+    # Of loops that come back from everywhere there is nothing to bisect.
+    for _ in range(BISECTIONS if outside.any() else 0):
         middle = np.where(outside, (low + high) / 2, largest)
         back = returns(middle)
         low = np.where(outside & back, middle, low)

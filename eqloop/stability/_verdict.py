@@ -50,9 +50,9 @@ def judge_reachability(reach: Reachability) -> Statement:
     unresolved = reach.shares["unresolved"]
     if unresolved.hits:
         because += (
-            f"; {_of(unresolved)} did so too, but their steps became smaller so slowly that by "
-            f"|f(z) - z| / (1 - rate) they are more than {NEAR:.1%} from where they go, if they "
-            "go anywhere: more iterations would tell"
+            f"; {_of(unresolved)} have such a residual too, but their steps became smaller so "
+            f"slowly that by |f(z) - z| / (1 - rate) they are more than {100 * NEAR:g} % from "
+            "where they go, if they go anywhere: more iterations would tell"
         )
     named = {"converged", "unresolved"}
     rest = {name: each for name, each in reach.shares.items() if name not in named and each.hits}
@@ -113,7 +113,7 @@ def judge_input_dependence(reach: Reachability, depend: InputDependence) -> Stat
         because += "; the map does not see x, which acts through the start alone"
     elif _known(depend.agreement):
         because += f", {depend.agreement.median:.2g} times |(I-J)⁻¹ df/dx|"
-        because += ", so that z* depends on the start as well" if through else ""
+        because += ", which does not explain it" if through else ""
     smooth = depend.through_start if through else depend.smoothness
     still = depend.kept.median <= CONSTANT
     if _known(smooth) and not still:
@@ -148,6 +148,7 @@ def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> 
         "geometry.gradient_norm.largest": largest,
         "geometry.condition": shape.condition.median,
         "geometry.solved": shape.solved.share,
+        "spectrum.radius": spectrum.radius.median,
         "spectrum.radius_at_fixed_points": spectrum.radius_at_fixed_points.median,
         "spectrum.lyapunov": spectrum.lyapunov[0].median,
     }
