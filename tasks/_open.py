@@ -6,7 +6,6 @@ UTF-16 is decoded. A file of another kind is refused in one line that names the 
 
 import bz2
 import contextlib
-import dataclasses
 import gzip
 import io
 import re
@@ -46,10 +45,10 @@ _NUMPY = (
 )
 _KINDS: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", _NUMPY),
-    (b"\x80\x02", "a pickle (Python or old PyTorch), which eqloop never opens; save it as CSV"),
-    (b"\x80\x03", "a pickle (Python), which eqloop never opens; save it as CSV"),
-    (b"\x80\x04", "a pickle (Python), which eqloop never opens; save it as CSV"),
-    (b"\x80\x05", "a pickle (Python), which eqloop never opens; save it as CSV"),
+    *(
+        (bytes([0x80, protocol]), "a pickle of Python, which eqloop never opens; save it as CSV")
+        for protocol in (2, 3, 4, 5)
+    ),
     (b"SQLite format 3\0", 'an SQLite database; export it: sqlite3 -csv -header FILE "SELECT ..."'),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file; save it as CSV"),
     (b"ARROW1", "an Arrow file; save it as CSV or parquet"),
@@ -65,19 +64,6 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Opened:
-    """A file open for reading.
-
-    **Attributes:** `text`; `raw`, the file below it, whose position tells how far reading has
-    come; `size` of that file in bytes.
-    """
-
-    text: TextIO
-    raw: BinaryIO
-    size: int
-
-
 @contextlib.contextmanager
 def explained(path: Path, expected: str = "") -> Iterator[None]:
     """Turns what reading `path` can raise into an `InputError` of one line."""
@@ -91,10 +77,9 @@ def explained(path: Path, expected: str = "") -> Iterator[None]:
         raise InputError(f"{path}: not allowed to read it; check its permissions") from None
     except EOFError:
         raise InputError(f"{path}: cut off before its end; fetch or copy it again") from None
-    except UnicodeError as error:
-        why = getattr(error, "reason", one_line(error))
+    except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: not UTF-8 text ({why}); convert it to UTF-8{_then(expected)}"
+            f"{path}: not UTF-8 text ({error.reason}); convert it to UTF-8{_then(expected)}"
         ) from None
     except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError, zipfile.BadZipFile) as error:
         raise InputError(
@@ -135,13 +120,16 @@ def open_text(path: Path | str, *, errors: str = "strict") -> Iterator[TextIO]:
     device, not permitted, cut off, not decompressible, not text, or (unless `errors` says
     otherwise, as in `open`) not UTF-8 or UTF-16.
     """
-    with opened(Path(path), errors) as file:
-        yield file.text
+    with opened(Path(path), errors) as (text, _):
+        yield text
 
 
 @contextlib.contextmanager
-def opened(path: Path, errors: str = "strict", expected: str = "") -> Iterator[Opened]:
-    """As `open_text`; `expected` is what a refusal of the content ends with."""
+def opened(
+    path: Path, errors: str = "strict", expected: str = ""
+) -> Iterator[tuple[TextIO, BinaryIO]]:
+    """As `open_text`, and with the file below the text, whose position tells how far reading has
+    come; `expected` is what a refusal of the content ends with."""
     size = regular(path)
     with contextlib.ExitStack() as stack, explained(path, expected):
         raw = stack.enter_context(path.open("rb"))
@@ -156,7 +144,7 @@ def opened(path: Path, errors: str = "strict", expected: str = "") -> Iterator[O
         if kind := kind_of(head):
             raise InputError(f"{path}: this is {kind}{_then(expected)}")
         text = io.TextIOWrapper(cast(IO[bytes], data), encoding=_encoding(head), errors=errors)
-        yield Opened(stack.enter_context(text), raw, size)
+        yield stack.enter_context(text), raw
 
 
 def kind_of(head: bytes) -> str:

@@ -109,15 +109,15 @@ def read_records(
         with explained(path), path.open("rb") as raw:
             is_parquet = raw.read(len(PARQUET)) == PARQUET
         if is_parquet:
-            rows = _parquet(path, layout)
+            rows, position = _parquet(path, layout), lambda: 0
         else:
             # Undecodable bytes become lone surrogates, so that they spoil a row and not the file.
-            file = stack.enter_context(opened(path, "surrogateescape", layout.expected))
-            rows, raw = _parsed(path, file.text, layout), file.raw
+            text, below = stack.enter_context(opened(path, "surrogateescape", layout.expected))
+            rows, position = _parsed(path, text, layout), below.tell
         for number, record in rows:
             count += 1
             if progress is not None and count % 4096 == 0:
-                progress(0 if raw.closed else raw.tell(), size)
+                progress(position(), size)
             if isinstance(record, str):
                 on_bad(Bad(f"{path}:{number}", record))
             else:

@@ -27,9 +27,8 @@ def easy_and_hard(split: Split, numbers: np.ndarray) -> tuple[np.ndarray, str]:
     if edge is not None:
         least = int(np.floor(-edge))
         return givens > least, f"most ratings are equal; hard puzzles have {least} givens or fewer"
-    return numbers % np.uint64(
-        5
-    ) != 0, "most ratings and givens are equal; a fifth at random is hard"
+    easy = numbers % np.uint64(5) != 0
+    return easy, "most ratings and givens are equal; a fifth at random is hard"
 
 
 def _edge(values: np.ndarray) -> tuple[float | None, bool]:

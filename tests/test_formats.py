@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -283,13 +284,17 @@ def assert_no_copies(splits) -> None:
     assert len(np.unique(numbers)) == len(numbers)
 
 
+def arrays(split: Split) -> tuple[jax.Array, jax.Array]:
+    return jnp.asarray(split.inputs), jnp.asarray(split.targets)
+
+
 @pytest.mark.parametrize("box", [2, 3])
 def test_symmetries_keep_the_number_of_a_puzzle(box):
     task = Sudoku(box=box)
     made = task.generate(40, 3)
     for seed in range(5):
         keys = jax.random.split(jax.random.key(seed), len(made))
-        moved, _ = jax.vmap(task.transform)(keys, made.inputs, made.targets)
+        moved, _ = jax.vmap(task.transform)(keys, *arrays(made))
         np.testing.assert_array_equal(orbits(np.asarray(moved), box), orbits(made.inputs, box))
 
 
@@ -317,7 +322,7 @@ def test_copies_of_one_puzzle_lie_in_one_split(tmp_path):
     task = Sudoku()
     made = task.generate(60, 5)
     keys = jax.random.split(jax.random.key(0), 60)
-    inputs, targets = map(np.asarray, jax.vmap(task.transform)(keys, made.inputs, made.targets))
+    inputs, targets = map(np.asarray, jax.vmap(task.transform)(keys, *arrays(made)))
     copies = dataclasses.replace(
         made,
         inputs=inputs,

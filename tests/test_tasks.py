@@ -117,6 +117,11 @@ def test_a_symmetry_maps_examples_to_examples(task, made):
     assert np.asarray(targets).max() < task.classes
 
 
+def test_remarks_count_rows(task, made):
+    assert all(0 <= count <= ROWS for count in task.remarks(made).values())
+    assert task.remarks(made.take(slice(0))) == {}
+
+
 def test_bands_and_board(task, made):
     bands = task.bands(made)
     assert bands
