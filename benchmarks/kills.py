@@ -1,6 +1,6 @@
 """Does a command that is killed at any moment lose or leave anything?
 
-    python benchmarks/kills.py [--train 20] [--others 10] [--seed 0] [--only train ...] [--tasks sudoku ...]
+    python benchmarks/kills.py [--train 20] [--others 10] [--seed 0] [--only ...] [--tasks ...]
 
 **Question:** Training (three tasks, unrolled and with implicit gradients), `data make`, `eval`,
 `report` and `stability` are killed at random moments, by SIGKILL and SIGINT in turn: training at
