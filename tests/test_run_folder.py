@@ -155,6 +155,21 @@ def test_only_regular_files_are_replaced(kind, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_data_make_replaces_files_and_nothing_else(tmp_path, cli):
+    make = ["data", "make", "--task", "prefix-sums", "--rows", 4, "--force", "--out"]
+    (tmp_path / "behind").write_text("mine")
+    (tmp_path / "a link").symlink_to(tmp_path / "behind")
+    for kind in KINDS:
+        special(tmp_path / kind, kind)
+    for kind in (*KINDS, "a link"):
+        code, out, err = cli(*make, tmp_path / kind)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert str(tmp_path / kind) in err
+    assert {each.name for each in tmp_path.iterdir()} == {*KINDS, "a link", "behind"}
+    assert (tmp_path / "behind").read_text() == "mine"
+    assert cli(*make, tmp_path / "behind")[0] == 0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_file_is_one_line_and_never_waited_for(kind, trained, tmp_path):
     def resume(run: Path) -> None:
