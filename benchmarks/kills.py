@@ -1,6 +1,6 @@
 """Does a command that is killed at any moment lose or leave anything?
 
-    python benchmarks/kills.py [--train 20] [--others 10] [--seed 0] [--only train ...]
+    python benchmarks/kills.py [--train 20] [--others 10] [--seed 0] [--only ...] [--tasks ...]
 
 **Question:** Training (three tasks, unrolled and with implicit gradients), `data make`, `eval`,
 `report` and `stability` are killed at random moments, by SIGKILL and SIGINT in turn: training at
@@ -117,9 +117,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found | {"metrics.jsonl": json.dumps(rows).encode()}
 
 
-def trainings(folder: Path, kills: int, rng: random.Random) -> Iterator[str]:
+def trainings(folder: Path, tasks: list[str], kills: int, rng: random.Random) -> Iterator[str]:
     """Of each combination in turn; every one is resumed to its end when it has its kills."""
-    cases = [(task, gradient) for task in TASKS for gradient in GRADIENTS]
+    cases = [(task, gradient) for task in tasks for gradient in GRADIENTS]
     for place, (task, gradient) in enumerate(cases):
         settings = options({**TASKS[task], **SMALL, **GRADIENTS[gradient]})
         begin = ["train", "--task", task, "--steps", STEPS, *settings, "--out"]
@@ -210,6 +210,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     names = ("train", "data make", "eval", "report", "stability")
     parser.add_argument("--only", nargs="*", choices=names, default=names)
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=[*TASKS])
     asked = parser.parse_args()
     rng = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -227,7 +228,7 @@ def main() -> int:
         for command in asked.only:
             began = time.monotonic()
             if command == "train":
-                outcomes = list(trainings(folder, asked.train, rng))
+                outcomes = list(trainings(folder, asked.tasks, asked.train, rng))
             else:
                 outcomes = list(others(folder, run, command, asked.others, rng))
             counts = {each: outcomes.count(each) for each in ("killed", "done")}

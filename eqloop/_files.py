@@ -165,7 +165,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
     """Whether the open file still has the name `path`."""
     try:
         there = path.stat(follow_symlinks=False)
-    except FileNotFoundError:
+    except OSError:
         return False
     return os.path.samestat(os.fstat(descriptor), there)
 

@@ -299,7 +299,7 @@ def test_splits_are_saved_and_loaded(tmp_path):
         _dataset.load(path)
 
 
-@pytest.mark.parametrize("harm", ["none", "cut", "altered", "empty", "pickle"])
+@pytest.mark.parametrize("harm", ["none", "cut", "altered", "method", "empty", "pickle"])
 def test_the_cache_builds_once_and_again_when_it_is_harmed(cache, caplog, harm):
     built = []
 
@@ -316,6 +316,9 @@ def test_the_cache_builds_once_and_again_when_it_is_harmed(cache, caplog, harm):
     elif harm == "altered":
         middle = len(data) // 2
         path.write_bytes(data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :])
+    elif harm == "method":  # of compression, which no checksum of the zip format covers
+        place = data.rindex(b"PK\x01\x02") + 10
+        path.write_bytes(data[:place] + b"\x0e" + data[place + 1 :])
     elif harm == "empty":
         path.write_bytes(b"")
     elif harm == "pickle":

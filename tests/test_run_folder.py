@@ -20,7 +20,14 @@ from tiny_task import Tiny, tiny_spec
 from eqloop import InputError, _files
 from eqloop._files import exclusive, remove_leftovers, replacing, write_atomic
 from eqloop._tables import format_json, parse_json, parse_toml, read_json
-from eqloop.report._run_folder import read_run, read_spec
+from eqloop.report._run_folder import (
+    Curve,
+    Evaluated,
+    RunResults,
+    read_run,
+    read_spec,
+    say_steps,
+)
 from eqloop.tasks import make_task
 from eqloop.train import Spec, init_state, open_run, read_metrics, train
 from eqloop.train._resolve import parse_setting
@@ -146,6 +153,21 @@ def test_only_regular_files_are_replaced(kind, tmp_path):
     assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
     assert behind.read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_data_make_replaces_files_and_nothing_else(tmp_path, cli):
+    make = ["data", "make", "--task", "prefix-sums", "--rows", 4, "--force", "--out"]
+    (tmp_path / "behind").write_text("mine")
+    (tmp_path / "a link").symlink_to(tmp_path / "behind")
+    for kind in KINDS:
+        special(tmp_path / kind, kind)
+    for kind in (*KINDS, "a link"):
+        code, out, err = cli(*make, tmp_path / kind)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert str(tmp_path / kind) in err
+    assert {each.name for each in tmp_path.iterdir()} == {*KINDS, "a link", "behind"}
+    assert (tmp_path / "behind").read_text() == "mine"
+    assert cli(*make, tmp_path / "behind")[0] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -284,6 +306,19 @@ def test_the_checkpoint_counts_and_not_what_lies_beside_it(run, caplog):
         read_spec(run)
 
 
+def test_results_of_several_checkpoints_are_told_of(tmp_path, caplog):
+    def split(step: int | None) -> Evaluated:
+        return Evaluated((1,), Curve(1, (0.5,)), {}, None, None, step)
+
+    for steps, said in (((4, 4, 4), 0), ((4, 4, None), 0), ((4, 4, 6), 1), ((2, 4, 4), 1)):
+        caplog.clear()
+        test, hard, best = steps
+        splits = {"test": split(test), "hard": split(hard)}
+        say_steps(tmp_path, RunResults(splits, best, None, None))
+        assert len(caplog.records) == said
+    assert "eval/test.json 2, eval/hard.json 4, checkpoints/best.json 4" in caplog.text
+
+
 def test_damaged_lines_of_a_log_are_told_of(run, caplog):
     log = run / "metrics.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
@@ -373,6 +408,18 @@ def test_without_a_home_nothing_is_cached_and_that_is_said(monkeypatch, caplog):
         assert _dataset.cached({"task": "t"}, lambda: {"a": np.zeros(1)})["a"] == 0
     (record,) = caplog.records
     assert "no home folder" in record.getMessage()
+
+
+def test_the_damaged_cache_file_is_made_anew(shared, tmp_path, monkeypatch, caplog):
+    from eqloop.tasks import _dataset
+
+    monkeypatch.setenv("EQLOOP_CACHE", str(tmp_path))
+    _dataset.cached({"task": "t"}, lambda: {"a": np.zeros(1)})
+    (path,) = (tmp_path / "data").iterdir()
+    path.write_bytes((shared / "data" / "faults" / "cache-crash.npz").read_bytes())
+    assert _dataset.cached({"task": "t"}, lambda: {"a": np.ones(1)})["a"] == 1
+    (record,) = caplog.records
+    assert f"cache file {path} cannot be used" in record.getMessage()
 
 
 # --- damage, of which benchmarks/damage.py makes more
