@@ -64,6 +64,8 @@ def parse_setting(setting: str) -> tuple[str, str, Any]:
         value = tables["value"] if len(tables) == 1 else text
     except tomllib.TOMLDecodeError:
         value = text
+    except (RecursionError, ValueError):  # nested without end, a number of thousands of digits
+        raise InputError(f"--set {key.strip()}: the value is no value that can be read") from None
     return group, field, value
 
 
