@@ -1,12 +1,16 @@
 """The entry point: the table of commands, and how a mistake becomes one line and an exit code.
 
 0: done. 1: done, and the answer is no (a puzzle not solved, a file with bad rows). 2: bad input.
-An exception that is no `InputError` is a defect of ours and keeps its traceback.
+130: stopped by Ctrl-C. An exception that is no `InputError` and not what a file system says of a
+file is a defect of ours and keeps its traceback.
 
 Nothing here imports JAX: `--help` answers at once, and a command pays for what it uses.
 """
 
+import contextlib
+import errno
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -77,6 +81,8 @@ def main(args: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(args=args, prog_name="eqloop", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # at exit it would be too late to say that there is no room
     except InputError as error:
         return _refuse(str(error))
     except TyperException as error:  # an unknown option, a value that is no number, ...
@@ -92,7 +98,25 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `eqloop ... | head`: whoever read the output has seen enough
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if error.filename is None and error.errno not in _FULL:
+            raise
+        if error.filename is None:
+            _drop_output()
+        return _refuse(f"{error.filename or 'cannot write the output'}: {error.strerror}")
     return code if isinstance(code, int) else 0
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What writing to a file that is open fails with."""
+
+
+def _drop_output() -> None:
+    """What is left of the output goes nowhere, or Python would try once more to write it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be no file at all
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _refuse(message: str) -> int:

@@ -39,7 +39,12 @@ NAMES = st.sampled_from(
 OPTIONS = st.one_of(SETS, st.tuples(NAMES, VALUES).map(list), SETS)
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
-few = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(
+    max_examples=min(settings.default.max_examples, 25)
+    if settings.default.derandomize
+    else settings.default.max_examples,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @pytest.fixture(autouse=True)
