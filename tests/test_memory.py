@@ -1,6 +1,7 @@
 """Whether a run fits into memory is told from its spec, at once and in one line."""
 
 import time
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,7 +35,7 @@ def test_the_estimate_is_below_what_xla_reserves():
     """And not by an order of magnitude."""
     spec = small("train.loss=last", gradient="one-step")
     task = make_task(spec.task_name, spec.task_fields)
-    shape = jax.ShapeDtypeStruct
+    shape: Any = jax.ShapeDtypeStruct
     rows = shape((100, *task.grid), jnp.uint8)
     key = jax.eval_shape(lambda: jax.random.key(0))
     fixed = _Fixed(Data(rows, rows), shape((16,), jnp.int32), key, shape((), jnp.float32))
@@ -46,6 +47,7 @@ def test_the_estimate_is_below_what_xla_reserves():
         return eqx.filter(new, eqx.is_array), metrics
 
     analysis = jax.jit(step, donate_argnums=1).lower(fixed, dynamic).compile().memory_analysis()
+    assert analysis is not None
     reserved = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
     needed = memory_needed(spec)
     assert reserved / 5 < needed["weights and optimiser"] + needed["one step"] <= reserved
