@@ -12,6 +12,9 @@ seed: SIGKILL of everything, of the command alone or of its workers alone, or Ct
 at the first answer that is no.
 
 **Machine:** 2 cores of an AMD EPYC (Zen 4), shared.
+
+**Last numbers** (2026-11-26, a load of 20 to 30): 20 kills with seed 0 (10 while it created, of which
+10 before its folder was whole; 10 at work) and 8 with seed 1: all answers were yes.
 """
 
 import argparse

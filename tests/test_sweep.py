@@ -200,10 +200,10 @@ HUNDRED = ", ".join(f"v{number} = {{}}" for number in range(100))
     ids=range(11),
 )
 def test_a_grid_out_of_bounds_is_one_line_at_once(text, said):
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InputError) as raised:
         parse_grid(text, "small", "small.toml", make_task=make_task)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 5
     assert str(raised.value).startswith("small.toml")
     assert said in str(raised.value)
     assert len(str(raised.value)) < 300
@@ -433,6 +433,18 @@ def test_a_cell_is_claimed_once(tmp_path):
         assert first
 
 
+def test_a_lock_that_is_no_file_is_neither_waited_for_nor_a_traceback(tmp_path):
+    sweep = create_sweep(tmp_path / "s", grid("[axes]\nseed = [0]"))
+    (cell,) = sweep.grid.cells
+    lock = tmp_path / "s" / "state" / "seed-0.lock"
+    for make, remove in ((os.mkfifo, Path.unlink), (Path.mkdir, Path.rmdir)):
+        make(lock)
+        assert sweep.worker(cell) is None
+        with pytest.raises(InputError, match=r"cannot lock .*seed-0\.lock: "), sweep.claim(cell):
+            pass
+        remove(lock)
+
+
 def test_a_defect_is_kept_with_its_traceback(tmp_path, monkeypatch):
     from eqloop.sweep import _worker
 
@@ -548,7 +560,8 @@ def test_a_sweep_killed_while_it_is_created_is_begun_by_the_same_command(tmp_pat
 def test_what_is_damaged_or_gone_concerns_its_cell_alone(tmp_path):
     sweep = create_sweep(tmp_path / "s", grid("[axes]\nseed = [0]"))
     (cell,) = sweep.grid.cells
-    for damaged in ("{", "[]", '{"format": 9}', '{"format": 1, "what": 2}'):
+    with_status = '{"format": 1, "status": "finisheD"}'
+    for damaged in ("{", "[]", '{"format": 9}', '{"format": 1, "what": 2}', with_status):
         (tmp_path / "s" / "state" / "seed-0.json").write_text(damaged)
         ended = sweep.ended(cell)
         assert ended is not None

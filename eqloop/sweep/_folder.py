@@ -82,6 +82,8 @@ class Sweep:
             if table.pop("format") != FORMAT:
                 raise ValueError
             ended = Ended(**table)
+            if ended.status not in ("finished", "failed"):
+                raise ValueError
             splits = ended.evaluated.get("splits", ())
             files = [SPEC, *(f"eval/{split}.json" for split in splits)]
         except FileNotFoundError:
@@ -115,20 +117,23 @@ class Sweep:
 
     @contextlib.contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
-        """Whether the cell is ours to work at, for as long as the context lasts (`exclusive`)."""
+        """Whether the cell is ours to work at, for as long as the context lasts (`exclusive`).
+        **Raises** `InputError` where its lock is no file."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(exclusive(self._lock(cell)))
             except Held:
                 yield False
                 return
+            except OSError as error:
+                raise InputError(f"cannot lock {self._lock(cell)}: {error.strerror}") from None
             yield True
 
     def worker(self, cell: Cell) -> int | None:
         """The process that claimed the cell last and has not given it back; it may be dead."""
         try:
-            return int(self._lock(cell).read_text().split()[0])
-        except (FileNotFoundError, ValueError, IndexError):
+            return int(read_bytes(self._lock(cell)).split()[0])
+        except (OSError, ValueError, IndexError):
             return None
 
     def _lock(self, cell: Cell) -> Path:
