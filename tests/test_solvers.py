@@ -3,6 +3,7 @@ against the dense one, and what a solver owes beyond its answer."""
 
 import collections
 import dataclasses
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -371,7 +372,7 @@ def test_solvers_and_gradients_as_fields_are_neither_trained_nor_decayed():
 
 
 def test_a_setting_is_its_number_to_the_bit_and_has_no_gradient():
-    solver = eqloop.FixedPoint(1 / 3, atol=1e-300, damping=np.float32(0.1))
+    solver = eqloop.FixedPoint(1 / 3, atol=1e-300, damping=float(np.float32(0.1)))
     for made in (solver, dataclasses.replace(solver), eqx.filter_jit(lambda s: s)(solver)):
         assert (made.rtol, made.atol, made.damping) == (1 / 3, 1e-300, float(np.float32(0.1)))
         assert made == solver
@@ -381,9 +382,11 @@ def test_a_setting_is_its_number_to_the_bit_and_has_no_gradient():
         assert jax.jit(lambda s: s.rtol)(solver) == 1 / 3
     assert jax.jit(lambda s: s.rtol)(solver) == np.float32(1 / 3)
     traced = jax.vmap(lambda rtol: eqloop.FixedPoint(rtol).rtol)(jnp.array([0.1, 0.2]))
-    np.testing.assert_array_equal(traced, np.float32([0.1, 0.2]))
-    many = eqloop.FixedPoint(jnp.array([0.1, 0.2]), jnp.zeros(2), jnp.zeros(2))
-    np.testing.assert_array_equal(jax.vmap(lambda s: s.rtol)(many), np.float32([0.1, 0.2]))
+    np.testing.assert_array_equal(traced, np.array([0.1, 0.2], np.float32))
+    many = eqloop.FixedPoint(*jnp.array([[0.1, 0.2], [0, 0], [0, 0]]))  # pyright: ignore
+    np.testing.assert_array_equal(
+        jax.vmap(lambda s: s.rtol)(many), np.array([0.1, 0.2], np.float32)
+    )
     assert jax.grad(lambda d: 2 * eqloop.FixedPoint(damping=d).damping)(0.5) == 0
     with pytest.raises(TypeError, match="the bits of a setting have become float"):
         _ = jax.tree.map(lambda leaf: 0.5 * leaf, solver).rtol
@@ -408,7 +411,7 @@ def test_units_do_not_matter(kind):
 
 def test_norms_at_the_ends_of_float32():
     for pair in ((3e-20, 4e-20), (3e20, 4e20), (3e38, 1e38), (1.2e-38, 2e-38), (0.0, 0.0)):
-        exact = np.linalg.norm(np.float64(np.float32(pair)))
+        exact = np.linalg.norm(np.array(pair, np.float32).astype(np.float64))
         for norm in (eqloop.two_norm, eqloop.largest_cell_norm):
             np.testing.assert_allclose(norm(jnp.array(pair)), exact, rtol=1e-6)
     assert eqloop.two_norm((jnp.full(2, 1e-30), jnp.full(2, 1e30))) > 1e30
@@ -441,9 +444,8 @@ def test_an_implicit_solver_of_diffrax_takes_the_tolerances_of_the_controller():
     flow = eqloop.SteadyState(
         solver=diffrax.Kvaerno3(), controller=diffrax.PIDController(1e-4, 1e-6)
     )
-    out = eqloop.equilibrium(
-        lambda z, x: -5 * z + x, jnp.zeros(2), jnp.ones(2), solver=flow, max_steps=100
-    )
+    f: Any = lambda z, x: -5.0 * z + x  # noqa: E731
+    out = eqloop.equilibrium(f, jnp.zeros(2), jnp.ones(2), solver=flow, max_steps=100)
     assert out.result == RESULTS.successful
     np.testing.assert_allclose(out.state, 1 / 6, rtol=1e-3)
 
@@ -593,7 +595,10 @@ def test_a_failure_is_a_result_code_with_a_finite_gradient(name, failure):
         (lambda: of_scalar(lambda z, x: (z, 1.0)), r"f returns \('float32\[\]', 'float 1.0'\)"),
         (
             lambda: eqloop.equilibrium(
-                lambda z, x: collections.OrderedDict(z), {"a": 1.0}, None, solver=eqloop.Anderson()
+                lambda z, x: collections.OrderedDict(z),  # pyright: ignore
+                {"a": jnp.ones(1)},
+                None,
+                solver=eqloop.Anderson(),
             ),
             "f returns OrderedDict",
         ),
