@@ -51,7 +51,7 @@ def measure(path: Path) -> dict[str, Any]:
     found = report.tables() | {"predicted": compare(claims, report.verdict)}
     found["spectrum"]["weights"] = weights
     found["settings"] |= {"run": str(path), "step": step, "task": task.name, "split": "hard"}
-    save_stability(run, found, {"boards": []})
+    save_stability(run, found, {"examples": []})
     return found
 
 
