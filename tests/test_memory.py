@@ -114,3 +114,10 @@ def test_sizes():
     assert [_size(n) for n in (0, 1023, 1024, 3 << 29, 1 << 70)] == [
         "0 B", "1.02e+03 B", "1 KiB", "1.5 GiB", "1.02e+03 EiB",
     ]  # fmt: skip
+
+
+def test_gradients_through_too_many_iterations(tiny_run, cli):
+    code, out, err = cli("gradients", tiny_run, "--iterations", 10**9)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: backpropagation through 1000000000 iterations needs at least ")
+    assert "lower --iterations or --examples" in err
