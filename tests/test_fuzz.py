@@ -69,6 +69,7 @@ def refused(arguments: list[str], capsys) -> None:
 @example(options=[["--set", "model.width=" + "[" * 5000]])
 @example(options=[["--set", "model.width=" + "9" * 5000]])
 @example(options=[["--set", "train.seed=" + "9" * 40]])
+@example(options=[["--set", f"train.betas=[{'9' * 400}, 0.9]"]])
 @example(options=[["--task", "x" * 5000]])
 @example(options=[["--task", ""], ["--steps", ""], ["--steps", "1"], ["--steps", "2"]])
 def test_train(options, capsys):
