@@ -1,5 +1,6 @@
 """`eqloop gradients RUN`: can the gradient be trusted, and what does it cost."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,8 @@ def gradients(
         int, typer.Option(min=1, help="Of one batch, evenly spread over the split.")
     ] = 16,
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="Of the loop; left out, as many as in training.")
+        int | None,
+        typer.Option(min=1, max=2**31 - 1, help="Of the loop; left out, as many as in training."),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="Left out, that on which the best checkpoint is chosen.")
@@ -31,7 +33,8 @@ def gradients(
         float, typer.Option(help="Tolerance of the converged implicit gradient.")
     ] = 1e-5,
     max_steps: Annotated[
-        int, typer.Option(min=1, help="The most iterations it may take to converge.")
+        int,
+        typer.Option(min=1, max=2**31 - 1, help="The most iterations it may take to converge."),
     ] = 256,
     layers: Annotated[
         str | None, typer.Option(metavar="GRADIENT", help="Show this one layer by layer, too.")
@@ -59,7 +62,7 @@ def gradients(
         check_plot(plot)
 
     from .. import default_gradients, gradient_audit
-    from ..train import audit_batch, audited_iterations, save_gradients
+    from ..train import SolverSpec, audit_batch, audited_iterations, check_memory, save_gradients
 
     model, task, opened, step = open_model(run, checkpoint)
     spec = opened.spec
@@ -69,7 +72,17 @@ def gradients(
     if layers is not None and layers not in known:
         raise InputError(f"--layers {layers}: there are {', '.join(known)}")
     rows = load_splits(opened, task, split)[split]
-    batch = audit_batch(task, rows, min(examples, len(rows)))
+    examples = min(examples, len(rows))
+    check_memory(
+        dataclasses.replace(
+            spec,
+            solver=SolverSpec(steps=iterations),
+            train=dataclasses.replace(spec.train, loss="last", batch=examples),
+        ),
+        what=f"backpropagation through {iterations} iterations",
+        remedy="lower --iterations or --examples",
+    )
+    batch = audit_batch(task, rows, examples)
     with progress("gradients") as report:
         audit = gradient_audit(
             model, batch, iterations=iterations, rtol=rtol, max_steps=max_steps, progress=report

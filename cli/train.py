@@ -67,6 +67,9 @@ def train(
     with a table of accuracy against iterations on the splits test and hard. Exits with 1 where it
     was stopped before its end: by Ctrl-C, a loss that is no longer finite, or a lost process.
 
+    Refuses a run that the machine has not the memory for, by an estimate from its spec;
+    EQLOOP_MEMORY_CHECK=off in the environment lets it try.
+
     Uses all devices that it sees, each for a part of the batch. Started by srun or mpirun as
     several processes, or with --coordinator, --num-processes and --process-id in each, it trains on
     the devices of them all; the first process reads and writes the run folder. HOST:PORT has no

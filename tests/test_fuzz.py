@@ -39,10 +39,9 @@ NAMES = st.sampled_from(
 OPTIONS = st.one_of(SETS, st.tuples(NAMES, VALUES).map(list), SETS)
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
+PROFILE = settings.get_profile(settings.get_current_profile_name())
 few = settings(
-    max_examples=min(settings.default.max_examples, 25)
-    if settings.default.derandomize
-    else settings.default.max_examples,
+    max_examples=25 if PROFILE.derandomize else PROFILE.max_examples,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
@@ -70,6 +69,7 @@ def refused(arguments: list[str], capsys) -> None:
 @example(options=[["--set", "model.width=" + "[" * 5000]])
 @example(options=[["--set", "model.width=" + "9" * 5000]])
 @example(options=[["--set", "train.seed=" + "9" * 40]])
+@example(options=[["--set", f"train.betas=[{'9' * 400}, 0.9]"]])
 @example(options=[["--task", "x" * 5000]])
 @example(options=[["--task", ""], ["--steps", ""], ["--steps", "1"], ["--steps", "2"]])
 def test_train(options, capsys):

@@ -114,3 +114,28 @@ def test_sizes():
     assert [_size(n) for n in (0, 1023, 1024, 3 << 29, 1 << 70)] == [
         "0 B", "1.02e+03 B", "1 KiB", "1.5 GiB", "1.02e+03 EiB",
     ]  # fmt: skip
+
+
+def test_gradients_through_too_many_iterations(tiny_run, cli):
+    code, out, err = cli("gradients", tiny_run, "--iterations", 10**9)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: backpropagation through 1000000000 iterations needs at least ")
+    assert "lower --iterations or --examples" in err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.28 TiB"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes"),
+    ],
+)
+def test_what_does_not_fit_after_all_is_one_line(error, cli, tmp_path, monkeypatch):
+    def generate(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("eqloop.tasks.prefix_sums.PrefixSums.generate", generate)
+    code, out, err = cli("data", "make", "-t", "prefix-sums", "-n", 9, "-o", tmp_path / "a.csv")
+    assert (code, out) == (2, "")
+    assert err == f"error: there is not enough memory ({error}); ask for less\n"
+    assert not list(tmp_path.iterdir())

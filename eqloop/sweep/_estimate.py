@@ -8,6 +8,7 @@ import jax
 
 from .._task import AbstractTask
 from ..train import init_state, make_step
+from ..train._memory import check_memory
 from ..train._step import Order, put
 from ._cost import count, iterations
 from ._grid import Cell
@@ -37,7 +38,9 @@ def flops(cell: Cell) -> tuple[float, float]:
 
 
 def measure_rate(cell: Cell, task: AbstractTask) -> Rate:
-    """Of this machine, as it is now: one step of a cell to compile, and a few to time."""
+    """Of this machine, as it is now: one step of a cell to compile, and a few to time. **Raises**
+    `InputError` where it has not the memory for the cell."""
+    check_memory(cell.spec)
     spec, split = cell.spec, task.load().splits["train"]
     data, order = put(split), Order(spec.train.seed, len(split), spec.train.batch)
     step, state = make_step(spec, task), init_state(spec)

@@ -63,8 +63,11 @@ def typed(field: str, value: Any, wanted: Any) -> Any:
 
 
 def check_storable(field: str, value: Any) -> None:
-    """**Raises** `InputError` for an integer or a text that neither TOML nor the name of a file can
-    hold."""
+    """**Raises** `InputError` for an integer or a text, also in a list, that neither TOML nor the
+    name of a file can hold."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            check_storable(field, part)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InputError(f"{field} must be a number of at most 64 bits, got {quoted(value)}")
     if isinstance(value, str) and "\0" in value:

@@ -22,7 +22,13 @@ _FLOAT = 4
 """Bytes of a number: weights, optimiser and states are float32 at every precision."""
 
 
-def check_memory(spec: Spec, devices: int = 1) -> None:
+def check_memory(
+    spec: Spec,
+    devices: int = 1,
+    *,
+    what: str = "training",
+    remedy: str = "make the model, train.batch or the task smaller",
+) -> None:
     """**Raises** `InputError` where training takes more memory than there is, saying how much.
 
     What it takes is estimated from below (see `memory_needed`), so that no run is refused that
@@ -31,20 +37,21 @@ def check_memory(spec: Spec, devices: int = 1) -> None:
     **Arguments:**
 
     - `devices`: over how many the batch is spread; each holds a copy of the weights.
+    - `what`, `remedy`: what the spec stands for, where that is not training, and what to lower.
     """
     if os.environ.get(VARIABLE, "").lower() in ("off", "0", "false"):
         return
-    limit, what = _limit()
+    limit, where = _limit()
     # Devices without memory of their own are parts of the host.
-    copies = jax.local_device_count() if what == _HOST else 1
+    copies = jax.local_device_count() if where == _HOST else 1
     parts = {name: copies * size for name, size in memory_needed(spec, devices).items()}
     if limit is not None and sum(parts.values()) > limit:
         listed = ", ".join(f"{_size(size)} for {name}" for name, size in parts.items())
         total = _size(sum(parts.values()))
         raise InputError(
-            f"training needs at least {total} of memory ({listed}), and {what} has "
-            f"{_size(limit)}: make the model, train.batch or the task smaller, or set "
-            f"{VARIABLE}=off in the environment to try it all the same"
+            f"{what} needs at least {total} of memory ({listed}), and {where} has "
+            f"{_size(limit)}: {remedy}, or set {VARIABLE}=off in the environment to try it all "
+            "the same"
         )
 
 
