@@ -13,8 +13,8 @@ at the first answer that is no.
 
 **Machine:** 2 cores of an AMD EPYC (Zen 4), shared.
 
-**Last numbers** (2026-11-26, a load of 20 to 30): 20 kills with seed 0 (10 while it created, of which
-10 before its folder was whole; 10 at work) and 8 with seed 1: all answers were yes.
+**Last numbers** (2026-11-26, a load of 20 to 30): 20 kills with seed 0 (10 at creation, all
+before the folder was whole or just after; 10 at work) and 8 with seed 1: all answers were yes.
 """
 
 import argparse
