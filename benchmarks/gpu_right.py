@@ -241,7 +241,7 @@ def _settings(solver: str, gradient: str) -> list[str]:
         "task.box": 2, "model.width": 32, "model.heads": 4, "model.recall": "external",
         "model.precision": "float32", "train.batch": 8, "train.loss": "last",
         "solver.name": solver, "solver.gradient": gradient, "solver.steps": 12,
-        "solver.rtol": 1e-5 if converges else 1e-3, "solver.max_steps": 64,
+        "solver.rtol": 1e-5 if converges else 1e-3, "solver.max_steps": 512,
         "solver.gradient_rtol": 1e-5,
     }  # fmt: skip
     return [f"{name}={value}" for name, value in given.items()]
