@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # What every part may use: the exception for users, the words for shapes, what to keep.
 WORDS = {"_errors", "_custom_types", "_remat"}
 # The loop: its pieces, each of which may use those before it.
-PIECES = ("_norms", "_solution", "_iteration", "_linear", "_solver", "_adjoint", "_equilibrium")
+PIECES = (
+    *("_norms", "_solution", "_iteration", "_linear"),
+    *("_solver", "_adjoint", "_closed_map", "_equilibrium"),
+)
 LOOP = set(PIECES)
 
 ARROWS: dict[str, set[str]] = {
