@@ -29,8 +29,8 @@ once, all elementwise work done inside of them; the state float32, all else bflo
 above the tables.
 
 Solvers: weights that contract (`solvers.py`), left as they are (learning rate 1e-12), loss after
-the last iteration, tolerances 1e-2; the table says how many iterations that took and how many
-gradients fell back to one step.
+the last iteration, tolerances 1e-2; the table says how many iterations that took and in how many
+gradients the backward solve missed its tolerance.
 
 **Machine:** none yet. **Last numbers:** none yet; `--small` shows on a CPU that every part works.
 """

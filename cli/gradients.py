@@ -112,8 +112,8 @@ def gradients(
         "bp: against full backpropagation. fix: against the converged implicit gradient. cos: "
         "cosine; size: quotient of norms. f: evaluations of the block forwards; again: once more, "
         "going backwards; vjp: products with its transposed Jacobian. MiB: scratch memory. left: "
-        "relative residual of the backward solve; fell back: share of examples that took the "
-        "one-step gradient in its place, in %.",
+        "relative residual of the backward solve; fell back: share of examples in which it missed "
+        "its tolerance, so that its best iterate or one step took its place, in %.",
         soft_wrap=True,
     )
 

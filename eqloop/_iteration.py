@@ -23,6 +23,18 @@ def stop_gradient(tree: Z) -> Z:
     return eqx.combine(jax.lax.stop_gradient(arrays), rest)
 
 
+@jax.custom_jvp
+def with_derivatives_of(state: PyTree[Array], value: PyTree[Array]) -> PyTree[Array]:
+    """`value`, with the derivatives of `state`, to any order and in both modes."""
+    del state
+    return value
+
+
+@with_derivatives_of.defjvp
+def _(primals: tuple[PyTree, PyTree], tangents: tuple[PyTree, PyTree]):
+    return with_derivatives_of(*primals), tangents[0]
+
+
 def python_int(steps: Any) -> Any:
     """A whole number of NumPy as one of Python, which a program is compiled for; all else as it
     is."""

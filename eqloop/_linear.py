@@ -50,8 +50,18 @@ def solve_identity_minus(
     - `rtol`: on `|u - J u - g| / |g|`, 2-norms.
     - `restart`: products per cycle (and three more to begin and to judge it); memory is that many
         states.
-    - `cycles`: at most so many; fewer where one of them does not take a tenth off the residual.
+    - `cycles`: maximum number of restart cycles. The solve stops earlier, with
+        `lx.RESULTS.stagnation`, after a cycle that takes less than a tenth off the residual: the
+        cycles after it nearly always stagnate, and only a longer `restart` helps.
+
+    **Raises** `ValueError` within `jax.pmap` and `jax.shard_map`, where Lineax fails.
     """
+    # https://github.com/patrick-kidger/lineax/issues/185
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        raise ValueError(
+            "GMRES does not work within jax.pmap or jax.shard_map: take "
+            "Implicit(solver=Anderson()) there, or jax.jit with a mesh of AxisType.Auto"
+        )
 
     def operator(u):
         return jtu.tree_map(lambda a, b: a - b, u, product(u))

@@ -50,14 +50,16 @@ class BackwardReport(eqx.Module):
     A backward pass has no outputs of its own, so the report travels as the cotangent of an
     argument: pass `BackwardReport.zeros()` as `probe=` and differentiate with respect to it. It
     is pure, so it works under `jit`, `vmap` and on several devices. Without a backward solve
-    (`Backprop`, `Truncated`, `OneStep`, `Phantom`) the gradient is zero.
+    (`Backprop`, `Truncated`, `OneStep`, `Phantom`) the gradient is zero. Reports of several solves
+    add up, as gradients do: of those that a second derivative takes, say. Solves for tangents
+    (`jax.jvp`) report nothing.
 
     **Attributes:**
 
-    - `residual`: `|(I - J)^T u - g| / |g|` of what the cotangent g became.
-    - `fallback`: 1 where the linear solve missed its tolerance and the one-step gradient was
-        used in its place, else 0.
-    - `products`: vector-Jacobian products that the solve took.
+    - `residual`: `|(I - J)^T u - g| / |g|` of the u that was used.
+    - `fallback`: 1 where the linear solve missed its tolerance, else 0. What is used then is its
+        best iterate or the one-step gradient u = g, whichever has the lower residual.
+    - `products`: vector-Jacobian products that the solve took, two to choose a fallback included.
     """
 
     residual: Float[Array, ""]

@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # shapes, what to keep.
 WORDS = {"_errors", "_text", "_custom_types", "_remat"}
 # The loop: its pieces, each of which may use those before it.
-PIECES = ("_norms", "_solution", "_iteration", "_linear", "_solver", "_adjoint", "_equilibrium")
+PIECES = (
+    *("_norms", "_solution", "_iteration", "_linear"),
+    *("_solver", "_adjoint", "_closed_map", "_equilibrium"),
+)
 LOOP = set(PIECES)
 RUN_FILES = {"_files", "_tables", "_run_files"}
 

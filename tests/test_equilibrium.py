@@ -1,5 +1,6 @@
 """Solvers and gradients against closed forms, finite differences and each other."""
 
+import functools
 from typing import Any
 
 import diffrax
@@ -22,6 +23,7 @@ from eqloop import (
     Truncated,
     Unroll,
 )
+from eqloop._adjoint import AbstractGradient
 from eqloop._iteration import unroll
 
 CONVERGING = FixedPoint(rtol=1e-12)
@@ -275,6 +277,109 @@ def test_pytree_states_and_arrays_that_a_function_closes_over(x64):
     np.testing.assert_allclose(slope, 2 * 0.5 / 0.7**2, rtol=1e-10)
 
 
+class Holds(eqx.Module):
+    f: Any = eqx.field(static=True)
+
+    def __call__(self, z, x):
+        return self.f(z, x)
+
+
+class Method:
+    def __init__(self, f):
+        self.f = f
+
+    def call(self, z, x):
+        return self.f(z, x)
+
+
+WRAPPERS = {
+    "plain": lambda f: f,
+    "jit": jax.jit,
+    "filter_jit": eqx.filter_jit,
+    "filter_checkpoint": eqx.filter_checkpoint,
+    "module": Holds,
+    "partial": lambda f: functools.partial(lambda f, z, x: f(z, x), f),
+    "method": lambda f: Method(f).call,
+}
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [Implicit(1e-10, solver=eqloop.Anderson()), Truncated(40)],
+    ids=["implicit", "trunc"],
+)
+def test_arrays_that_a_wrapped_function_closes_over_get_gradients(gradient, x64):
+    """`z = w tanh z + 1`, of which the derivative is `tanh z / (1 - w (1 - tanh^2 z))`."""
+
+    def loss(w, wrap):
+        f = wrap(lambda z, x: w * jnp.tanh(z) + x)
+        out = eqloop.equilibrium(f, jnp.zeros(1), jnp.ones(1), solver=CONVERGING, gradient=gradient)
+        return out.state[0], out.state[0]
+
+    for name, wrap in WRAPPERS.items():
+        slope, z = jax.grad(lambda w, wrap=wrap: loss(w, wrap), has_aux=True)(jnp.asarray(0.4))
+        t = np.tanh(z)
+        np.testing.assert_allclose(slope, t / (1 - 0.4 * (1 - t**2)), rtol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("gradient", [Implicit(1e-6, solver=eqloop.Anderson()), OneStep()])
+def test_gradients_at_plain_floats_outside_of_jit_are_those_within(gradient):
+    def loss(numbers):
+        def f(z, x):
+            return x["rate"] * jnp.cos(z) + numbers["closed over"]
+
+        out = eqloop.equilibrium(
+            f, jnp.zeros(2), numbers, solver=FixedPoint(1e-6), gradient=gradient
+        )
+        return jnp.sum(out.state)
+
+    numbers = {"rate": 0.7, "closed over": 0.2}
+    eager, compiled = jax.grad(loss)(numbers), jax.jit(jax.grad(loss))(numbers)
+    for name in numbers:
+        np.testing.assert_allclose(eager[name], compiled[name], rtol=1e-6)
+        assert eager[name] != 0
+
+
+def test_eager_calls_compile_once_and_never_use_old_weights():
+    """Whether f is the same function or a new one of the same code, and whether its weight is in a
+    dictionary, closed over, or bound. Another map is another program."""
+    compiled = []
+
+    class Counted(AbstractGradient):
+        def run(self, f, z0, x, solver, *, max_steps, probe):
+            compiled.append(1)
+            return OneStep().run(f, z0, x, solver, max_steps=max_steps, probe=probe)
+
+    holder = {"w": jnp.zeros(3)}
+
+    def same(z, x):
+        return 0.5 * z + holder["w"]
+
+    def new(w):
+        return lambda z, x: 0.5 * z + w
+
+    def state(f):
+        z0, solver = jnp.zeros(3), FixedPoint(1e-6)
+        return eqloop.equilibrium(f, z0, None, solver=solver, gradient=Counted()).state
+
+    for k in range(5):
+        holder["w"] = w = k * jnp.ones(3)
+        for f in (same, new(w), jax.tree_util.Partial(lambda w, z, x: 0.5 * z + w, w)):
+            np.testing.assert_allclose(state(f), 2 * k, rtol=1e-5)
+    assert len(compiled) == 1
+    w = 4 * jnp.ones(3)
+    np.testing.assert_allclose(state(lambda z, x: 0.25 * z + w), 16 / 3, rtol=1e-5)
+    np.testing.assert_allclose(state(lambda z, x: 0.25 * z - w), -16 / 3, rtol=1e-5)
+    assert len(compiled) == 3
+    numbers = np.ones(3, np.float32)  # of NumPy, and changed in place
+    for k in range(3):
+        numbers[:] = k
+        np.testing.assert_allclose(
+            state(lambda z, x: 0.5 * z + jax.jit(jnp.sin)(numbers)), 2 * np.sin(k), rtol=1e-5
+        )
+    assert len(compiled) == 4
+
+
 def test_the_solver_works_in_optimistix_itself(x64):
     solution = optx.fixed_point(
         lambda y, _: 0.5 * y + 1, FixedPoint(rtol=1e-10), jnp.zeros(3), throw=True
@@ -343,6 +448,35 @@ def test_a_singular_backward_solve_falls_back_to_one_step_and_says_so():
     )(jnp.zeros(2))
     assert report.fallback == 1
     np.testing.assert_array_equal(slope, jnp.ones(2))
+    np.testing.assert_allclose(report.residual, np.sqrt(1.25 / 2), rtol=1e-6)
+
+
+def test_a_backward_solve_that_misses_its_tolerance_keeps_its_best_iterate_and_says_so():
+    """Where that leaves less than one step: half of the same system can be solved, `u_1 = 2`."""
+    slope, report = backward_report(
+        lambda z, x: z * jnp.array([1.0, 0.5]) + x,
+        jnp.zeros(2),
+        Unroll(3),
+        Implicit(solver=FixedPoint()),
+    )
+    assert report.fallback == 1
+    np.testing.assert_allclose(slope[1], 2, rtol=1e-4)
+    np.testing.assert_allclose(report.residual, np.sqrt(1 / 2), rtol=1e-4)
+
+
+def test_a_backward_solve_that_gets_nowhere_falls_back_to_one_step_and_says_so():
+    """`z <- 4 z + x`, by plain iteration, which doubles what is left and more; and a loss whose
+    cotangent is no number."""
+    slope, report = backward_report(
+        lambda z, x: 4 * z + x, jnp.ones(2), Unroll(3), Implicit(solver=FixedPoint())
+    )
+    np.testing.assert_array_equal(slope, jnp.ones(2))
+    assert report.fallback == 1
+    np.testing.assert_allclose(report.residual, 4, rtol=1e-6)
+    _, report = backward_report(
+        lambda z, x: jnp.sqrt(z - 1) + 1 + 0 * x, jnp.ones(2), Unroll(3), Implicit()
+    )
+    assert report.fallback == 1
 
 
 @pytest.mark.parametrize(

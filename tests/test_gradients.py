@@ -1,6 +1,7 @@
 """Gradients: their finite sums, every solver with every gradient, several devices, and a thousand
 random maps."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -13,10 +14,11 @@ import hypothesis
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import GRADIENTS, PROBLEMS, SOLVERS, Linear, dense_gradient, spectrum, weighted
+from problems import GRADIENTS, PROBLEMS, SOLVERS, Linear, dense_gradient, spectrum, turn, weighted
 
 import eqloop
 from eqloop import RESULTS, Backprop, BackwardReport, Implicit, Neumann, Phantom, Truncated, Unroll
@@ -308,6 +310,23 @@ def test_four_devices_compute_what_one_does():
             np.testing.assert_allclose(b, a, rtol=2e-4, atol=1e-5, err_msg=pair)
 
 
+def test_gmres_refuses_pmap_in_one_line_and_anderson_works_there():
+    w, xs = 0.2 * jnp.eye(4), jnp.ones((1, 4))
+
+    def slope(gradient):
+        def loss(x):
+            f = Linear(w)
+            return jnp.sum(
+                eqloop.equilibrium(f, x, x, solver=eqloop.FixedPoint(), gradient=gradient).state
+            )
+
+        return jax.pmap(jax.grad(loss))(xs)
+
+    with pytest.raises(ValueError, match=r"take Implicit\(solver=Anderson\(\)\) there"):
+        slope(Implicit())
+    np.testing.assert_allclose(slope(Implicit(solver=eqloop.Anderson())), 1.25, rtol=1e-3)
+
+
 def test_a_cotangent_of_zero_is_solved_at_once_and_gives_zero():
     f, z0, x = Linear(0.5 * jnp.eye(3)), jnp.zeros(3), jnp.ones(3)
 
@@ -318,6 +337,58 @@ def test_a_cotangent_of_zero_is_solved_at_once_and_gives_zero():
     slope, report = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, BackwardReport.zeros())
     np.testing.assert_array_equal(slope, 0)
     assert jnp.isfinite(report.residual)
+
+
+@pytest.mark.parametrize(
+    ("radius", "gradient"),
+    [
+        (0.9, Implicit(solver=eqloop.FixedPoint())),
+        (1.5, Implicit()),
+        (1.5, Implicit(solver=eqloop.Anderson(memory=10), max_steps=3)),
+    ],
+    ids=["fixed-point", "gmres", "anderson"],
+)
+def test_a_stricter_tolerance_makes_no_gradient_worse_and_the_report_is_of_what_was_used(
+    radius, gradient, x64
+):
+    """Down to tolerances that cannot be met, and where hardly anything can be solved."""
+    a = jr.normal(jr.key(1), (30, 30), jnp.float64)
+    a = a * radius / jnp.max(jnp.abs(jnp.linalg.eigvals(a)))
+    g = jr.normal(jr.key(2), (30,), jnp.float64)
+
+    @eqx.filter_jit
+    def backward(gradient):
+        def loss(x, probe):
+            out = eqloop.equilibrium(
+                Linear(a), jnp.zeros(30), x, solver=Unroll(1), gradient=gradient, probe=probe
+            )
+            return g @ out.state
+
+        return jax.grad(loss, (0, 1))(jnp.zeros(30), BackwardReport.zeros())
+
+    before = jnp.linalg.norm(a.T @ g) / jnp.linalg.norm(g)  # of u = g
+    for rtol in (0.5, 1e-1, 1e-3, 1e-6, 1e-9, 1e-12, 0.0):
+        u, report = backward(dataclasses.replace(gradient, rtol=rtol))
+        own = jnp.linalg.norm(u - a.T @ u - g) / jnp.linalg.norm(g)
+        # The residual of a solver of fixed points is relative to u, up to the residual itself.
+        np.testing.assert_allclose(report.residual, own, rtol=max(float(own), 1e-6), atol=1e-14)
+        assert float(report.fallback) == float(own > rtol)
+        assert own <= before * (1 + 1e-6)
+        before = own
+
+
+def test_a_longer_restart_solves_what_stagnates_at_a_shorter_one(x64):
+    """As README advises; more cycles do not."""
+    angles = jnp.array([2.0, 2.2, 2.4, 2.6, 2.8])
+    f, z0, x = spectrum(*(turn(1.0, angle) for angle in angles - 2.0 + 0.1))(jnp.float64)
+    reports = {
+        (restart, cycles): gradient_of(
+            f, z0, x, Unroll(1), Implicit(restart=restart, max_steps=cycles)
+        )[2]
+        for restart, cycles in ((2, 3), (2, 300), (10, 3))
+    }
+    assert [float(each.fallback) for each in reports.values()] == [1, 1, 0]
+    assert reports[2, 3].products == reports[2, 300].products
 
 
 def test_gradients_say_how_many_products_they_took(x64):

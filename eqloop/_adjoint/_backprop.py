@@ -21,6 +21,7 @@ class Backprop(AbstractGradient):
     Exact for what was computed, converged or not. Memory: one state per iteration of `Unroll`; for
     another solver all that it remembers (`Anderson`: `2 memory` states), per step, in `max_steps`
     slots: prefer `Implicit` there. Slots in which every example is done are skipped.
+    Derivatives of any order and in both modes are those of what was computed.
 
     **Arguments:**
 

@@ -1,10 +1,9 @@
 """From the last evaluation to a result."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._iteration import Count, stop_gradient
+from .._iteration import Count, stop_gradient, with_derivatives_of
 from .._norms import relative
 from .._solution import RESULTS, Equilibrium
 from .._solver import Approach, Solver, Unroll, choose
@@ -43,7 +42,7 @@ def finish(
     nonfinite = RESULTS.nonfinite
     result = RESULTS.where(jnp.isfinite(residual), result, nonfinite)  # pyright: ignore[reportArgumentType]
     if not isinstance(solver, Unroll):
-        state = _value_and_derivative(z, state)
+        state = with_derivatives_of(state, z)
     elif not isinstance(solver.count, int):
         none = steps < 1
         residual = jnp.where(none, jnp.inf, residual)
@@ -58,14 +57,3 @@ def finish(
         result=result,
         curve=reached.curve,
     )
-
-
-@jax.custom_jvp
-def _value_and_derivative(value: PyTree, of: PyTree) -> PyTree:
-    del of
-    return value
-
-
-@_value_and_derivative.defjvp
-def _derivative_alone(primals: tuple[PyTree, PyTree], tangents: tuple[PyTree, PyTree]):
-    return _value_and_derivative(*primals), tangents[1]

@@ -3,6 +3,8 @@
 import dataclasses
 
 import equinox as eqx
+import equinox.internal as eqxi
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
@@ -18,9 +20,26 @@ class Implicit(AbstractCotangentSolve):
 
     A cotangent g of z* becomes `u` with `(I - df/dz)^T u = g`, solved by GMRES (Lineax) with
     vector-Jacobian products alone, and goes on through one evaluation of f at z*. Memory does
-    not depend on the number of iterations. It never raises: where the linear solve misses its
-    tolerance, or is not finite, u = g is used, the gradient of `OneStep`, and the `probe` says so
-    (see `BackwardReport`). The gradient with respect to z0 is zero.
+    not depend on the number of iterations. The gradient with respect to z0 is zero.
+
+    It never raises. Where the linear solve misses its tolerance, its best iterate is used, if that
+    leaves less than `u = g` does, `|J^T g| / |g|`, and less than `u = 0`; otherwise `u = g`, the
+    gradient of `OneStep`. So a stricter tolerance makes no gradient worse. The `probe` reports both
+    (see `BackwardReport`). GMRES stops after a cycle that takes less than a tenth off the residual,
+    since the cycles after it mostly take off nothing: then a longer `restart` helps, more cycles do
+    not.
+
+    Derivatives of any order and in both modes (`jax.grad`, `jvp`, `jacfwd`, `hessian`, gradient
+    penalties, ...) are those of the fixed point, each to the tolerance of its linear solves and of
+    the loop. A tangent solves `(I - df/dz) t = v` with Jacobian-vector products; only solves of a
+    reverse pass can report to a probe. An f without forward mode (a `jax.custom_vjp` inside, as in
+    fused attention) has its first gradient in reverse mode; `jvp` then raises JAX's `TypeError`,
+    and so do second derivatives that need it.
+
+    GMRES does not work within `jax.pmap` and `jax.shard_map` (it raises `ValueError`), and what
+    `jax.export` makes of it cannot be serialised (LAPACK). `Implicit(solver=Anderson())` works
+    there, with `jax.shard_map(..., check_vma=False)`. A mesh with explicit axes is not supported:
+    take one with `AxisType.Auto` under `jax.jit`.
 
     When not to use it: where the loop has not converged there is no fixed point to
     differentiate, and the answer is the gradient of something that was not computed.
@@ -28,7 +47,8 @@ class Implicit(AbstractCotangentSolve):
     **Arguments:**
 
     - `rtol`: tolerance on `|(I - J)^T u - g| / |g|`, 2-norms.
-    - `max_steps`: restart cycles of GMRES at most.
+    - `max_steps`: restart cycles of GMRES at most; fewer where one takes less than a tenth off the
+        residual.
     - `restart`: vector-Jacobian products per cycle; memory is that many states.
     - `solver`: a solver of fixed points for `u = J^T u + g` in place of GMRES, `Anderson` say. It
         stops at the product that reaches the tolerance, GMRES only after a whole cycle. Its
@@ -56,13 +76,17 @@ class Implicit(AbstractCotangentSolve):
             found = solve_identity_minus(
                 product, cotangent, rtol=self.rtol, restart=self.restart, cycles=self.max_steps
             )
-            u, residual, products = found.u, found.residual, found.products
-            solved = found.solved
+            u, residual, products, solved = found.u, found.residual, found.products, found.solved
         else:
             u, residual, products, solved = self._iterate(self.solver, product, cotangent)
-        u = jtu.tree_map(lambda a, g: jnp.where(solved, a, g), u, cotangent)
-        fallback = jnp.logical_not(solved).astype(residual.dtype)
-        return u, BackwardReport(residual, fallback, products.astype(residual.dtype))
+        missed = jnp.logical_not(solved)
+        u, residual, further = jax.lax.cond(
+            eqxi.unvmap_any(missed),
+            lambda: _where_missed(missed, product, cotangent, u, residual),
+            lambda: (u, residual, jnp.zeros_like(products)),
+        )
+        products = (products + further).astype(residual.dtype)
+        return u, BackwardReport(residual, missed.astype(residual.dtype), products)
 
     def _iterate(self, solver: AbstractSolver, product, cotangent):
         # A unit right-hand side turns an absolute tolerance into a relative one.
@@ -78,3 +102,19 @@ class Implicit(AbstractCotangentSolve):
         # The solver's residual is relative to u (to first order), ours to g, which has norm 1.
         residual = progress.residual * two_norm(progress.best)
         return u, residual, progress.evaluations, progress.converged
+
+
+def _where_missed(missed, product, g, u, residual):
+    """Where the solve missed its tolerance: the better of its best iterate `u` and of `u = g`, its
+    residual, and the products that this took. Another thing to put in place of `u` is a further
+    candidate here."""
+    unit, scale = normalise(g)
+    one_step = two_norm(product(unit))
+    left = jtu.tree_map(lambda a, b, c: a - b - c, u, product(u), g)
+    # That of a solver of fixed points is not exact far from the solution.
+    exact = two_norm(left) / scale
+    # Zero has a residual of 1, and would be no gradient. A nan is below nothing.
+    takes_g = missed & jnp.logical_not(exact < jnp.minimum(one_step, 1))
+    u = jtu.tree_map(lambda a, b: jnp.where(takes_g, b, a), u, g)
+    residual = jnp.where(missed, jnp.where(takes_g, one_step, exact), residual)
+    return u, residual, jnp.where(missed, 2, 0).astype(jnp.int32)

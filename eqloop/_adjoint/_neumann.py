@@ -18,6 +18,12 @@ class Neumann(AbstractCotangentSolve):
 
     Its residual is `|(J^T)^steps g| / |g|`. It takes `steps` products with `J^T` at the fixed point
     (the last for the residual alone) in constant memory; `OneStep` is one term (arXiv 2111.05177).
+
+    Derivatives of any order and in both modes are those of the fixed point with the series in place
+    of every inverse: `sum_k J^k v` for a tangent v. They are not derivatives of the cut series, and
+    a Hessian is symmetric only up to what the series leaves. An f without forward mode has its
+    first gradient in reverse mode; `jvp` then raises `TypeError`.
+
     When not to use it: where the spectral radius of J is near or above one the series is slow or
     grows; `Implicit` needs fewer products there.
 

@@ -18,6 +18,7 @@ class Phantom(AbstractGradient):
     damping) J + damping I`, so that a cotangent g of the fixed point becomes `(1 - damping) sum_{k
     < steps} (A^T)^k g`: the Neumann series of `(I - J)^-T`, damped and cut off ("unrolled phantom
     gradient", arXiv 2111.05177). Memory is `steps` states. Without damping it is `Truncated`.
+    Derivatives of any order and in both modes are those of these iterations from a constant state.
     When not to use it: near a fixed point where `Neumann` gives the same for less memory, and
     where `Implicit` converges.
 

@@ -16,6 +16,7 @@ class Truncated(AbstractGradient):
 
     With `Unroll(n + k)` and `Truncated(k)` this is progressive training: n iterations without a
     gradient, then k with. With another solver, `steps` plain iterations follow the solve.
+    Derivatives of any order and in both modes are those of these iterations from a constant state.
 
     **Arguments:**
 

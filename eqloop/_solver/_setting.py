@@ -65,7 +65,7 @@ class _Setting:
 
 def _encode(value: Any) -> _Bits | _TracedBits:
     if isinstance(value, Tracer):
-        value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        value = value.astype(jnp.float64 if value.dtype == jnp.float64 else jnp.float32)
         return _TracedBits(jax.lax.bitcast_convert_type(value, f"uint{8 * value.dtype.itemsize}"))
     double = np.asarray(value).astype(np.float64)
     with np.errstate(over="ignore"):

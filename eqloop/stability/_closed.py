@@ -53,8 +53,8 @@ def closed(f: Callable, *arguments: PyTree, derivative: bool = True) -> Callable
     - `derivative`: whether f is going to be differentiated.
     """
     if isinstance(f, eqx.Module) and not any(map(callable, jtu.tree_leaves(f))):
-        return f  # pyright: ignore[reportReturnType] (Equinox types no call)
-    call: Callable = f
+        return f  # pyright: ignore (Equinox types no call)
+    call: Callable = f  # pyright: ignore (nor does it here)
     shapes = jax.eval_shape(lambda: arguments)
     # A new function for each call, or JAX answers with what it traced f to before.
     jaxpr, value = jax.make_jaxpr(lambda *each: call(*each), return_shape=True)(*shapes)

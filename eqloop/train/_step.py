@@ -45,7 +45,7 @@ METRICS = (
 )
 """What a step reports, means over its batch. `cells`: share of cells right after the last
 iteration; `iterations`: steps of the solver; `evaluations`: of the loop; `converged`: share of
-examples; `fallback`: share whose implicit gradient fell back to the one-step gradient;
+examples; `fallback`: share whose backward solve missed its tolerance (see `BackwardReport`);
 `backward_residual`, `backward_products`: of the backward solve, see `BackwardReport`."""
 
 Metrics = dict[str, Float[Array, ""]]

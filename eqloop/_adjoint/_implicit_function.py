@@ -1,0 +1,185 @@
+"""The fixed point as a function of the map and its input, differentiable in both modes, to any
+order."""
+
+from typing import Any
+
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jax.core import ShapedArray
+from jax.interpreters import ad
+from jaxtyping import PyTree
+
+from .._iteration import with_derivatives_of
+from .._norms import two_norm
+from .._remat import rematerialised
+from .._solution import BackwardReport
+
+
+def fixed_point(
+    gradient: Any, f: Any, z: PyTree, x: PyTree, probe: BackwardReport | None
+) -> PyTree:
+    """`f(z, x)` at a fixed point z of f, with the derivatives of the fixed point `z*(f, x)`.
+
+    With theta the arrays of f, its tangent is
+
+    ```
+    dz* = (I - df/dz)^-1 dv,  dv = df/dtheta dtheta + df/dx dx
+    ```
+
+    where `gradient.solve` applies the inverse, or its transpose. Both factors are functions of
+    `(f, z*, x)`, so a second differentiation needs the derivatives of z* in them; see `_later`.
+
+    Ordinary differentiation of f at a constant z gives dv, outside of any custom rule. So a `vmap`
+    over examples does not make one gradient of the weights per example, and a first reverse pass
+    needs no forward mode of f.
+    """
+    z = _later(gradient, f, z, x, probe)
+    value = rematerialised(lambda z: f(z, x))(z)
+    return _through_inverse(value, gradient, f, z, x, probe)
+
+
+@eqx.filter_custom_jvp
+def _later(gradient, f, z, x, probe):
+    """z, a constant to the first differentiation and the fixed point to those after it."""
+    del gradient, f, x, probe
+    return z
+
+
+@_later.def_jvp
+def _(primals, tangents):
+    del tangents
+    z = with_derivatives_of(fixed_point(*primals), primals[2])
+    return z, jtu.tree_map(lambda _: None, z)
+
+
+@eqx.filter_custom_jvp
+def _through_inverse(value, gradient, f, z, x, probe):
+    """`value`, whose tangent is multiplied by `(I - df/dz)^-1`."""
+    del gradient, f, z, x, probe
+    return value
+
+
+@_through_inverse.def_jvp
+def _(primals, tangents):
+    value, gradient, f, z, x, probe = primals
+    vector, report_to = _dense(value, tangents[0]), _report_to(probe, tangents[-1])
+    tangent, _ = _solve(gradient, False, f, z, x, vector, report_to, probe)
+    # From here on z is the fixed point with its derivatives, and so `value` has them twice.
+    return with_derivatives_of(z, value), tangent
+
+
+def _report_to(probe: Any, tangent: Any) -> Any:
+    """The tangent of the probe, or None where it is not differentiated."""
+    return _dense(probe, tangent) if jtu.tree_leaves(tangent) else None
+
+
+def _dense(primal: PyTree, tangent: PyTree) -> PyTree:
+    """`tangent`, with zeros where it is None."""
+    return jtu.tree_map(eqxi.materialise_zeros, primal, tangent, is_leaf=lambda leaf: leaf is None)
+
+
+# --- the linear solve: a primitive, since its transpose writes the report
+
+
+def _solve(
+    gradient: Any,
+    transposed: bool,
+    f: Any,
+    z: PyTree,
+    x: PyTree,
+    vector: PyTree,
+    report_to: BackwardReport | None,
+    probe: BackwardReport | None,
+) -> tuple[PyTree, BackwardReport]:
+    """`(I - J)^-1 vector` or `(I - J)^-T vector` for `J = df/dz (z, x)`, and how well it went.
+
+    Linear in `vector` and `report_to`, on which nothing depends: the cotangent of `report_to` is
+    the report of the transposed solve. Solves that stem from a second differentiation report to
+    the `probe` of that one.
+    """
+    # Where `vmap` batches the Jacobian, it must batch what the solve is linear in as well: the
+    # transposed solve then has one cotangent per example, and these are summed outside of it.
+    batched = sum(
+        (jnp.sum(leaf).astype(jnp.float32) for leaf in jtu.tree_leaves(z)),
+        start=jnp.zeros((), jnp.float32),
+    )
+    vector, report_to = jtu.tree_map(
+        lambda leaf: jnp.where(False, batched.astype(leaf.dtype), leaf), (vector, report_to)
+    )
+    return eqxi.filter_primitive_bind(
+        _solve_p, gradient, transposed, f, z, x, vector, report_to, probe
+    )
+
+
+def _product(transposed: bool, f: Any, z: PyTree, x: PyTree) -> Any:
+    """`v -> J v` or `v -> J^T v`: the latter needs vector-Jacobian products of f alone."""
+    if transposed:
+        _, product = jax.vjp(lambda z: f(z, x), z)
+        return lambda v: product(v)[0]
+    return jax.linearize(lambda z: f(z, x), z)[1]
+
+
+@eqxi.filter_primitive_def
+def _impl(gradient, transposed, f, z, x, vector, report_to, probe):
+    del report_to, probe
+    solution, report = gradient.solve(_product(transposed, f, z, x), vector)
+    dtype = two_norm(vector).dtype
+    return solution, jtu.tree_map(lambda leaf: leaf.astype(dtype), report)
+
+
+@eqxi.filter_primitive_def
+def _abstract_eval(gradient, transposed, f, z, x, vector, report_to, probe):
+    del gradient, transposed, f, z, x, report_to, probe
+    structs = jtu.tree_map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), vector)
+    number = ShapedArray((), jax.eval_shape(two_norm, structs).dtype)
+    return vector, BackwardReport(number, number, number)  # pyright: ignore[reportArgumentType]
+
+
+@eqxi.filter_primitive_jvp
+def _jvp(primals, tangents):
+    gradient, transposed, f, z, x, vector, _, probe = primals
+    _, _, *moving, vector_tangent, _, probe_tangent = tangents
+    solution, report = _solve(*primals)
+    right = _dense(vector, vector_tangent)
+    if jtu.tree_leaves(moving):
+        # (I - J) s = v: (I - J) ds = dv + dJ s
+        _, change = eqx.filter_jvp(
+            lambda f, z, x: _product(transposed, f, z, x)(solution), (f, z, x), tuple(moving)
+        )
+        right = jtu.tree_map(lambda a, b: a + b, right, _dense(vector, change))
+    report_to = _report_to(probe, probe_tangent)
+    tangent, _ = _solve(gradient, transposed, f, z, x, right, report_to, probe)
+    return (solution, report), (tangent, jtu.tree_map(lambda _: None, report))
+
+
+def _undefined(leaf: Any) -> bool:
+    return isinstance(leaf, ad.UndefinedPrimal)
+
+
+@eqxi.filter_primitive_transpose(materialise_zeros=True)  # pyright: ignore
+def _transpose(inputs, cotangents):
+    gradient, transposed, f, z, x, vector, report_to, probe = inputs
+    cotangent = _dense(z, cotangents[0])  # under `vmap` zeros arrive as None all the same
+    solution, report = _solve(gradient, not transposed, f, z, x, cotangent, None, probe)
+
+    def asked(linear, cotangent):
+        return jtu.tree_map(
+            lambda a, b: b.astype(a.aval.dtype) if _undefined(a) else None,
+            linear,
+            cotangent,
+            is_leaf=_undefined,
+        )
+
+    nothing = jtu.tree_map(lambda _: None, (gradient, transposed, f, z, x))
+    return (
+        *nothing,
+        asked(vector, solution),
+        None if report_to is None else asked(report_to, report),
+        jtu.tree_map(lambda _: None, probe),
+    )
+
+
+_solve_p = eqxi.create_vprim("eqloop_solve", _impl, _abstract_eval, _jvp, _transpose)
