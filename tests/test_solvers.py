@@ -596,7 +596,7 @@ def test_a_failure_is_a_result_code_with_a_finite_gradient(name, failure):
         (
             lambda: eqloop.equilibrium(
                 lambda z, x: collections.OrderedDict(z),  # pyright: ignore
-                {"a": jnp.ones(1)},
+                {"a": jnp.ones(1)},  # pyright: ignore
                 None,
                 solver=eqloop.Anderson(),
             ),
