@@ -1,5 +1,6 @@
 """A function with the arrays that it closes over as leaves, so that no program keeps old ones."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -68,5 +69,6 @@ def closed(f: Callable, *arguments: PyTree, derivative: bool = True) -> Callable
 
     # Unused arguments keep their places, by which the arrays of another call are put in.
     text = jax.jit(program, keep_unused=True).lower(arrays, shapes).as_text()
-    key = (text, code.result, jtu.tree_structure(arguments))
+    digest = hashlib.sha256(text.encode()).digest()
+    key = (digest, code.result, jtu.tree_structure(arguments))
     return Closed(_known.setdefault(key, code), arrays)
