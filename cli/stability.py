@@ -280,7 +280,8 @@ def _at(report: Any, path: str) -> Any:
 def _figure(value: Any) -> str:
     if isinstance(value, dict) and "clusters" in value:  # has no interval: points are no sample
         count, inputs = value["clusters"], value["inputs"]
-        return f"{count[-1]:.0f} of {inputs[-1]}" if count else "-"
+        known = count and count[-1] is not None
+        return f"{count[-1]:.0f} of {inputs[-1]}" if known else "-"
     if isinstance(value, dict):
         scale, unit = (100, " %") if "share" in value else (1, "")
         mean = value.get("share", value.get("mean"))

@@ -66,11 +66,11 @@ def check(report, examples, detail):
         assert statement.verdict
         assert "nan" not in statement.because
     reach, depend, shape = report.reachability, report.input_dependence, report.geometry
-    for each in (reach.settle_step, reach.rate, reach.growth):
+    for each in (reach.settle_step, reach.rate, reach.remaining, reach.growth):
         assert len(each.values) == examples
     assert len(reach.outcomes) == len(reach.curves) == len(reach.periods) == examples
     assert len(depend.points) == examples
-    wide = [id(s) for s in (reach.settle_step, reach.rate, reach.growth)]
+    wide = [id(s) for s in (reach.settle_step, reach.rate, reach.remaining, reach.growth)]
     for each in parts(report):
         if isinstance(each, Summary):
             assert len(each.values) == (examples if id(each) in wide else detail)

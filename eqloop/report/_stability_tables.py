@@ -113,7 +113,7 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
     )
     clusters, inputs = dependence["clusters"], dependence["inputs"]
     distinct = None
-    if clusters:  # without an interval: the points are no sample
+    if clusters and clusters[-1] is not None:  # without an interval: the points are no sample
         distinct = {"hits": round(clusters[-1]), "count": inputs[-1]}
         distinct |= {"share": dependence["distinct"], "low": None, "high": None}
     spread = {name: dependence[f"spread{end}"] for name, end in _SPREAD.items()} | {"count": None}

@@ -1,5 +1,6 @@
 """A function with the arrays that it closes over as leaves, so that no program keeps old ones."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -52,12 +53,12 @@ def closed(f: Callable, *arguments: PyTree, derivative: bool = True) -> Callable
     - `arguments`: of one example; only shapes and dtypes count.
     - `derivative`: whether f is going to be differentiated.
     """
-    if isinstance(f, eqx.Module) and not any(map(callable, jtu.tree_leaves(f))):
-        return f  # pyright: ignore (Equinox types no call)
-    call: Callable = f  # pyright: ignore (nor does it here)
+    bare = isinstance(f, eqx.Module) and not any(map(callable, jtu.tree_leaves(f)))
+    if bare:
+        return f
     shapes = jax.eval_shape(lambda: arguments)
     # A new function for each call, or JAX answers with what it traced f to before.
-    jaxpr, value = jax.make_jaxpr(lambda *each: call(*each), return_shape=True)(*shapes)
+    jaxpr, value = jax.make_jaxpr(lambda *each: f(*each), return_shape=True)(*shapes)
     arrays = [jnp.asarray(c) if isinstance(c, np.ndarray) else c for c in jaxpr.consts]
     code = _Code(jaxpr.jaxpr, jtu.tree_structure(value))
 
@@ -68,5 +69,6 @@ def closed(f: Callable, *arguments: PyTree, derivative: bool = True) -> Callable
 
     # Unused arguments keep their places, by which the arrays of another call are put in.
     text = jax.jit(program, keep_unused=True).lower(arrays, shapes).as_text()
-    key = (text, code.result, jtu.tree_structure(arguments))
+    digest = hashlib.sha256(text.encode()).digest()
+    key = (digest, code.result, jtu.tree_structure(arguments))
     return Closed(_known.setdefault(key, code), arrays)
