@@ -136,7 +136,9 @@ class Run:
 
     def point(self, best: Mapping[str, Any] | None) -> None:
         if best is not None:
-            write_atomic(self.path / CHECKPOINTS / BEST, [format_json(best)])
+            # Sorted, as a checkpoint has it: a run that is resumed writes the same bytes.
+            text = format_json(dict(sorted(best.items())))
+            write_atomic(self.path / CHECKPOINTS / BEST, [text])
 
     def prune(self, best: Mapping[str, Any] | None) -> None:
         """Keep the last `train.keep` checkpoints and the best one."""
