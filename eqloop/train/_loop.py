@@ -125,7 +125,9 @@ def train(
 
         old = agreed(taken_up)
         begun = same_spec(spec if old is None else old.spec)
-        agreed(lambda: check_memory(begun, jax.device_count()))
+        # One example of each device, before the data is made; the batch once it is known to exist.
+        smallest = dataclasses.replace(begun.train, batch=1)
+        agreed(lambda: check_memory(dataclasses.replace(begun, train=smallest)))
         data = agreed(lambda: _load(task, console))
         _same_everywhere(data)
         devices = Devices(begun.train.batch)
@@ -217,6 +219,7 @@ def _check_splits(spec: Spec, data: Dataset) -> None:
     if wanted not in data.splits:
         known = ", ".join(name for name in data.splits if name.startswith("validation"))
         raise InputError(f"train.validation_split = {wanted!r}: the task has {known}")
+    check_memory(spec, jax.device_count())
 
 
 def _same_data(run: Run, data: Dataset) -> None:
