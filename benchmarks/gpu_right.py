@@ -42,12 +42,13 @@ PRECISIONS = {
 """Precision of the model, and of products of float32: by default a GPU rounds their factors to
 TF32, 10 bits of mantissa, and a CPU does not."""
 TOLERANCES = {
-    "float32": {"states": 3e-5, "logits": 3e-5, "gradients": 1e-4},
-    "float32, products as by default": {"states": 2e-2, "logits": 3e-2, "gradients": 3e-2},
-    "bfloat16": {"states": 4e-2, "logits": 6e-2, "gradients": 6e-2},
+    "float32": {"states": 3e-5, "logits": 6e-5, "gradients": 1e-4},
+    "float32, products as by default": {"states": 2e-2, "logits": 6e-2, "gradients": 3e-2},
+    "bfloat16": {"states": 4e-2, "logits": 2e-1, "gradients": 6e-2},
 }
-"""A few times what a CPU has at most: 4e-6, 4e-6 and 8e-6 in float32, 1.3e-2, 2.2e-2 and 2.0e-2 in
-bfloat16. TF32 has to be nearer than bfloat16."""
+"""A few times the most that a CPU has over all files: 4e-6, 1.1e-5 and 8e-6 in float32; 1.3e-2,
+5.6e-2 (one file; 2.2e-2 in the others) and 2.0e-2 in bfloat16. TF32 has to
+be nearer than bfloat16."""
 STEP_TOLERANCE = 1e-3
 """Relative, of loss and gradient; solves stop at relative residuals of 1e-5."""
 STEPS = 6
