@@ -114,7 +114,7 @@ def smoothness(limits: Limits, *, key: PRNGKeyArray) -> Float[np.ndarray, " exam
     fixed point does not depend on the input to first order."""
     rtol = limits.finest
     keys = jr.split(key, len(limits))
-    moved, nudge = _nudge(limits.xs, keys)
+    moved, nudge, _ = _nudge(limits.xs, keys)
     tangent = _tangent(limits.f, limits.state, limits.xs, nudge, _rtol(limits))
     state, converged = settle(
         limits.f, limits.state, moved, rtol=rtol, max_steps=4 * limits.iterations
@@ -133,10 +133,10 @@ def _through_start(
     """As `smoothness`, but the loop is begun anew for the other input, at the start that belongs to
     it, and what z* owes to the start counts: over `|dz_T/dx d|`, of the d that `_push_forward` took
     with the same keys (`tangents` for one as it was drawn)."""
-    moved, nudge = _nudge(limits.xs, keys)
+    moved, _, sizes = _nudge(limits.xs, keys)
     z0s = limits.z0s if limits.start is None else starts(limits.start, moved)
     state, converged = arrive(limits, z0s, moved, limits.rate)
-    tangent = tangents * np.asarray(_size_of_each(nudge), np.float64)
+    tangent = tangents * np.asarray(sizes, np.float64)
     secant = np.asarray(_difference(state, limits.state), np.float64)
     known = limits.converged & converged & (tangent > 0)
     return np.where(known, secant / np.where(tangent > 0, tangent, 1), math.nan)
@@ -310,9 +310,9 @@ def _implicit(
 
 
 @eqx.filter_jit
-def _nudge(xs: PyTree, keys: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-    """The inputs, each with a small change added; and the changes, in the direction of the first v
-    of `_push_forward`."""
+def _nudge(xs: PyTree, keys: PRNGKeyArray) -> tuple[PyTree, PyTree, Float[Array, " examples"]]:
+    """The inputs, each with a small change added; the changes, in the direction of the first v of
+    `_push_forward`; and their norms."""
 
     def one(x, key):
         floats, rest = eqx.partition(x, eqx.is_inexact_array)
@@ -321,7 +321,7 @@ def _nudge(xs: PyTree, keys: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         scale = NUDGE * two_norm(floats) / jnp.where(length > 0, length, 1)
         d = jtu.tree_map(lambda a: a * scale.astype(a.dtype), d)
         moved = jtu.tree_map(lambda a, b: a + b, floats, d)
-        return eqx.combine(moved, rest), d
+        return eqx.combine(moved, rest), d, two_norm(d)
 
     return jax.vmap(one)(xs, keys)
 
@@ -332,11 +332,6 @@ def _tangent(f, states: PyTree, xs: PyTree, nudges: PyTree, rtol: float):
         return two_norm(_solve(f, state, x, d, rtol))
 
     return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, states, xs, nudges)
-
-
-@eqx.filter_jit
-def _size_of_each(trees: PyTree) -> Float[Array, " examples"]:
-    return jax.vmap(two_norm)(trees)
 
 
 @eqx.filter_jit
