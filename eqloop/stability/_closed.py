@@ -53,12 +53,12 @@ def closed(f: Callable, *arguments: PyTree, derivative: bool = True) -> Callable
     - `arguments`: of one example; only shapes and dtypes count.
     - `derivative`: whether f is going to be differentiated.
     """
-    bare = isinstance(f, eqx.Module) and not any(map(callable, jtu.tree_leaves(f)))
-    if bare:
-        return f
+    call: Any = f
+    if isinstance(f, eqx.Module) and not any(map(callable, jtu.tree_leaves(f))):
+        return call
     shapes = jax.eval_shape(lambda: arguments)
     # A new function for each call, or JAX answers with what it traced f to before.
-    jaxpr, value = jax.make_jaxpr(lambda *each: f(*each), return_shape=True)(*shapes)
+    jaxpr, value = jax.make_jaxpr(lambda *each: call(*each), return_shape=True)(*shapes)
     arrays = [jnp.asarray(c) if isinstance(c, np.ndarray) else c for c in jaxpr.consts]
     code = _Code(jaxpr.jaxpr, jtu.tree_structure(value))
 
