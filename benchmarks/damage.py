@@ -5,7 +5,7 @@
 **Question:** One byte of one file of a run, a sweep or the cache is replaced by another. Whatever
 reads that file must give the same result as before or say one clear line: no traceback, no hang, no
 silent difference. The file is drawn first, then the byte, so that small files count as much as
-checkpoints. All of it runs in one process, on a run that is trained for a moment here.
+checkpoints. All of it runs in one process, on a run and a sweep that are trained for a moment here.
 
 **Last numbers:** see LOG.md.
 """
@@ -24,7 +24,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ class Flip:
         return self.outcome not in ("same", "said")
 
 
-def make_run(folder: Path) -> None:
-    """`folder/run`, with everything that commands write into a run."""
+def make_subjects(folder: Path) -> None:
+    """`folder/run`, with everything that commands write into a run, and `folder/sweep`, of two."""
     from eqloop.cli import main
 
     data = folder / "bits.csv"
@@ -79,16 +79,24 @@ def make_run(folder: Path) -> None:
         ["eval", str(run), "--budget", "8", "--rows", "8"],
         ["stability", str(run), "--examples", "4", "--iterations", "16"],
     )  # fmt: skip
+    grid = folder / "grid.toml"
+    table = "\n".join(f'"{name}" = {value}' for name, value in SETTINGS.items())
+    grid.write_text(
+        f'task = "prefix-sums"\n[set]\n"train.steps" = 4\n{table}\n'
+        "[evaluate]\niterations = 4\nrows = 8\n[axes]\nseed = [0, 1]\n"
+    )
+    commands += (["sweep", str(grid), "--jobs", "1", "--out", str(folder / "sweep")],)
     for command in commands:
         if main(command) != 0:
             raise RuntimeError(f"eqloop {' '.join(command)} failed")
 
 
 def readers() -> dict[str, Reader]:
-    """Everything that reads files of a run, by name: each returns what it came to."""
+    """Everything that reads files of a run or a sweep, by name: each returns what it came to."""
     from eqloop.cli import main
     from eqloop.report import read_results, results_tables
     from eqloop.report._stability_page import _player, read_stability
+    from eqloop.sweep import open_sweep
     from eqloop.tasks import make_task
     from eqloop.train import open_run, read_metrics, train
 
@@ -118,7 +126,16 @@ def readers() -> dict[str, Reader]:
     def stability(run: Path) -> Any:
         return read_stability(run / "stability"), _player(run / "stability")
 
+    def swept(sweep: Path) -> Any:
+        opened = open_sweep(sweep, make_task=make_task)
+        ends = {cell.name: opened.ended(cell) for cell in opened.grid.cells}
+        for name, end in ends.items():
+            if end is None or end.status == "failed":  # which the command says, and does again
+                print(f"{name}: {end.error if end else 'missing'}", file=sys.stderr)
+        return {name: str(end) for name, end in ends.items()}
+
     return {
+        "sweep": swept,
         "eval": evaluated,
         "resume": resumed,
         "report": reported,
@@ -137,7 +154,12 @@ READ_BY = {
     "stability/*.json": ("report", "stability"),
     "cache": ("data",),
 }
-"""Of the files that anything reads: by what."""
+"""Of the files of a run that anything reads: by what."""
+SWEEP_READ_BY = {
+    "sweep.toml": ("sweep", "report"),
+    "cells.json": ("sweep", "report"),
+    "state/*.json": ("sweep", "report"),
+}
 
 
 def read(reader: Reader, run: Path) -> tuple[Any, str, str]:
@@ -178,35 +200,42 @@ def without_times(value: Any) -> Any:
     return value
 
 
-def damage(run: Path, cache: Path, flips: int, seed: int, work: Path) -> Iterator[Flip]:
-    """Damage copies of `run` and of the file in `cache`, one byte each, and read them."""
+def damage(
+    subjects: Mapping[Path, Mapping[str, tuple[str, ...]]],
+    cache: Path,
+    flips: int,
+    seed: int,
+    copy: Path,
+) -> Iterator[Flip]:
+    """Damage copies of `subjects` (folder -> files in it and what reads them), and the file in
+    `cache`, one byte each, and read them."""
     rng, known = random.Random(seed), readers()
-    files: list[tuple[str, Path, tuple[str, ...]]] = []
-    for pattern, names in READ_BY.items():
-        found = sorted(cache.rglob("*.npz")) if pattern == "cache" else sorted(run.glob(pattern))
-        files += [(pattern, path, names) for path in found]
-    copy = work / "copy"
+    # The file, the folder of which a copy is read, and by what.
+    files: list[tuple[Path, Path, tuple[str, ...]]] = []
+    for root, patterns in subjects.items():
+        for pattern, names in patterns.items():
+            paths = cache.rglob("*.npz") if pattern == "cache" else root.glob(pattern)
+            files += [(path, root, names) for path in sorted(paths)]
     wanted = {}
-    for name in sorted({name for _, _, names in files for name in names}):
-        fresh(run, copy)
+    for root, name in sorted({(root, name) for _, root, names in files for name in names}):
+        fresh(root, copy)
         value, said, wrong = read(known[name], copy)
         if said or wrong:
-            raise RuntimeError(f"{name} of an undamaged run: {wrong} {said}")
-        wanted[name] = value
+            raise RuntimeError(f"{name} of an undamaged {root.name}: {wrong} {said}")
+        wanted[root, name] = value
     for _ in range(flips):
-        pattern, path, names = rng.choice(files)
+        path, root, names = rng.choice(files)
         whole = path.read_bytes()
         place, other = rng.randrange(len(whole)), rng.randrange(1, 256)
         broken = whole[:place] + bytes([whole[place] ^ other]) + whole[place + 1 :]
-        shown = path.name if pattern == "cache" else str(path.relative_to(run))
-        flip = Flip(shown, place, "same")
+        cached = not path.is_relative_to(root)
+        flip = Flip(path.name if cached else str(path.relative_to(root.parent)), place, "same")
         for name in names:
-            fresh(run, copy)
-            target = path if pattern == "cache" else copy / path.relative_to(run)
-            target.write_bytes(broken)
+            fresh(root, copy)
+            (path if cached else copy / path.relative_to(root)).write_bytes(broken)
             value, said, wrong = read(known[name], copy)
-            flip = worse(flip, name, said, wrong, same=value == wanted[name])
-        if pattern == "cache":
+            flip = worse(flip, name, said, wrong, same=value == wanted[root, name])
+        if cached:
             path.write_bytes(whole)
         yield flip
 
@@ -224,29 +253,29 @@ def worse(flip: Flip, name: str, said: str, wrong: str, *, same: bool) -> Flip:
     return flip
 
 
-def fresh(run: Path, copy: Path) -> None:
+def fresh(folder: Path, copy: Path) -> None:
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(run, copy)
+    shutil.copytree(folder, copy)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--made", type=Path, help="A folder for the run, made there if it is not.")
+    parser.add_argument("--made", type=Path, help="A folder for the run and the sweep.")
     asked = parser.parse_args()
     logging.captureWarnings(True)
     with tempfile.TemporaryDirectory() as name:
         folder = asked.made or Path(name)
         folder.mkdir(exist_ok=True)
-        cache = folder / "cache"
-        os.environ["EQLOOP_CACHE"] = str(cache)
-        run = folder / "run"
-        if not (run / "stability" / "report.json").exists():
-            make_run(folder)
+        os.environ["EQLOOP_CACHE"] = str(folder / "cache")
+        if not (folder / "sweep" / "cells.json").exists():
+            make_subjects(folder)
         counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         faults = 0
-        for flip in damage(run, cache, asked.flips, asked.seed, Path(name)):
+        subjects = {folder / "run": READ_BY, folder / "sweep": SWEEP_READ_BY}
+        cache, copy = folder / "cache", Path(name) / "copy"
+        for flip in damage(subjects, cache, asked.flips, asked.seed, copy):
             counts[flip.file][flip.outcome] += 1
             if flip.fault:
                 faults += 1

@@ -44,9 +44,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     what a killed process left there of the same name is removed.
 
     **Raises** `OSError` where that is not possible, also where `path` is anything but a regular
-    file: a link, a FIFO or a device is never replaced.
+    file: a link, a pipe or a device is never replaced.
     """
-    _refuse_special(path)
+    refuse_special(path)
     own = re.compile(rf"\.{re.escape(path.name)}(\.[0-9a-f]{{8}})?({'|'.join(_SUFFIXES)})")
     _remove_dead(path.parent, own)
     file, temporary = _locked_temporary(path)
@@ -184,7 +184,7 @@ def read_bytes(path: Path) -> bytes:
 
 def open_regular(path: Path) -> BinaryIO:
     """`path`, open for reading. **Raises** `OSError` where it is no regular file, at once: neither
-    a FIFO nor a device is waited for or read."""
+    a pipe nor a device is waited for or read."""
     return _open(path, os.O_RDONLY)
 
 
@@ -202,7 +202,8 @@ def _open(path: Path, flags: int) -> BinaryIO:
         raise
 
 
-def _refuse_special(path: Path) -> None:
+def refuse_special(path: Path) -> None:
+    """**Raises** `OSError` where something is at `path` that is no regular file."""
     try:
         wrong = _special(path.lstat())
     except FileNotFoundError:
@@ -213,17 +214,20 @@ def _refuse_special(path: Path) -> None:
         raise wrong
 
 
-def _special(found: os.stat_result) -> OSError | None:
+def kind_of(mode: int) -> str:
+    """What is no regular file, in words; "" for one that is. `mode` as `os.stat` gives it."""
     kinds = {
         stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a FIFO",
+        stat.S_IFIFO: "a pipe",
         stat.S_IFCHR: "a device",
         stat.S_IFBLK: "a device",
         stat.S_IFSOCK: "a socket",
         stat.S_IFLNK: "a symbolic link",
     }
-    kind = kinds.get(stat.S_IFMT(found.st_mode))
-    if kind is None:
-        return None
+    return kinds.get(stat.S_IFMT(mode), "")
+
+
+def _special(found: os.stat_result) -> OSError | None:
+    kind = kind_of(found.st_mode)
     code = errno.EISDIR if kind == "a folder" else errno.EINVAL
-    return OSError(code, f"it is {kind}, where a regular file is needed")
+    return OSError(code, f"it is {kind}, and only regular files will do") if kind else None

@@ -8,7 +8,6 @@ off, a column missing) is an `InputError`; a row that cannot be used is a `Bad`,
 import contextlib
 import gzip
 import io
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
@@ -16,7 +15,7 @@ from typing import IO, Any, TextIO, cast
 import zstandard
 
 from .._errors import InputError
-from .._files import replacing
+from .._files import refuse_special, replacing
 from .._task import Bad
 from ._open import one_line
 
@@ -49,16 +48,12 @@ def replaceable(path: Path) -> None:
     """**Raises** `InputError` where something is at `path` that is not a regular file: a folder, a
     symbolic link, a device or a pipe is never replaced by a file."""
     try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(path)!r}: cannot be written ({one_line(error)})") from None
-    if stat.S_ISDIR(mode):
-        raise InputError(f"{path}: a folder; name a file to write")
-    if not stat.S_ISREG(mode):
-        what = "a symbolic link" if stat.S_ISLNK(mode) else "a device, a pipe or a socket"
-        raise InputError(f"{path}: {what}, and only regular files are replaced; name another file")
+        refuse_special(path)
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder; name a file to write") from None
+    except OSError as error:
+        why = error.strerror or one_line(error)
+        raise InputError(f"{path}: cannot be written ({why}); name another file") from None
 
 
 @contextlib.contextmanager

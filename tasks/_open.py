@@ -19,6 +19,7 @@ from typing import IO, Any, BinaryIO, TextIO, cast
 import zstandard
 
 from .._errors import InputError
+from .._files import kind_of as special_kind
 
 PARQUET = b"PAR1"
 PARQUET_KIND = (
@@ -101,15 +102,10 @@ def regular(path: Path) -> int:
             raise IsADirectoryError
         if not stat.S_ISREG(found.st_mode):
             raise InputError(
-                f"{path}: not a regular file but a {_special(found.st_mode)}; write what it gives "
-                "to a file, and name that"
+                f"{path}: not a regular file but {special_kind(found.st_mode)}; write what it "
+                "gives to a file, and name that"
             )
     return found.st_size
-
-
-def _special(mode: int) -> str:
-    kinds = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
-    return kinds.get(stat.S_IFMT(mode), "device")
 
 
 @contextlib.contextmanager

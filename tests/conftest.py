@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ BROWSER_ARGUMENTS = [
 # compile all of JAX again, which is half of its start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -48,9 +53,9 @@ def programs() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def compiled_quickly() -> Iterator[None]:
-    """For files that run whole commands and trainings, for seconds each: compiling is most of what
-    they do, and half of that is optimisation that so little work never pays back. The laws of
-    solvers, gradients and stability are held to programs as users get them."""
+    """For files of which compiling is most of the work: half of it is optimisation that does not
+    pay back here. The laws in test_gradients, test_equilibrium and test_stability are held to
+    programs as users get them, by all solvers and gradients."""
     name = "jax_disable_most_optimizations"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(name.upper(), "1")  # for child processes

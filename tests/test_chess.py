@@ -637,7 +637,7 @@ def test_puzzles_parse_to_the_tokens_they_came_from(made, encoding):
         ("4k3/8/8/8/8/8/4R3/4K3 w - - 0 1", "opposite check"),
         ("7k/5Q2/6K1/8/8/8/8/8 b - - 0 1", "stalemate"),
         ("R6k/8/6K1/8/8/8/8/8 b - - 0 1", "the game is over (mate)"),
-        (EXAMPLE + " extra parts", "more parts than expected"),
+        (EXAMPLE + " extra parts", "nor a line of EPD"),
     ],
 )
 def test_bad_puzzles(text, why):

@@ -12,6 +12,8 @@ import pytest
 import eqloop
 from eqloop import nn
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def make(**overrides):
     settings = {

@@ -148,7 +148,7 @@ def test_only_regular_files_are_replaced(kind, tmp_path):
     else:
         special(path, kind)
     before = path.lstat()
-    with pytest.raises(OSError, match="where a regular file is needed"):
+    with pytest.raises(OSError, match="only regular files will do"):
         write_atomic(path, [b"x"])
     assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
     assert behind.read_text() == "mine"
@@ -273,7 +273,7 @@ def test_settings_of_any_kind_are_values_or_one_line():
     for value in (DEEP, LONG):
         with pytest.raises(InputError, match=r"--set train\.steps: the value"):
             parse_setting(f"train.steps={value}")
-    with pytest.raises(InputError, match="must not contain NUL"):
+    with pytest.raises(InputError, match="contains NUL"):
         tiny_spec('train.validation_split="validation\\u0000"')
     with pytest.raises(InputError, match=r"cannot contain NUL"):
         Spec.from_toml(Path("a\0b"))
@@ -427,11 +427,12 @@ def test_the_damaged_cache_file_is_made_anew(shared, tmp_path, monkeypatch, capl
 
 def test_a_damaged_byte_changes_nothing_without_a_word(tiny_run, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
-    monkeypatch.setenv("EQLOOP_CACHE", str(tmp_path / "cache"))
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("EQLOOP_CACHE", str(cache))
     import damage  # pyright: ignore[reportMissingImports]
 
     damage.readers()["data"](tiny_run)  # which fills the cache
-    flips = list(damage.damage(tiny_run, tmp_path / "cache", 16, 0, tmp_path))
+    flips = list(damage.damage({tiny_run: damage.READ_BY}, cache, 16, 0, tmp_path / "copy"))
     assert [flip for flip in flips if flip.fault] == []
     assert len({flip.file for flip in flips}) > 5
     assert sum(flip.outcome == "said" for flip in flips) > 5

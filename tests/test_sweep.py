@@ -676,10 +676,10 @@ def test_two_workers_do_no_cell_twice(never_killed):
 @pytest.mark.slow
 def test_a_sweep_killed_many_times_ends_with_the_same_table(never_killed, tmp_path, environment):
     """SIGKILL for everything, for the workers alone, or for what started them; or Ctrl-C. Each kind
-    twice; benchmarks/sweep_kills.py does more of them, to the command itself."""
+    once; benchmarks/sweep_kills.py does more of them, to the command itself."""
     path, chance = tmp_path / "killed", random.Random(0)
     sweep = create_sweep(path, grid(AXES))
-    kinds = ["all", "parent", "worker", "interrupt"] * 2
+    kinds = ["all", "parent", "worker", "interrupt"]
     chance.shuffle(kinds)
     for kind in kinds:
         parent = start(path, chance.choice("12"), environment)

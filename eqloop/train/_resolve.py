@@ -65,8 +65,10 @@ def parse_setting(setting: str) -> tuple[str, str, Any]:
         value = tables["value"] if len(tables) == 1 else text
     except tomllib.TOMLDecodeError:
         value = text
-    except (RecursionError, ValueError):  # nested without end, a number of thousands of digits
-        raise InputError(f"--set {key.strip()}: the value is no value that can be read") from None
+    except RecursionError:
+        raise InputError(f"--set {key.strip()}: the value is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"--set {key.strip()}: the value cannot be read ({error})") from None
     return group, field, value
 
 

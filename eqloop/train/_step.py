@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from .._errors import InputError
-from .._norms import two_norm
 from .._solution import BackwardReport
 from .._task import AbstractTask, Split
 from ._config import Spec
@@ -165,7 +165,7 @@ def _step(
     metrics = {
         "loss": loss,
         "cells": jnp.mean(examples.cells),
-        "grad_norm": two_norm(gradient),
+        "grad_norm": optax.global_norm(gradient),
         "lr": jnp.asarray(schedule(state.step), jnp.float32),
         "iterations": jnp.mean(examples.iterations, dtype=jnp.float32),
         "evaluations": jnp.mean(examples.evaluations, dtype=jnp.float32),
