@@ -26,11 +26,15 @@ SkipBad = Annotated[
 
 Budget = Annotated[
     int | None,
-    typer.Option(min=1, help="Solve with at most so many evaluations of the loop per start."),
+    typer.Option(
+        min=1, max=2**31 - 1, help="Maximum number of evaluations of the loop for each start."
+    ),
 ]
 Restarts = Annotated[
     int | None,
-    typer.Option(min=1, help="With --budget: starts of each puzzle, all but one of them noisy."),
+    typer.Option(
+        min=1, max=10**6, help="With --budget: starts of each puzzle, all but one of them noisy."
+    ),
 ]
 Select = Annotated[
     str | None,

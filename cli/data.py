@@ -59,6 +59,7 @@ def make(
     Example: eqloop data make --task sudoku --rows 1000 --out sudoku.csv.gz
     """
     from ..tasks._files import replaceable
+    from ..train import check_examples
 
     made = build(task, settings, seed=seed)
     try:
@@ -69,6 +70,7 @@ def make(
         raise InputError(f"--out {out}: exists; add --force to replace it")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}; make it first")
+    check_examples(rows, made.grid)
     with progress("making") as report:
         split = made.generate(rows, seed, progress=report)
     made.write(split, out)
@@ -160,6 +162,7 @@ def show(
     Example: eqloop data show sudoku.csv.gz --task sudoku --index 3
     """
     from ..tasks._files import Tally
+    from ..train import check_examples
 
     made = build(task, settings)
     tally = Tally()
@@ -170,6 +173,7 @@ def show(
         )
     with progress("reading") as report:
         if file is None:
+            check_examples(index + 1, made.grid)
             split = made.generate(index + 1, made.seed, progress=report)
         else:
             split = made.read(file, on_bad=tally, progress=report)

@@ -45,7 +45,10 @@ def evaluate(
         str | None, typer.Option(help="One split; left out, all but that for training.")
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="The most iterations; left out, 512.")
+        int | None,
+        typer.Option(
+            min=1, max=2**31 - 1, help="The maximum number of iterations; 512 by default."
+        ),
     ] = None,
     rows: Annotated[
         int | None,

@@ -43,7 +43,10 @@ def solve(
         ),
     ],
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="The maximum number of iterations; 512 by default.")
+        int | None,
+        typer.Option(
+            min=1, max=2**31 - 1, help="The maximum number of iterations; 512 by default."
+        ),
     ] = None,
     rtol: Annotated[
         float, typer.Option(min=0.0, help="The residual at which the loop has settled.")

@@ -54,7 +54,9 @@ def stability(
             help="How many of them are begun from other starts as well and differentiated.",
         ),
     ] = 8,
-    iterations: Annotated[int, typer.Option(min=16, help="Iterations of each loop.")] = 256,
+    iterations: Annotated[
+        int, typer.Option(min=16, max=10**7, help="Iterations of each loop.")
+    ] = 256,
     rtol: Annotated[
         float, typer.Option(help="The relative residual below which a loop has settled.")
     ] = 1e-4,

@@ -97,6 +97,23 @@ def test_huge_values_are_refused_before_anything_is_made(settings, cli, tmp_path
     assert time.process_time() - began < 10
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("data", "make", "-t", "prefix-sums", "-n", 10**9, "--set=task.length=1000"),
+        ("data", "make", "-t", "sudoku", "-n", 10**15),
+        ("data", "show", "-t", "prefix-sums", "-i", 9999, "--set=task.length=1000000000"),
+    ],
+)
+def test_sets_too_large_to_make_are_refused(command, cli, tmp_path):
+    out = () if command[1] == "show" else ("--out", tmp_path / "set.csv")
+    code, _, err = cli(*command, *out)
+    assert code == 2
+    assert err.startswith("error: making this set needs at least ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_check_can_be_turned_off(monkeypatch):
     spec = small("model.width=65536")
     with pytest.raises(InputError, match="TiB for weights and optimiser"):

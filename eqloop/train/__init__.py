@@ -22,6 +22,7 @@ from ._loop import Diverged as Diverged
 from ._loop import Outcome as Outcome
 from ._loop import same_spec as same_spec
 from ._loop import train as train
+from ._memory import check_examples as check_examples
 from ._memory import check_memory as check_memory
 from ._metrics import read_metrics as read_metrics
 from ._resolve import parse_setting as parse_setting

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import equinox as eqx
@@ -18,6 +19,8 @@ VARIABLE = "EQLOOP_MEMORY_CHECK"
 """Environment variable that turns the check off: `EQLOOP_MEMORY_CHECK=off`."""
 
 _HOST = "this machine"
+_EXAMPLE = 3
+"""Bytes of an example for each of its cells: token, target and puzzle."""
 _FLOAT = 4
 """Bytes of a number: weights, optimiser and states are float32 at every precision."""
 
@@ -39,12 +42,30 @@ def check_memory(
     - `devices`: over how many the batch is spread; each holds a copy of the weights.
     - `what`, `remedy`: what the spec stands for, where that is not training, and what to lower.
     """
-    if os.environ.get(VARIABLE, "").lower() in ("off", "0", "false"):
+    if not _checked():
         return
     limit, where = _limit()
     # Devices without memory of their own are parts of the host.
     copies = jax.local_device_count() if where == _HOST else 1
     parts = {name: copies * size for name, size in memory_needed(spec, devices).items()}
+    _refuse_more_than(limit, where, parts, what, remedy)
+
+
+def check_examples(rows: int, grid: tuple[int, ...]) -> None:
+    """**Raises** `InputError` where so many examples of a task do not fit into this machine."""
+    if _checked():
+        parts = {"the data": _EXAMPLE * rows * math.prod(grid)}
+        remedy = "make fewer or smaller examples"
+        _refuse_more_than(_host_limit(), _HOST, parts, "making this set", remedy)
+
+
+def _checked() -> bool:
+    return os.environ.get(VARIABLE, "").lower() not in ("off", "0", "false")
+
+
+def _refuse_more_than(
+    limit: int | None, where: str, parts: Mapping[str, int], what: str, remedy: str
+) -> None:
     if limit is not None and sum(parts.values()) > limit:
         listed = ", ".join(f"{_size(size)} for {name}" for name, size in parts.items())
         total = _size(sum(parts.values()))
@@ -79,8 +100,7 @@ def _data(spec: Spec) -> int:
         return 0
     rows = [value for name, value in spec.task.items() if name.endswith("rows") and value > 0]
     lengths = [value for name, value in spec.task.items() if name.endswith("length")]
-    # Tokens, targets and puzzles: a byte for each cell.
-    return 3 * (_cells(spec) * sum(rows) + min(rows, default=0) * max(lengths, default=0))
+    return _EXAMPLE * (_cells(spec) * sum(rows) + min(rows, default=0) * max(lengths, default=0))
 
 
 def _weights(spec: Spec) -> int:
@@ -144,13 +164,17 @@ def _limit() -> tuple[int | None, str]:
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"], "a device"
+    return _host_limit(), _HOST
+
+
+def _host_limit() -> int | None:
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on Windows
-        return None, _HOST
+        return None
     with contextlib.suppress(OSError, ValueError):  # a container may have less
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
-    return total, _HOST
+    return total
 
 
 def _size(count: int) -> str:
