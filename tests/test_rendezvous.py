@@ -293,10 +293,13 @@ def test_control_c_ends_the_wait_at_once(address):
         for number in "01"
     ]
     try:
-        for child in reversed(two):  # while the first one waits, the other waits for a third
+        # While the first one waits, the other waits for a third; the first then waits for both.
+        for child, line in zip(
+            reversed(two), ("waiting for process 2 of 3 at ", "waiting for "), strict=True
+        ):
             assert child.stderr is not None
-            while "waiting for process 2 of 3 at " not in (line := child.stderr.readline()):
-                assert line.startswith("waiting for process"), line
+            while line not in (said := child.stderr.readline()):
+                assert said.startswith("waiting for process"), said
             child.send_signal(signal.SIGINT)
             began = time.monotonic()
             _, rest = child.communicate(timeout=20)

@@ -165,7 +165,7 @@ def _step(
     metrics = {
         "loss": loss,
         "cells": jnp.mean(examples.cells),
-        "grad_norm": optax.global_norm(gradient),
+        "grad_norm": optax.tree.norm(gradient),
         "lr": jnp.asarray(schedule(state.step), jnp.float32),
         "iterations": jnp.mean(examples.iterations, dtype=jnp.float32),
         "evaluations": jnp.mean(examples.evaluations, dtype=jnp.float32),
