@@ -43,8 +43,8 @@ BITS = {"task.length": 8, "task.validation_length": 0, "task.hard_length": 8, "t
 BITS |= {"task.test_rows": 16}
 TASKS = {
     "prefix-sums": BITS,
-    "sudoku": {"task.box": 2, "task.rows": 60, "task.test_rows": 16},
-    "chess": {"task.rows": 60, "task.test_rows": 16},
+    "sudoku": {"task.box": 2, "task.rows": 60},
+    "chess": {"task.rows": 60},
 }
 GRADIENTS = {
     "unroll": {"train.burn_in": 0},
@@ -213,6 +213,8 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=[*TASKS])
     asked = parser.parse_args()
     rng = random.Random(asked.seed)
+    # A shell starts what runs in the background with Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ |= {
