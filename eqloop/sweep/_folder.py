@@ -211,9 +211,10 @@ def open_sweep(path: Path, *, make_task: MakeTask) -> Sweep:
             f"{path / GRID} --out {path}"
         ) from None
     text = read_text(path / GRID)
+    grid = parse_grid(text, name, str(path / GRID), make_task=make_task)
     if written.get("grid", _digest(text)) != _digest(text):
         _LOG.warning("%s has been changed since the sweep was last begun", path / GRID)
-    return Sweep(path, parse_grid(text, name, str(path / GRID), make_task=make_task))
+    return Sweep(path, grid)
 
 
 def _digest(text: str) -> str:
