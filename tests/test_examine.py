@@ -174,7 +174,8 @@ def test_refusals(examined, tmp_path, capsys):
     report = examined / "stability" / "report.json"
     other = tmp_path / "other"
     (other / "stability").mkdir(parents=True)
-    later = parse_json(report.read_text()) | {"format": 99}
+    later = parse_json(report.read_text())
+    later["settings"]["format"] = 99
     write_json(other / "stability" / "report.json", later)
     assert "format 99" in refused(capsys, "--compare", str(other), str(examined))
 
