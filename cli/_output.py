@@ -83,7 +83,7 @@ def progress_of_work(label: str) -> Iterator[Any]:
 
     at = 0.0
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} % of the work"),
         TimeElapsedColumn(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import InputError
-from ._output import notes, percent, progress, table
+from ._output import notes, percent, progress, progress_of_work, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -154,7 +154,7 @@ def measure(
     if rows is None:
         bound = {name: min(most, WORK / len(splits)) for name, most in bound.items()}
     measured, done, left = {}, 0.0, WORK
-    with _whole_splits(measured), progress("evaluating") as report:
+    with _whole_splits(measured), progress_of_work("evaluating") as report:
         for number, (name, split) in enumerate(splits.items()):
             spent = 0
 
