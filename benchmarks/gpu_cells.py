@@ -115,7 +115,7 @@ class Cells:
             text = grid_text(task, self.asked)
             grid = parse_grid(text, task, f"benchmarks/full/{task}.toml", make_task=make_task)
             by_axes = {(cell.axes["recall"], cell.axes["norm"]): cell for cell in grid.cells}
-            cells = tuple(by_axes[axes] for axes in ORDER[task])
+            cells = tuple(by_axes[axes] for axes in self.asked.cells[task])
             sweep = create_sweep(
                 self.machine.work / "sweeps" / task, dataclasses.replace(grid, cells=cells)
             )

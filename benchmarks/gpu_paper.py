@@ -253,7 +253,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--minutes", type=float, default=8.5, help="for all of it")
     parser.add_argument("--parts", default=",".join(SECONDS), help="with commas; default all")
-    parser.add_argument("--cells", default=",".join(ORDER), help="tasks of the part cells")
+    parser.add_argument(
+        "--cells",
+        default=",".join(ORDER),
+        help="of the part cells, with commas: tasks, or single cells as TASK:RECALL:NORM",
+    )
     beside = ROOT.parent / "shared" / "data" / "reference"
     parser.add_argument(
         "--reference", type=Path, default=beside, help="folder of reference vectors"
@@ -266,11 +270,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=3, help="cells that share the GPU")
     parser.add_argument("--small", action="store_true", help="toy sizes of all parts, for a CPU")
     asked = parser.parse_args(arguments)
-    for name, known in (("parts", SECONDS), ("cells", ORDER)):
+    single = {f"{task}:{':'.join(axes)}": (task, axes) for task in ORDER for axes in ORDER[task]}
+    for name, known in (("parts", [*SECONDS]), ("cells", [*ORDER, *single])):
         given = getattr(asked, name).split(",")
         if unknown := set(given) - set(known):
             parser.error(f"--{name}: {', '.join(sorted(unknown))}: known are {', '.join(known)}")
         setattr(asked, name, [each for each in known if each in given])
+    cells: dict[str, list[tuple[str, str]]] = {}
+    for name, (task, axes) in single.items():
+        if task in asked.cells or name in asked.cells:
+            cells.setdefault(task, []).append(axes)
+    asked.cells = cells
     steps = {}
     for each in asked.steps:
         task, _, number = each.partition("=")
@@ -302,7 +312,7 @@ def main() -> int:
         machine.say(f"{asked.reference} has no reference vectors: that check is left out")
     if "cells" in asked.parts and "sudoku" in asked.cells and not (asked.sudoku or asked.small):
         machine.say("without --sudoku FILE there are no real sudokus: those cells are left out")
-        asked.cells.remove("sudoku")
+        del asked.cells["sudoku"]
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         report.found |= {"when": time.strftime("%Y-%m-%d"), "device": describe(machine)}

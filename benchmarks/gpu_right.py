@@ -56,7 +56,7 @@ DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
 
 def jobs(reference: Path | None) -> list[str]:
-    """Every solver with every gradient that goes with it; then the files in `reference`."""
+    """The files in `reference`; then every solver with every gradient that goes with it."""
     from eqloop import InputError
     from eqloop.train import SolverSpec
 
@@ -71,7 +71,7 @@ def jobs(reference: Path | None) -> list[str]:
             continue  # the one cannot follow the steps of the other
         found.append(f"step:{name}:{gradient}")
     files = [] if reference is None else sorted(reference.glob("*.npz"))
-    return found + [f"reference:{path}" for path in files]
+    return [f"reference:{path}" for path in files] + found
 
 
 def relative(found: Any, wanted: Any) -> float:
