@@ -95,10 +95,10 @@ def readers() -> dict[str, Reader]:
     """Everything that reads files of a run or a sweep, by name: each returns what it came to."""
     from eqloop.cli import main
     from eqloop.report import read_results, results_tables
-    from eqloop.report._stability_page import _player, read_stability
+    from eqloop.run import open_run, read_metrics, read_player, read_stability
     from eqloop.sweep import open_sweep
     from eqloop.tasks import make_task
-    from eqloop.train import open_run, read_metrics, train
+    from eqloop.train import train
 
     def task_of(run: Path) -> Any:
         spec = open_run(run).spec
@@ -124,7 +124,7 @@ def readers() -> dict[str, Reader]:
                 for name, split in splits.items()}  # fmt: skip
 
     def stability(run: Path) -> Any:
-        return read_stability(run / "stability"), _player(run / "stability")
+        return read_stability(run / "stability"), read_player(run / "stability")
 
     def swept(sweep: Path) -> Any:
         opened = open_sweep(sweep, make_task=make_task)

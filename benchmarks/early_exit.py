@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from eqloop._build import restore
+from eqloop.evaluate import evaluate
+from eqloop.run import open_run
 from eqloop.tasks import make_task
-from eqloop.train import evaluate, open_run
 
 
 def main() -> None:
@@ -30,7 +32,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     run = open_run(asked.run)
-    model, step = run.restore("best")
+    model, step = restore(run, "best")
     fields = run.spec.task_fields
     if run.spec.task_name == "prefix-sums":  # its own test split may be smaller
         fields = {**fields, "test_rows": asked.examples}

@@ -130,8 +130,8 @@ def training_passes(draws: np.ndarray) -> float:
 
 
 def spec_and_task(size: Size, width: int, *more: str):
+    from eqloop.run import resolve
     from eqloop.tasks import make_task
-    from eqloop.train import resolve
 
     spec = resolve("sudoku", "paper", [*size.settings(width), *more], make_task=make_task)
     return spec, make_task(spec.task_name, spec.task_fields)
@@ -208,7 +208,8 @@ def eqloop_steps(arrays: dict[str, np.ndarray], size: Size, spec, task, state) -
     import jax
     import jax.numpy as jnp
 
-    from eqloop.train._step import Data, make_step
+    from eqloop.train import make_step
+    from eqloop.train._step import Data
 
     data = Data(jnp.asarray(arrays["tokens"]), jnp.asarray(arrays["answers"]))
     step, carried = make_step(spec, task), [state, None]
@@ -357,7 +358,8 @@ def solver_costs(folder: Path, size: Size, width: int) -> dict[str, Any]:
 
 def evaluation(folder: Path, size: Size, width: int) -> dict[str, Any]:
     from eqloop._task import Split
-    from eqloop.train import evaluate, init_state
+    from eqloop.evaluate import evaluate
+    from eqloop.train import init_state
 
     arrays = dict(np.load(folder / "problem.npz"))
     rows = np.arange(size.examples) % size.rows

@@ -265,7 +265,7 @@ def _name(cell: "Cell") -> str:
 
 
 def _recipe(task: str) -> int:
-    from eqloop.train._resolve import load_preset
+    from eqloop.run import load_preset
 
     return load_preset(task, "paper")["train"]["steps"]
 
@@ -324,8 +324,9 @@ def slim(path: Path) -> Path | None:
     import jax
     import numpy as np
 
-    from eqloop.train import open_run
-    from eqloop.train._checkpoint import save
+    from eqloop.run import open_run
+    from eqloop.run._checkpoint import save
+    from eqloop.train._state import skeleton
 
     if not (path / "spec.toml").exists():
         return None
@@ -334,7 +335,7 @@ def slim(path: Path) -> Path | None:
         return None
     target = path / run.checkpoint(last).name
     if not target.exists():
-        state, header = run.load("last")
+        state, header = run.load("last", skeleton(run.spec))
         zeroed = jax.tree.map(
             lambda x: np.zeros_like(x) if eqx.is_inexact_array(x) else x, state.optimiser
         )

@@ -166,7 +166,7 @@ class Report:
 
     def save(self) -> None:
         from eqloop._files import write_atomic
-        from eqloop.train._metrics import plain
+        from eqloop._tables import plain
 
         text = json.dumps(plain(self.found), indent=1) + "\n"
         write_atomic(self.out / "gpu.json", [text.encode()])

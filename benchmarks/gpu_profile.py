@@ -59,8 +59,8 @@ def main() -> None:
     import jax.numpy as jnp
     from gpu import SMALL, Size, make_problem, spec_and_task
 
-    from eqloop.train import init_state
-    from eqloop.train._step import Data, make_step
+    from eqloop.train import init_state, make_step
+    from eqloop.train._step import Data
 
     size, width = (SMALL, 32) if asked.small else (Size(), asked.width)
     needs = make_problem(folder, size, width)
@@ -107,7 +107,9 @@ def main() -> None:
     (asked.out / "program.txt.gz").write_bytes(gzip.compress(largest.read_bytes()))
     print(f"{found['device']}: {wall:.1f} ms a step, {found['kernels_ms']:.1f} ms of kernels")
     for row in table[:30]:
-        print(f"{row['ms']:8.3f} ms  {row['runs']:7.1f} x {row['median_us']:8.1f} us  {row['kernel']}")
+        print(
+            f"{row['ms']:8.3f} ms  {row['runs']:7.1f} x {row['median_us']:8.1f} us  {row['kernel']}"
+        )
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 def jobs(reference: Path | None) -> list[str]:
     """The files in `reference`; then every solver with every gradient that goes with it."""
     from eqloop import InputError
-    from eqloop.train import SolverSpec
+    from eqloop.run import SolverSpec
 
     names, gradients = (
         typing.get_args(typing.get_type_hints(SolverSpec)[field]) for field in ("name", "gradient")
@@ -108,7 +108,8 @@ def _model(data: dict[str, Any], recall: str, norm: str, layout: str, precision:
     import jax
 
     import eqloop
-    from eqloop.train import ModelSpec, make_model
+    from eqloop._build import make_model
+    from eqloop.run import ModelSpec
 
     params = {k[6:]: a.astype(np.float32) for k, a in data.items() if k.startswith("param.")}
     gru, full = norm == "gru", layout == "grid"
@@ -190,8 +191,9 @@ def step(solver: str, gradient: str) -> dict[str, Any]:
     import equinox as eqx
     import jax
 
+    from eqloop.run import resolve
     from eqloop.tasks import make_task
-    from eqloop.train import init_state, make_step, resolve
+    from eqloop.train import init_state, make_step
     from eqloop.train._step import Data
 
     spec = resolve("sudoku", "paper", _settings(solver, gradient), make_task=make_task)
@@ -252,8 +254,9 @@ def _settings(solver: str, gradient: str) -> list[str]:
 
 
 def resume(folder: Path, stage: str) -> dict[str, Any]:
+    from eqloop.run import resolve
     from eqloop.tasks import make_task
-    from eqloop.train import resolve, train
+    from eqloop.train import train
 
     half, whole, again = STEPS // 2, folder / "whole", folder / "again"
     given = {

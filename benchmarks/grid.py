@@ -21,11 +21,12 @@ from typing import Any
 import jax
 import jax.random as jr
 
-from eqloop.examine import compare, make_problem, predict, weight_figures
+from eqloop._build import restore
+from eqloop.claims import compare, make_problem, predict, weight_figures
 from eqloop.report import read_results
+from eqloop.run import open_run, save_stability
 from eqloop.stability import analyse
 from eqloop.tasks import make_task
-from eqloop.train import open_run, save_stability
 
 ITERATIONS, EXAMPLES, DETAIL = 256, 32, 8
 
@@ -37,9 +38,9 @@ def runs(sweep: Path) -> list[Path]:
 
 
 def measure(path: Path) -> dict[str, Any]:
-    """As `eqloop.examine.examine`, without what it measures for one model's own page."""
+    """As `eqloop.claims.examine`, without what it measures for one model's own page."""
     run = open_run(path)
-    model, step = run.restore("best")
+    model, step = restore(run, "best")
     task = make_task(run.spec.task_name, run.spec.task_fields)
     problem = make_problem(model, task, task.load().splits["hard"].evenly(EXAMPLES))
     report = analyse(

@@ -31,9 +31,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eqloop._build import make_model, restore
 from eqloop._norms import relative_residual
+from eqloop.run import open_run
 from eqloop.tasks import make_task
-from eqloop.train import make_model, open_run
 
 TAIL = 40
 
@@ -73,7 +74,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for path in asked.runs:
         run = open_run(path)
-        trained, _ = run.restore("best")
+        trained, _ = restore(run, "best")
         task = make_task(run.spec.task_name, run.spec.task_fields)
         splits = task.load().splits
         for name in ("test", "hard"):

@@ -15,9 +15,9 @@ import time
 import jax.random as jr
 
 import eqloop
-from eqloop.examine import examine
+from eqloop.claims import examine
+from eqloop.run import resolve
 from eqloop.tasks import make_task
-from eqloop.train import resolve
 
 
 def main() -> None:

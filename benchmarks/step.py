@@ -270,10 +270,10 @@ def quick(folder: Path, task_name: str) -> tuple[Run, Run]:
     """One step of the quick preset, data and all, as `eqloop train` makes it."""
     import jax
 
+    from eqloop.run import resolve
     from eqloop.tasks import make_task
-    from eqloop.train import resolve
-    from eqloop.train._state import init_state
-    from eqloop.train._step import Order, make_step, put
+    from eqloop.train import init_state, make_step
+    from eqloop.train._step import Order, put
 
     # Without the burn-in, whose random length would be the largest difference between two steps.
     spec = resolve(task_name, "quick", ["task.rows=2000", "train.burn_in=0"], make_task=make_task)

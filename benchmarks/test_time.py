@@ -5,8 +5,8 @@
 
 **Question:** A trained run, examples of a split, plain iteration to a residual of 1e-3. Fixed
 batches that go on until their last example has converged (`jax.vmap` of the model) against
-`eqloop.train.solve`, which refills the batch: seconds, and iterations computed (those of examples
-that wait for others included). The two take turns, twice each after a first one that compiles; the
+`eqloop.evaluate.solve`, which refills the batch: seconds, and iterations computed (those of
+examples that wait included). The two take turns, twice each after a first one that compiles; the
 faster time of each counts. Then the cost of restarts.
 
 **Machine:** 2 cores of an AMD EPYC (Zen 4), shared with other work.
@@ -35,8 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import eqloop
+from eqloop._build import restore
+from eqloop.evaluate import Solved, solve
+from eqloop.run import open_run
 from eqloop.tasks import make_task
-from eqloop.train import Solved, open_run, solve
 
 SOLVER = eqloop.FixedPoint(rtol=1e-3)
 
@@ -73,7 +75,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     run = open_run(asked.run)
-    model, step = run.restore("best")
+    model, step = restore(run, "best")
     task = make_task(run.spec.task_name, run.spec.task_fields)
     split = task.load().splits[asked.split].take(slice(asked.examples))
     split = split.take(slice(len(split) // asked.batch * asked.batch))

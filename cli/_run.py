@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from .._task import AbstractTask, Split
-    from ..train import Curve, Evaluation, Run, Solved
+    from ..evaluate import Curve, Evaluation, Solved
+    from ..run import Run
 
 Checkpoint = Annotated[
     str, typer.Option(help="best (on validation), last, or the number of a step.")
@@ -69,8 +70,9 @@ def refuse_idle_options(budget: int | None, iterations: int | None, **with_budge
 def open_model(run: Path, checkpoint: str, **fields: Any) -> "tuple[Any, AbstractTask, Run, int]":
     """The model, the task (with `fields` in place of those of the run), the opened run, and the
     step that the checkpoint is of."""
+    from .._build import restore
+    from ..run import open_run
     from ..tasks import make_task
-    from ..train import open_run
 
     opened = open_run(run)
     try:
@@ -79,9 +81,9 @@ def open_model(run: Path, checkpoint: str, **fields: Any) -> "tuple[Any, Abstrac
     except InputError as error:
         raise InputError(f"{run / 'spec.toml'}: {error}") from None
     if checkpoint == "best" or checkpoint == "last":
-        model, step = opened.restore(checkpoint)
+        model, step = restore(opened, checkpoint)
     elif checkpoint.isdecimal():
-        model, step = opened.restore(int(checkpoint))
+        model, step = restore(opened, int(checkpoint))
     else:
         steps = ", ".join(map(str, opened.steps()))
         raise InputError(f"--checkpoint {checkpoint}: must be best, last or a step ({steps})")
@@ -139,8 +141,8 @@ def measure(
     Where Ctrl-C stops it, returns the splits that were done: see `stop_if_missing`."""
     import jax
 
-    from ..train import at_most
-    from ..train import measure as measure_split
+    from ..evaluate import at_most
+    from ..evaluate import measure as measure_split
 
     # The products with the weights of the blocks are nearly all of the work.
     weights = sum(leaf.size for leaf in jax.tree.leaves(model.blocks) if hasattr(leaf, "size"))
@@ -205,9 +207,11 @@ def spend(
     solver: str | None,
     **options: Any,
 ) -> "dict[str, Solved]":
-    """Solve the examples of each split, `options` being those of `eqloop.train.solve`, and save
+    """Solve the examples of each split, `options` being those of `eqloop.evaluate.solve`, and save
     the results; stopped by Ctrl-C as `measure`."""
-    from ..train import at_most, named_solver, record_of, save_evaluation, solve
+    from .._build import named_solver
+    from ..evaluate import at_most, solve
+    from ..run import record_of, save_evaluation
 
     name_of_solver, made = named_solver(run.spec.solver, solver)
     asked = {name: options[name] for name in ("budget", "restarts", "select")}

@@ -30,8 +30,8 @@ Settings = Annotated[
 
 def build(name: str, settings: list[str] | None, **fields: Any) -> "AbstractTask":
     """The task `name` with the fields that `--set task.FIELD=VALUE` gives."""
+    from ..run import parse_setting
     from ..tasks import make_task
-    from ..train import parse_setting
 
     for setting in settings or []:
         group, field, value = parse_setting(setting)

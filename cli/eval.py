@@ -33,7 +33,8 @@ from ._run import (
 
 if TYPE_CHECKING:
     from .._task import AbstractTask, Split
-    from ..train import Evaluation, Run
+    from ..evaluate import Evaluation
+    from ..run import Run
 
 
 def evaluate(
@@ -169,7 +170,7 @@ def _whole(task: "AbstractTask", data: Path) -> "Split":
 
 def _draw(path: Path, run: "Run", measured: "Mapping[str, Evaluation]") -> None:
     from ..report import accuracy_figure
-    from ..train import trained_iterations
+    from ..run import trained_iterations
 
     first = next(iter(measured.values()))
     if len(measured) == 1:

@@ -62,7 +62,9 @@ def gradients(
         check_plot(plot)
 
     from .. import default_gradients, gradient_audit
-    from ..train import SolverSpec, audit_batch, audited_iterations, check_memory, save_gradients
+    from ..audit import audit_batch, audited_iterations
+    from ..run import SolverSpec, save_gradients
+    from ..train import check_memory
 
     model, task, opened, step = open_model(run, checkpoint)
     spec = opened.spec

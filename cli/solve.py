@@ -24,7 +24,7 @@ from ._run import (
 
 if TYPE_CHECKING:
     from .._task import AbstractTask, Split
-    from ..train import Solved
+    from ..evaluate import Solved
 
 _FRAMES = 6
 _LONGEST = 2**20
@@ -74,8 +74,9 @@ def solve(
 
     Example: eqloop solve runs/prefix-sums-001 0110100110010110
     """
-    from ..train import named_solver, trace
-    from ..train import solve as solve_split
+    from .._build import named_solver
+    from ..evaluate import solve as solve_split
+    from ..evaluate import trace
 
     refuse_idle_options(budget, iterations, restarts=restarts, select=select, solver=solver)
     model, task, opened, step = open_model(run, checkpoint)
@@ -165,7 +166,7 @@ def _judge(task: "AbstractTask", split: "Split", answer: Any, solved: bool | Non
 def _tell(
     task: "AbstractTask", split: "Split", found: "Solved", told: dict[str, Any] | None
 ) -> bool | None:
-    """Print what `eqloop.train.solve` found, as JSON together with `told` where that is given."""
+    """Print what `eqloop.evaluate.solve` found, as JSON together with `told` if it is given."""
     answer, chosen = found.predictions[0], int(found.chosen[0])
     solved, why = task.check(split, answer)
     steps, residual, votes = found.evaluations[0], found.residual[0], found.votes[0]

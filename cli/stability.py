@@ -22,7 +22,7 @@ from ._run import Checkpoint, load_splits, open_model
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..examine import Check, Subject
+    from ..claims import Check, Subject
 
 _AXES = {"reachability": "Reachability", "input_dependence": "Input-dependence"}
 _AXES |= {"geometry": "Geometry"}
@@ -136,9 +136,10 @@ def _report(
 
     import jax.random as jr
 
-    from ..examine import examine, planned, player
+    from ..claims import examine, planned
+    from ..evaluate import player
     from ..report import write_stability
-    from ..train import save_stability
+    from ..run import save_stability
 
     model, task, opened, step, splits = _open(path, checkpoint, split, task_data)
     counts = {name: min(len(each), examples or len(each)) for name, each in splits.items()}
@@ -297,7 +298,7 @@ def _figure(value: Any) -> str:
 
 
 def _compare(runs: list[Path], as_json: bool) -> None:
-    from ..report import read_stability
+    from ..run import read_stability
 
     if len(runs) < 2:
         raise InputError("--compare needs two runs or more, each with a report: eqloop stability")
@@ -329,7 +330,7 @@ def _check(
 ) -> None:
     import jax.random as jr
 
-    from ..examine import CHECKS, random_subjects
+    from ..claims import CHECKS, random_subjects
 
     if name == "scalar":
         if paths:
@@ -357,8 +358,8 @@ def _check(
 def _subject(
     path: Path, checkpoint: str, split: str, task_data: Path | None, examples: int
 ) -> "Subject":
-    from ..examine import Subject, make_problem
-    from ..train import at_most
+    from ..claims import Subject, make_problem
+    from ..evaluate import at_most
 
     model, task, opened, step, splits = _open(path, checkpoint, split, task_data)
     spec = opened.spec.model

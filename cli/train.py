@@ -95,22 +95,9 @@ def train(
                 f"--resume {resume}: goes on as its spec.toml says; leave out --{given[0]}"
             )
 
+    from ..run import Spec, open_run, resolve, trained_iterations
     from ..tasks import make_task
-    from ..train import (
-        Diverged,
-        Lost,
-        Spec,
-        abandon,
-        agreed,
-        first,
-        from_first,
-        join,
-        leave,
-        open_run,
-        resolve,
-        same_spec,
-        trained_iterations,
-    )
+    from ..train import Diverged, Lost, abandon, agreed, first, from_first, join, leave, same_spec
     from ..train import train as run_training
 
     def wanted() -> Spec | None:

@@ -10,13 +10,6 @@ from ._adjoint import Neumann as Neumann
 from ._adjoint import OneStep as OneStep
 from ._adjoint import Phantom as Phantom
 from ._adjoint import Truncated as Truncated
-from ._audit import AuditedGradient as AuditedGradient
-from ._audit import Comparison as Comparison
-from ._audit import GradientAudit as GradientAudit
-from ._audit import GradientAuditor as GradientAuditor
-from ._audit import Likeness as Likeness
-from ._audit import default_gradients as default_gradients
-from ._audit import gradient_audit as gradient_audit
 from ._equilibrium import equilibrium as equilibrium
 from ._iteration import trajectory as trajectory
 from ._model import LoopedTransformer as LoopedTransformer

@@ -6,6 +6,7 @@ not taken for another number. Tables without one, of earlier versions, are read 
 
 import json
 import math
+import re
 import tomllib
 import zlib
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from ._errors import InputError
 from ._files import read_bytes, write_atomic
 
 CHECKSUM = "crc32"
+_CHECKSUM_VALUE = re.compile("[0-9a-f]{8}")
 _DEEPEST = 32
 
 
@@ -45,6 +47,11 @@ def parse_json(text: str | bytes) -> dict[str, Any]:
     if not isinstance(table, dict):
         kinds = {list: "a list", str: "text", bool: "true or false", type(None): "null"}
         raise ValueError(f"not a JSON object but {kinds.get(type(table), 'a number')}")
+    # The checksum is the last entry. One under another name had its name damaged, or the table
+    # would pass for one of an earlier version, which had none.
+    name, last = next(reversed(table.items()), ("", None))
+    if name != CHECKSUM and isinstance(last, str) and _CHECKSUM_VALUE.fullmatch(last):
+        raise ValueError(f"its checksum is called {name!r}, not {CHECKSUM!r}")
     written = table.pop(CHECKSUM, None)
     if written is not None and written != _checksum(table):
         raise ValueError("its checksum is not that of its content")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tiny_task import make_task, slow_steps, tiny_spec
 
-from eqloop.train import Lost, Spec, abandon, first, join, leave, train
-from eqloop.train._devices import from_first
+from eqloop.run import Spec
+from eqloop.train import Lost, abandon, first, from_first, join, leave, train
 
 STEPS = 20
 SETTINGS = (

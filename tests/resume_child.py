@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tiny_task import make_task, slow_steps, tiny_spec
 
-from eqloop.train import Spec, _checkpoint, train
+from eqloop.run import Spec, _checkpoint
+from eqloop.train import train
 
 SOLVERS = {
     "unroll": ["train.loss=progressive", "train.ema=0.9"],

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from eqloop._tables import plain
 from eqloop._task import AbstractTask
-from eqloop.stability._report import (
+from eqloop.stability import (
     Band,
     Geometry,
     InputDependence,
@@ -16,9 +17,10 @@ from eqloop.stability._report import (
     StabilityReport,
     Start,
     Statement,
+    Summary,
+    share,
+    summary,
 )
-from eqloop.stability._statistics import Summary, share, summary
-from eqloop.train._metrics import plain
 
 EXAMPLES = 24
 GRID = [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256]

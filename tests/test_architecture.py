@@ -22,18 +22,19 @@ PIECES = (
     *("_solver", "_adjoint", "_closed_map", "_equilibrium"),
 )
 LOOP = set(PIECES)
-RUN_FILES = {"_files", "_tables", "_run_files"}
+# Files that are there whole or not at all, and tables in them.
+FILING = {"_files", "_tables"}
+MODEL = LOOP | {"nn", "_model", "_cross_entropy"}
 
 ARROWS: dict[str, set[str]] = {
     "_errors": set(),
     "_text": set(),
     "_custom_types": set(),
     "_remat": set(),
-    # Files that are there whole or not at all, tables in them, and what those of a run say: of the
-    # parts that read and write run folders.
+    # Typed fields of tables, and how a wrong one is told.
+    "_fields": {"_errors", "_text"},
     "_files": set(),
     "_tables": WORDS | {"_files"},
-    "_run_files": WORDS | {"_files", "_tables"},
     "_task": WORDS,
     "nn": WORDS,
     # Solvers, gradients and stability see a function f(z, x) and never a model.
@@ -41,21 +42,25 @@ ARROWS: dict[str, set[str]] = {
     "stability": WORDS | LOOP,
     "_model": WORDS | LOOP | {"nn"},
     "_cross_entropy": WORDS | {"nn"},
-    "_audit": WORDS | LOOP | {"_model", "_cross_entropy"},
     "interop": WORDS | {"nn", "_model"},
-    "train": WORDS | LOOP | RUN_FILES | {"nn", "_model", "_task", "_cross_entropy", "_audit"},
-    # A model on its task as what stability measures; above training, whose evaluation it uses.
-    "examine": WORDS
-    | LOOP
-    | {"nn", "_model", "_task", "_cross_entropy", "_audit", "stability", "train"},
+    # What a run is on disk: knows no model. `_task` only for the types of what is handed in.
+    "run": WORDS | FILING | {"_fields", "_task"},
+    # From a spec to the objects that it names.
+    "_build": WORDS | LOOP | {"_fields", "_model", "run"},
+    "evaluate": WORDS | MODEL | {"_tables", "_task", "_build", "run"},
+    "audit": WORDS | MODEL | {"_task", "_build", "run"},
+    "train": WORDS | MODEL | FILING | {"_fields", "_task", "_build", "run", "evaluate", "audit"},
+    # A model on its task as what stability measures.
+    "claims": WORDS | MODEL | {"_task", "run", "evaluate", "audit", "stability"},
     # Many runs of a grid, each in its folder.
-    "sweep": WORDS | RUN_FILES | {"_task", "train", "examine"},
-    # Reads run folders and nothing else.
-    "report": WORDS | RUN_FILES,
-    "tasks": WORDS | {"_task", "_files"},
+    "sweep": WORDS | FILING | {"_fields", "_task", "_build", "run", "evaluate", "train", "claims"},
+    # Reads folders through `run` and nothing else.
+    "report": WORDS | FILING | {"run"},
+    "tasks": WORDS | {"_fields", "_files", "_task"},
     "cli": WORDS
-    | {"__init__", "_task", "train", "tasks", "stability", "examine", "sweep", "report"},
-    "_contents": WORDS | LOOP | {"_task", "_model", "_audit", "nn", "interop", "stability"},
+    | {"__init__", "_build", "_task", "audit", "claims", "evaluate", "report", "run"}
+    | {"stability", "sweep", "tasks", "train"},
+    "_contents": WORDS | LOOP | {"_task", "_model", "audit", "nn", "interop", "stability"},
     "__init__": {"_errors", "_contents"},
 }
 
@@ -63,7 +68,7 @@ SOLVERS = {"optimistix", "lineax", "diffrax"}
 MAY_SOLVE = LOOP | {"stability"}
 
 FILES = {"csv", "gzip", "io", "mmap", "os", "safetensors", "shutil", "tempfile", "zipfile"}
-MAY_TOUCH_FILES = {*RUN_FILES, "train", "sweep", "report", "tasks", "cli"}
+MAY_TOUCH_FILES = {*FILING, "run", "train", "sweep", "report", "tasks", "cli"}
 
 
 def sources() -> list[Path]:

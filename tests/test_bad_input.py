@@ -690,9 +690,9 @@ BAD_ROWS: list[tuple[str, str, str]] = [
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory) -> dict[str, Path]:
     """Runs of the other tasks with a checkpoint, of weights as they are drawn."""
+    from eqloop.run import create_run, resolve
     from eqloop.tasks import make_task
-    from eqloop.train import init_state, resolve
-    from eqloop.train._run import create_run
+    from eqloop.train import init_state
 
     found = {}
     for task in ("sudoku", "chess"):

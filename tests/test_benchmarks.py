@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+from eqloop.run import resolve
 from eqloop.sweep import count, read_grid
 from eqloop.tasks import make_task
-from eqloop.train import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,9 +12,10 @@ import safetensors.numpy
 from tiny_task import tiny_spec
 
 from eqloop import InputError
-from eqloop.train import init_state, open_run
-from eqloop.train._checkpoint import Header, load, load_header, named_arrays, save
-from eqloop.train._run import create_run
+from eqloop._build import restore
+from eqloop.run import create_run, open_run
+from eqloop.run._checkpoint import Header, load, load_header, named_arrays, save
+from eqloop.train import init_state
 from eqloop.train._state import skeleton
 
 SPEC = tiny_spec("train.ema=0.5")
@@ -158,7 +159,7 @@ def test_a_run_keeps_the_last_and_the_best(run):
 
 
 def test_restore_gives_the_averaged_weights(run, state):
-    model, step = run.restore()
+    model, step = restore(run)
     assert step == 10
     assert same(model, state.ema)
 
@@ -167,17 +168,17 @@ def test_a_damaged_checkpoint_offers_the_one_before(run):
     last = run.checkpoint(40)
     last.write_bytes(last.read_bytes()[:-1])
     with pytest.raises(InputError, match="before it is of step 30: delete the file to go on"):
-        run.load("last")
+        run.load("last", skeleton(run.spec))
     run.checkpoint(10).write_bytes(b"")
     with pytest.raises(InputError, match="not a whole checkpoint") as caught:
-        run.restore("best")
+        restore(run, "best")
     assert "before it" not in str(caught.value)
 
 
 def test_a_changed_spec_is_refused(run):
     (run.path / "spec.toml").write_text(OTHER.to_toml())
     with pytest.raises(InputError, match=r"another spec than .*\(model\.heads: 2 -> 1\): restore"):
-        open_run(run.path).load("last")
+        open_run(run.path).load("last", skeleton(OTHER))
 
 
 def test_where_no_run_is(tmp_path, run):
@@ -194,7 +195,7 @@ def test_where_no_run_is(tmp_path, run):
         create_run(tmp_path / "file", SPEC, {})
     new = create_run(tmp_path / "new", SPEC, {})
     with pytest.raises(InputError, match="no checkpoint yet"):
-        new.restore()
+        restore(new)
     (new.path / "data.json").write_text("{")
     with pytest.raises(InputError, match="damaged, not JSON"):
         open_run(new.path)
@@ -203,4 +204,4 @@ def test_where_no_run_is(tmp_path, run):
         open_run(new.path)
     (run.path / "checkpoints/best.json").write_text("{}")
     with pytest.raises(InputError, match="damaged"):
-        run.restore()
+        restore(run)

@@ -19,6 +19,7 @@ from rich.console import Console
 from eqloop._errors import InputError
 from eqloop._task import Split
 from eqloop.cli._run import open_model
+from eqloop.run import create_run, resolve
 from eqloop.tasks import TASKS, make_task
 from eqloop.tasks import _chess_kernels as kernels
 from eqloop.tasks._chess_moves import mating_moves
@@ -36,8 +37,7 @@ from eqloop.tasks._chess_rows import (
 from eqloop.tasks._chess_splits import Index, easy_to_hard, paper, paper_has_enough
 from eqloop.tasks._files import Tally, refuse
 from eqloop.tasks.chess import EXAMPLE, Chess
-from eqloop.train import init_state, resolve
-from eqloop.train._run import create_run
+from eqloop.train import init_state
 
 CHOICES = ("paper", "easy-to-hard")
 """What a user can name; the third of `ENCODINGS` is for runs of version 1."""

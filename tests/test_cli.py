@@ -11,7 +11,7 @@ import time
 import pytest
 
 from eqloop.cli.solve import few
-from eqloop.train._run import make_next_folder
+from eqloop.run import make_next_folder
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

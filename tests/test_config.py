@@ -7,9 +7,17 @@ from tiny_task import Tiny
 from tiny_task import tiny_spec as spec
 
 from eqloop import InputError
+from eqloop.run import (
+    SHORTCUTS,
+    ModelSpec,
+    SolverSpec,
+    Spec,
+    TrainSpec,
+    parse_setting,
+    presets,
+    resolve,
+)
 from eqloop.tasks import make_task
-from eqloop.train import ModelSpec, SolverSpec, Spec, TrainSpec, presets, resolve
-from eqloop.train._resolve import SHORTCUTS, parse_setting
 
 
 @pytest.mark.parametrize("preset", ["quick", "paper"])

@@ -6,9 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
+from eqloop.run import SolverSpec, resolve
 from eqloop.tasks import make_task
-from eqloop.train import resolve, train
-from eqloop.train._config import SolverSpec
+from eqloop.train import train
 from eqloop.train._display import WINDOW, Recent
 
 IMPLICIT = SolverSpec(name="fixed-point", gradient="implicit")

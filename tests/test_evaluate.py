@@ -12,8 +12,8 @@ from tiny_task import Tiny
 
 import eqloop
 from eqloop import InputError
+from eqloop.evaluate import evaluate, geometric
 from eqloop.nn import NormKind
-from eqloop.train import evaluate, geometric
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -16,15 +16,15 @@ from stability_example import a_report
 
 import eqloop
 from eqloop._tables import parse_json, write_json
+from eqloop.claims import CHECKS, compare, predict, random_subjects, weight_figures
+from eqloop.claims._checks import check_scan
+from eqloop.claims._theory import REACHED
+from eqloop.claims._weights import attention_entropy
 from eqloop.cli import main
 from eqloop.cli._output import finishing, time_left
 from eqloop.cli.stability import _at, _figure
-from eqloop.examine import CHECKS, predict, random_subjects, weight_figures
-from eqloop.examine._checks import check_scan
-from eqloop.examine._theory import REACHED, compare
-from eqloop.examine._weights import attention_entropy
+from eqloop.run import open_run
 from eqloop.stability import Statement
-from eqloop.train import open_run
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -226,7 +226,7 @@ def test_checks_hold_where_they_must_and_fail_where_they_must(name, falsified):
     assert found.holds is True
     assert found.rows
     assert all(len(row) == len(found.columns) for row in found.rows)
-    assert eqloop.train._metrics.plain(found.tables())
+    assert eqloop._tables.plain(found.tables())
     assert CHECKS[name]([deaf(external)], key=jr.key(1), iterations=64).holds is falsified
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from eqloop._fields import field_types
 from eqloop.cli import main
-from eqloop.train._config import GROUPS
-from eqloop.train._fields import field_types
+from eqloop.run._spec import GROUPS
 
 FIELDS = [f"{group}.{name}" for group, cls in GROUPS.items() for name in field_types(cls)]
 FIELDS += ["task.length", "task.rows", "task.seed", "task.augment", "task.hard_length", "task.x"]

@@ -10,10 +10,11 @@ import pytest
 
 from eqloop import InputError
 from eqloop._model import parameter_count
+from eqloop.run import resolve
 from eqloop.tasks import make_task
-from eqloop.train import resolve
-from eqloop.train._memory import VARIABLE, _parameters, _size, check_memory, memory_needed
-from eqloop.train._state import init_state, skeleton
+from eqloop.train import check_memory, init_state
+from eqloop.train._memory import VARIABLE, _parameters, _size, memory_needed
+from eqloop.train._state import skeleton
 from eqloop.train._step import Data, _Fixed, _step
 
 SMALL = ("model.width=32", "model.heads=4", "train.batch=16", "solver.steps=4")

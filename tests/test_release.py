@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eqloop.train import open_run
+from eqloop.run import open_run
 
 RELEASE = Path(__file__).resolve().parents[1] / "benchmarks" / "release"
 PUZZLES = {

@@ -27,6 +27,7 @@ from scipy.stats import spearmanr
 from eqloop import InputError
 from eqloop.cli import main
 from eqloop.report import (
+    Table,
     correlation_table,
     correlations,
     counts,
@@ -38,9 +39,9 @@ from eqloop.report import (
 )
 from eqloop.report._escape import latex_text, markdown_text
 from eqloop.report._groups import estimate
-from eqloop.report._results_figures import MOST_LINES, curves_figure
-from eqloop.report._style import line_style
-from eqloop.report._table import Table, latex
+from eqloop.report.figures._results_figures import MOST_LINES, curves_figure
+from eqloop.report.figures._style import line_style
+from eqloop.report.tables._table import latex
 
 SEEDS = (0, 1, 2)
 HARD = (0.5, 0.6, 0.7)

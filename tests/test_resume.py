@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from resume_child import SOLVERS, STEPS
 
-from eqloop.train import open_run, read_metrics
+from eqloop.run import open_run, read_metrics
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

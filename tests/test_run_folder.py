@@ -18,20 +18,29 @@ import pytest
 from tiny_task import Tiny, tiny_spec
 
 from eqloop import InputError, _files
+from eqloop._build import restore
 from eqloop._files import exclusive, remove_leftovers, replacing, write_atomic
 from eqloop._tables import format_json, parse_json, parse_toml, read_json
-from eqloop.report._run_folder import (
-    Curve,
+from eqloop.run import (
     Evaluated,
+    MetricsLog,
     RunResults,
+    Spec,
+    create_run,
+    make_folder,
+    open_run,
+    owned,
+    parse_setting,
+    read_metrics,
     read_run,
     read_spec,
+    same_content,
     say_steps,
 )
+from eqloop.run._folder import LOCK
+from eqloop.run._records import Curve
 from eqloop.tasks import make_task
-from eqloop.train import Spec, init_state, open_run, read_metrics, train
-from eqloop.train._resolve import parse_setting
-from eqloop.train._run import LOCK, create_run, make_folder, owned, same_content
+from eqloop.train import init_state, train
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -175,14 +184,14 @@ def test_what_is_no_file_is_one_line_and_never_waited_for(kind, trained, tmp_pat
     def resume(run: Path) -> None:
         train(None, Tiny(), run, resume=True)
 
-    def restore(run: Path) -> None:
-        open_run(run).restore()
+    def weights(run: Path) -> None:
+        restore(open_run(run))
 
     cases = {
         "spec.toml": (open_run, read_spec),
         "data.json": (open_run,),
         "metrics.jsonl": (resume,),
-        "checkpoints/best.json": (restore, read_run),
+        "checkpoints/best.json": (weights, read_run),
         "checkpoints/step-00000004.safetensors": (resume,),
         "eval/test.json": (read_run,),
         "stability/report.json": (read_run,),
@@ -204,7 +213,7 @@ def test_the_disk_fills_or_the_folder_moves_and_the_run_goes_on_afterwards(
     trained, tmp_path, monkeypatch
 ):
     path, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    from eqloop.train import _loop, _metrics
+    from eqloop.train import _loop
 
     validate = _loop._Trainer._validate
 
@@ -222,7 +231,7 @@ def test_the_disk_fills_or_the_folder_moves_and_the_run_goes_on_afterwards(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_metrics.MetricsLog, "write", full)
+        patch.setattr(MetricsLog, "write", full)
         with pytest.raises(InputError, match=r"\(No space left on device\): the run is saved up"):
             train(None, Tiny(), elsewhere, resume=True)
     train(None, Tiny(), elsewhere, resume=True)
@@ -249,7 +258,7 @@ def test_any_byte_of_a_table_may_change_but_not_what_it_says():
         except ValueError as error:
             assert "\n" not in str(error)  # noqa: PT017
         else:
-            assert {name: found.get(name) for name in table} == table
+            assert found == table
 
 
 DEEP, LONG = "[" * 100_000, "9" * 5_000
@@ -299,7 +308,7 @@ def test_the_checkpoint_counts_and_not_what_lies_beside_it(run, caplog):
     assert not caplog.records
     shutil.copy(opened.checkpoint(4), opened.checkpoint(2))
     with pytest.raises(InputError, match="is of step 4, which is not what its name"):
-        opened.restore(2)
+        restore(opened, 2)
     spec = run / "spec.toml"
     spec.write_text(spec.read_text().replace("lr = 0.002", "lr = 0.003"))
     with pytest.raises(InputError, match=r"train\.lr = 0\.003, but the run was trained with 0\.00"):
@@ -340,7 +349,7 @@ def test_weights_that_are_no_numbers_have_no_accuracy(tmp_path):
     state = eqx.tree_at(lambda s: s.model.coda.output.bias, state, bad)
     run.save(state, 2, None)
     with pytest.raises(InputError, match=r"step-00000002.*coda\.output\.bias holds NaN"):
-        run.restore("last")
+        restore(run, "last")
 
 
 def test_data_is_what_it_holds_and_not_where_it_lies(tmp_path):
@@ -365,9 +374,9 @@ def test_data_is_what_it_holds_and_not_where_it_lies(tmp_path):
 
 
 def test_ctrl_c_keeps_the_splits_that_are_evaluated(tiny_run, cli, monkeypatch):
-    import eqloop.train
+    import eqloop.evaluate
 
-    measure, calls = eqloop.train.measure, []
+    measure, calls = eqloop.evaluate.measure, []
 
     def second_is_stopped(*args, **options):
         calls.append(args)
@@ -375,7 +384,7 @@ def test_ctrl_c_keeps_the_splits_that_are_evaluated(tiny_run, cli, monkeypatch):
             raise KeyboardInterrupt
         return measure(*args, **options)
 
-    monkeypatch.setattr(eqloop.train, "measure", second_is_stopped)
+    monkeypatch.setattr(eqloop.evaluate, "measure", second_is_stopped)
     code, out, err = cli("eval", tiny_run, "--iterations", 4, "--rows", 8)
     assert code == 130
     assert out.count("iterations, in %") == 1

@@ -14,8 +14,8 @@ from tiny_task import Tiny
 import eqloop
 from eqloop import InputError
 from eqloop._solver import iterate
-from eqloop.train import Solved, _stream, solve
-from eqloop.train._solve import choose_start, count_votes
+from eqloop.evaluate import Solved, _batching, solve
+from eqloop.evaluate._solve import choose_start, count_votes
 
 TASK = Tiny()
 SPLIT = TASK.generate(60, 0)
@@ -100,7 +100,7 @@ def test_the_budget_is_kept_to_the_evaluation(budget):
 
 def test_the_work_follows_the_difficulty(monkeypatch):
     """A few that never converge hold up neither the rest nor, at the end, the whole batch."""
-    monkeypatch.setattr(_stream, "SMALL", 16)
+    monkeypatch.setattr(_batching, "SMALL", 16)
     model = make_model(1.0, recall="external")
     options: dict[str, Any] = {"budget": 400, "batch_size": 16}
     easy = solve(model, TASK, SPLIT, **options).converged[:, 0]

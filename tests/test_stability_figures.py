@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from stability_example import a_report, without_numbers
 
-from eqloop.report._stability_figures import (
+from eqloop.report.figures._stability_figures import (
     distinct_figure,
     eigenvalue_figure,
     fixed_points_figure,
@@ -16,7 +16,7 @@ from eqloop.report._stability_figures import (
     sensitivity_figure,
     solved_figure,
 )
-from eqloop.report._stability_panels import PANELS
+from eqloop.report.pages._stability_panels import PANELS
 
 
 def drawn(figure: Any) -> tuple[Any, dict[str, Any], list[str]]:

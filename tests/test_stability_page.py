@@ -11,8 +11,8 @@ from stability_example import a_player, a_report, without_numbers, write_example
 
 from eqloop import InputError
 from eqloop.report import write_stability
-from eqloop.report._stability_panels import PANELS
-from eqloop.report._stability_tables import number, percent
+from eqloop.report.pages._stability_panels import PANELS
+from eqloop.report.tables._stability_tables import number, percent
 from eqloop.tasks import make_task
 
 # --- numbers as text

@@ -15,7 +15,7 @@ import stability_maps as maps
 from numpy.testing import assert_allclose
 
 from eqloop import stability
-from eqloop.examine._theory import compare, predict
+from eqloop.claims import compare, predict
 from eqloop.stability import Jacobian, _eigenvalues, _limits, leading_eigenvalues
 from eqloop.stability._closed import closed
 from eqloop.stability._verdict import judge_input_dependence, judge_reachability

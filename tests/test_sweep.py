@@ -21,6 +21,7 @@ import submitit  # noqa: F401 (here, as its logger holds on to the stderr that i
 
 from eqloop import InputError
 from eqloop._tables import read_json
+from eqloop.run import ModelSpec, open_run, resolve
 from eqloop.sweep import (
     Cell,
     Ended,
@@ -38,7 +39,7 @@ from eqloop.sweep import (
 from eqloop.sweep._cost import iterations
 from eqloop.sweep._grid import parse_grid
 from eqloop.tasks import make_task
-from eqloop.train import ModelSpec, open_run, resolve, train
+from eqloop.train import train
 from eqloop.train._loss import draw
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -12,9 +12,9 @@ import tiny_task
 
 from eqloop import InputError
 from eqloop._task import AbstractTask, Split
+from eqloop.run import resolve
 from eqloop.tasks import TASKS, make_task
 from eqloop.tasks._files import refuse
-from eqloop.train import resolve
 
 ROWS = 12
 SVG = "{http://www.w3.org/2000/svg}"

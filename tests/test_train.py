@@ -18,11 +18,12 @@ from tiny_task import tiny_spec as spec
 
 import eqloop
 from eqloop import InputError
-from eqloop.train import Diverged, Spec, _step, init_state, open_run, read_metrics, train
+from eqloop.run import Spec, open_run, read_metrics
+from eqloop.train import Diverged, _step, init_state, make_step, train
 from eqloop.train._loop import improves
 from eqloop.train._loss import batch_loss, cross_entropy, draw
-from eqloop.train._state import make_optimiser, make_schedule
-from eqloop.train._step import METRICS, Order, make_step, put
+from eqloop.train._state import make_optimiser, make_schedule, skeleton
+from eqloop.train._step import METRICS, Order, put
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -434,8 +435,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert "at step" in message
     assert "train.lr (now 1e+30)" in message
     assert "\n" not in message
-    for step in open_run(path).steps():
-        state, _ = open_run(path).load(step)
+    run = open_run(path)
+    for step in run.steps():
+        state, _ = run.load(step, skeleton(run.spec))
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.model))
     last = read_metrics(path / "metrics.jsonl")[-1]
     assert last["loss"] is None or last["grad_norm"] is None  # not a number, in JSON

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from eqloop import InputError
+from eqloop._fields import nearest
 from eqloop._task import AbstractTask, Dataset, Split
+from eqloop.run import Spec, overlay
 from eqloop.tasks._svg import glyphs, picture
-from eqloop.train import Spec
-from eqloop.train._fields import nearest
-from eqloop.train._resolve import overlay
 from eqloop.train._step import Order
 
 

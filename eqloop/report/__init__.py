@@ -1,19 +1,18 @@
 """From run folders to tables and figures."""
 
-from ._accuracy import accuracy_figure as accuracy_figure
-from ._check import check_figure as check_figure
 from ._correlation import Correlation as Correlation
 from ._correlation import correlation_table as correlation_table
 from ._correlation import correlations as correlations
-from ._gradients import gradients_figure as gradients_figure
 from ._groups import Results as Results
 from ._groups import read_results as read_results
 from ._results import results_tables as results_tables
 from ._results import write_results as write_results
-from ._results_page import counts as counts
-from ._results_tables import short_table as short_table
-from ._scalar import scalar_figure as scalar_figure
-from ._stability_page import read_stability as read_stability
-from ._stability_page import write_stability as write_stability
-from ._table import Table as Table
-from ._table import markdown as markdown
+from .figures._accuracy import accuracy_figure as accuracy_figure
+from .figures._check import check_figure as check_figure
+from .figures._gradients import gradients_figure as gradients_figure
+from .figures._scalar import scalar_figure as scalar_figure
+from .pages._results_page import counts as counts
+from .pages._stability_page import write_stability as write_stability
+from .tables._results_tables import short_table as short_table
+from .tables._table import Table as Table
+from .tables._table import markdown as markdown

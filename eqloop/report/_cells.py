@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._errors import InputError
-from .._run_files import METRICS, SPEC, trained_seconds
 from .._tables import read_json
-from ._read import finite
-from ._run_folder import (
+from ..run import (
+    METRICS,
+    SPEC,
     SPEC_AXES,
     Evaluated,
     RunResults,
     Stability,
+    finite,
     read_run,
     read_spec,
     say_steps,
     spec_axes,
+    trained_seconds,
 )
 
 CELLS, STATE, RUNS = "cells.json", "state", "runs"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from ._table import Table
+from .tables._table import Table
 
 FEWEST = 5
 """Of fewer models no correlation is given."""

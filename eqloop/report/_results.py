@@ -8,14 +8,14 @@ from typing import Any
 
 from .._errors import InputError
 from .._text import one_line
+from ..run import SPLITS
 from ._escape import markdown_text
 from ._groups import Estimate, Group, Results
-from ._page import saved, write_files
-from ._results_figures import curves_figure, exponent, located, lyapunov_figure, rho_figure
-from ._results_page import counts, results_page
-from ._results_tables import agreement, all_tables, cells_csv, hard_correlations
-from ._run_folder import SPLITS
-from ._table import latex, markdown
+from .figures._results_figures import curves_figure, exponent, located, lyapunov_figure, rho_figure
+from .pages._page import saved, write_files
+from .pages._results_page import counts, results_page
+from .tables._results_tables import agreement, all_tables, cells_csv, hard_correlations
+from .tables._table import latex, markdown
 
 PAGE = "report.html"
 

@@ -9,8 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._build import make_model
 from .._errors import InputError
-from ..train import ModelSpec, Spec, make_model
+from ..run import ModelSpec, Spec
 
 _BACKWARD = 2
 """A backward pass costs about two forward ones. What is computed again to save memory is left out,

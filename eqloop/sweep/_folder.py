@@ -11,10 +11,8 @@ from typing import Any, Literal
 
 from .._errors import InputError
 from .._files import TEMPORARY, Held, exclusive, read_bytes, write_atomic
-from .._run_files import SPEC
 from .._tables import parse_json, read_json, read_text, write_json
-from ..train import Run, open_run
-from ..train._resolve import MakeTask
+from ..run import SPEC, MakeTask, Run, open_run
 from ._grid import Cell, Grid, parse_grid
 
 _LOG = logging.getLogger(__name__)

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._errors import InputError
+from .._fields import build, nearest
 from .._tables import parse_toml, read_text
-from ..train import Spec, presets, resolve
-from ..train._fields import build, nearest
-from ..train._resolve import SHORTCUTS, MakeTask
+from ..run import SHORTCUTS, MakeTask, Spec, presets, resolve
 
 Scalar = str | int | float | bool
 

@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import jax
 
+from .._build import restore
 from .._errors import InputError
-from .._run_files import trained_seconds
 from .._task import AbstractTask
-from ..examine import weight_figures
-from ..train import Diverged, measure, open_run, train
-from ..train._resolve import MakeTask
+from ..claims import weight_figures
+from ..evaluate import measure
+from ..run import MakeTask, open_run, trained_seconds
+from ..train import Diverged, train
 from ._cost import count
 from ._folder import STATE, Ended, Sweep
 from ._grid import Cell
@@ -76,7 +77,7 @@ def run_cell(sweep: Sweep, cell: Cell, task: AbstractTask) -> Ended | None:
         return None
     began = time.perf_counter()
     run = open_run(path)
-    model, step = run.restore(wanted.checkpoint)
+    model, step = restore(run, wanted.checkpoint)
     cost, flops = count(cell.spec.model), 0.0
     for name, split in splits.items():
         found = measure(

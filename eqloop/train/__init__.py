@@ -1,12 +1,5 @@
-"""Training: specs, losses, the compiled step, the loop, checkpoints and evaluation."""
+"""Training: the compiled step, the loop around it, its losses, its devices and processes."""
 
-from ._audit import AUDITED as AUDITED
-from ._audit import audit_batch as audit_batch
-from ._audit import audited_iterations as audited_iterations
-from ._config import ModelSpec as ModelSpec
-from ._config import SolverSpec as SolverSpec
-from ._config import Spec as Spec
-from ._config import TrainSpec as TrainSpec
 from ._devices import Lost as Lost
 from ._devices import abandon as abandon
 from ._devices import agreed as agreed
@@ -14,38 +7,12 @@ from ._devices import first as first
 from ._devices import from_first as from_first
 from ._devices import join as join
 from ._devices import leave as leave
-from ._evaluate import Curve as Curve
-from ._evaluate import Evaluation as Evaluation
-from ._evaluate import evaluate as evaluate
-from ._evaluate import geometric as geometric
 from ._loop import Diverged as Diverged
 from ._loop import Outcome as Outcome
 from ._loop import same_spec as same_spec
 from ._loop import train as train
 from ._memory import check_examples as check_examples
 from ._memory import check_memory as check_memory
-from ._metrics import read_metrics as read_metrics
-from ._resolve import parse_setting as parse_setting
-from ._resolve import presets as presets
-from ._resolve import resolve as resolve
-from ._results import at_most as at_most
-from ._results import measure as measure
-from ._results import record_of as record_of
-from ._results import save_evaluation as save_evaluation
-from ._results import save_gradients as save_gradients
-from ._results import save_stability as save_stability
-from ._results import trained_iterations as trained_iterations
-from ._run import Run as Run
-from ._run import open_run as open_run
-from ._solve import Cost as Cost
-from ._solve import Solved as Solved
-from ._solve import solve as solve
 from ._state import TrainState as TrainState
 from ._state import init_state as init_state
-from ._state import make_gradient as make_gradient
-from ._state import make_model as make_model
-from ._state import make_solver as make_solver
-from ._state import named_solver as named_solver
 from ._step import make_step as make_step
-from ._trace import Trace as Trace
-from ._trace import trace as trace

@@ -31,7 +31,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
 from .._errors import InputError
-from ._checkpoint import is_array
+from ..run._checkpoint import is_array
 from ._rendezvous import SAYING, Address, Meeting, Say, come
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 
-from ._config import SolverSpec
+from ..run import SolverSpec
 
 WINDOW = 20
 """Steps that a line of text is about: one batch alone says little."""

@@ -27,27 +27,29 @@ from rich.progress import (
 
 from .._errors import InputError
 from .._files import remove_leftovers
-from .._run_files import CHECKPOINTS
 from .._tables import plain
 from .._task import AbstractTask, Dataset
-from ._audit import AUDITED, audit_batch, audit_line, make_auditor
-from ._config import Spec
-from ._devices import Devices, agreed, copy_of_first, first, from_first, several, watched
-from ._display import Recent
-from ._evaluate import Evaluation, evaluate
-from ._memory import check_memory
-from ._metrics import AbstractLog, MetricsLog, NoLog
-from ._results import trained_iterations
-from ._run import (
+from ..audit import AUDITED, audit_batch, audit_line, make_auditor
+from ..evaluate import Evaluation, evaluate
+from ..run import (
+    CHECKPOINTS,
+    AbstractLog,
+    MetricsLog,
+    NoLog,
     Run,
+    Spec,
     create_run,
     make_folder,
     make_next_folder,
     open_run,
     owned,
     same_content,
+    trained_iterations,
 )
-from ._state import TrainState, init_state
+from ._devices import Devices, agreed, copy_of_first, first, from_first, several, watched
+from ._display import Recent
+from ._memory import check_memory
+from ._state import TrainState, init_state, skeleton
 from ._step import METRICS, Metrics, Order, make_step, put
 from ._tracker import AbstractTracker, NoTracker, make_tracker, require_tracker
 
@@ -262,7 +264,7 @@ class _Trainer:
             remove_leftovers(run.path / CHECKPOINTS)
             done, best = 0, None
             if run.steps():
-                state, header = run.load("last")
+                state, header = run.load("last", skeleton(run.spec))
                 done, best = header.step, header.notes["best"]
                 # A process killed between a checkpoint and what follows it left that undone.
                 run.point(best)

@@ -7,14 +7,14 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from .._adjoint import AbstractGradient, Backprop, Truncated
+from .._build import make_gradient, make_solver
 from .._cross_entropy import cross_entropy
 from .._iteration import advance, trajectory
 from .._model import LoopedTransformer
 from .._norms import relative_residual
 from .._solution import RESULTS, BackwardReport
 from .._solver import Solver, Unroll
-from ._config import SolverSpec, Spec
-from ._state import make_gradient, make_solver
+from ..run import SolverSpec, Spec
 
 
 class Examples(eqx.Module):

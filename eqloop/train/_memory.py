@@ -10,10 +10,10 @@ from pathlib import Path
 import equinox as eqx
 import jax
 
+from .._build import make_model
 from .._errors import InputError
 from .._model import parameter_count
-from ._config import ModelSpec, Spec
-from ._state import make_model
+from ..run import ModelSpec, Spec
 
 VARIABLE = "EQLOOP_MEMORY_CHECK"
 """Environment variable that turns the check off: `EQLOOP_MEMORY_CHECK=off`."""

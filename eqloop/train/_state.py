@@ -1,6 +1,5 @@
 """From a spec to the model, the solver, the optimiser and the state that training carries."""
 
-import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -11,31 +10,9 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from .._adjoint import (
-    AbstractGradient,
-    Backprop,
-    Implicit,
-    Neumann,
-    OneStep,
-    Phantom,
-    Truncated,
-)
-from .._errors import InputError
+from .._build import make_model
 from .._model import LoopedTransformer
-from .._norms import largest_cell_norm, two_norm
-from .._solver import (
-    AbstractSolver,
-    Anderson,
-    Broyden,
-    Chord,
-    FixedPoint,
-    NewtonKrylov,
-    Solver,
-    SteadyState,
-    Unroll,
-)
-from ._config import ModelSpec, SolverSpec, Spec, TrainSpec
-from ._fields import field_types, typed
+from ..run import Spec, TrainSpec
 
 
 class TrainState(eqx.Module):
@@ -58,76 +35,6 @@ class TrainState(eqx.Module):
     def best_weights(self) -> LoopedTransformer:
         """The weights to evaluate: the average where there is one."""
         return self.model if self.ema is None else self.ema
-
-
-def make_model(spec: ModelSpec, key: PRNGKeyArray) -> LoopedTransformer:
-    """A new model. `spec` is a resolved one (see `resolve`): it says what the grid is."""
-    return LoopedTransformer(
-        grid=spec.grid,
-        channels=spec.channels,
-        classes=spec.classes,
-        width=spec.width,
-        heads=spec.heads,
-        recall=spec.recall,
-        norm=spec.norm,
-        residual=spec.residual,
-        blocks=spec.blocks,
-        attention=spec.attention,  # pyright: ignore[reportArgumentType] (resolved: not "task")
-        mlp_ratio=spec.mlp_ratio,
-        dtype=jnp.dtype(spec.precision),
-        key=key,
-    )
-
-
-def make_solver(spec: SolverSpec) -> Solver:
-    if spec.name == "unroll":
-        return Unroll(spec.steps, rtol=spec.rtol)
-    norm = two_norm if spec.norm == "two" else largest_cell_norm
-    common: dict[str, Any] = {"rtol": spec.rtol, "atol": spec.atol, "norm": norm}
-    if spec.name == "fixed-point":
-        return FixedPoint(damping=spec.damping, patience=spec.patience, **common)
-    if spec.name == "anderson":
-        return Anderson(memory=spec.memory, damping=spec.damping, **common)
-    if spec.name == "broyden":
-        return Broyden(memory=spec.memory, **common)
-    others = {"newton": NewtonKrylov, "chord": Chord, "steady-state": SteadyState}
-    return others[spec.name](**common)
-
-
-def named_solver(spec: SolverSpec, name: str | None = None) -> tuple[str, AbstractSolver]:
-    """A solver that stops by itself, with the settings of `spec`, and what it is called: `name`,
-    or by default that of `spec`, or `fixed-point` where that does not stop. **Raises**
-    `InputError` for another name."""
-    if name is None:
-        name = spec.name if spec.converges else "fixed-point"
-    known = field_types(SolverSpec)["name"]
-    # The gradient, which is not asked for here, must be one that goes with every solver.
-    named = dataclasses.replace(spec, name=typed("solver", name, known), gradient="implicit")
-    made = make_solver(named)
-    if not isinstance(made, AbstractSolver):
-        raise InputError(f"solver must be one that stops by itself, got {name!r}")
-    return name, made
-
-
-def make_gradient(spec: SolverSpec) -> AbstractGradient:
-    steps = spec.gradient_steps
-    if spec.gradient == "backprop":
-        return Backprop(checkpoints=spec.gradient_checkpoints or None)
-    if spec.gradient == "truncated":
-        return Truncated(steps)
-    if spec.gradient == "one-step":
-        return OneStep()
-    if spec.gradient == "phantom":
-        return Phantom(steps, damping=spec.gradient_damping)
-    if spec.gradient == "neumann":
-        return Neumann(steps)
-    anderson = spec.gradient_solver == "anderson"
-    return Implicit(
-        rtol=spec.gradient_rtol,
-        max_steps=spec.gradient_cycles,
-        restart=spec.gradient_restart,
-        solver=Anderson(memory=spec.gradient_restart) if anderson else None,
-    )
 
 
 def make_schedule(spec: TrainSpec, lr: ArrayLike | None = None) -> optax.Schedule:

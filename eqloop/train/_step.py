@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from .._errors import InputError
 from .._solution import BackwardReport
 from .._task import AbstractTask, Split
-from ._config import Spec
+from ..run import Spec
 from ._devices import Devices
 from ._loss import batch_loss
 from ._state import TrainState, make_optimiser, make_schedule, training_key

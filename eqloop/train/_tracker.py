@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .._errors import InputError
-from ._config import Spec
+from ..run import Spec
 
 
 class AbstractTracker(abc.ABC):

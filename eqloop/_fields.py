@@ -1,0 +1,134 @@
+"""Dataclasses from tables: every field known by name and type, every mistake one clear line."""
+
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from ._errors import InputError
+
+T = TypeVar("T")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the known name nearest to `name`, or the whole list of them."""
+    known = sorted(known)
+    # Case is the commonest slip of all, so it must not cost anything.
+    lower = {each.lower(): each for each in known}
+    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    if found:
+        return f"; did you mean {lower[found[0]]}?"
+    return f"; known: {', '.join(known)}"
+
+
+@functools.cache
+def field_types(cls: type) -> dict[str, Any]:
+    """Name -> type of every field of a dataclass."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def build(cls: type[T], group: str, table: Mapping[str, Any]) -> T:
+    """A `cls` from a table of a spec.
+
+    **Raises** `InputError` for an unknown field (naming the nearest one) and for a value of the
+    wrong type (naming the field, the value and the type); `cls.__post_init__` checks the ranges.
+    """
+    known = field_types(cls)
+    values = {}
+    for name, value in table.items():
+        if name not in known:
+            hint = nearest(f"{group}.{name}", [f"{group}.{each}" for each in known])
+            raise InputError(f"unknown field {group}.{name}{hint}")
+        values[name] = typed(f"{group}.{name}", value, known[name])
+    return cls(**values)
+
+
+def typed(field: str, value: Any, wanted: Any) -> Any:
+    """`value` as the type `wanted`; the only conversions are int -> float and list -> tuple."""
+    check_storable(field, value)
+    ok, value = _fit(value, wanted)
+    if ok and isinstance(value, str) and "\0" in value:
+        raise InputError(f"{field} must not contain NUL, which no name of a file can")
+    if ok:
+        return value
+    hint = ""
+    if get_origin(wanted) is Literal and isinstance(value, str):
+        hint = nearest(value, [str(each) for each in get_args(wanted)])
+        hint = hint if hint.startswith("; did you") else ""
+    raise InputError(f"{field} must be {_describe(wanted)}, got {quoted(value)}{hint}")
+
+
+def check_storable(field: str, value: Any) -> None:
+    """**Raises** `InputError` for an integer or a text, also in a list, that neither TOML nor the
+    name of a file can hold."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            check_storable(field, part)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InputError(f"{field} must be a number of at most 64 bits, got {quoted(value)}")
+    if isinstance(value, str) and "\0" in value:
+        raise InputError(f"{field} must not contain NUL, which no name of a file can")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{field} must be text in UTF-8, got {quoted(value)}") from None
+
+
+def quoted(value: Any) -> str:
+    """A value for a message, not longer than is of use."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or nested as deep
+        return "what is too long to show"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_LONGEST = 200
+
+
+def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
+    origin, args = get_origin(wanted), get_args(wanted)
+    if origin is Literal:
+        # `True == 1`: compare the types too.
+        return any(type(value) is type(each) and value == each for each in args), value
+    if origin in (types.UnionType, typing.Union):
+        for each in args:
+            ok, converted = _fit(value, each)
+            if ok:
+                return True, converted
+        return False, value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False, value
+        variadic = len(args) == 2 and args[1] is Ellipsis
+        kinds = [args[0]] * len(value) if variadic else args
+        if len(kinds) != len(value):
+            return False, value
+        fitted = [_fit(each, kind) for each, kind in zip(value, kinds, strict=True)]
+        return all(ok for ok, _ in fitted), tuple(each for _, each in fitted)
+    if wanted is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return True, float(value)
+        return False, value
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    return isinstance(value, wanted), value
+
+
+def _describe(wanted: Any) -> str:
+    origin, args = get_origin(wanted), get_args(wanted)
+    if origin is Literal:
+        return "one of " + ", ".join(str(each) for each in args)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_describe(each) for each in args)
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            return f"a list of {_describe(args[0])}s"
+        return f"a list of {len(args)} numbers"
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return names.get(wanted, getattr(wanted, "__name__", str(wanted)))

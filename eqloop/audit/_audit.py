@@ -1,0 +1,413 @@
+"""The gradients of one loop held against each other: direction, size and cost."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
+
+from .._adjoint import AbstractGradient, Backprop, Implicit, Neumann, OneStep, Phantom, Truncated
+from .._cross_entropy import cross_entropy
+from .._model import Output
+from .._solution import RESULTS, BackwardReport
+from .._solver import Anderson, FixedPoint, Solver, Unroll
+
+BACKPROP, CONVERGED = "backprop", "implicit-converged"
+"""The names of the two references."""
+
+Model = Callable[..., Output]
+Loss = Callable[[Array, Array], Array]
+Batch = tuple[Float[Array, "batch *grid channels"], Integer[Array, "batch *grid"]]
+Progress = Callable[[int, int | None], None]
+
+_ENOUGH = 1.0
+"""Seconds of timed runs after which no other begins: a long run is the least disturbed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Likeness:
+    """A gradient g against a reference r; NaN where one of them is zero.
+
+    **Attributes:**
+
+    - `cosine`: `<g, r> / (|g| |r|)`.
+    - `ratio`: `|g| / |r|`.
+    """
+
+    cosine: float
+    ratio: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The gradient of some of the weights: its norm, and how it lies to the two references."""
+
+    norm: float
+    backprop: Likeness
+    implicit: Likeness
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditedGradient:
+    """One gradient of the mean loss of the batch: what it is like, and what it costs.
+
+    Counts are means over the examples (a batch waits for the slowest of them).
+
+    **Attributes:**
+
+    - `total`, `layers`: of all weights, and of those of each layer: a layer is the dotted path of
+        its weights in the model (`blocks.0.attention.query`), without their own names.
+    - `seconds`: of loss and gradient, the best of some runs; `compile_seconds`: tracing and
+        compiling, once; only tracing, where another gradient's program is the same.
+    - `evaluations`: of f going forwards.
+    - `repeated`: evaluations of f once more going backwards: one for each iteration that is gone
+        back through (two with `Backprop(checkpoints=...)`), and one to linearise f for a solve.
+    - `products`: with the transposed Jacobian of f. Each of an iteration that is gone back through
+        is one with respect to state and weights; the others, of a solve, to the state alone.
+    - `memory`: bytes of scratch memory that XLA sets aside for the program, its peak apart from
+        arguments and results (`temp_size_in_bytes`), or None where it does not say.
+    - `residual`: of the loop, the mean; `converged`: share of examples whose solve did.
+    - `backward_residual`: of the backward solve, the mean, or None where there is none;
+        `fallback`: share of examples in which it missed its tolerance (see `BackwardReport`).
+    """
+
+    total: Comparison
+    layers: Mapping[str, Comparison]
+    seconds: float
+    compile_seconds: float
+    evaluations: float
+    repeated: float
+    products: float
+    memory: int | None
+    residual: float
+    converged: float
+    backward_residual: float | None
+    fallback: float
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientAudit:
+    """What `gradient_audit` found.
+
+    **Attributes:**
+
+    - `examples`, `iterations`: of the batch, and of the loop.
+    - `rtol`, `max_steps`: tolerance and most steps of the converged implicit gradient.
+    - `share`: share of the examples in which that one is what it is called: both its solves, of
+        the loop and backwards, reached the tolerance. In the others there is no fixed point to
+        differentiate (or none was found), and what it holds is not a reference; where there are
+        no examples left, likeness to it is NaN.
+    - `gradients`: by name, the two references ("backprop", "implicit-converged") first.
+    - `seconds`: of the whole audit, compiling included.
+    """
+
+    examples: int
+    iterations: int
+    rtol: float
+    max_steps: int
+    share: float
+    gradients: Mapping[str, AuditedGradient]
+    seconds: float
+
+    def tables(self) -> dict[str, Any]:
+        """As nested tables of plain values; NaN stays NaN."""
+        return dataclasses.asdict(self)
+
+
+def gradient_audit(
+    model: Model,
+    batch: Batch,
+    *,
+    iterations: int = 30,
+    gradients: Mapping[str, AbstractGradient] | None = None,
+    solver: Solver | None = None,
+    loss: Loss = cross_entropy,
+    rtol: float = 1e-5,
+    max_steps: int = 256,
+    repeats: int = 3,
+    progress: Progress | None = None,
+) -> GradientAudit:
+    """Hold gradients against full backpropagation and against the converged implicit gradient.
+
+    All are of the same weights on the same batch. The references are
+
+    ```
+    backprop             Unroll(iterations), Backprop()
+    implicit-converged   FixedPoint(rtol) of at most max_steps, Implicit(rtol)
+    ```
+
+    The first is exact for the loop as it was run; the second for the loop run for ever. Where the
+    loop has converged and its Jacobian's spectral radius is below one they agree. Whether it has
+    is part of the answer: see `GradientAudit.share`.
+
+    When not to use it: for timing on a machine that has other work to do, and for a model whose
+    batch in full backpropagation does not fit into memory; take fewer examples then.
+
+    **Arguments:**
+
+    - `model`: a `LoopedTransformer`, or any Equinox module that is called as one and returns an
+        `Output`.
+    - `batch`: inputs `(batch, *grid, channels)` and targets `(batch, *grid)`.
+    - `iterations`: of the loop.
+    - `gradients`: by name; by default those of `default_gradients`.
+    - `solver`: that runs the loop for them (not for the references), in at most `max_steps`; by
+        default `Unroll(iterations)`.
+    - `loss`: of one example, from logits and targets; by default the mean cross-entropy.
+    - `rtol`, `max_steps`: of the converged implicit gradient. In float32 an `rtol` below 1e-6 is
+        hardly reached.
+    - `repeats`: timed runs of each gradient at most: none begins after a second of them.
+    - `progress`: called with the gradients done and their number.
+
+    **Raises** `ValueError` for an argument out of range, and for a solver and a gradient that
+    cannot work together.
+    """
+    auditor = GradientAuditor(
+        iterations=iterations,
+        gradients=gradients,
+        solver=solver,
+        loss=loss,
+        rtol=rtol,
+        max_steps=max_steps,
+    )
+    return auditor(model, batch, repeats=repeats, progress=progress)
+
+
+def default_gradients(iterations: int) -> dict[str, AbstractGradient]:
+    """Each gradient at few and at more terms (fewer than `iterations`): a family is a curve."""
+    found: dict[str, AbstractGradient] = {"one-step": OneStep()}
+    # A traced number of terms, so that one program serves them all.
+    families: dict[str, Callable[[int], AbstractGradient]] = {
+        "truncated": Truncated,
+        "phantom": Phantom,
+        "neumann": lambda terms: Neumann(jnp.asarray(terms, jnp.int32)),
+    }
+    for name, family in families.items():
+        # Two damped terms are hardly more than one step, and each program is compiled.
+        terms = (4, 8) if name == "phantom" else (2, 4, 8)
+        found |= {f"{name}-{k}": family(k) for k in terms if k < iterations}
+    return found | {
+        "implicit": Implicit(),
+        "implicit-anderson": Implicit(solver=Anderson(memory=10)),
+    }
+
+
+class GradientAuditor:
+    """`gradient_audit` for weights that change: what it compiles, it keeps.
+
+    Called with a model and a batch; arguments as for `gradient_audit`. Another model or batch of
+    the same shapes compiles nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        iterations: int,
+        gradients: Mapping[str, AbstractGradient] | None = None,
+        solver: Solver | None = None,
+        loss: Loss = cross_entropy,
+        rtol: float = 1e-5,
+        max_steps: int = 256,
+    ):
+        for name, value in (("iterations", iterations), ("max_steps", max_steps)):
+            if value < 1:
+                raise ValueError(f"{name} = {value} must be at least 1")
+        if not 0 < rtol < 1:
+            raise ValueError(f"rtol = {rtol} must be between 0 and 1")
+        if gradients is None:
+            gradients = default_gradients(iterations)
+        if taken := {BACKPROP, CONVERGED} & gradients.keys():
+            raise ValueError(f"gradients: {min(taken)!r} is the name of a reference")
+        self.iterations, self.rtol, self.max_steps = iterations, rtol, max_steps
+        unrolled = Unroll(iterations)
+        # Restarts cost GMRES some of what it knows of a Jacobian that is nearly singular.
+        exact = Implicit(rtol=rtol, restart=20)
+        pairs = {
+            BACKPROP: (unrolled, Backprop()),
+            CONVERGED: (FixedPoint(rtol=rtol), exact),
+            **{name: (solver or unrolled, gradient) for name, gradient in gradients.items()},
+        }
+        compiled: dict[str, Any] = {}
+        self.programs = {
+            name: _Program(solver, gradient, loss, max_steps, compiled)
+            for name, (solver, gradient) in pairs.items()
+        }
+
+    def __call__(
+        self, model: Model, batch: Batch, *, repeats: int = 1, progress: Progress | None = None
+    ) -> GradientAudit:
+        if repeats < 1:
+            raise ValueError(f"repeats = {repeats} must be at least 1")
+        began = time.perf_counter()
+        runs = {}
+        for done, (name, program) in enumerate(self.programs.items()):
+            if progress is not None:
+                progress(done, len(self.programs))
+            runs[name] = program.run(model, batch, repeats)
+        there = runs[CONVERGED].told
+        share = float(np.mean(there.converged & (there.report.fallback == 0)))
+        backprop, implicit = runs[BACKPROP].gradient, runs[CONVERGED].gradient
+        if not share:
+            implicit = {name: np.full_like(leaf, np.nan) for name, leaf in implicit.items()}
+        return GradientAudit(
+            examples=len(batch[1]),
+            iterations=self.iterations,
+            rtol=self.rtol,
+            max_steps=self.max_steps,
+            share=share,
+            gradients={name: _judge(run, backprop, implicit) for name, run in runs.items()},
+            seconds=time.perf_counter() - began,
+        )
+
+
+class _Told(eqx.Module):
+    """What the solves of each example said."""
+
+    evaluations: Int[Array, " batch"]
+    residual: Float[Array, " batch"]
+    converged: Bool[Array, " batch"]
+    report: BackwardReport
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    gradient: dict[str, np.ndarray]
+    told: _Told
+    seconds: float
+    program: "_Program"
+
+
+class _Program:
+    """One gradient, compiled ahead of time at its first run, if its text is not in `known`."""
+
+    def __init__(
+        self,
+        solver: Solver,
+        gradient: AbstractGradient,
+        loss: Loss,
+        max_steps: int,
+        known: dict[str, Any],
+    ):
+        self.gradient, self.known = gradient, known
+        self.rest = (solver, gradient, loss, max_steps)
+        self.compiled: Any = None
+        self.compile_seconds = 0.0
+
+    def run(self, model: Model, batch: Batch, repeats: int) -> _Run:
+        size = (len(batch[1]),)
+        probes = jax.tree.map(lambda a: jnp.zeros(size, a.dtype), BackwardReport.zeros())
+        arguments = (model, probes, *batch, *self.rest)
+        if self.compiled is None:
+            began = time.perf_counter()
+            lowered = _differentiate.lower(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
+            text = lowered.as_text()
+            if text not in self.known:
+                self.known[text] = lowered.compile()
+            self.compiled = self.known[text]
+            self.compile_seconds = time.perf_counter() - began
+        times: list[float] = []
+        while True:
+            began = time.perf_counter()
+            found = jax.block_until_ready(self.compiled(*arguments))
+            times.append(time.perf_counter() - began)
+            if len(times) == repeats or sum(times) > _ENOUGH:
+                break
+        weights, told = jax.device_get(found)
+        return _Run(_named(weights), told, min(times), self)
+
+    @property
+    def memory(self) -> int | None:
+        planned = self.compiled.compiled.memory_analysis()
+        return getattr(planned, "temp_size_in_bytes", None)
+
+    def backward(self, told: _Told) -> tuple[float, float]:
+        """`repeated` and `products`, see `AuditedGradient`."""
+        solve = float(np.mean(told.report.products))
+        if isinstance(self.gradient, Backprop):
+            through = float(np.mean(told.evaluations))
+            times = 1 if self.gradient.checkpoints is None else 2
+        else:
+            steps = getattr(self.gradient, "steps", 1)
+            through = float(steps if isinstance(self.gradient, Truncated | Phantom) else 1)
+            times = 1
+        return times * through + (solve > 0), through + solve
+
+
+@eqx.filter_jit
+def _differentiate(
+    model: Model,
+    probes: BackwardReport,
+    inputs: Array,
+    targets: Array,
+    solver: Solver,
+    gradient: AbstractGradient,
+    loss: Loss,
+    max_steps: int,
+) -> tuple[PyTree[Array], _Told]:
+    def objective(differentiated):
+        model, probes = differentiated
+
+        def one(x, wanted, probe):
+            out = model(x, solver=solver, gradient=gradient, max_steps=max_steps, probe=probe)
+            return loss(out.logits, wanted), (out.evaluations, out.residual, out.result)
+
+        losses, told = jax.vmap(one)(inputs, targets, probes)
+        return jnp.mean(losses), told
+
+    differentiate = eqx.filter_grad(objective, has_aux=True)
+    (weights, report), (evaluations, residual, result) = differentiate((model, probes))
+    return weights, _Told(evaluations, residual, result == RESULTS.successful, report)
+
+
+def _named(weights: PyTree) -> dict[str, np.ndarray]:
+    """The leaves by their dotted paths, in float64: sums of squares of many small numbers."""
+    return {
+        jtu.keystr(path, simple=True, separator="."): np.asarray(leaf, np.float64).ravel()
+        for path, leaf in jtu.tree_leaves_with_path(weights)
+    }
+
+
+def _judge(
+    run: _Run, backprop: Mapping[str, np.ndarray], implicit: Mapping[str, np.ndarray]
+) -> AuditedGradient:
+    layers: dict[str, list[str]] = {}
+    for name in run.gradient:
+        layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
+
+    def compare(names: list[str]) -> Comparison:
+        mine, one, other = (_joined(each, names) for each in (run.gradient, backprop, implicit))
+        return Comparison(float(np.linalg.norm(mine)), _likeness(mine, one), _likeness(mine, other))
+
+    told = run.told
+    repeated, products = run.program.backward(told)
+    solved = bool(np.any(told.report.products > 0))
+    return AuditedGradient(
+        total=compare(list(run.gradient)),
+        layers={layer: compare(names) for layer, names in layers.items()},
+        seconds=run.seconds,
+        compile_seconds=run.program.compile_seconds,
+        evaluations=float(np.mean(told.evaluations)),
+        repeated=repeated,
+        products=products,
+        memory=run.program.memory,
+        residual=float(np.mean(told.residual)),
+        converged=float(np.mean(told.converged)),
+        backward_residual=float(np.mean(told.report.residual)) if solved else None,
+        fallback=float(np.mean(told.report.fallback)),
+    )
+
+
+def _joined(leaves: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
+    return np.concatenate([leaves[name] for name in names])
+
+
+def _likeness(g: np.ndarray, r: np.ndarray) -> Likeness:
+    mine, other = float(np.linalg.norm(g)), float(np.linalg.norm(r))
+    if not mine * other > 0:
+        return Likeness(np.nan, np.nan if not other > 0 else mine / other)
+    return Likeness(float(np.dot(g, r)) / (mine * other), mine / other)

@@ -1,0 +1,13 @@
+"""The paper's claims: its theory, checks of single claims, and a whole report on a model."""
+
+from ._checks import CHECKS as CHECKS
+from ._checks import Check as Check
+from ._checks import Subject as Subject
+from ._checks import random_subjects as random_subjects
+from ._examine import examine as examine
+from ._examine import planned as planned
+from ._problem import Problem as Problem
+from ._problem import make_problem as make_problem
+from ._theory import compare as compare
+from ._theory import predict as predict
+from ._weights import weight_figures as weight_figures

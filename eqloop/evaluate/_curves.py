@@ -1,0 +1,460 @@
+"""Accuracy and convergence over test-time iterations."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+
+from .._errors import InputError
+from .._model import LoopedTransformer
+from .._norms import relative_residual
+from .._tables import plain
+from .._task import AbstractTask, Progress, Split
+
+CHECK = 8
+"""Iterations between two looks at whether an example has stopped changing."""
+QUIET = 1e-4
+"""Largest relative residual of an example that may stop early."""
+REACH = 32.0
+"""How many times its movement over the last `CHECK` iterations an answer must withstand."""
+SMALL = 64
+"""Batches below this are not made smaller: compiling for a new size costs more than it saves."""
+SMALLEST = 16
+"""Examples in a batch at least, where `work` limits them."""
+NOISE = 16 * float(np.finfo(np.float32).eps)
+"""A relative residual that rounding alone explains."""
+
+
+def geometric(iterations: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, 16, 24, ... and `iterations` itself."""
+    powers = [2**k for k in range(iterations.bit_length())]
+    grid = {each for power in powers for each in (power, power * 3 // 2)}
+    return sorted(each for each in grid | {iterations} if 1 <= each <= iterations)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A set of examples over the grid of iterations.
+
+    **Attributes:**
+
+    - `examples`: how many.
+    - `scores`: name -> mean at each point of the grid (`exact`, `cells`, ...).
+    - `residual_mean`, `residual_median`: relative residual `|z_t - z_{t-1}| / |z_t|` there.
+    - `converged`: share of examples whose residual there is below the tolerance.
+    - `settled`: share that ever got below it; `settled_median`: the median iteration of those.
+    - `overthinking`: name -> best over the grid, where, last, and `penalty` = best - last.
+    """
+
+    examples: int
+    scores: dict[str, list[float]]
+    residual_mean: list[float]
+    residual_median: list[float]
+    converged: list[float]
+    settled: float
+    settled_median: float
+    overthinking: dict[str, dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measured.
+
+    **Attributes:**
+
+    - `iterations`: the grid.
+    - `tolerance`: relative residual below which an example counts as converged.
+    - `overall`, `bands`: a curve for all examples, and one for each band that has any.
+    - `settled`: per example the first iteration whose residual is below `tolerance`, 0 for none.
+    - `judged`: means of the task's host-side scores of the last prediction.
+    - `predictions`: the last prediction of each example that was measured.
+    - `iterations_run`: iterations of single examples that were computed;
+      `iterations_asked` without early exit.
+    - `seconds`: wall time, compilation included.
+    """
+
+    iterations: list[int]
+    tolerance: float
+    overall: Curve
+    bands: dict[str, Curve]
+    settled: Int[np.ndarray, " examples"]
+    judged: dict[str, float]
+    predictions: Shaped[np.ndarray, "examples *grid"]
+    iterations_run: int
+    iterations_asked: int
+    seconds: float
+
+    def tables(self) -> dict[str, Any]:
+        """JSON-ready, NaN as null; without the predictions."""
+        found = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "predictions"
+        }
+        found["overall"] = dataclasses.asdict(self.overall)
+        found["bands"] = {name: dataclasses.asdict(curve) for name, curve in self.bands.items()}
+        found["settled"] = self.settled.tolist()
+        return plain(found)
+
+
+class _Active(eqx.Module):
+    """The examples of a batch that are still iterated, on the device."""
+
+    z: Float[Array, "batch *grid width"]
+    r: PyTree
+    tokens: Shaped[Array, "batch *grid"]
+    targets: Shaped[Array, "batch *grid"]
+    residual: Float[Array, " batch"]
+    settled: Int[Array, " batch"]
+    # At the last check: the logits, and how far they had moved since the one before.
+    logits: Float[Array, "batch *grid classes"]
+    moved: Float[Array, " batch"]
+
+
+@eqx.filter_jit
+def _start(
+    model: LoopedTransformer, loop: Any, task: AbstractTask, tokens: Array, targets: Array
+) -> _Active:
+    def one(tokens):
+        e = model.embed(task.encode(tokens))
+        return e, loop.inject(e), jnp.zeros_like(model.coda(e))
+
+    z, r, logits = jax.vmap(one)(tokens)
+    size = (len(tokens),)
+    return _Active(
+        z=z,
+        r=r,
+        tokens=tokens,
+        targets=targets,
+        residual=jnp.full(size, jnp.inf),
+        settled=jnp.zeros(size, jnp.int32),
+        logits=logits,
+        moved=jnp.full(size, jnp.inf),
+    )
+
+
+@eqx.filter_jit
+def _advance(
+    loop: Any, active: _Active, done: Int[Array, ""], count: Int[Array, ""], tolerance: Array
+) -> _Active:
+    """`count` more iterations after the `done` so far, both traced."""
+
+    def body(i, carry):
+        z, _, settled = carry
+        after = jax.vmap(loop)(z, active.r)
+        residual = jax.vmap(relative_residual)(after, z)
+        new = (settled == 0) & (residual < tolerance)
+        return after, residual, jnp.where(new, done + i + 1, settled)
+
+    z, residual, settled = jax.lax.fori_loop(
+        0, count, body, (active.z, active.residual, active.settled)
+    )
+    return eqx.tree_at(lambda a: (a.z, a.residual, a.settled), active, (z, residual, settled))
+
+
+@eqx.filter_jit
+def _read(
+    model: LoopedTransformer, task: AbstractTask, active: _Active
+) -> tuple[Array, dict[str, Array]]:
+    """The prediction of each example and its scores."""
+
+    def one(z, tokens, targets):
+        prediction = task.predict(model.coda(z), tokens)
+        scores = task.score(prediction, tokens, targets)
+        return prediction, {name: jnp.asarray(s, jnp.float32) for name, s in scores.items()}
+
+    return jax.vmap(one)(active.z, active.tokens, active.targets)
+
+
+@eqx.filter_jit
+def _check(
+    model: LoopedTransformer, task: AbstractTask, active: _Active, quiet: float
+) -> tuple[_Active, Bool[Array, " batch"]]:
+    """Which examples may stop; see `evaluate`."""
+
+    def one(z, tokens, residual, before, moved_before):
+        logits = model.coda(z)
+        moved = jnp.max(jnp.abs(logits - before))
+        prediction = task.predict(logits, tokens)
+        # The hardest push within the reach: down for what was chosen, up for all else.
+        chosen = jax.nn.one_hot(prediction, logits.shape[-1], dtype=logits.dtype)
+        pushed = task.predict(logits - 2 * REACH * moved * chosen, tokens)
+        stable = jnp.all(pushed == prediction)
+        shrinks = (moved <= 0.9 * moved_before) | (residual <= NOISE)
+        return logits, moved, (residual <= quiet) & shrinks & stable
+
+    logits, moved, stop = jax.vmap(one)(
+        active.z, active.tokens, active.residual, active.logits, active.moved
+    )
+    return eqx.tree_at(lambda a: (a.logits, a.moved), active, (logits, moved)), stop
+
+
+@eqx.filter_jit
+def _take(active: _Active, index: Int[Array, " batch"]) -> _Active:
+    return jax.tree.map(lambda leaf: leaf[index], active)
+
+
+def evaluate(
+    model: LoopedTransformer,
+    task: AbstractTask,
+    split: Split,
+    *,
+    iterations: int = 512,
+    grid: Sequence[int] | None = None,
+    tolerance: float = 1e-3,
+    batch_size: int = 250,
+    early_exit: bool = True,
+    fold: bool = True,
+    work: float | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Scores and residuals of plain iteration, on a geometric grid up to `iterations`.
+
+    **Early exit.** An example stops being iterated when its answer can no longer change, and
+    counts with that answer for the rest of the grid. Every 8 iterations an example is let go if
+    (1) its relative residual is at most 1e-4; (2) its logits moved less over these 8 iterations
+    than over the 8 before, by a tenth or more (or the residual is at the level of rounding); and
+    (3) its prediction stays the same when the logit of every class that it chose is lowered,
+    against all others, by twice 32 times that movement. Under (2) the iteration is contracting;
+    while its slowest mode shrinks by at least 1 in 33 per 8 iterations (a spectral radius up to
+    0.996), all movement still to come is below 32 times the last one, so (3) makes the
+    predictions those of the full run. An example that oscillates or drifts is iterated to the
+    end. Examples still going are gathered in batches of a quarter of the size.
+
+    **Arguments:**
+
+    - `iterations`: the most; `grid`: where to look, `geometric(iterations)` by default.
+    - `tolerance`: relative residual below which an example counts as converged (below 1e-4 it
+      also takes the place of 1e-4 in (1)).
+    - `batch_size`: examples iterated at once.
+    - `fold`: fold internal recall into the weights: same function, fewer operations.
+    - `work`: iterations of single examples to compute. Once they are used no further batch begins,
+        and the figures are those of a random sample, always the same one, of `examples` examples.
+        By default all examples are measured.
+    - `progress`: called with the work done and an upper bound of all of it, both in iterations of
+        single examples.
+
+    **Raises** `InputError` for an empty split.
+    """
+    began = time.perf_counter()
+    if not len(split):
+        raise InputError("there are no examples to evaluate: the split is empty")
+    if iterations < 1:
+        raise InputError(f"iterations must be at least 1, got {iterations}")
+    check_grid(model, split.inputs.shape[1:])
+    points = geometric(iterations) if grid is None else sorted(set(grid))
+    loop = eqx.filter_jit(make_loop)(model, fold)
+    batch_size = min(batch_size, len(split))
+    order = np.arange(len(split))
+    all_work = points[-1] * batch_size * -(-len(split) // batch_size)
+    limit = float(all_work if work is None else np.clip(work, points[-1], all_work))
+    limited = limit < all_work
+    if limited:
+        order = np.random.RandomState(0).permutation(len(split))
+        # At least two batches, or the first one alone could exceed the limit by its whole size.
+        batch_size = int(np.clip(limit / points[-1] / 2, min(SMALLEST, batch_size), batch_size))
+    parts: list[_Measured] = []
+    measured = spent = 0
+    while measured < len(split) and spent < limit:
+        index = order[measured : measured + batch_size]
+        padded = np.pad(index, (0, batch_size - len(index)), mode="edge")
+        batch = _Batch(model, loop, task, split, padded, len(index), points, tolerance, early_exit)
+
+        def report(computed: int, reached: int, before: int = spent) -> None:
+            if progress is not None:
+                progress(int(min(before + (computed if limited else reached), limit)), int(limit))
+
+        parts.append(batch.run(report))
+        measured += len(index)
+        # What early exit saves is work done, unless the work computed is what is limited.
+        spent += parts[-1].computed if limited else points[-1] * batch_size
+    split = split.take(order[:measured])
+
+    scores = {
+        name: np.concatenate([part.scores[name] for part in parts], axis=1)
+        for name in sorted(parts[0].scores, key=lambda name: (name != "exact", name))
+    }
+    residual = np.concatenate([part.residual for part in parts], axis=1)
+    settled = np.concatenate([part.settled for part in parts])
+    predictions = np.concatenate([part.predictions for part in parts])
+    everything = np.ones(len(split), bool)
+    bands = {name: mask for name, mask in task.bands(split).items() if mask.any()}
+
+    def curve(mask: Bool[np.ndarray, " examples"]) -> Curve:
+        return _curve(points, scores, residual, settled, mask, tolerance)
+
+    return Evaluation(
+        iterations=list(points),
+        tolerance=tolerance,
+        overall=curve(everything),
+        bands={name: curve(mask) for name, mask in bands.items()},
+        settled=settled,
+        judged={name: mean(each) for name, each in task.judge(split, predictions).items()},
+        predictions=predictions,
+        iterations_run=sum(part.iterations_run for part in parts),
+        iterations_asked=points[-1] * len(split),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def check_grid(model: LoopedTransformer, grid: tuple[int, ...]) -> None:
+    """**Raises** `InputError` where a puzzle is smaller than the neighbourhood of a cell."""
+    window = model.blocks[0].attention.window
+    if window != "full" and min(grid) < window:
+        raise InputError(
+            f"a puzzle of {' x '.join(map(str, grid))} cells is too small for this model, whose "
+            f"cells attend to {window} along each axis"
+        )
+
+
+def make_loop(model: LoopedTransformer, fold: bool) -> Any:
+    return model.loop(fold=fold)
+
+
+@dataclasses.dataclass
+class _Measured:
+    """Of one batch: grid points by examples, and what came last."""
+
+    scores: dict[str, np.ndarray]
+    residual: np.ndarray
+    settled: np.ndarray
+    predictions: np.ndarray
+    iterations_run: int
+    computed: int
+    """As `iterations_run`, with those of slots that are padding or done already."""
+
+
+class _Batch:
+    """Iterate one batch over the grid, dropping examples as they are done."""
+
+    def __init__(self, model, loop, task, split, index, real, points, tolerance, early_exit):
+        self.model, self.loop, self.task = model, loop, task
+        self.points, self.tolerance, self.early_exit = points, tolerance, early_exit
+        self.real = real
+        # Row of the batch that each slot on the device holds, and which slots still count: the
+        # others are padding, or done and not yet dropped.
+        self.rows = np.arange(len(index))
+        self.live = self.rows < real
+        self.active = _start(
+            model, loop, task, jnp.asarray(split.inputs[index]), jnp.asarray(split.targets[index])
+        )
+
+    def run(self, report: Callable[[int, int], None]) -> _Measured:
+        """Calls `report` now and then with the iterations of single examples that were computed,
+        and with those that were computed or need not be."""
+        points, size = self.points, len(self.rows)
+        residual = np.full((len(points), size), np.nan, np.float32)
+        settled = np.zeros(size, np.int32)
+        scores: dict[str, np.ndarray] = {}
+        predictions = np.zeros(0)
+        last: dict[str, np.ndarray] = {}
+        now = run = computed = 0
+        for place, point in enumerate(points):
+            while now < point and self.live.any():
+                # To the next point of the grid or the next check, whichever comes first.
+                step = min(point, now - now % CHECK + CHECK) if self.early_exit else point
+                self.active = _advance(
+                    self.loop,
+                    self.active,
+                    jnp.asarray(now, jnp.int32),
+                    jnp.asarray(step - now, jnp.int32),
+                    jnp.asarray(self.tolerance, jnp.float32),
+                )
+                run += (step - now) * int(self.live.sum())
+                computed += (step - now) * len(self.rows)
+                now = step
+                stop = np.zeros(len(self.rows), bool)
+                if self.early_exit and now % CHECK == 0:
+                    self.active, stopped = _check(
+                        self.model, self.task, self.active, min(QUIET, self.tolerance)
+                    )
+                    stop = np.asarray(stopped) & self.live
+                if now == point or stop.any():
+                    noted = self.live if now == point else stop
+                    predictions = self._note(last, predictions, size, noted)
+                    self.live &= ~stop
+                    self._shrink()
+                report(computed, now * size)
+            for name, value in last.items():
+                if name == "residual":
+                    residual[place] = value
+                elif name == "settled":
+                    settled[:] = value
+                else:
+                    scores.setdefault(name, np.full(residual.shape, np.nan, np.float32))
+                    scores[name][place] = value
+        real = slice(0, self.real)
+        return _Measured(
+            scores={name: each[:, real] for name, each in scores.items()},
+            residual=residual[:, real],
+            settled=settled[real],
+            predictions=predictions[real],
+            iterations_run=run,
+            computed=computed,
+        )
+
+    def _note(self, last, predictions, size, mask) -> np.ndarray:
+        """Bring what is known of each row up to date, for the slots in `mask`."""
+        rows = self.rows[mask]
+        found, values = _read(self.model, self.task, self.active)
+        found = np.asarray(found)
+        if not len(predictions):
+            predictions = np.zeros((size, *found.shape[1:]), found.dtype)
+        predictions[rows] = found[mask]
+        values = values | {"residual": self.active.residual, "settled": self.active.settled}
+        for name, value in values.items():
+            value = np.asarray(value)
+            last.setdefault(name, np.zeros(size, value.dtype))[rows] = value[mask]
+        return predictions
+
+    def _shrink(self) -> None:
+        """Gather the live slots when a quarter of the room holds them all."""
+        slots, count = len(self.rows), int(self.live.sum())
+        room = slots
+        while room >= SMALL and count <= room // 4:
+            room //= 4
+        if count == 0 or room == slots:
+            return
+        keep = np.flatnonzero(self.live)
+        padded = np.pad(keep, (0, room - count), mode="edge")
+        self.active = _take(self.active, jnp.asarray(padded))
+        self.rows = self.rows[padded]
+        self.live = np.arange(room) < count
+
+
+def mean(values: np.ndarray) -> float:
+    """Mean over those that apply (not NaN); NaN where none does."""
+    values = np.asarray(values, np.float64)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _curve(points, scores, residual, settled, mask, tolerance) -> Curve:
+    means = {name: [mean(row[mask]) for row in each] for name, each in scores.items()}
+    residual, settled = residual[:, mask].astype(np.float64), settled[mask]
+    overthinking = {}
+    for name, curve in means.items():
+        if not np.isnan(curve).all():
+            best = int(np.nanargmax(curve))  # the first of equals
+            overthinking[name] = {
+                "best": curve[best],
+                "iterations": points[best],
+                "last": curve[-1],
+                "penalty": curve[best] - curve[-1],
+            }
+    return Curve(
+        examples=int(mask.sum()),
+        scores=means,
+        residual_mean=residual.mean(axis=1).tolist(),
+        residual_median=np.median(residual, axis=1).tolist(),
+        converged=(residual < tolerance).mean(axis=1).tolist(),
+        settled=float((settled > 0).mean()),
+        settled_median=float(np.median(settled[settled > 0])) if settled.any() else float("nan"),
+        overthinking=overthinking,
+    )

@@ -1,0 +1,82 @@
+"""Accuracy against iterations, as a picture: does running the loop longer help, and when not."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from .._escape import figure_text
+from ._style import iteration_axis, line_style, new_figure, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def accuracy_figure(
+    curves: Mapping[str, Sequence[float]],
+    iterations: Sequence[int],
+    *,
+    trained: tuple[int, int] | None = None,
+    title: str = "",
+    score: str = "examples solved",
+) -> "Figure":
+    """One line for each curve, over a logarithmic axis of iterations.
+
+    **Arguments:**
+
+    - `curves`: label -> shares in [0, 1], one for each of `iterations`.
+    - `iterations`: the test-time iteration counts, ascending, from 1.
+    - `trained`: the fewest and most iterations in training; shaded.
+    - `score`: what the shares are shares of, for the axis.
+
+    **Raises** `InputError` where matplotlib is not installed.
+    """
+    figure = new_figure(7.2, 4.0)
+    axes = figure.add_subplot()
+    accuracy_lines(axes, curves, iterations, trained=trained, score=score)
+    if title:
+        axes.set_title(figure_text(title), loc="left", fontsize="medium")
+    # Beside the lines and not on them: where they run is not known beforehand.
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    return figure
+
+
+def accuracy_lines(
+    axes: "Axes",
+    curves: Mapping[str, Sequence[float]],
+    iterations: Sequence[int],
+    *,
+    trained: tuple[int, int] | None = None,
+    score: str = "examples solved",
+) -> None:
+    """What `accuracy_figure` draws, without its legend, into `axes`."""
+    accuracy_axes(axes, iterations, trained=trained, score=score)
+    for number, (label, shares) in enumerate(curves.items()):
+        axes.plot(
+            iterations,
+            shares,
+            label=figure_text(label),
+            **line_style(number),
+            markersize=4.5,
+            linewidth=1.6,
+            clip_on=False,
+            zorder=3,
+        )
+
+
+def accuracy_axes(
+    axes: "Axes",
+    iterations: Sequence[int],
+    *,
+    trained: tuple[int, int] | None = None,
+    score: str = "examples solved",
+) -> None:
+    """Iterations across, shares from 0 to 1 up, and the iterations in training shaded."""
+    from matplotlib.ticker import PercentFormatter
+
+    if trained is not None:
+        axes.axvspan(*trained, color="0.9", lw=0, label="iterations in training", zorder=0)
+    iteration_axis(axes, iterations)
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylabel(score)
+    tidy(axes, grid="y")

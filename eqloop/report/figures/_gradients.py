@@ -1,0 +1,158 @@
+"""Gradients as points, cosine against cost: what is bought by a more expensive one."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .._escape import figure_text
+from ._style import new_figure, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Family -> its marker, its colour (of Okabe and Ito; the marker alone tells them apart).
+_FAMILIES = {
+    "backprop": ("*", "#000000", "full backpropagation"),
+    "truncated": ("o", "#0072B2", "truncated: last K iterations"),
+    "phantom": ("s", "#D55E00", "phantom: K damped iterations"),
+    "neumann": ("D", "#009E73", "Neumann series of K terms"),
+    "implicit": ("^", "#CC79A7", "implicit, by GMRES"),
+    "implicit-anderson": ("v", "#CC79A7", "implicit, by Anderson"),
+    "implicit-converged": ("P", "#000000", "implicit, loop converged"),
+}
+_OTHER = ("X", "#56B4E9")
+_FINEST = 1e-6
+"""Of 1 - cosine: what float32 can tell from none."""
+_TICKS = {2: "-1", 1: "0", 0.5: "0.5", 0.1: "0.9", 1e-2: "0.99", 1e-3: "0.999"}
+_TICKS |= {1e-4: "0.9999", 1e-5: "0.99999", _FINEST: "1.0"}
+
+
+def gradients_figure(audit: Mapping[str, Any], *, title: str = "") -> "Figure":
+    """One point for each gradient, families joined, in one panel for each reference.
+
+    The vertical axis is `1 - cosine`, logarithmic and downwards, labelled with the cosine: 0.99 and
+    0.999 are as far apart as 0.9 and 0.99. A reference is not drawn against itself. Where no
+    example converged the second panel says so.
+
+    **Arguments:**
+
+    - `audit`: the tables of a `GradientAudit`, or what `gradients.json` holds of them.
+
+    **Raises** `InputError` where matplotlib is not installed.
+    """
+    figure = new_figure(9.6, 4.4)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    seconds = [each["seconds"] for each in audit["gradients"].values()]
+    converged = f"{audit['share']:.0%} converged"
+    names = {
+        "backprop": ("backprop", "against full backpropagation"),
+        "implicit": (
+            "implicit-converged",
+            f"against the converged implicit gradient ({converged})",
+        ),
+    }
+    distances: list[float] = []
+    for axes, (reference, (itself, heading)) in zip(panels, names.items(), strict=True):
+        points = {
+            name: (each["seconds"], _distance(each["total"][reference]["cosine"]))
+            for name, each in audit["gradients"].items()
+            if name != itself and _known(each["total"][reference]["cosine"])
+        }
+        distances += [distance for _, distance in points.values()]
+        _points(axes, points)
+        axes.set_title(heading, fontsize="medium", loc="left")
+        axes.set_xlabel("seconds for one gradient of the batch")
+        if not points:
+            axes.text(0.5, 0.5, "no fixed point was found", transform=axes.transAxes, ha="center")
+    _scales(panels, seconds, distances)
+    panels[0].set_ylabel("cosine")
+    if title:
+        figure.suptitle(figure_text(title), x=0.01, ha="left")
+    found = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    order = [label for _, _, label in _FAMILIES.values() if label in found]
+    order += [label for label in found if label not in order]
+    figure.legend(
+        [found[label] for label in order],
+        order,
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize="small",
+    )
+    return figure
+
+
+def _known(cosine: float | None) -> bool:
+    return cosine is not None and cosine == cosine
+
+
+def _distance(cosine: float) -> float:
+    return max(1 - cosine, _FINEST)
+
+
+def _points(axes: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
+    from matplotlib.patheffects import withStroke
+
+    families: dict[str, list[tuple[str, tuple[float, float]]]] = {}
+    for name, point in points.items():
+        family, terms = _family(name)
+        families.setdefault(family, []).append((terms, point))
+    for family, members in families.items():
+        marker, colour, label = _FAMILIES.get(family, (*_OTHER, family))
+        members.sort(key=lambda member: int(member[0] or 0))
+        axes.plot(
+            *zip(*(point for _, point in members), strict=True),
+            label=label,
+            color=colour,
+            marker=marker,
+            markersize=11 if marker == "*" else 6.5,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            linestyle="-" if len(members) > 1 else "",
+            linewidth=1.2,
+            clip_on=False,
+            zorder=3,
+        )
+        for terms, point in members:
+            axes.annotate(
+                terms,
+                point,
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color=colour,
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+                zorder=4,
+            )
+
+
+def _family(name: str) -> tuple[str, str]:
+    """A family and its K: the one-step gradient is a truncation to one."""
+    if name == "one-step":
+        return "truncated", "1"
+    family, _, terms = name.rpartition("-")
+    return (family, terms) if terms.isdecimal() else (name, "")
+
+
+def _scales(panels: Sequence["Axes"], seconds: Sequence[float], distances: Sequence[float]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low = 1.3 * max([*distances, 0.1])
+    high = min([*distances, 1e-2]) / 3
+    shown = {at: text for at, text in _TICKS.items() if high <= at <= low}
+    for axes in panels:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_ylim(low, high)
+        axes.set_yticks(list(shown), list(shown.values()))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(0.7 * min(seconds), 1.5 * max(seconds))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        tidy(axes)

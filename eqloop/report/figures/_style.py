@@ -1,0 +1,59 @@
+"""What the figures share: how one is begun, and how lines are told apart."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..._errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Told apart by marker and dash as well as by colour: the colours are those of Okabe and Ito, which
+# differ in lightness too, so the lines also survive a black-and-white printer.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches. **Raises** `InputError` where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise InputError("drawing needs matplotlib: pip install 'eqloop[plot]'") from None
+
+    # Not pyplot: it keeps figures alive and may want a display.
+    return Figure(figsize=(width, height), dpi=160, layout="constrained")
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Colour, marker and dash of the `number`-th line or set of points: as many pairs of a marker
+    and a dash as there are of both, so that no two of the first 49 are alike."""
+    place, turn = number % len(COLOURS), number // len(COLOURS)
+    return {
+        "color": COLOURS[place],
+        "marker": MARKERS[(place + turn) % len(MARKERS)],
+        "linestyle": DASHES[(place + 2 * turn) % len(DASHES)],
+    }
+
+
+def tidy(axes: "Axes", *, grid: Literal["both", "y"] = "both") -> None:
+    """A light grid and no box."""
+    axes.grid(axis=grid, color="0.88", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def iteration_axis(axes: "Axes", iterations: Sequence[int]) -> None:
+    """Ascending iterations, from 1 or more, on a logarithmic axis with powers of two on it."""
+    from matplotlib.ticker import NullLocator
+
+    first, last = iterations[0], iterations[-1]
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(first, max(last, 2 * first))
+    ticks = [1 << n for n in range(last.bit_length()) if 1 << n >= first]
+    ticks = ticks[:: 1 + len(ticks) // 10]  # as many as have room
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("iterations of the loop")

@@ -1,0 +1,130 @@
+"""A report on runs as one page that opens from disk: tables and figures."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from ...run import SPLITS
+from .._escape import html_text
+from .._groups import Results, label, written
+from ..figures._results_figures import curves_figure, exponent, located, lyapunov_figure, rho_figure
+from ..tables._results_tables import all_tables
+from ..tables._table import html
+from ._page import page, picture
+
+_FIRST = ("chosen", "results")
+"""Tables that come before the figures."""
+
+
+def results_page(results: Results) -> bytes:
+    """**Raises** `InputError` where matplotlib is not installed."""
+    tables = {
+        table.name: (table.title, html(table)) for table in all_tables(results)
+    }  # fmt: skip
+    first = next((name for name in _FIRST if name in tables), None)
+    parts: list[tuple[str, str, str]] = []
+    if first is not None:
+        parts.append((first, *tables.pop(first)))
+    parts.append(("figures", "Figures", "".join(_figures(results))))
+    parts += [(name, title, body) for name, (title, body) in tables.items()]
+    constants = "".join(
+        f"<div><dt>{html_text(axis)}</dt><dd>{html_text(written(value))}</dd></div>"
+        for axis, value in results.constants.items()
+    )
+    return page(
+        "results",
+        f"Results of {results.title}",
+        {
+            "counts": html_text(counts(results)),
+            "constants": constants,
+            "contents": "".join(f'<a href="#{n}">{html_text(title)}</a>' for n, title, _ in parts),
+            "sections": "".join(
+                f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">'
+                f'<a href="#{name}">{html_text(title)}</a></h2>{body}</section>'
+                for name, title, body in parts
+            ),
+        },
+    )
+
+
+def counts(results: Results) -> str:
+    """How many runs there are, in words."""
+    done, failed, of = len(results.finished), len(results.failed), len(results.cells)
+    told = f"{done} of {of} runs have finished" if of > 1 else "One run"
+    told += f", {failed} failed" if failed else ""
+    left = of - done - failed
+    return told + (f", {left} have not ended yet." if left else ".")
+
+
+def _figures(results: Results) -> Iterator[str]:
+    chosen = "" if results.chosen is None else " (at its best learning rate)"
+    yield _figure(
+        "accuracy",
+        "Share solved against iterations",
+        [picture(curves_figure(results, [split]), _curves_alt(results, split)) for split in SPLITS],
+        "To the right of the shaded range the loop runs for longer than in training: a line that "
+        "still rises there extrapolates, and one that falls overthinks. Lines are means over the "
+        f"seeds of each group{chosen}, bands go from the worst seed to the best.",
+    )
+    known = sum(cell.rho_w_x is not None for cell in results.finished)
+    if known:
+        yield _figure(
+            "rho",
+            "Share solved against ρ(W<sub>x</sub>)",
+            [
+                picture(
+                    rho_figure(results, [split]),
+                    _points_alt(results, lambda c: c.rho_w_x, split, "ρ(W_x)"),
+                )
+                for split in SPLITS
+            ],
+            "A point is one run, after its last iteration. To the right of the dashed line the "
+            "weights of the recall on the state expand by themselves: without outer normalisation "
+            f"the loop then diverges. Known of {known} of {len(results.finished)} runs (without "
+            "recall there is no such matrix).",
+        )
+    if list(located(results, exponent, "hard")):
+        yield _figure(
+            "lyapunov",
+            "Hard examples solved against the leading Lyapunov exponent",
+            [
+                picture(
+                    lyapunov_figure(results),
+                    _points_alt(results, exponent, "hard", "the leading Lyapunov exponent"),
+                )
+            ],
+            "A point is one run. To the left of the dashed line the loop settles, to the right it "
+            "drifts or is chaotic; if stable loops extrapolate better, the points fall from left "
+            "to right.",
+        )
+
+
+def _figure(name: str, title: str, pictures: Sequence[str], reading: str) -> str:
+    """`title` is HTML."""
+    return (
+        f'<figure id="{name}"><div class="pictures">{"".join(pictures)}</div>'
+        f"<figcaption><h3>{title}</h3><p>{html_text(reading)}</p></figcaption></figure>"
+    )
+
+
+def _curves_alt(results: Results, split: str) -> str:
+    ends = [
+        (mean, label(group.axes))
+        for group in results.shown
+        if (mean := group.share(split, "last").mean) is not None
+    ]
+    if not ends:
+        return f"Share of {split} examples solved against iterations: not evaluated."
+    (low, worst), (high, best) = min(ends), max(ends)
+    return (
+        f"Share of {split} examples solved against iterations, for {len(ends)} groups: after the "
+        f"last iteration from {100 * low:.1f} % ({worst}) to {100 * high:.1f} % ({best})."
+    )
+
+
+def _points_alt(results: Results, of: Callable, split: str, what: str) -> str:
+    values = [value for _, value, _ in located(results, of, split)]
+    if not values:
+        return f"Share of {split} examples solved against {what}: known of no run."
+    return (
+        f"Share of {split} examples solved against {what}, a point for each of {len(values)} "
+        f"runs, from {min(values):.3g} to {max(values):.3g}."
+    )

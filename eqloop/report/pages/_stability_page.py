@@ -1,0 +1,118 @@
+"""A stability report as one page that opens from disk: verdict, player, figures, numbers."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..._errors import InputError
+from ...run import REPORT, STABILITY_AGAIN, read_player, read_stability
+from .._escape import html_text
+from ..tables._stability_tables import Tables, extra_tables, main_table, number
+from ._page import packaged, page, picture, saved, write_files
+from ._stability_panels import PANELS, Panel
+
+PAGE = "report.html"
+
+_AXES = {
+    "reachability": ("Reachability", "Does the iteration get to a fixed point?"),
+    "input_dependence": ("Input-dependence", "Does the fixed point depend on the input, smoothly?"),
+    "geometry": ("Geometry", "Is going back through the loop well-behaved?"),
+}
+_AGREES = {
+    True: ("✓", "Theory and measurement agree"),
+    False: ("✗", "Theory and measurement disagree"),
+    None: ("?", "Theory neither confirmed nor refuted"),
+}
+
+
+def write_stability(folder: Path) -> list[Path]:
+    """Draw what was measured into `folder`, next to it: the page, and each figure as PNG.
+
+    **Arguments:**
+
+    - `folder`: holds `report.json` and, for a model with a task, `player.json`.
+
+    **Returns** the files written, `report.html` first.
+
+    **Raises** `InputError` where the report is missing, damaged or of another format, where
+    nothing can be written, and where matplotlib is not installed.
+    """
+    report = read_stability(folder)
+    player = read_player(folder)
+    files: dict[Path, bytes] = {}
+    shown: list[str] = []
+    try:
+        for panel in PANELS:
+            figure = panel.draw(report)
+            files[folder / f"{panel.name}.png"] = saved(figure, "png")
+            shown.append(_figure(panel, picture(figure, panel.alt(report))))
+        made = _page(report, player, "".join(shown))
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder / REPORT}: damaged ({error!r}); {STABILITY_AGAIN}") from error
+    return write_files({folder / PAGE: made, **files})
+
+
+def _page(report: Tables, player: Mapping[str, Any], figures: str) -> bytes:
+    sections = "".join(
+        f"<section><h2>{html_text(title)}</h2>{html}</section>"
+        for title, html in extra_tables(report)
+    )
+    settings = {name: each for name, each in report["settings"].items() if name != "format"}
+    run = settings.get("run")
+    parts = {
+        "verdict": "".join(_verdict(report)),
+        "settings": "".join(_settings(settings)),
+        "player": packaged("player.html") if player["examples"] else "",
+        "figures": figures,
+        "numbers": main_table(report),
+        "extra": sections,
+    }
+    # No tag can end or begin inside the element.
+    frames = json.dumps(player).replace("<", "\\u003c")
+    return page(
+        "stability",
+        f"Stability of {run}" if run else "Stability of a loop",
+        parts,
+        script=packaged("player.js"),
+        data=f'<script type="application/json" id="frames">{frames}</script>\n',
+    )
+
+
+def _verdict(report: Tables) -> Iterator[str]:
+    """One card for each axis, and never one score for all."""
+    predicted = report["predicted"]
+    for axis, statement in report["verdict"].items():
+        title, question = _AXES.get(axis, (axis, ""))
+        theory = '<p class="theory">No theory speaks of this map.</p>'
+        if claim := (predicted or {}).get(axis):
+            sign, words = _AGREES[claim["agrees"]]
+            theory = (
+                f'<p class="theory"><strong><span aria-hidden="true">{sign}</span> {words}.'
+                f"</strong> Predicted: {html_text(claim['claim'])}; "
+                f"{html_text(claim['because'])}.</p>"
+            )
+        yield (
+            f"<article><h3>{html_text(title)}</h3><p>{html_text(question)}</p>"
+            f'<p class="verdict">{html_text(statement["verdict"])}</p>'
+            f'<p class="because">{html_text(statement["because"])}</p>{theory}</article>'
+        )
+
+
+def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _settings({f"{name}.{key}": each for key, each in value.items()})
+        elif value is not None:
+            shown = number(value) if isinstance(value, float) else str(value)
+            yield f"<div><dt>{html_text(name)}</dt><dd>{html_text(shown)}</dd></div>"
+
+
+def _figure(panel: Panel, image: str) -> str:
+    return (
+        f'<figure id="{panel.name}">{image}'
+        f"<figcaption><h3>{html_text(panel.title)}</h3>"
+        f'<p class="formula">{panel.formula}</p><p>{panel.reading}</p></figcaption></figure>'
+    )

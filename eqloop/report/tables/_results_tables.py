@@ -1,0 +1,301 @@
+"""The tables of a report on runs, in their order."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ...run import SPLITS
+from ...run._records import MEASURES
+from .._cells import Cell
+from .._correlation import Correlation, correlation_table, correlations
+from .._escape import csv_value
+from .._groups import SEED, Estimate, Group, Results, written
+from ._stability_tables import number
+from ._table import Table
+
+Column = tuple[str, Callable[[Group], str]]
+
+_WORTH = ("last", "best", "lost")
+_AXES = {"reachability": "reachability", "input_dependence": "input-dependence"}
+_AXES |= {"geometry": "geometry"}
+_SHOWN_MEASURES = ("converged", "spectral radius", "Lyapunov exponent")
+_MEANS = "mean ± half-width of the 95 % interval (Student’s t) over the seeds"
+
+
+def all_tables(results: Results) -> list[Table]:
+    """Every table that there is anything for."""
+    found = [*_score_tables(results), *_band_tables(results), _cost_table(results)]
+    if any(cell.stability for cell in results.finished):
+        found.append(_stability_table(results))
+        correlated = hard_correlations(results)
+        if any(each.value is not None for each in correlated):
+            found.append(correlation_table(correlated))
+    if results.failed:
+        found.append(_failed_table(results))
+    return [each for each in found if each.rows]
+
+
+def short_table(results: Results) -> Table:
+    """For the terminal: the best learning rates where there are several, else every group."""
+    return next(_score_tables(results))
+
+
+def hard_correlations(results: Results) -> list[Correlation]:
+    """Of the numbers of the instrument with the share of hard examples that a run solves."""
+    pairs = [
+        (cell.stability.measures, hard.overall.last)
+        for cell in results.finished
+        if cell.stability is not None and (hard := cell.split("hard")) is not None
+    ]
+    measures = {name: [measured[name] for measured, _ in pairs] for name in MEASURES}
+    return correlations(measures, [solved for _, solved in pairs])
+
+
+def agreement(results: Results) -> Iterator[tuple[str, int, int]]:
+    """Axis, in how many runs the measurement is as the framework predicts, and of how many."""
+    for axis, name in _AXES.items():
+        said = [cell.stability.agrees.get(axis) for cell in results.finished if cell.stability]
+        claimed = [each for each in said if each is not None]
+        if claimed:
+            yield name, sum(claimed), len(claimed)
+
+
+def cells_csv(results: Results) -> str:
+    """One line for each cell, with everything: shares between 0 and 1, nothing for the unknown."""
+    lines = [_line(cell) for cell in results.cells]
+    out = io.StringIO()
+    heads = list(dict.fromkeys(name for line in lines for name in line))
+    writer = csv.DictWriter(out, heads, lineterminator="\n")
+    writer.writerow({name: csv_value(name) for name in heads})
+    for line in lines:
+        writer.writerow({name: csv_value(value) for name, value in line.items()})
+    return out.getvalue()
+
+
+def _line(cell: Cell) -> dict[str, Any]:
+    line: dict[str, Any] = {"source": cell.source, "cell": cell.name, "status": cell.status}
+    line |= {"error": cell.error, **cell.axes}
+    validation = (cell.results.validation if cell.results else None) or (None, None)
+    line["validation_exact"], line["validation_cells"] = validation
+    for split in SPLITS:
+        each = cell.split(split)
+        found = each and {
+            "examples": each.overall.examples,
+            "iterations": each.iterations[-1],
+            "last": each.overall.last,
+            "best": each.overall.best,
+            "best_at": each.best_at,
+            "lost": each.overall.lost,
+        }
+        for name in ("examples", "iterations", "last", "best", "best_at", "lost"):
+            line[f"{split}_{name}"] = found[name] if found else None
+    line["parameters"] = cell.parameters
+    for name in ("train", "evaluate"):
+        line[f"{name}_flops"] = cell.flops.get(name)
+        line[f"{name}_seconds"] = cell.seconds.get(name)
+    line["rho_w_x"] = cell.rho_w_x
+    stability = cell.stability
+    for axis in _AXES:
+        line[axis] = stability.verdict.get(axis) if stability else None
+    for name in MEASURES:
+        key = name.replace(" ", "_").replace("-", "_").lower()
+        line[key] = stability.measures[name] if stability else None
+    return line
+
+
+# --- one table each
+
+
+def _score_tables(results: Results) -> Iterator[Table]:
+    """The best learning rates, where there are several; then every group."""
+    everything = [
+        (f"{split}: {worth}", _share(split, worth)) for split in SPLITS for worth in _WORTH
+    ]
+    note = f"In %, {_MEANS}. last: {_last(results)}; best: over the iterations; lost: best − last."
+    if results.chosen is not None:
+        columns = [("validation", lambda group: interval(group.validation()))]
+        columns += [column for column in everything if not column[0].endswith("best")]
+        yield _table(
+            results,
+            "chosen",
+            "Results at the best learning rate",
+            results.chosen,
+            columns,
+            "Of each the learning rate with the best mean validation score (most examples solved, "
+            f"then most cells right; a failed run counts as 0), never by a test score. {note}",
+        )
+    title = "Results" if results.chosen is None else "Results at every learning rate"
+    yield _table(results, "results", title, results.groups, everything, note)
+
+
+def _last(results: Results) -> str:
+    ends = {
+        each.iterations[-1]
+        for cell in results.finished
+        for split in SPLITS
+        if (each := cell.split(split)) is not None
+    }
+    if not ends:
+        return "after the last iteration"
+    several = f"{min(ends)} to {max(ends)}" if len(ends) > 1 else str(*ends)
+    return f"after {several} iterations"
+
+
+def _band_tables(results: Results) -> Iterator[Table]:
+    """For each split of which some evaluation has several difficulty bands."""
+    for split in SPLITS:
+        found = [each for cell in results.finished if (each := cell.split(split)) is not None]
+        names = dict.fromkeys(name for each in found if len(each.bands) > 1 for name in each.bands)
+        if not names:
+            continue
+        columns = [(name, _band(split, name)) for name in names]
+        counts = ", ".join(
+            f"{name}: {min(sizes)}" + (f" to {max(sizes)}" if min(sizes) < max(sizes) else "")
+            for name in names
+            if (sizes := [each.bands[name].examples for each in found if name in each.bands])
+        )
+        yield _table(
+            results,
+            f"bands-{split}",
+            f"By difficulty: {split}",
+            results.shown,
+            columns,
+            f"Examples solved in each band, in %, {_MEANS}, {_last(results)}. Examples: {counts}.",
+        )
+
+
+def _cost_table(results: Results) -> Table:
+    def mean(of: Callable[[Cell], float | None], form: Callable[[float | None], str] = number):
+        return lambda group: form(group.estimate(of).mean)
+
+    columns: list[Column] = [
+        ("parameters", mean(lambda c: c.parameters, lambda n: "–" if n is None else f"{n:,.0f}"))
+    ]
+    for what, costs in (("FLOPs", "flops"), ("s", "seconds")):
+        for name in ("train", "evaluate"):
+            columns.append((f"{name}, {what}", mean(_cost(costs, name))))
+        columns.append((f"evaluate / train, {what}", mean(_ratio(costs))))
+    sums = {
+        what: sum(
+            known
+            for cell in results.cells
+            for each in getattr(cell, what).values()
+            if (known := each) is not None
+        )
+        for what in ("flops", "seconds")
+    }
+    flops = f"{number(sums['flops'])} FLOPs and " if sums["flops"] else ""
+    hours = sums["seconds"] / 3600
+    time = f"{number(hours)} hours" if hours >= 1 else f"{number(60 * hours)} minutes"
+    note = (
+        f"Of one run, mean over the seeds. All runs together: {flops}{time} of training and "
+        "evaluation."
+    )
+    table = _table(results, "cost", "Cost", results.groups, columns, note).without_empty()
+    bare = len(table.head) <= table.labels + 1 and "parameters" not in table.head
+    return Table(table.name, table.title, table.head, ()) if bare else table
+
+
+def _cost(what: str, name: str) -> Callable[[Cell], float | None]:
+    return lambda cell: getattr(cell, what).get(name)
+
+
+def _ratio(what: str) -> Callable[[Cell], float | None]:
+    def of(cell: Cell) -> float | None:
+        train, evaluate = (getattr(cell, what).get(name) for name in ("train", "evaluate"))
+        return None if not train or evaluate is None else evaluate / train
+
+    return of
+
+
+def _stability_table(results: Results) -> Table:
+    groups = [group for group in results.groups if any(cell.stability for cell in group.cells)]
+    columns: list[Column] = [(name, _verdicts(axis)) for axis, name in _AXES.items()]
+    columns += [
+        (f"{name}, %" if name == "converged" else name, _measure(name)) for name in _SHOWN_MEASURES
+    ]
+    columns += [(f"{split}, %", _share(split, "last")) for split in SPLITS]
+    said = [f"{name} in {hits} of {count}" for name, hits, count in agreement(results)]
+    theory = f" As the framework predicts: {', '.join(said)} runs." if said else ""
+    return _table(
+        results,
+        "stability",
+        "Stability",
+        groups,
+        columns,
+        "The verdicts of eqloop stability (a number counts runs), the share of loops that "
+        "converged, the medians over examples of the spectral radius of the Jacobian and of the "
+        "leading Lyapunov exponent (below 0: the loop settles), each as its mean over the seeds; "
+        f"beside them the share solved.{theory}",
+    )
+
+
+def _failed_table(results: Results) -> Table:
+    rows = [(cell.name, cell.error) for cell in results.failed]
+    return Table("failed", "Runs that failed", ("run", "error"), rows, labels=2)
+
+
+# --- cells of a table
+
+
+def _table(
+    results: Results,
+    name: str,
+    title: str,
+    groups: Sequence[Group],
+    columns: Sequence[Column],
+    note: str,
+) -> Table:
+    """A line for each group: its axes, its number of seeds, `columns`."""
+    columns = [("runs" if SEED not in results.cells[0].axes else "seeds", _seeds), *columns]
+    rows = [
+        (*(written(value) for value in group.axes.values()), *(of(group) for _, of in columns))
+        for group in groups
+    ]
+    head = (*results.axes, *(head for head, _ in columns))
+    return Table(name, title, head, rows, note, labels=len(results.axes))
+
+
+def _seeds(group: Group) -> str:
+    failed = f" ({len(group.failed)} failed)" if group.failed else ""
+    return f"{len(group.cells)}{failed}"
+
+
+def interval(found: Estimate) -> str:
+    """A share in percent, ± half the width of its interval; a dash for what is not known."""
+    if found.mean is None:
+        return "–"
+    half = "–" if found.half_width is None else f"{100 * found.half_width:.1f}"
+    return f"{100 * found.mean:.1f} ± {half}"
+
+
+def _share(split: str, worth: str) -> Callable[[Group], str]:
+    return lambda group: interval(group.share(split, worth))
+
+
+def _band(split: str, name: str) -> Callable[[Group], str]:
+    def of(cell: Cell) -> float | None:
+        found = cell.split(split)
+        band = None if found is None else found.bands.get(name)
+        return None if band is None else band.last
+
+    return lambda group: interval(group.estimate(of))
+
+
+def _verdicts(axis: str) -> Callable[[Group], str]:
+    def of(group: Group) -> str:
+        said = [cell.stability.verdict.get(axis, "–") for cell in group.cells if cell.stability]
+        counts = {each: said.count(each) for each in dict.fromkeys(said)}
+        return ", ".join(v if n == len(said) else f"{v} ({n})" for v, n in counts.items())
+
+    return of
+
+
+def _measure(name: str) -> Callable[[Group], str]:
+    def of(cell: Cell) -> float | None:
+        return None if cell.stability is None else cell.stability.measures[name]
+
+    if name == "converged":
+        return lambda group: interval(group.estimate(of)).split(" ±")[0]
+    return lambda group: number(group.estimate(of).mean)

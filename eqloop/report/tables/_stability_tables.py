@@ -1,0 +1,209 @@
+"""The numbers of a stability report as HTML tables, and how a number is written."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from .._escape import html_text
+
+Tables = Mapping[str, Any]
+Row = tuple[str, Any]
+"""A label (HTML), and a `Summary`, a `Share` or a number."""
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+_SPACE = "\N{NO-BREAK SPACE}"
+"""So that on a narrow page an interval is broken before "to" and nowhere else."""
+
+
+def number(value: float | None) -> str:
+    """Three digits, with a power of ten where it is far from 1; a dash where there is none."""
+    if value is None or value != value:
+        return "–"
+    # A cosine of 0.9998 is not one of 1.
+    text = f"{value:.3g}" if not 0.995 <= abs(value) < 1 else f"{value:.4g}"
+    if "e" in text:
+        digits, power = text.split("e")
+        return f"{digits}×10{str(int(power)).translate(_RAISED)}".replace("-", "−")
+    return text.replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{100 * value:.3g}{_SPACE}%"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+    """Rows of text, of which the first cell is the heading and may hold HTML."""
+    return (
+        f"<table><caption>{html_text(caption)}</caption><thead><tr>"
+        + "".join(f'<th scope="col">{html_text(each)}</th>' for each in head)
+        + f"</tr></thead><tbody>{''.join(map(_row, rows))}</tbody></table>"
+    )
+
+
+def main_table(report: Tables) -> str:
+    """Every measured number with its interval, in a group for each part of the report."""
+    bodies = "".join(
+        f'<tbody><tr><th scope="rowgroup" colspan="4">{html_text(title)}</th></tr>'
+        + "".join(_row((label, *_cells(found))) for label, found in rows)
+        + "</tbody>"
+        for title, rows in _groups(report)
+    )
+    heads = ("", "mean", "95 % interval", "examples")
+    return (
+        "<table><thead><tr>"
+        + "".join(f'<th scope="col">{each}</th>' if each else "<td></td>" for each in heads)
+        + f"</tr></thead>{bodies}</table>"
+    )
+
+
+def extra_tables(report: Tables) -> Iterator[tuple[str, str]]:
+    """Heading and HTML of what a report of a model has besides: gradients, noise, weights."""
+    geometry, spectrum = report["geometry"], report["spectrum"]
+    if audit := geometry.get("audit"):
+        rows = [
+            (
+                html_text(name),
+                _pair(each["cosine_backprop"], each["ratio_backprop"]),
+                _pair(each["cosine_implicit"], each["ratio_implicit"]),
+                number(each["seconds"]),
+            )
+            for name, each in audit.items()
+        ]
+        heads = ("gradient", "full backprop.", "implicit", "seconds")
+        caption = "Cosine, and ratio of norms (×), of gradients of the weights against two others."
+        yield "Gradients of the weights", table(heads, rows, caption)
+    if noise := geometry.get("weight_noise"):
+        columns = (noise[name] for name in ("levels", "accuracy", "low", "high"))
+        rows = [
+            (percent(level), percent(solved), _interval(low, high, percent))
+            for level, solved, low, high in zip(*columns, strict=True)
+        ]
+        heads = ("relative noise", "solved", "95 % interval")
+        caption = "Share solved with noise added to every weight."
+        yield "Noise on the weights", table(heads, rows, caption)
+    if weights := spectrum.get("weights"):
+        rows = [(html_text(name), number(value)) for name, value in weights.items()]
+        yield "Weight matrices", table(("quantity", "value"), rows, "Of the weights alone.")
+
+
+def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
+    reach, dependence = report["reachability"], report["input_dependence"]
+    geometry, spectrum = report["geometry"], report["spectrum"]
+    starts: dict[str, str] = {"gaussian": "Gaussian noise", "other": "another fixed point"}
+    yield (
+        "Reachability",
+        [
+            *_named("ended:", reach["shares"]),
+            ("iterations to the tolerance", reach["settle_step"]),
+            ("factor per iteration, measured", reach["rate"]),
+            ("factor per iteration, from ρ(J)", reach["predicted_rate"]),
+            ("distance left to the fixed point, estimated", reach.get("remaining")),
+            ("growth |z<sub>T</sub>| / |z<sub>1</sub>|", reach["growth"]),
+            *(
+                (f"from {html_text(starts.get(str(name), str(name)))}: {label}", start[key])
+                for name, start in reach["starts"].items()
+                for key, label in (
+                    ("converged", "converged"),
+                    ("same", "to the same point"),
+                    ("cosine", "path independence"),
+                )
+            ),
+            (f"basin, tried up to {number(reach['basin_limit'])}", reach["basin"]),
+        ],
+    )
+    clusters, inputs = dependence["clusters"], dependence["inputs"]
+    distinct = None
+    if clusters and clusters[-1] is not None:  # without an interval: the points are no sample
+        distinct = {"hits": round(clusters[-1]), "count": inputs[-1]}
+        distinct |= {"share": dependence["distinct"], "low": None, "high": None}
+    spread = {name: dependence[f"spread{end}"] for name, end in _SPREAD.items()} | {"count": None}
+    yield (
+        "Input-dependence",
+        [
+            ("distinct fixed points, of the inputs that converged", distinct),
+            ("spread of fixed points / of inputs", spread),
+            ("|(I − J)<sup>−1</sup> ∂f/∂x|", dependence["implicit"]),
+            ("|dz<sub>T</sub>/dx| over that", dependence["agreement"]),
+            ("smoothness (1: differentiable)", dependence["smoothness"]),
+            ("the same, through the start as well", dependence.get("through_start")),
+            ("|dz<sub>T</sub>/dx| over |dz<sub>1</sub>/dx|", dependence.get("kept")),
+            ("linear probe of the input, R<sup>2</sup>", dependence["probe"]),
+        ],
+    )
+    yield (
+        "Geometry",
+        [
+            *(
+                (f"cosine to implicit: {html_text(name)}", each)
+                for name, each in geometry["cosines"].items()
+            ),
+            *(
+                (f"norm over implicit: {html_text(name)}", each)
+                for name, each in geometry["ratios"].items()
+            ),
+            ("σ<sub>min</sub>(I − J)", geometry["sigma_min"]),
+            ("σ<sub>max</sub>(I − J)", geometry["sigma_max"]),
+            ("condition of I − J", geometry["condition"]),
+            ("backward solve: products with J<sup>T</sup>", geometry["products"]),
+            ("backward solve: reached tolerance", geometry["solved"]),
+            ("push along leading eigenvector, factor", geometry["return_factor"]),
+            ("the same, from |λ|", geometry["return_predicted"]),
+            ("came back after the push", geometry["returned"]),
+        ],
+    )
+    exponents = enumerate(spectrum["lyapunov"], start=1)
+    yield (
+        "Spectrum of J",
+        [
+            ("spectral radius ρ(J) at fixed points", spectrum.get("radius_at_fixed_points")),
+            ("spectral radius ρ(J) at all ends", spectrum["radius"]),
+            ("its error, estimated", spectrum.get("radius_error")),
+            ("σ<sub>max</sub>(J)", spectrum["sigma_max"]),
+            ("non-normality σ<sub>max</sub> / ρ", spectrum["non_normality"]),
+            *((f"Lyapunov exponent {rank}", each) for rank, each in exponents),
+            *(
+                (f"regime: {html_text(name)}", share)
+                for name, share in spectrum["regime_shares"].items()
+            ),
+        ],
+    )
+
+
+_SPREAD = {"mean": "", "low": "_low", "high": "_high"}
+
+
+def _named(what: str, found: Tables) -> Iterator[Row]:
+    for name, each in found.items():
+        yield f"{what} {html_text(name)}", each
+
+
+def _cells(found: Any) -> tuple[str, str, str]:
+    """Mean, interval and number of examples of a `Summary`, a `Share` or a plain number."""
+    if not isinstance(found, Mapping):
+        return number(found), "", ""
+    if "hits" in found:
+        interval = _interval(found["low"], found["high"], percent)
+        return (
+            percent(found["share"]),
+            interval,
+            f"{found['hits']}{_SPACE}of{_SPACE}{found['count']}",
+        )
+    count = "" if found["count"] is None else str(found["count"])
+    return number(found["mean"]), _interval(found["low"], found["high"], number), count
+
+
+def _interval(low: float | None, high: float | None, written: Any) -> str:
+    if low is None or high is None:
+        return "–"
+    return f"{written(low).removesuffix(f'{_SPACE}%')} to{_SPACE}{written(high)}"
+
+
+def _pair(cosine: float | None, ratio: float | None) -> str:
+    return f"{number(cosine)} (×{number(ratio)})"
+
+
+def _row(cells: Sequence[str]) -> str:
+    first, *others = cells
+    return f'<tr><th scope="row">{first}</th>' + "".join(
+        f"<td>{html_text(each)}</td>" for each in others
+    ) + "</tr>"  # fmt: skip

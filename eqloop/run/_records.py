@@ -1,0 +1,364 @@
+"""What a run folder holds of results: evaluations, the validation score, the loop's stability."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .._errors import InputError
+from .._tables import parse_toml, read_json, read_text, write_json
+from ._layout import (
+    BEST,
+    CHECKPOINTS,
+    SPEC,
+    checkpoint_path,
+    checkpoint_steps,
+    read_best,
+    read_metadata,
+)
+from ._spec import SPEC_FORMAT
+from ._values import finite, share
+
+if TYPE_CHECKING:
+    from .._task import AbstractTask, Split
+    from ._folder import Run
+
+Found = TypeVar("Found")
+
+_LOG = logging.getLogger(__name__)
+
+EVAL, GRADIENTS, STABILITY = "eval", "gradients.json", "stability"
+REPORT, PLAYER = "report.json", "player.json"
+"""In the folder `STABILITY`."""
+STABILITY_FORMAT = 1
+"""Version of `report.json`, which `eqloop.stability` writes."""
+STABILITY_AGAIN = "measure it again: eqloop stability RUN"
+_STABILITY_TABLES = (
+    "reachability",
+    "input_dependence",
+    "geometry",
+    "spectrum",
+    "verdict",
+    "settings",
+)
+
+SPLITS = ("test", "hard")
+SPEC_AXES = {
+    "task": "task.name",
+    "recall": "model.recall",
+    "norm": "model.norm",
+    "residual": "model.residual",
+    "lr": "train.lr",
+    "solver": "solver.name",
+    "gradient": "solver.gradient",
+    "seed": "train.seed",
+}
+"""What tells runs apart that are no cells of a sweep, and its field in the spec."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Share of `examples` that are solved whole after each number of iterations of a grid."""
+
+    examples: int
+    exact: tuple[float, ...]
+
+    @property
+    def last(self) -> float:
+        return self.exact[-1]
+
+    @property
+    def best(self) -> float:
+        return max(self.exact)
+
+    @property
+    def lost(self) -> float:
+        """What going on costs (overthinking): best - last."""
+        return self.best - self.last
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """One split: the grid, a curve for all examples and one for each difficulty band, the fewest
+    and most iterations in training, the seconds that it took, and the step of the checkpoint."""
+
+    iterations: tuple[int, ...]
+    overall: Curve
+    bands: Mapping[str, Curve]
+    trained: tuple[int, int] | None
+    seconds: float | None
+    step: int | None
+
+    @property
+    def best_at(self) -> int:
+        """The first of the iterations after which most are solved."""
+        return self.iterations[self.overall.exact.index(self.overall.best)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stability:
+    """Of `stability/report.json`: a verdict for each axis, whether theory agrees (None: it says
+    nothing), the numbers of `MEASURES`, the spectral radius of W_x, and the step of the
+    checkpoint."""
+
+    verdict: Mapping[str, str]
+    agrees: Mapping[str, bool | None]
+    measures: Mapping[str, float | None]
+    rho_w_x: float | None
+    step: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResults:
+    """What `read_run` found; `best`: the step that was best on validation, `validation`: examples
+    solved and cells right there."""
+
+    splits: Mapping[str, Evaluated]
+    best: int | None
+    validation: tuple[float, float] | None
+    stability: Stability | None
+
+
+def read_run(run: Path) -> RunResults:
+    """The results in a run folder. **Raises** `InputError` for a damaged file."""
+    again = f"measure it again: eqloop eval {run}"
+    splits = {
+        name: _read(path, again, lambda found, name=name: _evaluated(found, name))
+        for name in SPLITS
+        if (path := run / "eval" / f"{name}.json").exists()
+    }
+    best, stability = read_best(run), None
+    if (run / "stability" / "report.json").exists():
+        found = read_stability(run / "stability")
+        again = f"measure it again: eqloop stability {run}"
+        stability = _understood(run / "stability" / "report.json", again, _stability, found)
+    return RunResults(
+        splits=splits,
+        best=None if best is None else best["step"],
+        validation=_understood(run / CHECKPOINTS / BEST, "train it again", _validation, best),
+        stability=stability,
+    )
+
+
+def read_spec(run: Path) -> dict[str, Any]:
+    """The fields of `spec.toml`, `TABLE.FIELD` -> value, lists as text.
+
+    **Raises** `InputError` where it cannot be used, or lacks one of `SPEC_AXES`.
+    """
+    path = run / SPEC
+    spec = parse_toml(read_text(path), str(path))
+    if spec.get("format") != SPEC_FORMAT:
+        raise InputError(
+            f"{path}: format {spec.get('format')!r}, where {SPEC_FORMAT} is understood; use the "
+            "version of eqloop that wrote it"
+        )
+    _check_against_checkpoint(run, spec)
+    fields = {
+        f"{table}.{name}": value if isinstance(value, str | int | float) else str(value)
+        for table, group in spec.items()
+        if isinstance(group, Mapping)
+        for name, value in group.items()
+    }
+    for field in SPEC_AXES.values():
+        if field not in fields:
+            raise InputError(f"{path} does not say {field}: it is not the spec of a run")
+    return fields
+
+
+def _check_against_checkpoint(run: Path, spec: Mapping[str, Any]) -> None:
+    """**Raises** `InputError` where the last checkpoint, if there is one, was trained with another
+    spec; where the data lies does not count."""
+    steps = checkpoint_steps(run)
+    if not steps:
+        return
+    path = checkpoint_path(run, steps[-1])
+    try:
+        trained = parse_toml(read_metadata(path)["spec"], str(path))
+    except (InputError, KeyError):
+        return  # whoever loads it hears of it
+    for table in sorted({*spec, *trained} - {"preset"}):
+        here, there = (dict(each.get(table) or {}) for each in (_tables(spec), _tables(trained)))
+        for name in sorted({*here, *there} - ({"data"} if table == "task" else set())):
+            if here.get(name) != there.get(name):
+                raise InputError(
+                    f"{run / SPEC} says {table}.{name} = {here.get(name)!r}, but the run was "
+                    f"trained with {there.get(name)!r}, as {path.name} says: restore that file"
+                )
+
+
+def _tables(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: table for name, table in spec.items() if isinstance(table, Mapping)}
+
+
+def say_steps(run: Path, results: RunResults) -> None:
+    """Log a warning where the results in a run folder are not all of one step, the best."""
+    steps = {f"eval/{name}.json": split.step for name, split in results.splits.items()}
+    if results.stability is not None:
+        steps["stability/report.json"] = results.stability.step
+    steps["checkpoints/best.json"] = results.best
+    known = {name: step for name, step in steps.items() if step is not None}
+    if len(set(known.values())) > 1:
+        told = ", ".join(f"{name} {step}" for name, step in known.items())
+        _LOG.warning("%s: its results are not of one checkpoint; they are of steps: %s", run, told)
+
+
+def spec_axes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """None on an axis of which the fields say nothing."""
+    return {axis: fields.get(field) for axis, field in SPEC_AXES.items()}
+
+
+def _read(path: Path, again: str, understand: Callable[[Any], Found]) -> Found:
+    return _understood(path, again, understand, read_json(path, again))
+
+
+def _understood(path: Path, again: str, understand: Callable[[Any], Found], found: Any) -> Found:
+    try:
+        return understand(found)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error!r}); {again}") from None
+
+
+def _evaluated(found: Any, split: str) -> Evaluated:
+    if found.get("split", split) != split:
+        raise ValueError(f"it is of the split {found['split']!r}")
+    iterations = tuple(found["iterations"])
+    if not iterations or not all(type(each) is int and each > 0 for each in iterations):
+        raise ValueError("no iterations")
+    trained = found.get("trained_iterations")
+
+    def curve(part: Any) -> Curve:
+        exact = tuple(map(share, part["scores"]["exact"]))
+        if len(exact) != len(iterations):
+            raise ValueError("as many scores as iterations are needed")
+        return Curve(int(part["examples"]), exact)
+
+    return Evaluated(
+        iterations=iterations,
+        overall=curve(found["overall"]),
+        bands={name: curve(part) for name, part in found["bands"].items()},
+        trained=None if trained is None else (int(trained[0]), int(trained[1])),
+        seconds=finite(found.get("seconds")),
+        step=_step(found),
+    )
+
+
+def _validation(found: Any) -> tuple[float, float] | None:
+    if found is None:
+        return None
+    return share(found["exact"]), share(found["cells"])
+
+
+def _median(summary: Any) -> float | None:
+    return finite(summary["quantiles"]["0.5"])
+
+
+def _kept(report: Any) -> float | None:
+    median = report["input_dependence"]["sensitivity"]["median"]
+    first, last = finite(median[0]), finite(median[-1])
+    return None if not first or last is None else last / first
+
+
+MEASURES: Mapping[str, Callable[[Any], float | None]] = {
+    "converged": lambda r: finite(r["reachability"]["shares"]["converged"]["share"]),
+    "sensitivity kept": _kept,
+    "Lyapunov exponent": lambda r: _median(r["spectrum"]["lyapunov"][0]),
+    "gradient to the start": lambda r: finite(r["geometry"]["gradient_norm"]["median"][0]),
+    "spectral radius": lambda r: _median(r["spectrum"]["radius"]),
+    "non-normality": lambda r: _median(r["spectrum"]["non_normality"]),
+    "distinct": lambda r: finite(r["input_dependence"]["distinct"]),
+    "condition": lambda r: _median(r["geometry"]["condition"]),
+}
+"""Of a stability report: what is held against how a model extrapolates."""
+
+
+def _stability(report: Any) -> Stability:
+    predicted = report.get("predicted") or {}
+    weights = report["spectrum"].get("weights") or {}
+    return Stability(
+        verdict={axis: str(each["verdict"]) for axis, each in report["verdict"].items()},
+        agrees={axis: claim["agrees"] for axis, claim in predicted.items() if claim},
+        measures={name: _or_none(of, report) for name, of in MEASURES.items()},
+        rho_w_x=finite(weights.get("rho_w_x")),
+        step=_step(report["settings"]),
+    )
+
+
+def _step(found: Any) -> int | None:
+    step = finite(found.get("step"))
+    return None if step is None else int(step)
+
+
+def _or_none(of: Callable[[Any], float | None], report: Any) -> float | None:
+    """Lists are empty where nothing was measured."""
+    try:
+        return of(report)
+    except IndexError:
+        return None
+
+
+def read_stability(folder: Path) -> dict[str, Any]:
+    path = folder / REPORT
+    report = read_json(path, STABILITY_AGAIN)
+    if not isinstance(report.get("settings"), dict):
+        raise InputError(f"{path}: not a stability report; {STABILITY_AGAIN}")
+    found = report["settings"].get("format")
+    if found != STABILITY_FORMAT:
+        raise InputError(
+            f"{path}: format {found!r}, where {STABILITY_FORMAT} is understood; {STABILITY_AGAIN}"
+        )
+    for name in _STABILITY_TABLES:
+        if not isinstance(report.get(name), dict):
+            raise InputError(f"{path}: damaged, has no table {name!r}; {STABILITY_AGAIN}")
+    return report
+
+
+def read_player(folder: Path) -> dict[str, Any]:
+    path = folder / PLAYER
+    if not path.exists():
+        return {"examples": []}
+    player = read_json(path, STABILITY_AGAIN)
+    if not isinstance(player.get("examples"), list):
+        raise InputError(f"{path}: damaged, has no list of examples; {STABILITY_AGAIN}")
+    return player
+
+
+def record_of(
+    task: "AbstractTask", name: str, step: int, examples: int, split: "Split"
+) -> dict[str, Any]:
+    """What the record of a measurement on a number of the examples of a split begins with."""
+    return {
+        "task": task.name,
+        "split": name,
+        "step": step,
+        "rows": examples,
+        "rows_of_split": len(split),
+    }
+
+
+def save_evaluation(run: "Run", name: str, table: Mapping[str, Any]) -> Path:
+    """Write `eval/NAME.json`, in place of an older one; returns its path."""
+    return _save(run.path / EVAL / f"{name}.json", table)
+
+
+def save_gradients(run: "Run", table: Mapping[str, Any]) -> Path:
+    """Write `gradients.json`, in place of an older one; returns its path."""
+    return _save(run.path / GRADIENTS, table)
+
+
+def save_stability(run: "Run", report: Mapping[str, Any], player: Mapping[str, Any]) -> Path:
+    """Write `stability/report.json` and `stability/player.json`, in place of older ones; returns
+    their folder."""
+    folder = run.path / STABILITY
+    _save(folder / PLAYER, player)
+    _save(folder / REPORT, report)
+    return folder
+
+
+def _save(path: Path, table: Mapping[str, Any]) -> Path:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, table)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    return path

@@ -1,0 +1,167 @@
+"""From a preset, shortcuts and `--set a.b=c` to one resolved spec."""
+
+import dataclasses
+import importlib.resources
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .._errors import InputError
+from .._fields import check_storable, field_types, nearest, typed
+from .._tables import parse_toml, within_limits
+from ._spec import GROUPS, Spec, from_tables
+
+if TYPE_CHECKING:
+    from .._task import AbstractTask
+
+PACKAGE = __name__.rpartition(".")[0]
+
+SHORTCUTS = {
+    "data": "task.data",
+    "recall": "model.recall",
+    "norm": "model.norm",
+    "solver": "solver.name",
+    "gradient": "solver.gradient",
+    "steps": "train.steps",
+    "seed": "train.seed",
+}
+"""Options of `eqloop train` that are another name for a field."""
+
+MakeTask = Callable[[str, Mapping[str, Any]], "AbstractTask"]
+
+
+def presets() -> dict[str, list[str]]:
+    """Preset -> the tasks that it exists for."""
+    root = importlib.resources.files(PACKAGE) / "presets"
+    folders = sorted((each for each in root.iterdir() if each.is_dir()), key=lambda f: f.name)
+    return {
+        folder.name: sorted(each.name.removesuffix(".toml") for each in folder.iterdir())
+        for folder in folders
+    }
+
+
+def load_preset(task: str, preset: str) -> dict[str, Any]:
+    """The tables of a preset: `presets/PRESET/TASK.toml`, or `presets/PRESET.toml` for a task that
+    has none of its own. **Raises** `InputError` naming the nearest task or preset."""
+    known = presets()
+    if preset not in known:
+        raise InputError(f"unknown preset {preset!r}{nearest(preset, known)}")
+    root = importlib.resources.files(PACKAGE) / "presets"
+    file = root / preset / f"{task}.toml" if task in known[preset] else root / f"{preset}.toml"
+    if not file.is_file():
+        raise InputError(
+            f"no preset {preset!r} for the task {task!r}{nearest(task, known[preset])}"
+        )
+    return parse_toml(file.read_text("utf-8"), f"preset {preset}/{task}")
+
+
+def parse_setting(setting: str) -> tuple[str, str, Any]:
+    """`"a.b=c"` as `("a", "b", c)`: `c` in TOML's syntax, or a bare word taken as text."""
+    key, equals, text = setting.partition("=")
+    group, dot, field = key.strip().partition(".")
+    if not (equals and dot and group and field):
+        raise InputError(f"--set {setting}: write GROUP.FIELD=VALUE, for example model.width=64")
+    text = text.strip()
+    try:
+        tables = within_limits(tomllib.loads(f"value = {text}"))
+        value = tables["value"] if len(tables) == 1 else text
+    except tomllib.TOMLDecodeError:
+        value = text
+    except RecursionError:
+        raise InputError(f"--set {key.strip()}: the value is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"--set {key.strip()}: the value cannot be read ({error})") from None
+    return group, field, value
+
+
+def resolve(
+    task: str,
+    preset: str,
+    settings: Sequence[str] = (),
+    *,
+    make_task: MakeTask,
+    **shortcuts: str | int | None,
+) -> Spec:
+    """The spec that a preset and a user's wishes amount to.
+
+    Later wins: the preset, then `shortcuts` (those that are not None), then `settings` in their
+    order. A field that only makes sense with another one follows it unless it is set itself:
+    with a solver that converges the gradient is `implicit` and the loss that after the last
+    iteration; without full backpropagation the loss is not a mean over iterations.
+
+    **Arguments:**
+
+    - `task`, `preset`: names; see `presets()`.
+    - `settings`: `"group.field=value"`, see `parse_setting`.
+    - `make_task`: builds (and so checks) a task from its name and fields; `eqloop.tasks.make_task`.
+    - `shortcuts`: `data`, `recall`, `norm`, `solver`, `gradient`, `steps`, `seed`.
+
+    **Raises** `InputError` for anything unknown, of the wrong type or out of range.
+    """
+    tables = load_preset(task, preset) | {"preset": preset}
+    return overlay(tables, task, settings, make_task=make_task, **shortcuts)
+
+
+def overlay(
+    tables: Mapping[str, Any],
+    task: str,
+    settings: Sequence[str] = (),
+    *,
+    make_task: MakeTask,
+    **shortcuts: str | int | None,
+) -> Spec:
+    """As `resolve`, on any tables in place of those of a preset."""
+    preset = tables.get("preset", "")
+    tables = {name: dict(tables.get(name, {})) for name in ("task", *GROUPS)}
+    given: set[str] = set()
+
+    def put(group: str, field: str, value: Any) -> None:
+        if group == "model" and field in ("grid", "channels", "classes"):
+            raise InputError(f"model.{field} is given by the task and cannot be set")
+        if group == "task" and field == "name":
+            raise InputError("task.name cannot be set: name the task with --task")
+        check_storable(f"{group}.{field}", value)
+        tables[group][field] = value
+        given.add(f"{group}.{field}")
+
+    for name, value in shortcuts.items():
+        if name not in SHORTCUTS:
+            raise TypeError(f"unknown shortcut {name!r}")
+        if value is not None:
+            group, _, field = SHORTCUTS[name].partition(".")
+            put(group, field, value)
+    for setting in settings:
+        group, field, value = parse_setting(setting)
+        if group not in tables:
+            known = [f"{name}.{each}" for name, cls in GROUPS.items() for each in field_types(cls)]
+            raise InputError(f"unknown field {group}.{field}{nearest(f'{group}.{field}', known)}")
+        put(group, field, value)
+
+    _follow(tables, given)
+    built = make_task(task, tables["task"])
+    tables["task"] = {"name": task, **dataclasses.asdict(built)}
+    tables["model"] |= {
+        "grid": built.grid,
+        "channels": built.channels,
+        "classes": built.classes,
+    }
+    if tables["model"].get("attention", "task") == "task":
+        tables["model"]["attention"] = built.attention
+    return from_tables(tables | {"preset": preset})
+
+
+def _follow(tables: dict[str, dict[str, Any]], given: set[str]) -> None:
+    """Fill in the fields that follow from others, unless they were set themselves."""
+    solver, train = tables["solver"], tables["train"]
+    for name in ("name", "gradient"):
+        if name in solver:  # so that a wrong name is reported as such, and not what follows it
+            typed(f"solver.{name}", solver[name], field_types(GROUPS["solver"])[name])
+    converges = solver.get("name", "unroll") != "unroll"
+    if "solver.name" in given and "solver.gradient" not in given:
+        solver["gradient"] = "implicit" if converges else "backprop"
+    if "train.loss" not in given:
+        gradient = solver.get("gradient", "backprop")
+        partial = gradient != "backprop"
+        mean = train.get("loss", "progressive") == "mean"
+        if converges or gradient == "phantom" or (partial and mean):
+            train["loss"] = "last"
