@@ -28,3 +28,10 @@ from ._solver import FixedPoint as FixedPoint
 from ._solver import NewtonKrylov as NewtonKrylov
 from ._solver import SteadyState as SteadyState
 from ._solver import Unroll as Unroll
+from .audit import AuditedGradient as AuditedGradient
+from .audit import Comparison as Comparison
+from .audit import GradientAudit as GradientAudit
+from .audit import GradientAuditor as GradientAuditor
+from .audit import Likeness as Likeness
+from .audit import default_gradients as default_gradients
+from .audit import gradient_audit as gradient_audit

@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose
 from stability_example import a_report
 
 import eqloop
+import eqloop._build
 from eqloop._tables import parse_json, write_json
 from eqloop.claims import CHECKS, compare, predict, random_subjects, weight_figures
 from eqloop.claims._checks import check_scan
@@ -183,12 +184,9 @@ def test_refusals(examined, tmp_path, capsys):
 def test_a_model_that_is_not_finite(examined, monkeypatch, capsys):
     """NaN weights: a report that says so, no exception."""
 
-    def broken(self, which="best"):
-        state, header = self.load(which)
-        nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), state.best_weights)
-        return nan, header.step
-
-    monkeypatch.setattr(type(open_run(examined)), "restore", broken)
+    model, step = eqloop._build.restore(open_run(examined))
+    nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), model)
+    monkeypatch.setattr(eqloop._build, "restore", lambda run, which: (nan, step))
     assert main(["stability", str(examined), *SMALL, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["verdict"]["reachability"]["verdict"] == "not reached"
