@@ -171,6 +171,7 @@ def _report(
             detail=detail,
             key=jr.key(seed),
             progress=show,
+            concurrent=True,
         )
         found["settings"] |= {
             "run": str(opened.path),

@@ -1,8 +1,10 @@
 """A whole report on a model and its task."""
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import equinox as eqx
@@ -21,7 +23,7 @@ from .._task import AbstractTask, Split
 from ..audit import GradientAudit, audit_batch, audited_iterations, gradient_audit
 from ..evaluate import at_most, evaluate
 from ..run import Spec, trained_iterations
-from ..stability import COMPILE, analyse, share
+from ..stability import COMPILE, StabilityReport, analyse, share
 from ._problem import make_problem
 from ._theory import compare, predict
 from ._weights import attention_entropy, weight_figures
@@ -53,6 +55,7 @@ def examine(
     detail: int = 16,
     key: PRNGKeyArray | None = None,
     progress: Progress | None = None,
+    concurrent: bool = False,
 ) -> dict[str, Any]:
     """The tables of a `StabilityReport` on one split, and what takes a task to measure:
 
@@ -72,6 +75,10 @@ def examine(
     - `examples`: of each split at most, evenly spread (0: all); the others as for `analyse`.
     - `progress`: called with the name of the part that is being done, and the work done and its
         whole, in evaluations of the loop (see `planned`).
+    - `concurrent`: measure what takes the task while `analyse` runs in a thread of its own. Most of
+        a report on a small model is compiling, which takes one core; the figures are the same.
+        `progress` is then called by both threads, and settings of JAX that hold in the calling
+        thread alone, such as `with jax.enable_x64():`, do not reach `analyse`.
     """
     began = time.perf_counter()
     key = jr.key(0) if key is None else key
@@ -79,29 +86,73 @@ def examine(
 
     chosen = {name: at_most(each, examples) for name, each in splits.items()}
     plan = planned({name: len(each) for name, each in chosen.items()}, split, detail, iterations)
-    before = dict(zip(plan, np.cumsum([0, *plan.values()]).tolist(), strict=False))
+    work_done = dict.fromkeys(plan, 0)
+    stopped = threading.Event()
 
     def part(name: str) -> Callable[[int, int | None], None]:
         def report(done: int, total: int | None) -> None:
+            if stopped.is_set():
+                raise InterruptedError(f"{name}: stopped")
+            work_done[name] = plan[name] * done // max(1, total or 1)
             if progress is not None:
-                at = before[name] + plan[name] * done // max(1, total or 1)
-                progress(name, at, sum(plan.values()))
+                progress(name, sum(work_done.values()), sum(plan.values()))
 
         return report
 
     problem = make_problem(model, task, chosen[split])
-    found = analyse(
-        problem.f,
-        problem.start,
-        problem.inputs,
-        key=analyse_key,
-        iterations=iterations,
-        rtol=rtol,
-        detail=detail,
-        loss=problem.loss,
-        targets=problem.targets,
-        progress=part("stability"),
-    )
+
+    def analyse_map() -> StabilityReport:
+        return analyse(
+            problem.f,
+            problem.start,
+            problem.inputs,
+            key=analyse_key,
+            iterations=iterations,
+            rtol=rtol,
+            detail=detail,
+            loss=problem.loss,
+            targets=problem.targets,
+            progress=part("stability"),
+        )
+
+    def measure_task() -> dict[str, Any]:
+        accuracy = _accuracy(model, task, chosen, spec, iterations, part("accuracy"))
+        part("accuracy")(1, 1)
+        noise = weight_noise(
+            model,
+            task,
+            chosen[split],
+            key=noise_key,
+            iterations=iterations,
+            rtol=rtol,
+            progress=part("weight noise"),
+        )
+        part("weight noise")(1, 1)
+        audit = gradient_audit(
+            model,
+            audit_batch(task, chosen[split], min(AUDITED, len(chosen[split]))),
+            iterations=audited_iterations(spec.solver),
+            gradients={
+                name: gradient
+                for name, gradient in GRADIENTS.items()
+                if getattr(gradient, "steps", 1) < audited_iterations(spec.solver)
+            },
+            max_steps=iterations,
+            repeats=1,
+            progress=part("gradients"),
+        )
+        return {"accuracy": accuracy, "weight_noise": noise, "audit": audit_table(audit)}
+
+    if concurrent:
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            analysis = pool.submit(analyse_map)
+            try:
+                of_task, found = measure_task(), analysis.result()
+            except BaseException:
+                stopped.set()  # so that the other thread ends at its next report of progress
+                raise
+    else:
+        found, of_task = analyse_map(), measure_task()
     weights = weight_figures(model)
     claims = predict(
         spec.model.recall, spec.model.norm, spec.model.residual, weights.get("rho_w_x")
@@ -109,32 +160,9 @@ def examine(
     report = found.tables()
     report["predicted"] = compare(claims, found.verdict)
     report["spectrum"]["weights"] = weights | _entropy(model, problem.inputs, iterations)
-    report["reachability"]["accuracy"] = _accuracy(
-        model, task, chosen, spec, iterations, part("accuracy")
-    )
-    report["geometry"]["weight_noise"] = weight_noise(
-        model,
-        task,
-        chosen[split],
-        key=noise_key,
-        iterations=iterations,
-        rtol=rtol,
-        progress=part("weight noise"),
-    )
-    audit = gradient_audit(
-        model,
-        audit_batch(task, chosen[split], min(AUDITED, len(chosen[split]))),
-        iterations=audited_iterations(spec.solver),
-        gradients={
-            name: each
-            for name, each in GRADIENTS.items()
-            if getattr(each, "steps", 1) < audited_iterations(spec.solver)
-        },
-        max_steps=iterations,
-        repeats=1,
-        progress=part("gradients"),
-    )
-    report["geometry"]["audit"] = audit_table(audit)
+    report["reachability"]["accuracy"] = of_task["accuracy"]
+    report["geometry"]["weight_noise"] = of_task["weight_noise"]
+    report["geometry"]["audit"] = of_task["audit"]
     report["settings"] |= {
         "split": split,
         "model": dataclasses.asdict(spec.model),
