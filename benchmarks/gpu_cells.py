@@ -292,6 +292,7 @@ def curves(sweep: "Sweep", cell: "Cell") -> dict[str, Any]:
 def pack(archive: Path, sweeps: Path, cells: set[str]) -> None:
     """Write the sweep folders with those `cells` (TASK/NAME) alone, atomically."""
     from eqloop._files import write_atomic
+    from eqloop.run import open_run
 
     held = io.BytesIO()
     with tarfile.open(fileobj=held, mode="w:gz", compresslevel=6) as tar:
@@ -312,18 +313,15 @@ def pack(archive: Path, sweeps: Path, cells: set[str]) -> None:
             for file in kept:
                 if (run / file).exists():
                     tar.add(run / file, f"{task}/runs/{name}/{file}")
-            if (last := slim(run)) is not None:
-                tar.add(last, f"{task}/runs/{name}/checkpoints/{last.name}")
+            if (weights := slim(run)) is not None:
+                last = f"step-{open_run(run).steps()[-1]:08d}.safetensors"
+                tar.add(weights, f"{task}/runs/{name}/checkpoints/{last}")
     write_atomic(archive, [held.getvalue()])
 
 
 def slim(path: Path) -> Path | None:
-    """The last checkpoint of a run whose training has ended, its moments zero, which compress to
-    nothing; None of any other."""
-    import equinox as eqx
-    import jax
-    import numpy as np
-
+    """The last checkpoint of a run whose training has ended, with the weights alone; None of any
+    other run."""
     from eqloop.run import open_run
     from eqloop.run._checkpoint import save
     from eqloop.train._state import skeleton
@@ -333,13 +331,9 @@ def slim(path: Path) -> Path | None:
     run = open_run(path)
     if not run.steps() or (last := run.steps()[-1]) < run.spec.train.steps:
         return None
-    target = path / run.checkpoint(last).name
-    if not target.exists():
-        state, header = run.load("last", skeleton(run.spec))
-        zeroed = jax.tree.map(
-            lambda x: np.zeros_like(x) if eqx.is_inexact_array(x) else x, state.optimiser
-        )
-        save(target, eqx.tree_at(lambda s: s.optimiser, state, zeroed), header)
+    state, header = run.load("last", skeleton(run.spec))
+    target = path / "weights.safetensors"
+    save(target, {"model": state.model} | ({} if state.ema is None else {"ema": state.ema}), header)
     return target
 
 
