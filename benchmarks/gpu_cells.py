@@ -329,7 +329,7 @@ def slim(path: Path) -> Path | None:
     if not (path / "spec.toml").exists():
         return None
     run = open_run(path)
-    if not run.steps() or (last := run.steps()[-1]) < run.spec.train.steps:
+    if not run.steps() or run.steps()[-1] < run.spec.train.steps:
         return None
     state, header = run.load("last", skeleton(run.spec))
     target = path / "weights.safetensors"
