@@ -260,10 +260,13 @@ def _after(model: LoopedTransformer, inputs: Array, iterations: Array) -> Array:
 @eqx.filter_jit
 def _noisy(model: LoopedTransformer, key: PRNGKeyArray, level: Array) -> LoopedTransformer:
     leaves, structure = jax.tree.flatten(model)
-    noisy = []
-    for number, leaf in enumerate(leaves):
-        size = jnp.sqrt(jnp.mean(jnp.square(leaf)))
-        noisy.append(leaf + level * size * jr.normal(jr.fold_in(key, number), leaf.shape))
+    # One draw for all weights: a program with a generator for each array takes seconds to compile.
+    draws = jr.normal(key, (sum(leaf.size for leaf in leaves),))
+    noisy, begin = [], 0
+    for leaf in leaves:
+        draw = draws[begin : begin + leaf.size].reshape(leaf.shape)
+        noisy.append(leaf + level * jnp.sqrt(jnp.mean(jnp.square(leaf))) * draw)
+        begin += leaf.size
     return jax.tree.unflatten(structure, noisy)
 
 
