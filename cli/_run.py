@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ..run import Run
 
 Checkpoint = Annotated[
-    str, typer.Option(help="best (on validation), last, or the number of a step.")
+    str,
+    typer.Option(help="Load this checkpoint: best (on validation), last, or the number of a step."),
 ]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Go on past bad rows of a file, and count them.")
@@ -28,24 +29,27 @@ SkipBad = Annotated[
 Budget = Annotated[
     int | None,
     typer.Option(
-        min=1, max=2**31 - 1, help="Maximum number of evaluations of the loop for each start."
+        min=1, max=2**31 - 1, help="Evaluate the loop at most this number of times from each start."
     ),
 ]
 Restarts = Annotated[
     int | None,
     typer.Option(
-        min=1, max=10**6, help="With --budget: starts of each puzzle, all but one of them noisy."
+        min=1,
+        max=10**6,
+        help="Begin each puzzle from this number of starts with --budget; all but one are noisy.",
     ),
 ]
 Select = Annotated[
     str | None,
-    typer.Option(help="With --restarts: the start that counts, by residual (default) or vote."),
+    typer.Option(help="Choose the answer among --restarts by residual (the default) or by vote."),
 ]
 SolverName = Annotated[
     str | None,
     typer.Option(
-        help="With --budget: fixed-point, anderson, broyden, newton, chord or steady-state; by "
-        "default the run's own if it stops by itself, else fixed-point."
+        help="Solve with --budget by fixed-point, anderson, broyden, newton, chord or "
+        "steady-state. The default is the run's own solver if it stops by itself, "
+        "else fixed-point."
     ),
 ]
 

@@ -18,13 +18,18 @@ app = typer.Typer(
 )
 
 Task = Annotated[
-    str, typer.Option("--task", "-t", help="prefix-sums, sudoku or chess.", show_default=False)
+    str,
+    typer.Option(
+        "--task", "-t", help="Use this task: prefix-sums, sudoku or chess.", show_default=False
+    ),
 ]
 MOST_GENERATED = 10_000
 """Examples that `show` generates for the sake of one."""
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A field of the task, as task.FIELD=VALUE; repeatable."),
+    typer.Option(
+        "--set", help="Set a field of the task, as task.FIELD=VALUE. The option can be repeated."
+    ),
 ]
 
 
@@ -44,9 +49,11 @@ def build(name: str, settings: list[str] | None, **fields: Any) -> "AbstractTask
 @app.command()
 def make(
     task: Task,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many examples.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
-    seed: Annotated[int, typer.Option(help="The same seed makes the same file.")] = 42,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Make this number of examples.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write this file.")],
+    seed: Annotated[
+        int, typer.Option(help="Draw from this seed: the same seed makes the same file.")
+    ] = 42,
     settings: Settings = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     as_json: Json = False,
@@ -83,7 +90,7 @@ def make(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to read.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Read this file.")],
     task: Task,
     settings: Settings = None,
     as_json: Json = False,
@@ -147,10 +154,12 @@ def show(
     task: Task,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="The file to read; left out, one is generated."),
+        typer.Argument(
+            metavar="[FILE]", help="Read this file. Without it, an example is generated."
+        ),
     ] = None,
     index: Annotated[
-        int, typer.Option("--index", "-i", min=0, help="Which of its good rows, from 0.")
+        int, typer.Option("--index", "-i", min=0, help="Show the good row of this number, from 0.")
     ] = 0,
     settings: Settings = None,
     as_json: Json = False,

@@ -38,17 +38,23 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Read this run folder.")],
     data: Annotated[
-        Path | None, typer.Option(help="Another file: all of its rows, or with --split its split.")
+        Path | None,
+        typer.Option(
+            help="Read another file: all of its rows, or with --split the split of that name."
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="One split; left out, all but that for training.")
+        str | None,
+        typer.Option(
+            help="Measure this split. Without it, all splits but the training split are measured."
+        ),
     ] = None,
     iterations: Annotated[
         int | None,
         typer.Option(
-            min=1, max=2**31 - 1, help="The maximum number of iterations; 512 by default."
+            min=1, max=2**31 - 1, help="Iterate at most this number of times. The default is 512."
         ),
     ] = None,
     rows: Annotated[

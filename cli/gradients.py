@@ -18,26 +18,42 @@ if TYPE_CHECKING:
 
 
 def gradients(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Read this run folder.")],
     examples: Annotated[
-        int, typer.Option(min=1, help="Of one batch, evenly spread over the split.")
+        int,
+        typer.Option(
+            min=1, help="Take this number of examples, evenly spread over the split, as one batch."
+        ),
     ] = 16,
     iterations: Annotated[
         int | None,
-        typer.Option(min=1, max=2**31 - 1, help="Of the loop; left out, as many as in training."),
+        typer.Option(
+            min=1,
+            max=2**31 - 1,
+            help="Iterate the loop this number of times. The default is the number in training.",
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Left out, that on which the best checkpoint is chosen.")
+        str | None,
+        typer.Option(
+            help="Take examples of this split. The default is the one that chooses the "
+            "best checkpoint."
+        ),
     ] = None,
     rtol: Annotated[
-        float, typer.Option(help="Tolerance of the converged implicit gradient.")
+        float,
+        typer.Option(help="Solve for the converged implicit gradient to this relative tolerance."),
     ] = 1e-5,
     max_steps: Annotated[
         int,
-        typer.Option(min=1, max=2**31 - 1, help="The most iterations it may take to converge."),
+        typer.Option(
+            min=1,
+            max=2**31 - 1,
+            help="Give the converged implicit gradient at most this number of iterations.",
+        ),
     ] = 256,
     layers: Annotated[
-        str | None, typer.Option(metavar="GRADIENT", help="Show this one layer by layer, too.")
+        str | None, typer.Option(metavar="GRADIENT", help="Show this gradient layer by layer, too.")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw cosine against seconds: .png, .svg or .pdf.")

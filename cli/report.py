@@ -16,12 +16,12 @@ _SHOWN = 5
 def report(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN_OR_SWEEP...", help="Run folders and sweep folders."),
+        typer.Argument(metavar="RUN_OR_SWEEP...", help="Read these run folders and sweep folders."),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The folder to write into; left out, SWEEP/report for one sweep, else report."
+            help="Write into this folder. The default is SWEEP/report for one sweep, else report."
         ),
     ] = None,
     as_json: Json = False,

@@ -33,23 +33,24 @@ _VERDICT = {True: "right", False: "wrong", None: "cannot be checked"}
 
 
 def solve(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Read this run folder.")],
     puzzle: Annotated[
         str,
         typer.Argument(
             metavar="PUZZLE",
-            help="A bit string, a sudoku, or a FEN in quotes; a file that holds one; or - for "
-            "standard input.",
+            help="Solve this bit string, sudoku or FEN (in quotes), the one in this file, "
+            "or that on standard input (-).",
         ),
     ],
     iterations: Annotated[
         int | None,
         typer.Option(
-            min=1, max=2**31 - 1, help="The maximum number of iterations; 512 by default."
+            min=1, max=2**31 - 1, help="Iterate at most this number of times. The default is 512."
         ),
     ] = None,
     rtol: Annotated[
-        float, typer.Option(min=0.0, help="The residual at which the loop has settled.")
+        float,
+        typer.Option(min=0.0, help="Stop when the relative residual falls below this number."),
     ] = 1e-4,
     budget: Budget = None,
     restarts: Restarts = None,

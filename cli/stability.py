@@ -32,50 +32,55 @@ _PLAYED = 4
 def stability(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="CKPT", help="A run folder, or one checkpoint in it."),
+        typer.Argument(metavar="CKPT", help="Read this run folder, or this checkpoint in one."),
     ] = None,
     task_data: Annotated[
-        Path | None, typer.Option(help="Another file of puzzles, split as that of the run was.")
+        Path | None,
+        typer.Option(help="Read another file of puzzles, split as the run's own file was."),
     ] = None,
-    split: Annotated[str, typer.Option(help="The split whose loops are examined.")] = "hard",
+    split: Annotated[str, typer.Option(help="Examine loops on examples of this split.")] = "hard",
     examples: Annotated[
         int,
         typer.Option(
             "--examples",
             "--rows",
             min=0,
-            help="Number of examples, evenly spread over the split; 0 for all.",
+            help="Examine this number of examples, evenly spread over the split, or all for 0.",
         ),
     ] = 16,
     detail: Annotated[
         int,
         typer.Option(
             min=1,
-            help="How many of them are begun from other starts as well and differentiated.",
+            help="Differentiate this number of them, and begin them from other starts as well.",
         ),
     ] = 8,
     iterations: Annotated[
-        int, typer.Option(min=16, max=10**7, help="Iterations of each loop.")
+        int, typer.Option(min=16, max=10**7, help="Iterate every loop this number of times.")
     ] = 256,
     rtol: Annotated[
-        float, typer.Option(help="The relative residual below which a loop has settled.")
+        float,
+        typer.Option(help="Call a loop settled when its relative residual is below this number."),
     ] = 1e-4,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Draw everything random from this seed.")] = 0,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Put runs that were examined side by side.")
+        bool, typer.Option("--compare", help="Print the reports of several runs side by side.")
     ] = False,
     check: Annotated[
         str | None,
         typer.Option(
-            help="Check one claim instead: clusters, sensitivity, return, scan, gradients or "
-            "scalar; of CKPT, or without one of untrained models of each recall."
+            help="Check one claim instead: clusters, sensitivity, return, scan, gradients "
+            "or scalar. It is checked on CKPT, or without one on untrained models of "
+            "every recall."
         ),
     ] = None,
     scalar: Annotated[
-        bool, typer.Option("--scalar", help="The paper's scalar model: --check scalar.")
+        bool,
+        typer.Option("--scalar", help="Examine the paper's scalar model, as --check scalar does."),
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="With --check: where the picture goes (.png, .svg, .pdf).")
+        Path | None,
+        typer.Option(help="Write the picture of --check into this file (.png, .svg or .pdf)."),
     ] = None,
     checkpoint: Checkpoint = "best",
     as_json: Json = False,

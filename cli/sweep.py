@@ -21,18 +21,28 @@ def sweep(
         str,
         typer.Argument(
             metavar="GRID",
-            help="A TOML file, a sweep folder to go on with, or paper/TASK or paper-small/TASK.",
+            help="Run the grid of this TOML file, go on with this sweep folder, or run "
+            "paper/TASK or paper-small/TASK.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The sweep folder; default sweeps/NAME.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Write the sweep into this folder. The default is sweeps/NAME."
+        ),
     ] = None,
-    executor: Annotated[str, typer.Option(help="local, or slurm (an array of jobs).")] = "local",
+    executor: Annotated[
+        str,
+        typer.Option(help="Run the cells on this machine (local), or as an array of jobs (slurm)."),
+    ] = "local",
     jobs: Annotated[
-        int, typer.Option(min=1, help="Processes; the cores and GPUs are divided among them.")
+        int, typer.Option(min=1, help="Share the cores and GPUs among this number of processes.")
     ] = 1,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show the cells, their FLOPs, and how long.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Only print the cells, their FLOPs, and how long they take."
+        ),
     ] = False,
     as_json: Json = False,
     worker: Annotated[str | None, typer.Option(hidden=True)] = None,

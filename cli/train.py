@@ -17,44 +17,79 @@ training: `eqloop eval` takes more of both."""
 
 def train(
     task: Annotated[
-        str | None, typer.Option("--task", "-t", help="prefix-sums (default), sudoku or chess.")
+        str | None,
+        typer.Option(
+            "--task", "-t", help="Train on this task: prefix-sums (the default), sudoku or chess."
+        ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="quick (default: minutes on a laptop) or paper.")
+        str | None,
+        typer.Option(
+            help="Begin from this preset: quick (the default; minutes on a laptop) or paper."
+        ),
     ] = None,
     solver: Annotated[
         str | None,
-        typer.Option(help="unroll, fixed-point, anderson, broyden, newton, chord or steady-state."),
+        typer.Option(
+            help="Run the loop by unroll, fixed-point, anderson, broyden, newton, chord or "
+            "steady-state."
+        ),
     ] = None,
     gradient: Annotated[
         str | None,
-        typer.Option(help="backprop, truncated, one-step, phantom, neumann or implicit."),
+        typer.Option(
+            help="Differentiate the loop by backprop, truncated, one-step, phantom, "
+            "neumann or implicit."
+        ),
     ] = None,
-    recall: Annotated[str | None, typer.Option(help="none, external or internal.")] = None,
-    norm: Annotated[str | None, typer.Option(help="pre, peri, post or sandwich.")] = None,
+    recall: Annotated[
+        str | None,
+        typer.Option(help="Give the input to the loop by this recall: none, external or internal."),
+    ] = None,
+    norm: Annotated[
+        str | None, typer.Option(help="Place the norms in the block: pre, peri, post or sandwich.")
+    ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A file or folder; left out, examples are generated.")
+        str | None,
+        typer.Option(
+            help="Read examples from this file or folder. Without it, they are generated."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The run folder; default runs/TASK-001, ...")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Write the run into this folder. The default is runs/TASK-001, then "
+            "runs/TASK-002, ...",
+        ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="A run folder to go on with, bit for bit.")
+        Path | None, typer.Option(help="Go on with this run folder, bit for bit.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Make this number of optimiser steps.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Draw weights, order and augmentation from this seed.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any field, as GROUP.FIELD=VALUE; repeatable."),
+        typer.Option(
+            "--set", help="Set any field, as GROUP.FIELD=VALUE. The option can be repeated."
+        ),
     ] = None,
     coordinator: Annotated[
         str | None,
-        typer.Option(help="Of several processes: HOST:PORT where all of them reach the first."),
+        typer.Option(help="Train in several processes, which meet the first one at HOST:PORT."),
     ] = None,
-    num_processes: Annotated[int | None, typer.Option(help="How many there are.")] = None,
-    process_id: Annotated[int | None, typer.Option(help="Which one this is, from 0.")] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(help="Expect this number of processes.")
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option(help="Take this place among the processes, from 0.")
+    ] = None,
     join_timeout: Annotated[
-        int, typer.Option(min=1, max=10**6, help="Seconds that each waits for the others.")
+        int,
+        typer.Option(min=1, max=10**6, help="Wait this number of seconds for the other processes."),
     ] = 120,
     skip_bad: SkipBad = False,
     as_json: Json = False,
