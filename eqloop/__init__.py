@@ -1,7 +1,7 @@
 """Looped transformers whose loop is solved, differentiated and examined by parts you can swap.
 
 The public names are listed in `_contents.py` (new ones go there) and loaded on first use: importing
-JAX takes about a second, and `eqloop --help` should not.
+JAX takes about a second, and `eqloop --help` should not. So are the rooms, as `eqloop.train`.
 """
 
 import importlib
@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
+_ROOMS = (
+    *("audit", "claims", "evaluate", "interop", "nn", "report", "run", "stability", "sweep"),
+    *("tasks", "train"),
+)
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f".{name}", __name__)
     if not name.startswith("_"):
         contents = importlib.import_module("._contents", __name__)
         if hasattr(contents, name):
@@ -26,4 +34,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     contents = importlib.import_module("._contents", __name__)
     public = {name for name in vars(contents) if not name.startswith("_")}
-    return sorted(public | {"InputError", "__version__"})
+    return sorted(public | {"InputError", "__version__", *_ROOMS})

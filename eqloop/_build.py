@@ -33,6 +33,7 @@ from ._solver import (
     SteadyState,
     Unroll,
 )
+from .nn import GRU
 from .run import ModelSpec, Run, SolverSpec, Which
 from .run._checkpoint import named_arrays
 
@@ -53,6 +54,28 @@ def make_model(spec: ModelSpec, key: PRNGKeyArray) -> LoopedTransformer:
         mlp_ratio=spec.mlp_ratio,
         dtype=jnp.dtype(spec.precision),
         key=key,
+    )
+
+
+def model_spec(model: LoopedTransformer) -> ModelSpec:
+    """The settings of a model: `make_model(model_spec(model), key)` makes one of the same shapes.
+
+    **Raises** `InputError` for a model that computes in another precision than a spec can name.
+    """
+    block = model.blocks[0]
+    return ModelSpec(
+        width=model.prelude.weight.shape[0],
+        heads=block.attention.heads,
+        recall=block.recall_kind,
+        norm=block.norms.kind,
+        residual="gru" if isinstance(block.residual, GRU) else "add",
+        blocks=len(model.blocks),
+        mlp_ratio=block.feedforward.hidden.weight.shape[0] // model.prelude.weight.shape[0],
+        attention=block.attention.window,
+        precision=typed("model.precision", str(model.dtype), field_types(ModelSpec)["precision"]),
+        grid=model.grid,
+        channels=model.prelude.weight.shape[1],
+        classes=model.coda.output.weight.shape[0],
     )
 
 

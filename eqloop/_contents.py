@@ -12,6 +12,9 @@ from ._adjoint import Phantom as Phantom
 from ._adjoint import Truncated as Truncated
 from ._equilibrium import equilibrium as equilibrium
 from ._iteration import trajectory as trajectory
+from ._load import Loaded as Loaded
+from ._load import load as load
+from ._load import save as save
 from ._model import LoopedTransformer as LoopedTransformer
 from ._model import Output as Output
 from ._model import parameter_count as parameter_count

@@ -46,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
     # What a run is on disk: knows no model. `_task` only for the types of what is handed in.
     "run": WORDS | FILING | {"_fields", "_task"},
     # From a spec to the objects that it names.
-    "_build": WORDS | LOOP | {"_fields", "_model", "run"},
+    "_build": WORDS | LOOP | {"_fields", "_model", "nn", "run"},
     "evaluate": WORDS | MODEL | {"_tables", "_task", "_build", "run"},
     "audit": WORDS | MODEL | {"_task", "_build", "run"},
     "train": WORDS | MODEL | FILING | {"_fields", "_task", "_build", "run", "evaluate", "audit"},
@@ -60,7 +60,10 @@ ARROWS: dict[str, set[str]] = {
     "cli": WORDS
     | {"__init__", "_build", "_task", "audit", "claims", "evaluate", "report", "run"}
     | {"stability", "sweep", "tasks", "train"},
-    "_contents": WORDS | LOOP | {"_task", "_model", "audit", "nn", "interop", "stability"},
+    # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
+    # that come with it, and only when it is called.
+    "_load": WORDS | FILING | {"_build", "_fields", "_model", "_task", "run", "tasks"},
+    "_contents": WORDS | LOOP | {"_load", "_model", "_task", "audit", "interop", "nn", "stability"},
     "__init__": {"_errors", "_contents"},
 }
 
@@ -147,7 +150,6 @@ def test_no_hidden_reads_or_pickles(path):
 def test_the_library_never_imports_tasks_or_commands():
     """The two arrows that matter most, said once more without the table."""
     for name, targets in ARROWS.items():
-        if name != "cli":
-            assert "tasks" not in targets
-            assert "cli" not in targets
+        assert "tasks" not in targets or name in ("cli", "_load")
+        assert "cli" not in targets
     assert not ARROWS["nn"] & LOOP

@@ -34,3 +34,9 @@ class NormPlacement(eqx.Module):
         self.pre, self.branch, self.out = (
             RMSNorm(width) if place else None for place in _PLACES[kind]
         )
+
+    @property
+    def kind(self) -> NormKind:
+        """The name of this placement."""
+        places = tuple(norm is not None for norm in (self.pre, self.branch, self.out))
+        return next(kind for kind, held in _PLACES.items() if held == places)

@@ -1,0 +1,99 @@
+"""Models on disk, in one line: `eqloop.load` and `eqloop.save`."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import equinox as eqx
+import jax.random as jr
+import tomli_w
+
+from ._build import make_model, model_spec, restore
+from ._errors import InputError
+from ._fields import build
+from ._model import LoopedTransformer
+from ._tables import parse_toml
+from .run import ModelSpec, Spec, Which, open_run
+from .run._checkpoint import Header, load_header
+from .run._checkpoint import load as load_arrays
+from .run._checkpoint import save as save_arrays
+
+if TYPE_CHECKING:
+    from ._task import AbstractTask
+
+_KIND = "weights"
+"""What the notes of a file of weights say that it is; a checkpoint of a run says nothing."""
+
+
+class Loaded(NamedTuple):
+    """A trained run: its model, the task that it was trained on, and its spec."""
+
+    model: LoopedTransformer
+    task: "AbstractTask"
+    spec: Spec
+
+
+def save(model: LoopedTransformer, path: str | Path) -> None:
+    """Write the weights and the settings of a model into one safetensors file.
+
+    ```python
+    eqloop.save(model, "model.safetensors")
+    model = eqloop.load("model.safetensors")
+    ```
+
+    **Arguments:**
+
+    - `model`: any model; it need not have been trained here.
+    - `path`: the file, which is replaced in one step if it exists.
+
+    **Raises** `InputError` if the file cannot be written, or the model computes in another
+    precision than float32 or bfloat16.
+    """
+    settings = {"model": dataclasses.asdict(model_spec(model))}
+    try:
+        save_arrays(Path(path), model, Header(0, tomli_w.dumps(settings), {"kind": _KIND}))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def load(path: str | Path, which: Which = "best") -> Any:
+    """A trained run, or the weights that `save` wrote.
+
+    ```python
+    model, task, spec = eqloop.load("runs/sudoku-001")
+    model = eqloop.load("model.safetensors")
+    ```
+
+    **Arguments:**
+
+    - `path`: a run folder, or a file that `save` wrote.
+    - `which`: the checkpoint of a run: `"best"` (on validation), `"last"`, or a step.
+
+    **Returns** a `Loaded` (model, task, spec) for a run folder, a `LoopedTransformer` for a file.
+    The weights of a run are the averaged ones if it keeps an average.
+
+    **Raises** `InputError` if there is no such run, file or checkpoint, or it is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        from .tasks import make_task
+
+        run = open_run(path)
+        task = make_task(run.spec.task_name, run.spec.task_fields, run.manifest.get("version"))
+        return Loaded(restore(run, which)[0], task, run.spec)
+    header = load_header(path)
+    if header.notes.get("kind") != _KIND:
+        raise InputError(f"{path} is a checkpoint of a run: load the run folder that holds it")
+    spec = _settings(header.spec, path)
+    skeleton = eqx.filter_eval_shape(make_model, spec, jr.key(0))
+    return load_arrays(path, skeleton)[0]
+
+
+def _settings(text: str, path: Path) -> ModelSpec:
+    table = parse_toml(text, str(path)).get("model")
+    if not isinstance(table, dict):
+        raise InputError(f"{path} does not say how its model is made")
+    try:
+        return build(ModelSpec, "model", table)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
