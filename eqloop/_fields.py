@@ -1,8 +1,12 @@
 """Dataclasses from tables: every field known by name and type, every mistake one clear line."""
 
+import ast
 import dataclasses
 import difflib
 import functools
+import inspect
+import itertools
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -24,11 +28,51 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(known)}"
 
 
+def nearest_field(group: str, name: str, known: Mapping[str, Iterable[str]]) -> str:
+    """`; did you mean GROUP.FIELD?` for the known field that `group.name` is a slip of; otherwise
+    where all fields are listed.
+
+    **Arguments:**
+
+    - `group`, `name`: as they were written; `group` is empty where none was.
+    - `known`: the names of the fields of every group.
+    """
+    groups = difflib.get_close_matches(group.lower(), known, n=1, cutoff=0.6) or list(known)
+    for cutoff in (1.0, 0.7):  # the same name in any group before a similar one
+        for near in [*groups, *known]:
+            lower = {field.lower(): field for field in known[near]}
+            if match := difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff):
+                return f"; did you mean {near}.{lower[match[0]]}?"
+    return "; eqloop fields lists them all"
+
+
 @functools.cache
 def field_types(cls: type) -> dict[str, Any]:
     """Name -> type of every field of a dataclass."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+@functools.cache
+def field_meanings(cls: type) -> dict[str, str]:
+    """Name -> meaning of every field of a dataclass that has one: the text below the field in the
+    source of `cls` or of a class that it inherits from, as one line."""
+    meanings = {}
+    for owner in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(owner):
+            continue
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, below in itertools.pairwise(definition.body):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+                and isinstance(below.value.value, str)
+            ):
+                meanings[field.target.id] = " ".join(below.value.value.split())
+    return {name: meanings[name] for name in field_types(cls) if name in meanings}
 
 
 def build(cls: type[T], group: str, table: Mapping[str, Any]) -> T:
@@ -41,7 +85,7 @@ def build(cls: type[T], group: str, table: Mapping[str, Any]) -> T:
     values = {}
     for name, value in table.items():
         if name not in known:
-            hint = nearest(f"{group}.{name}", [f"{group}.{each}" for each in known])
+            hint = nearest_field(group, name, {group: known})
             raise InputError(f"unknown field {group}.{name}{hint}")
         values[name] = typed(f"{group}.{name}", value, known[name])
     return cls(**values)
@@ -59,7 +103,7 @@ def typed(field: str, value: Any, wanted: Any) -> Any:
     if get_origin(wanted) is Literal and isinstance(value, str):
         hint = nearest(value, [str(each) for each in get_args(wanted)])
         hint = hint if hint.startswith("; did you") else ""
-    raise InputError(f"{field} must be {_describe(wanted)}, got {quoted(value)}{hint}")
+    raise InputError(f"{field} must be {describe_type(wanted)}, got {quoted(value)}{hint}")
 
 
 def check_storable(field: str, value: Any) -> None:
@@ -120,15 +164,16 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
     return isinstance(value, wanted), value
 
 
-def _describe(wanted: Any) -> str:
+def describe_type(wanted: Any) -> str:
+    """A type in words: "a whole number", "one of a, b"."""
     origin, args = get_origin(wanted), get_args(wanted)
     if origin is Literal:
         return "one of " + ", ".join(str(each) for each in args)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(_describe(each) for each in args)
+        return " or ".join(describe_type(each) for each in args)
     if origin is tuple:
         if len(args) == 2 and args[1] is Ellipsis:
-            return f"a list of {_describe(args[0])}s"
+            return f"a list of {describe_type(args[0])}s"
         return f"a list of {len(args)} numbers"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return names.get(wanted, getattr(wanted, "__name__", str(wanted)))

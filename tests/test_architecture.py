@@ -58,7 +58,7 @@ ARROWS: dict[str, set[str]] = {
     "report": WORDS | FILING | {"run"},
     "tasks": WORDS | {"_fields", "_files", "_task"},
     "cli": WORDS
-    | {"__init__", "_build", "_task", "audit", "claims", "evaluate", "report", "run"}
+    | {"__init__", "_build", "_fields", "_task", "audit", "claims", "evaluate", "report", "run"}
     | {"stability", "sweep", "tasks", "train"},
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
     # that come with it, and only when it is called.

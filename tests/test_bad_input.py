@@ -193,7 +193,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --set width=3",
-        "--set width=3: write GROUP.FIELD=VALUE, for example model.width=64",
+        "--set width=3: write GROUP.FIELD=VALUE; did you mean model.width?",
     ),
     (
         "train --set model.widht=64",

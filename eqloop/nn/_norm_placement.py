@@ -9,7 +9,7 @@ from ._norm import RMSNorm
 NormKind = Literal["pre", "peri", "post", "sandwich"]
 
 # (before the branch, at the branch's end, after the residual sum)
-_PLACES = {
+_PLACES: dict[NormKind, tuple[bool, bool, bool]] = {
     "pre": (True, False, False),
     "peri": (True, True, False),
     "post": (False, False, True),

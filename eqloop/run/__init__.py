@@ -49,6 +49,7 @@ from ._resolve import overlay as overlay
 from ._resolve import parse_setting as parse_setting
 from ._resolve import presets as presets
 from ._resolve import resolve as resolve
+from ._spec import GROUPS as GROUPS
 from ._spec import ModelSpec as ModelSpec
 from ._spec import SolverSpec as SolverSpec
 from ._spec import Spec as Spec

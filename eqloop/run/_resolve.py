@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._errors import InputError
-from .._fields import check_storable, field_types, nearest, typed
+from .._fields import check_storable, field_types, nearest, nearest_field, typed
 from .._tables import parse_toml, within_limits
 from ._spec import GROUPS, Spec, from_tables
 
@@ -60,7 +60,10 @@ def parse_setting(setting: str) -> tuple[str, str, Any]:
     key, equals, text = setting.partition("=")
     group, dot, field = key.strip().partition(".")
     if not (equals and dot and group and field):
-        raise InputError(f"--set {setting}: write GROUP.FIELD=VALUE, for example model.width=64")
+        known = {name: list(field_types(cls)) for name, cls in GROUPS.items()}
+        hint = nearest_field("", key.strip(), known) if equals and not dot else ""
+        hint = hint if "did you mean" in hint else ", for example model.width=64"
+        raise InputError(f"--set {setting}: write GROUP.FIELD=VALUE{hint}")
     text = text.strip()
     try:
         tables = within_limits(tomllib.loads(f"value = {text}"))
@@ -133,8 +136,8 @@ def overlay(
     for setting in settings:
         group, field, value = parse_setting(setting)
         if group not in tables:
-            known = [f"{name}.{each}" for name, cls in GROUPS.items() for each in field_types(cls)]
-            raise InputError(f"unknown field {group}.{field}{nearest(f'{group}.{field}', known)}")
+            known = {name: list(field_types(cls)) for name, cls in GROUPS.items()}
+            raise InputError(f"unknown field {group}.{field}{nearest_field(group, field, known)}")
         put(group, field, value)
 
     _follow(tables, given)

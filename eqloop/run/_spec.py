@@ -44,29 +44,35 @@ def _positive(value: float) -> bool:
 class ModelSpec:
     """The `[model]` table: `eqloop.LoopedTransformer` as text.
 
-    **Attributes:**
-
-    - `attention`: `"full"`, a window in cells, or `"task"` for the task's own default (resolved
-      before it is stored).
-    - `precision`: the dtype of the computation; parameters are always float32.
-    - `blocks`: distinct blocks in one iteration. With `blocks = 15`, `recall = "none"`,
-      `solver.steps = 1` and `train.loss = "last"` it is the untied baseline of fixed depth.
-    - `grid`, `channels`, `classes`: filled in from the task, so that a stored spec rebuilds the
-      model without it.
+    With `blocks = 15`, `recall = "none"`, `solver.steps = 1` and `train.loss = "last"` it is the
+    untied baseline of fixed depth.
     """
 
     width: int = 256
+    """Numbers in the state of one cell."""
     heads: int = 8
+    """Attention heads; `width` is divided among them."""
     recall: Literal["none", "external", "internal"] = "internal"
+    """How the input enters the loop at every iteration (see `eqloop.nn.Recall`)."""
     norm: Literal["pre", "peri", "post", "sandwich"] = "post"
+    """Where a block normalises; `post` is outer normalisation (see `eqloop.nn.NormPlacement`)."""
     residual: Literal["add", "gru"] = "add"
+    """How a branch joins the state: by a sum, or by a GRU cell."""
     blocks: int = 1
+    """Distinct blocks in one iteration."""
     mlp_ratio: int = 4
+    """Hidden units of the feed-forward part per number of the state."""
     attention: int | Literal["task", "full"] = "task"
+    """`full`, the width of a neighbourhood in cells, or `task` for what the task asks for. A
+    stored spec has the choice of the task in place of `task`."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """The precision of matrix products in the loop. Weights are float32 in any case."""
     grid: tuple[int, ...] = ()
+    """Cells along each axis. The task sets it, so that a stored spec rebuilds the model alone."""
     channels: int = 0
+    """Numbers of the input in one cell. The task sets it."""
     classes: int = 0
+    """Classes among which the answer of one cell is chosen. The task sets it."""
 
     def __post_init__(self) -> None:
         _check_counts("model", self, {1: ("width", "heads", "blocks", "mlp_ratio")})
@@ -95,49 +101,48 @@ class ModelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class SolverSpec:
-    """The `[solver]` table: how the loop is run in training, and how it is differentiated.
-
-    **Attributes:**
-
-    - `steps`: iterations of `unroll` (and the largest number that the progressive loss draws).
-    - `rtol`, `atol`: tolerance of the other solvers; `rtol` is also the relative residual below
-      which an example counts as converged in the training log.
-    - `norm`: of the residual: `"two"`, of the whole state, or `"largest-cell"`.
-    - `max_steps`: steps after which a solver that has not converged gives up (and says so).
-    - `damping`, `patience`: of `fixed-point`: `z <- (1 - damping) f(z) + damping z`, once the
-      residual has not fallen for `patience` steps; `damping` is also that of `anderson`.
-    - `memory`: differences that `anderson` keeps, terms that `broyden` keeps.
-    - `gradient_steps`: iterations that `truncated` and `phantom` differentiate, terms of `neumann`.
-    - `gradient_damping`: of `phantom`.
-    - `gradient_checkpoints`: states that `backprop` of `unroll` keeps, with the losses `"last"` and
-      `"progressive"`; 0 for one per iteration.
-    - `gradient_solver`: of the linear system of `implicit`: `"gmres"`, or `"anderson"` on the
-      adjoint system.
-    - `gradient_rtol`, `gradient_restart`, `gradient_cycles`: of that solve: its relative tolerance,
-      vector-Jacobian products per cycle (the memory of `"anderson"`), cycles at most.
-    """
+    """The `[solver]` table: how training runs the loop and differentiates it."""
 
     name: Literal[
         "unroll", "fixed-point", "anderson", "broyden", "newton", "chord", "steady-state"
     ] = "unroll"
+    """The solver that runs the loop in training."""
     gradient: Literal["backprop", "truncated", "one-step", "phantom", "neumann", "implicit"] = (
         "backprop"
     )
+    """The gradient that goes back through the loop in training."""
     steps: int = 30
+    """Iterations of `unroll`. The progressive loss draws at most this number."""
     rtol: float = 1e-3
+    """Relative residual at which the other solvers stop. The training log counts an example as
+    converged below it, whatever the solver."""
     atol: float = 0.0
+    """Absolute residual at which the other solvers stop."""
     norm: Literal["two", "largest-cell"] = "two"
+    """Norm of the residual: `two` of the whole state, or of the `largest-cell`."""
     max_steps: int = 64
+    """Steps after which a solver that has not converged gives up, and says so."""
     damping: float = 0.0
+    """`fixed-point`, `anderson`: the d of `z <- (1 - d) f(z) + d z`."""
     patience: int = 0
+    """`fixed-point`: steps without a smaller residual after which `damping` begins."""
     memory: int = 5
+    """Differences that `anderson` keeps; rank-one terms that `broyden` keeps."""
     gradient_steps: int = 6
+    """Iterations that `truncated` and `phantom` differentiate; terms of `neumann`."""
     gradient_damping: float = 0.5
+    """`phantom`: share of the old state in a differentiated iteration."""
     gradient_checkpoints: int = 0
+    """States that `backprop` through `unroll` keeps with the losses `last` and `progressive`; 0 for
+    one state per iteration."""
     gradient_solver: Literal["gmres", "anderson"] = "gmres"
+    """`implicit`: the solver of its linear system, `gmres` or `anderson`."""
     gradient_rtol: float = 1e-3
+    """`implicit`: relative residual at which its linear solve stops."""
     gradient_restart: int = 10
+    """`implicit`: vector-Jacobian products in one cycle of `gmres`; memory of `anderson`."""
     gradient_cycles: int = 10
+    """`implicit`: cycles of its linear solve at most."""
 
     def __post_init__(self) -> None:
         least = {
@@ -173,55 +178,60 @@ class SolverSpec:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
-    """The `[train]` table: optimiser, schedule, loss and what is written when.
-
-    **Attributes:**
-
-    - `steps`, `batch`: optimiser steps, examples per step.
-    - `lr`, `betas`, `eps`, `weight_decay`: AdamW; the decay spares biases and norm gains.
-    - `clip`: largest global norm of the gradient; 0 for none.
-    - `schedule`: `"paper"` (see `epochs`), `"warmup-cosine"` or `"constant"`.
-    - `epochs`: the paper's schedule in units of `steps / epochs`: factor `1 - exp(-(epoch + 1) /
-      10)` in the first tenth, then 1, and 0.1 of it from `0.6 epochs` on.
-    - `warmup`: optimiser steps of linear warm-up of `"warmup-cosine"`.
-    - `loss`: `"progressive"` (the paper's), `"mean"` over all iterations, or `"last"`.
-    - `burn_in`: with `"mean"`: up to this many iterations, drawn anew at every step, run without
-      gradient before the `solver.steps` that count.
-    - `ema`: decay of the averaged weights that are validated and evaluated; 0 for none.
-    - `validation_split`, `validation_rows`, `validation_iterations`: what the best checkpoint is
-      chosen on: most examples solved whole, then most cells right, then the earliest. Its name
-      starts with `validation`: never a test set. 0 rows: all of them. The loop is then iterated
-      plainly, whatever the solver; 0 iterations: as many as training takes at most.
-    - `checkpoint_every`, `keep`: how often the whole state is written; how many of these stay.
-    - `audit_every`: every so many steps a few gradients of the weights in training are held against
-      full backpropagation and the converged implicit gradient on 16 validation examples (see
-      `eqloop.gradient_audit`), and logged with `kind = "gradients"`; 0 for never. Training itself
-      goes on as if they were not.
-    """
+    """The `[train]` table: optimiser, schedule, loss, and what is written when."""
 
     steps: int = 8000
+    """Optimiser steps."""
     batch: int = 500
+    """Examples per optimiser step."""
     lr: float = 1e-3
+    """Learning rate of AdamW, before the schedule."""
     weight_decay: float = 0.01
+    """Weight decay of AdamW. Biases and gains of norms are not decayed."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the two moments of AdamW."""
     eps: float = 1e-8
+    """Smallest denominator of AdamW."""
     clip: float = 1.0
+    """Largest global norm of the gradient; 0 for no limit."""
     schedule: Literal["paper", "warmup-cosine", "constant"] = "paper"
+    """How the learning rate changes: `paper` (see `epochs`), `warmup-cosine` or `constant`."""
     epochs: int = 100
+    """Epochs of the schedule `paper`, each of `steps / epochs` steps. The factor of the rate is
+    `1 - exp(-(epoch + 1) / 10)` in the first tenth, then 1, and a tenth of that from
+    0.6 `epochs` on."""
     warmup: int = 100
+    """Optimiser steps of linear warm-up in `warmup-cosine`."""
     loss: Literal["progressive", "mean", "last"] = "progressive"
+    """The loss: `progressive` (the paper's), `mean` over all iterations, or after the `last`."""
     burn_in: int = 0
+    """`mean`: iterations without gradient before the `solver.steps` that count; at most this
+    number, drawn at every step."""
     ema: float = 0.0
+    """Decay of the averaged weights, which are validated and evaluated; 0 for no average."""
     seed: int = 0
+    """Seed of the weights, the order of examples and their augmentation."""
     log_every: int = 1
+    """Optimiser steps between two lines of the log."""
     validate_every: int = 500
+    """Optimiser steps between two validations."""
     validation_split: str = "validation"
+    """The split that chooses the best checkpoint: most examples solved whole, then most cells
+    right, then the earliest. Its name starts with `validation`: never a test set."""
     validation_rows: int = 1000
+    """Examples of that split; 0 for all."""
     validation_iterations: int = 0
+    """Iterations of a validation, which are plain ones whatever the solver; 0 for the most that
+    training takes."""
     checkpoint_every: int = 500
+    """Optimiser steps between two checkpoints of the whole state."""
     keep: int = 3
+    """Latest checkpoints that stay, besides the best one."""
     audit_every: int = 0
+    """Optimiser steps between two comparisons of gradients on 16 validation examples, which go to
+    the log (see `eqloop.gradient_audit`); 0 for none. Training is the same without them."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where the log goes besides `metrics.jsonl`; the extra `eqloop[track]` has the trackers."""
 
     def __post_init__(self) -> None:
         least = {

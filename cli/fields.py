@@ -1,0 +1,59 @@
+"""`eqloop fields`: what `--set` can set."""
+
+import dataclasses
+import textwrap
+from typing import Annotated, Any
+
+import tomli_w
+import typer
+
+from ._output import Json, emit
+
+_SET_BY_TASK = {"model.grid", "model.channels", "model.classes"}
+
+
+def fields(
+    task: Annotated[
+        str | None,
+        typer.Option("--task", "-t", help="Show the fields of this task, too."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print every field that --set knows: meaning, default and allowed values.
+
+    The fields are those of a spec.toml. A default here is that of the field; a preset may set
+    another, and the run's spec.toml says what held.
+
+    Reads and writes nothing.
+
+    Example: eqloop fields --task sudoku
+    """
+    from .._fields import describe_type, field_meanings, field_types
+    from ..run import GROUPS
+    from ..tasks import TASKS, make_task
+
+    groups: dict[str, type] = dict(GROUPS)
+    if task is not None:
+        make_task(task, {})  # refuses an unknown name
+        groups = {"task": TASKS[task], **groups}
+    described: dict[str, dict[str, Any]] = {}
+    for group, cls in groups.items():
+        kinds, meanings = field_types(cls), field_meanings(cls)
+        for field in dataclasses.fields(cls):
+            name = f"{group}.{field.name}"
+            if name not in _SET_BY_TASK:
+                described[name] = {
+                    "meaning": meanings[field.name],
+                    "default": field.default,
+                    "allowed": describe_type(kinds[field.name]),
+                }
+    if as_json:
+        emit({"fields": described})
+        return
+    for name, field in described.items():
+        print(
+            f"{name} = {tomli_w.dumps({'v': field['default']})[4:].strip()}  ({field['allowed']})"
+        )
+        print(textwrap.fill(field["meaning"], 96, initial_indent="    ", subsequent_indent="    "))
+    if task is None:
+        print("\nThe fields of a task: eqloop fields --task TASK")

@@ -1,0 +1,62 @@
+"""The fields that `--set` knows: what they mean, and what is said of a slip."""
+
+import dataclasses
+import json
+
+import pytest
+
+from eqloop import InputError
+from eqloop._fields import field_meanings, nearest_field
+from eqloop.run import GROUPS, parse_setting
+from eqloop.tasks import TASKS
+
+CLASSES = {**GROUPS, **{f"task {name}": TASKS[name] for name in TASKS}}
+KNOWN = {group: [field.name for field in dataclasses.fields(cls)] for group, cls in GROUPS.items()}
+
+
+@pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
+def test_every_field_has_a_meaning(cls):
+    meanings = field_meanings(cls)
+    assert set(meanings) == {field.name for field in dataclasses.fields(cls)}
+    assert all(text.endswith((".", "files).")) for text in meanings.values()), meanings
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "hint"),
+    [
+        ("model", "widht", "model.width"),
+        ("modle", "width", "model.width"),
+        ("train", "LR", "train.lr"),
+        ("", "width", "model.width"),
+        ("model", "steps", None),
+        ("train", "width", None),
+        ("model", "colour", None),
+        ("model", "number_of_hats", None),
+    ],
+)
+def test_a_hint_is_a_field_of_nearly_that_name(group, name, hint):
+    known = {group: KNOWN[group]} if group in KNOWN else KNOWN
+    told = nearest_field(group, name, known)
+    assert told == (f"; did you mean {hint}?" if hint else "; eqloop fields lists them all")
+
+
+def test_a_field_without_its_group():
+    with pytest.raises(InputError, match=r"--set width=64: .*; did you mean model\.width\?"):
+        parse_setting("width=64")
+
+
+@pytest.mark.parametrize("task", [None, *TASKS])
+def test_the_command_lists_every_field_that_can_be_set(task, cli):
+    chosen = [] if task is None else ["--task", task]
+    code, out, err = cli("fields", *chosen)
+    assert (code, err) == (0, "")
+    wanted = [f"{group}.{name}" for group, names in KNOWN.items() for name in names]
+    wanted += [] if task is None else [f"task.{f.name}" for f in dataclasses.fields(TASKS[task])]
+    given_by_the_task = {"model.grid", "model.channels", "model.classes"}
+    listed = [line.split(" = ")[0] for line in out.splitlines() if not line.startswith(" ")]
+    assert set(wanted) - given_by_the_task == {
+        name for name in listed if "." in name and " " not in name
+    }
+    told = json.loads(cli("fields", *chosen, "--json")[1])["fields"]
+    assert told["model.width"]["default"] == 256
+    assert told["model.recall"]["allowed"] == "one of none, external, internal"
