@@ -45,6 +45,27 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 keep_programs(folder())
 
 
+LONGEST = (
+    "test_distributed",
+    "test_gradients",
+    "test_examine",
+    "test_solvers",
+    "test_stability_axes",
+    "test_sweep",
+    "test_resume",
+    "test_cli",
+    "test_second_derivatives",
+    "test_model",
+)
+"""Files that take longest. One process runs all tests of a file, so that what its tests share is
+made once; where these files come first, all processes end at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs() -> Iterator[None]:
     """Let go of what a file of tests compiled: each program holds memory mappings, of which a
@@ -53,17 +74,27 @@ def programs() -> Iterator[None]:
     jax.clear_caches()
 
 
+QUICKLY = "jax_disable_most_optimizations"
+
+
 @pytest.fixture(scope="module")
 def compiled_quickly() -> Iterator[None]:
     """For files of which compiling is most of the work: half of it is optimisation that does not
-    pay back here. The laws in test_gradients and test_stability are held to programs as users
-    get them, by all solvers and gradients."""
-    name = "jax_disable_most_optimizations"
+    pay back here. The table of test_gradients and the laws of test_stability are held to programs
+    as users get them, by all solvers and gradients."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(name.upper(), "1")  # for child processes
-        jax.config.update(name, True)
+        patch.setenv(QUICKLY.upper(), "1")  # for child processes
+        jax.config.update(QUICKLY, True)
         yield
-        jax.config.update(name, False)
+        jax.config.update(QUICKLY, False)
+
+
+@pytest.fixture
+def compiled_fully() -> Iterator[None]:
+    """For tests in such a file that hold a law to programs as users get them."""
+    jax.config.update(QUICKLY, False)
+    yield
+    jax.config.update(QUICKLY, True)
 
 
 @pytest.fixture

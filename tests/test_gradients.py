@@ -27,6 +27,8 @@ import eqloop
 from eqloop import RESULTS, Backprop, BackwardReport, Implicit, Neumann, Phantom, Truncated, Unroll
 from eqloop._iteration import unroll
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 CONVERGING = eqloop.FixedPoint(rtol=1e-12)
 
 
@@ -111,6 +113,7 @@ PAIRED = [
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_fully")
 @pytest.mark.parametrize(("solver", "gradient"), PAIRED)
 def test_every_solver_with_every_gradient(solver, gradient, x64):
     """The exact ones agree with the dense gradient, the others with their finite sums; none needs
@@ -196,7 +199,7 @@ def temporary_bytes(gradient, steps, state=1000):
     return memory.temp_size_in_bytes
 
 
-@pytest.mark.usefixtures("compiled_anew")
+@pytest.mark.usefixtures("compiled_fully", "compiled_anew")
 def test_memory_of_checkpoints_grows_like_a_root_and_that_of_implicit_not_at_all():
     state = 4 * 1000
     assert temporary_bytes(Backprop(), 256) > 256 * state
@@ -205,7 +208,7 @@ def test_memory_of_checkpoints_grows_like_a_root_and_that_of_implicit_not_at_all
     assert few == many
 
 
-@pytest.mark.usefixtures("compiled_anew")
+@pytest.mark.usefixtures("compiled_fully", "compiled_anew")
 def test_rematerialised_unrolling_keeps_one_state_per_iteration():
     """The forward pass must not keep what is inside f: here 50 arrays as large as the state."""
 

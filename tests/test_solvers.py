@@ -704,7 +704,7 @@ def test_unroll_says_whether_it_has_converged():
     [
         (lambda: eqloop.Unroll(0), "steps = 0"),
         (lambda: eqloop.Truncated(0), "steps = 0"),
-        (lambda: eqloop.Truncated(4, checkpoints=0), "eqloop.Truncated: checkpoints = 0"),
+        (lambda: eqloop.Truncated(4, checkpoints=0), "Truncated: checkpoints = 0"),
         (lambda: eqloop.FixedPoint(damping=1.0), "damping = 1.0"),
         (
             lambda: eqloop.equilibrium(
