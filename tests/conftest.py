@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis
 import jax
 import pytest
+from compiled_programs import folder, keep_programs, variables
 from jax.experimental.compilation_cache import compilation_cache
 
 from eqloop.cli import main
@@ -41,6 +42,28 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+keep_programs(folder())
+
+
+LONGEST = (
+    "test_distributed",
+    "test_gradients",
+    "test_examine",
+    "test_solvers",
+    "test_stability_axes",
+    "test_sweep",
+    "test_resume",
+    "test_cli",
+    "test_second_derivatives",
+    "test_model",
+)
+"""Files that take longest. One process runs all tests of a file, so that what its tests share is
+made once; where these files come first, all processes end at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,38 +74,50 @@ def programs() -> Iterator[None]:
     jax.clear_caches()
 
 
+QUICKLY = "jax_disable_most_optimizations"
+
+
 @pytest.fixture(scope="module")
 def compiled_quickly() -> Iterator[None]:
     """For files of which compiling is most of the work: half of it is optimisation that does not
-    pay back here. The laws in test_gradients, test_equilibrium and test_stability are held to
-    programs as users get them, by all solvers and gradients."""
-    name = "jax_disable_most_optimizations"
+    pay back here. The table of test_gradients and the laws of test_stability are held to programs
+    as users get them, by all solvers and gradients."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(name.upper(), "1")  # for child processes
-        jax.config.update(name, True)
+        patch.setenv(QUICKLY.upper(), "1")  # for child processes
+        jax.config.update(QUICKLY, True)
         yield
-        jax.config.update(name, False)
+        jax.config.update(QUICKLY, False)
 
 
 @pytest.fixture
-def kept_programs(tmp_path_factory) -> Iterator[None]:
-    """For a test that trains several times: what one run compiled, the next one takes from disk."""
-    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    compilation_cache.reset_cache()  # JAX looks for the folder only once
+def compiled_fully() -> Iterator[None]:
+    """For tests in such a file that hold a law to programs as users get them."""
+    jax.config.update(QUICKLY, False)
     yield
-    jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update(QUICKLY, True)
+
+
+@pytest.fixture
+def compiled_anew() -> Iterator[None]:
+    """For tests of what the compiler makes of a program: none is loaded from disk."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX asks only once
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
     compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory) -> dict[str, str]:
-    """Variables for child processes to share what they compile, or it would be all they do."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+def compiled() -> dict[str, str]:
+    """Variables for child processes to share what they compile with all others; of those alone that
+    call `write_whole_programs`."""
+    return variables(folder())
+
+
+@pytest.fixture(scope="session")
+def compiled_apart(tmp_path_factory) -> dict[str, str]:
+    """Variables for other child processes, `eqloop` itself, to share what they compile."""
+    return variables(tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture

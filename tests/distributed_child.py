@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+from compiled_programs import write_whole_programs
 from tiny_task import make_task, slow_steps, tiny_spec
 
 from eqloop.run import Spec
@@ -32,6 +33,7 @@ def make_spec(*settings: str) -> Spec:
 
 
 def main(path: Path, pause: float, *processes: str) -> int:
+    write_whole_programs()
     slow_steps(pause)
     if processes:
         address, count, number = processes

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from compiled_programs import write_whole_programs
 from tiny_task import make_task, slow_steps, tiny_spec
 
 from eqloop.run import Spec, _checkpoint
@@ -48,6 +49,7 @@ def slow_writes(pause: float) -> None:
 
 
 def main(path: Path, solver: str, pause: float) -> int:
+    write_whole_programs()
     slow_writes(pause)
     slow_steps(2 * pause)
     spec = make_spec(solver)

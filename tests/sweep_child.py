@@ -7,6 +7,7 @@ are slowed down, so that a signal from outside finds them at work.
 import sys
 from pathlib import Path
 
+from compiled_programs import write_whole_programs
 from tiny_task import slow_steps
 
 from eqloop.sweep import open_sweep, run_local, stop_with_parent, work
@@ -16,6 +17,7 @@ PAUSE = 0.02
 
 
 def main(path: Path, how: str) -> int:
+    write_whole_programs()
     sweep = open_sweep(path, make_task=make_task)
     if how != "worker":
         command = [sys.executable, __file__, str(path), "worker"]

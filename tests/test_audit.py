@@ -304,7 +304,6 @@ def test_bad_input_is_one_line(args, said, tiny_run, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("kept_programs")
 def test_training_logs_it_and_is_not_disturbed(tmp_path):
     def go(name: str, *settings: str, resume: bool = False):
         short = ["train.steps=6", "train.checkpoint_every=2", "train.keep=4", "solver.rtol=1e-2"]

@@ -2,12 +2,14 @@
 random maps."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import hypothesis
@@ -16,12 +18,18 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optimistix as optx
 import pytest
 from jax.flatten_util import ravel_pytree
 from problems import GRADIENTS, PROBLEMS, SOLVERS, Linear, dense_gradient, spectrum, turn, weighted
 
 import eqloop
 from eqloop import RESULTS, Backprop, BackwardReport, Implicit, Neumann, Phantom, Truncated, Unroll
+from eqloop._iteration import unroll
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+CONVERGING = eqloop.FixedPoint(rtol=1e-12)
 
 
 def series(terms: int, damping: float = 0.0):
@@ -94,9 +102,19 @@ def _jacobian(f, z, x):
     return flat, np.asarray(jax.jacfwd(raveled)(flat))
 
 
+PAIRED = [
+    (solver, gradient)
+    for solver in (*SOLVERS, "unroll")
+    for gradient in GRADIENTS
+    # test_solvers has every solver with `Implicit`, on every problem; damping is a number of a
+    # solver that is here without it.
+    if solver != "damped" and (gradient != "implicit" or solver == "unroll")
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("gradient", GRADIENTS)
-@pytest.mark.parametrize("solver", [*SOLVERS, "unroll"])
+@pytest.mark.usefixtures("compiled_fully")
+@pytest.mark.parametrize(("solver", "gradient"), PAIRED)
 def test_every_solver_with_every_gradient(solver, gradient, x64):
     """The exact ones agree with the dense gradient, the others with their finite sums; none needs
     to know how the fixed point was found."""
@@ -181,12 +199,255 @@ def temporary_bytes(gradient, steps, state=1000):
     return memory.temp_size_in_bytes
 
 
+@pytest.mark.usefixtures("compiled_fully", "compiled_anew")
 def test_memory_of_checkpoints_grows_like_a_root_and_that_of_implicit_not_at_all():
     state = 4 * 1000
     assert temporary_bytes(Backprop(), 256) > 256 * state
     assert temporary_bytes(Backprop(checkpoints=16), 256) < (16 + 16 + 40) * state
     few, many = (temporary_bytes(Implicit(), steps) for steps in (16, 256))
     assert few == many
+
+
+@pytest.mark.usefixtures("compiled_fully", "compiled_anew")
+def test_rematerialised_unrolling_keeps_one_state_per_iteration():
+    """The forward pass must not keep what is inside f: here 50 arrays as large as the state."""
+
+    def f(z, w):
+        for _ in range(50):
+            z = jnp.sin(w * z)
+        return z
+
+    def loss(w):
+        return jnp.sum(unroll(f, jnp.ones(1000), w, 8)[1])
+
+    memory = jax.jit(jax.grad(loss)).lower(jnp.ones(())).compile().memory_analysis()
+    state = 4 * 1000
+    assert memory is not None
+    assert memory.temp_size_in_bytes < (8 + 100) * state  # plain: 8 * 100 and more
+
+
+def test_a_solver_of_optimistix_has_the_dense_implicit_gradient(x64):
+    f, z0, x = next(each for each in PROBLEMS if each.name == "tanh").make(jnp.float64)
+    solver = optx.Newton(rtol=1e-12, atol=1e-12)
+    found, out, _ = gradient_of(f, z0, x, solver, Implicit(1e-10))
+    close(found, dense_gradient(f, out.state, x), 1e-6)
+
+
+# --- traced counts
+
+
+@pytest.mark.parametrize(
+    ("solver", "gradient", "made"),
+    [
+        (lambda n: Unroll(n, max_steps=10), lambda n: Backprop(), 10),
+        (lambda n: Unroll(n, max_steps=10), lambda n: Implicit(), 10),
+        (lambda n: Unroll(30), lambda n: Truncated(n, max_steps=4), 30),
+        (lambda n: Unroll(5), lambda n: Truncated(n, max_steps=8), 5),
+        (lambda n: Unroll(n - 18), lambda n: Truncated(4), 2),
+        (lambda n: Unroll(n - 18), lambda n: Phantom(4, damping=0.0), 2),
+    ],
+)
+def test_a_traced_count_above_its_bound_is_the_bound(solver, gradient, made):
+    """On `z + 1` the state is the number of iterations."""
+
+    @jax.jit
+    def run(n):
+        out = eqloop.equilibrium(
+            lambda z, x: z + 1,
+            jnp.zeros(()),
+            None,
+            solver=solver(n),
+            gradient=gradient(n),
+        )
+        return out.state, out.steps
+
+    assert run(jnp.asarray(20)) == (made, made)
+
+
+def test_a_traced_count_computes_what_a_static_one_does_and_skips_the_rest():
+    evaluations = []
+
+    class Counting(eqx.Module):
+        w: jax.Array
+
+        def __call__(self, z, x):
+            jax.debug.callback(lambda: evaluations.append(1))
+            return jnp.tanh(self.w * z + x)
+
+    f = Counting(jnp.array([0.5, 0.8]))
+    x = jnp.array([0.1, 0.2])
+    traces = []
+
+    @eqx.filter_jit
+    def gradient(f, n, k):
+        traces.append(1)
+
+        def loss(f):
+            solver, truncated = Unroll(n + k, max_steps=30), Truncated(k, max_steps=30)
+            z0 = jnp.zeros(2)
+            return jnp.sum(eqloop.equilibrium(f, z0, x, solver=solver, gradient=truncated).state)
+
+        return jax.grad(loss)(f).w
+
+    def static(n, k):
+        def loss(f):
+            z0 = jnp.zeros(2)
+            out = eqloop.equilibrium(f, z0, x, solver=Unroll(n + k), gradient=Truncated(k))
+            return jnp.sum(out.state)
+
+        return jax.jit(jax.grad(loss))(f).w
+
+    for n, k in ((0, 1), (2, 3), (29, 1), (7, 20)):
+        evaluations.clear()
+        traced = gradient(f, jnp.asarray(n), jnp.asarray(k))
+        jax.effects_barrier()
+        # Forwards n + k evaluations, backwards the k rematerialised ones: no masked slot.
+        assert len(evaluations) == n + 2 * k
+        np.testing.assert_allclose(traced, static(n, k), rtol=1e-6)
+    assert len(traces) == 1
+
+
+# --- what a map closes over, and where a loop starts
+
+
+def test_gradient_of_z0_passes_through_backprop_and_no_fixed_point(x64):
+    f, z0, x = PROBLEMS[0].make(jnp.float64)
+
+    def loss(z0, solver, gradient):
+        out = eqloop.equilibrium(f, z0, x, solver=solver, gradient=gradient)
+        return jnp.sum(out.state)
+
+    z0 = jnp.ones_like(z0)
+    through = jax.grad(loss)(z0, Unroll(3), Backprop())
+    power = jnp.linalg.matrix_power(f.a, 3)
+    np.testing.assert_allclose(through, power.T @ z0, rtol=1e-12)
+    np.testing.assert_array_equal(jax.grad(loss)(z0, CONVERGING, Implicit()), 0)
+
+
+class Holds(eqx.Module):
+    f: Any = eqx.field(static=True)
+
+    def __call__(self, z, x):
+        return self.f(z, x)
+
+
+class Method:
+    def __init__(self, f):
+        self.f = f
+
+    def call(self, z, x):
+        return self.f(z, x)
+
+
+WRAPPERS = {
+    "plain": lambda f: f,
+    "jit": jax.jit,
+    "filter_jit": eqx.filter_jit,
+    "filter_checkpoint": eqx.filter_checkpoint,
+    "module": Holds,
+    "partial": lambda f: functools.partial(lambda f, z, x: f(z, x), f),
+    "method": lambda f: Method(f).call,
+}
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [Implicit(1e-10, solver=eqloop.Anderson()), Truncated(40)],
+    ids=["implicit", "trunc"],
+)
+def test_arrays_that_a_wrapped_function_closes_over_get_gradients(gradient, x64):
+    """`z = w tanh z + 1`, of which the derivative is `tanh z / (1 - w (1 - tanh^2 z))`."""
+
+    def loss(w, wrap):
+        f = wrap(lambda z, x: w * jnp.tanh(z) + x)
+        out = eqloop.equilibrium(f, jnp.zeros(1), jnp.ones(1), solver=CONVERGING, gradient=gradient)
+        return out.state[0], out.state[0]
+
+    for name, wrap in WRAPPERS.items():
+        slope, z = jax.grad(lambda w, wrap=wrap: loss(w, wrap), has_aux=True)(jnp.asarray(0.4))
+        t = np.tanh(z)
+        np.testing.assert_allclose(slope, t / (1 - 0.4 * (1 - t**2)), rtol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("gradient", [Implicit(1e-6, solver=eqloop.Anderson()), eqloop.OneStep()])
+def test_gradients_at_plain_floats_outside_of_jit_are_those_within(gradient):
+    def loss(numbers):
+        def f(z, x):
+            return x["rate"] * jnp.cos(z) + numbers["closed over"]
+
+        out = eqloop.equilibrium(
+            f, jnp.zeros(2), numbers, solver=eqloop.FixedPoint(1e-6), gradient=gradient
+        )
+        return jnp.sum(out.state)
+
+    numbers = {"rate": 0.7, "closed over": 0.2}
+    eager, compiled = jax.grad(loss)(numbers), jax.jit(jax.grad(loss))(numbers)
+    for name in numbers:
+        np.testing.assert_allclose(eager[name], compiled[name], rtol=1e-6)
+        assert eager[name] != 0
+
+
+# --- the report of the backward solve
+
+
+def backward_report(f, x, solver, gradient):
+    def loss(x, probe):
+        return jnp.sum(
+            eqloop.equilibrium(
+                f, jnp.zeros(2), x, solver=solver, gradient=gradient, probe=probe
+            ).state
+        )
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, BackwardReport.zeros())
+
+
+def test_the_probe_reports_a_backward_solve_that_converged():
+    slope, report = backward_report(
+        lambda z, x: 0.5 * z + x, jnp.ones(2), eqloop.FixedPoint(rtol=1e-5), Implicit(rtol=1e-4)
+    )
+    np.testing.assert_allclose(slope, 2, rtol=1e-3)
+    assert report.fallback == 0
+    assert 0 <= report.residual <= 1e-4
+
+
+def test_a_singular_backward_solve_falls_back_to_one_step_and_says_so():
+    # z <- (z_0, z_1 / 2) + x has no isolated fixed point: I - J is singular.
+    slope, report = jax.jit(
+        lambda x: backward_report(
+            lambda z, x: z * jnp.array([1.0, 0.5]) + x, x, Unroll(3), Implicit()
+        )
+    )(jnp.zeros(2))
+    assert report.fallback == 1
+    np.testing.assert_array_equal(slope, jnp.ones(2))
+    np.testing.assert_allclose(report.residual, np.sqrt(1.25 / 2), rtol=1e-6)
+
+
+def test_a_backward_solve_that_misses_its_tolerance_keeps_its_best_iterate_and_says_so():
+    """Where that leaves less than one step: half of the same system can be solved, `u_1 = 2`."""
+    slope, report = backward_report(
+        lambda z, x: z * jnp.array([1.0, 0.5]) + x,
+        jnp.zeros(2),
+        Unroll(3),
+        Implicit(solver=eqloop.FixedPoint()),
+    )
+    assert report.fallback == 1
+    np.testing.assert_allclose(slope[1], 2, rtol=1e-4)
+    np.testing.assert_allclose(report.residual, np.sqrt(1 / 2), rtol=1e-4)
+
+
+def test_a_backward_solve_that_gets_nowhere_falls_back_to_one_step_and_says_so():
+    """`z <- 4 z + x`, by plain iteration, which doubles what is left and more; and a loss whose
+    cotangent is no number."""
+    slope, report = backward_report(
+        lambda z, x: 4 * z + x, jnp.ones(2), Unroll(3), Implicit(solver=eqloop.FixedPoint())
+    )
+    np.testing.assert_array_equal(slope, jnp.ones(2))
+    assert report.fallback == 1
+    np.testing.assert_allclose(report.residual, 4, rtol=1e-6)
+    _, report = backward_report(
+        lambda z, x: jnp.sqrt(z - 1) + 1 + 0 * x, jnp.ones(2), Unroll(3), Implicit()
+    )
+    assert report.fallback == 1
 
 
 # --- never an exception, whatever the map
@@ -256,9 +517,11 @@ _DEVICES = """
 import json, sys
 import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr
 import eqloop
+from compiled_programs import write_whole_programs
 from problems import GRADIENTS, SOLVERS, PROBLEMS, weighted
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+write_whole_programs()
 f, z0, x = next(each for each in PROBLEMS if each.name == "tanh").make(jnp.float32)
 xs = x * jnp.linspace(0.1, 1.5, 8)[:, None]
 
@@ -288,7 +551,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_four_devices_compute_what_one_does():
+def test_four_devices_compute_what_one_does(compiled):
     """Every solver and every gradient once, since each pair is compiled for: what the one does to a
     batch that is spread out does not depend on the other."""
     pairs = [
@@ -298,7 +561,7 @@ def test_four_devices_compute_what_one_does():
     flags = "--xla_force_host_platform_device_count=4"
     ran = subprocess.run(
         [sys.executable, "-c", _DEVICES, json.dumps(pairs)],
-        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | compiled | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent)},
         capture_output=True,
         text=True,
     )

@@ -85,7 +85,7 @@ def test_killed_anywhere_ends_bit_identical(solver, never_stopped, tmp_path, env
     whole, killed = never_stopped(solver), tmp_path / "killed"
     rng = random.Random(solver)
     kills = in_a_write = 0
-    while kills < 6:
+    while kills < 4:
         child = start(killed, solver, environment)
         log, folder = killed / "metrics.jsonl", killed / "checkpoints"
         before = log.stat().st_size if log.exists() else -1

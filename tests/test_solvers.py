@@ -28,6 +28,7 @@ from problems import (
 
 import eqloop
 from eqloop import RESULTS, BackwardReport, Implicit
+from eqloop._adjoint import AbstractGradient
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -629,3 +630,135 @@ def test_a_failure_is_a_result_code_with_a_finite_gradient(name, failure):
 def test_arguments_out_of_range_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_eager_calls_compile_once_and_never_use_old_weights():
+    """Whether f is the same function or a new one of the same code, and whether its weight is in a
+    dictionary, closed over, or bound. Another map is another program."""
+    compiled = []
+
+    class Counted(AbstractGradient):
+        def run(self, f, z0, x, solver, *, max_steps, probe):
+            compiled.append(1)
+            return eqloop.OneStep().run(f, z0, x, solver, max_steps=max_steps, probe=probe)
+
+    holder = {"w": jnp.zeros(3)}
+
+    def same(z, x):
+        return 0.5 * z + holder["w"]
+
+    def new(w):
+        return lambda z, x: 0.5 * z + w
+
+    def state(f):
+        z0, solver = jnp.zeros(3), eqloop.FixedPoint(1e-6)
+        return eqloop.equilibrium(f, z0, None, solver=solver, gradient=Counted()).state
+
+    for k in range(5):
+        holder["w"] = w = k * jnp.ones(3)
+        for f in (same, new(w), jax.tree_util.Partial(lambda w, z, x: 0.5 * z + w, w)):
+            np.testing.assert_allclose(state(f), 2 * k, rtol=1e-5)
+    assert len(compiled) == 1
+    w = 4 * jnp.ones(3)
+    np.testing.assert_allclose(state(lambda z, x: 0.25 * z + w), 16 / 3, rtol=1e-5)
+    np.testing.assert_allclose(state(lambda z, x: 0.25 * z - w), -16 / 3, rtol=1e-5)
+    assert len(compiled) == 3
+    numbers = np.ones(3, np.float32)  # of NumPy, and changed in place
+    for k in range(3):
+        numbers[:] = k
+        np.testing.assert_allclose(
+            state(lambda z, x: 0.5 * z + jax.jit(jnp.sin)(numbers)), 2 * np.sin(k), rtol=1e-5
+        )
+    assert len(compiled) == 4
+
+
+def test_damping_reaches_a_fixed_point_that_picard_does_not(x64):
+    def f(z, x):
+        return -1.5 * z + x
+
+    plain = eqloop.equilibrium(f, jnp.zeros(()), jnp.asarray(5.0), solver=eqloop.FixedPoint())
+    assert plain.result != eqloop.RESULTS.successful
+    damped = eqloop.equilibrium(
+        f, jnp.zeros(()), jnp.asarray(5.0), solver=eqloop.FixedPoint(rtol=1e-10, damping=0.5)
+    )
+    assert damped.result == eqloop.RESULTS.successful
+    np.testing.assert_allclose(damped.state, 2.0, rtol=1e-9)
+
+
+def test_unroll_says_whether_it_has_converged():
+    def f(z, x):
+        return 0.5 * z + x
+
+    short, long = (
+        eqloop.equilibrium(f, jnp.zeros(1), jnp.ones(1), solver=eqloop.Unroll(n, rtol=1e-3))
+        for n in (3, 30)
+    )
+    assert short.result == eqloop.RESULTS.not_converged
+    assert long.result == eqloop.RESULTS.successful
+    # z_3 = 7/4 after z_2 = 3/2
+    np.testing.assert_allclose(short.residual, 0.25 / 1.75, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: eqloop.Unroll(0), "steps = 0"),
+        (lambda: eqloop.Truncated(0), "steps = 0"),
+        (lambda: eqloop.Truncated(4, checkpoints=0), "Truncated: checkpoints = 0"),
+        (lambda: eqloop.FixedPoint(damping=1.0), "damping = 1.0"),
+        (
+            lambda: eqloop.equilibrium(
+                lambda z, x: z,
+                jnp.zeros(1),
+                None,
+                solver=eqloop.Unroll(3),
+                gradient=eqloop.Truncated(4),
+            ),
+            "steps = 4",
+        ),
+        (
+            lambda: eqloop.equilibrium(
+                lambda z, x: z, jnp.zeros(1), None, solver=eqloop.Unroll(jnp.asarray(3))
+            ),
+            "max_steps",
+        ),
+        (
+            lambda: eqloop.equilibrium(
+                lambda z, x: z,
+                jnp.zeros(1),
+                None,
+                solver=optx.Newton(1e-3, 1e-3),
+                gradient=eqloop.Backprop(),
+            ),
+            "Newton",
+        ),
+    ],
+)
+def test_combinations_that_cannot_work_are_refused_when_tracing(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"solver": "anderson"}, "solver = 'anderson' is not a solver"),
+        ({"solver": eqloop.FixedPoint}, "FixedPoint'> is not a solver"),
+        ({"gradient": Implicit}, "Implicit'> is not a gradient"),
+        ({"max_steps": 0}, "max_steps = 0 must be at least 1"),
+        ({"f": lambda z, x: x}, r"f returns float32\[4\] for a state z0 of float32\[3\]"),
+        ({"f": lambda z, x: (z, z)}, "they must be alike"),
+        ({"f": lambda z, x: z.astype(jnp.bfloat16)}, r"f returns bfloat16\[3\]"),
+    ],
+)
+def test_what_is_no_argument_is_named(changed, message):
+    arguments: dict[str, Any] = {"f": lambda z, x: z / 2, "solver": eqloop.FixedPoint()} | changed
+    with pytest.raises(ValueError, match=message):
+        eqloop.equilibrium(arguments.pop("f"), jnp.zeros(3), jnp.ones(4), **arguments)
+
+
+def test_a_state_of_plain_numbers():
+    out = eqloop.equilibrium(
+        lambda z, x: [0.5 * z[0] + 1.0, 0.5 * z[1]], [0.0, 1.0], None, solver=eqloop.FixedPoint()
+    )
+    np.testing.assert_allclose(out.state, [2, 0], atol=1e-2)

@@ -379,7 +379,7 @@ def evaluations(path: Path) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-def test_a_sweep_does_what_is_missing_or_failed_and_no_more(tmp_path, kept_programs):
+def test_a_sweep_does_what_is_missing_or_failed_and_no_more(tmp_path):
     axes = "[axes]\nlr = [1e-3, 1e30]\nseed = [0, 1]\n[[exclude]]\nlr = 1e30\nseed = 1\n"
     sweep = create_sweep(tmp_path / "s", grid(axes))
     seen = []
@@ -834,8 +834,8 @@ def test_bad_options(small, cli, arguments, said):
 
 
 @pytest.mark.slow
-def test_the_command_from_begin_to_end(small, cli, environment, monkeypatch):
-    for name, value in environment.items():
+def test_the_command_from_begin_to_end(small, cli, compiled_apart, monkeypatch):
+    for name, value in compiled_apart.items():
         monkeypatch.setenv(name, value)
     code, out, err = cli("sweep", small, "--jobs", "2")
     assert (code, "2 of 2 cells finished, 0 failed" in out) == (0, True)
@@ -872,9 +872,9 @@ def test_the_command_from_begin_to_end(small, cli, environment, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_workers_as_submitted_jobs(small, cli, environment, monkeypatch):
+def test_workers_as_submitted_jobs(small, cli, compiled_apart, monkeypatch):
     """submitit's local executor in place of SLURM: processes that nobody waits for."""
-    for name, value in environment.items():
+    for name, value in compiled_apart.items():
         monkeypatch.setenv(name, value)
     small.write_text(small.read_text() + '[slurm]\ncluster = "local"\ntimeout_min = 5\n')
     code, out, err = cli("sweep", small, "--executor", "slurm", "--jobs", "2", "--json")

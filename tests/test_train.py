@@ -187,6 +187,7 @@ def test_progressive_is_n_iterations_without_and_k_with_gradient():
         np.testing.assert_allclose(c, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.usefixtures("compiled_anew")
 def test_checkpoints_take_less_memory_where_the_loss_is_progressive():
     def bytes_of(*settings):
         made = spec("train.loss=progressive", "solver.steps=64", *settings)
@@ -245,6 +246,7 @@ def test_one_program_serves_every_step(way, monkeypatch):
         assert np.any(state.ema.prelude.weight != state.model.prelude.weight)
 
 
+@pytest.mark.usefixtures("compiled_anew")
 def test_the_memory_of_the_state_is_given_to_the_next_one():
     """All of it and nothing else: a donation that cannot be used is a warning, here an error."""
     made = spec("train.ema=0.9", "model.precision=bfloat16")
