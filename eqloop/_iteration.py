@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from ._remat import Keep, rematerialised
 
 Z = TypeVar("Z", bound=PyTree)
 Map = Callable[[Any, Any], Any]
 Count = int | Int[Array, ""]
+Scalar = float | Float[Array, ""] | Float[np.ndarray, "*batch"]
+"""A number that may be traced, or stacked over a batch."""
 
 
 def stop_gradient(tree: Z) -> Z:

@@ -11,6 +11,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ._iteration import Scalar
 from ._norms import normalise, two_norm
 from ._solution import select
 
@@ -48,7 +49,7 @@ def solve_identity_minus(
     product: Callable[[PyTree], PyTree],
     g: PyTree,
     *,
-    rtol: float | Float[Array, ""],
+    rtol: Scalar,
     restart: int,
     cycles: int,
 ) -> LinearSolution:

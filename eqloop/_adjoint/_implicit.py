@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
+from .._iteration import Scalar
 from .._linear import solve_identity_minus
 from .._norms import normalise, two_norm
 from .._solution import BackwardReport
-from .._solver import AbstractSolver, Scalar, check_not_negative, iterate, traced_float
+from .._solver import AbstractSolver, check_not_negative, iterate, traced_float
 from ._cotangent import AbstractCotangentSolve
 
 

@@ -12,7 +12,6 @@ from ._iterative import choose as choose
 from ._iterative import iterate as iterate
 from ._newton import NewtonKrylov as NewtonKrylov
 from ._steady_state import SteadyState as SteadyState
-from ._traced import Scalar as Scalar
 from ._traced import check_not_negative as check_not_negative
 from ._traced import traced_float as traced_float
 from ._unroll import Unroll as Unroll

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._iteration import Scalar
 from .._norms import scale_of, two_norm
 from ._iterative import AbstractSolver, Iterate, Norm, Proposal, newest
-from ._traced import Scalar, traced_float
+from ._traced import traced_float
 
 
 class _BroydenState(NamedTuple):

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
+from .._iteration import Scalar
 from .._norms import two_norm
-from ._traced import Scalar, traced_float
+from ._traced import traced_float
 
 
 class DisplacementController(diffrax.AbstractStepSizeController):

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._iteration import Scalar
 from .._norms import two_norm
 from ._iterative import AbstractSolver, Iterate, Norm, Proposal
-from ._traced import Scalar, traced_float
+from ._traced import traced_float
 
 
 class _Stall(NamedTuple):

@@ -13,10 +13,10 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._iteration import Count
+from .._iteration import Count, Scalar
 from .._norms import relative, two_norm
 from .._solution import RESULTS, select
-from ._traced import Scalar, check_not_negative
+from ._traced import check_not_negative
 
 Norm = Callable[[PyTree], Float[Array, ""]]
 
@@ -109,8 +109,8 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
         length; NaN after the last step.
     """
 
-    rtol: eqx.AbstractVar[Scalar]
-    atol: eqx.AbstractVar[Scalar]
+    rtol: eqx.AbstractVar[Scalar]  # pyright: ignore[reportIncompatibleVariableOverride]
+    atol: eqx.AbstractVar[Scalar]  # pyright: ignore[reportIncompatibleVariableOverride]
     norm: eqx.AbstractVar[Norm]
     curve: eqx.AbstractVar[int]
 

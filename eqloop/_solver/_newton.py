@@ -11,11 +11,12 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._iteration import Scalar
 from .._linear import solve_identity_minus
 from .._norms import two_norm
 from .._solution import RESULTS, select
 from ._iterative import AbstractSolver, Iterate, Norm, Proposal, all_finite, choose
-from ._traced import Scalar, traced_float, traced_int
+from ._traced import traced_float, traced_int
 
 
 class AbstractNewton(AbstractSolver):

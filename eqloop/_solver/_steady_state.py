@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._iteration import stop_gradient
+from .._iteration import Scalar, stop_gradient
 from .._norms import two_norm
 from ._displacement import DisplacementController
 from ._iterative import AbstractSolver, Iterate, Norm, Proposal, choose
-from ._traced import Scalar, traced_float
+from ._traced import traced_float
 
 
 class _FlowState(NamedTuple):

@@ -7,10 +7,6 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
-
-Scalar = float | Float[Array, ""] | Float[np.ndarray, "*batch"]
-"""What a `traced_float` reads as: a float, or an array if it is traced or stacked."""
 
 
 def traced_int(value: Any) -> Any:

@@ -3,8 +3,8 @@
 import equinox as eqx
 from jaxtyping import Array, Int
 
-from .._iteration import Count, clamp, python_int
-from ._traced import Scalar, traced_float
+from .._iteration import Count, Scalar, clamp, python_int
+from ._traced import traced_float
 
 
 class Unroll(eqx.Module):
