@@ -124,7 +124,7 @@ def make_gradient(spec: SolverSpec) -> AbstractGradient:
     anderson = spec.gradient_solver == "anderson"
     return Implicit(
         rtol=spec.gradient_rtol,
-        max_steps=spec.gradient_cycles,
+        cycles=spec.gradient_cycles,
         restart=spec.gradient_restart,
         solver=Anderson(memory=spec.gradient_restart) if anderson else None,
     )

@@ -1,4 +1,4 @@
-"""A map whose arrays are all in view, and which equals another of the same program."""
+"""A function as a pytree of its arrays and a static program, hashed by what it computes."""
 
 import functools
 from collections.abc import Callable, Hashable
@@ -15,16 +15,17 @@ from jaxtyping import PyTree
 
 
 class ClosedMap(eqx.Module):
-    """A function, `f(z, x)` for one, as a program and the arrays that it uses.
+    """A function, such as `f(z, x)`, as a program and the arrays that it uses.
 
-    The arrays that f holds, closes over, or reads from a global name are the leaves of this pytree,
-    however f is wrapped, so they get gradients and are those of this call. The program is static,
-    and equal to that of any function that computes the same: `jax.jit` compiles it once.
+    The arrays that f holds, closes over or reads from a global name are the leaves of this pytree,
+    however f is wrapped: they get gradients, and they have their values at the time of the call.
+    The program is static and equal to that of any function that computes the same, so that
+    `jax.jit` compiles it once.
 
     **Attributes:**
 
     - `arrays`: the arrays of f.
-    - `returned`: what f returns, with shapes and dtypes in place of arrays.
+    - `returned`: what f returns, with shapes and dtypes instead of arrays.
     """
 
     arrays: list[Any]
@@ -42,17 +43,17 @@ class ClosedMap(eqx.Module):
 
 
 def close(f: Callable, *arguments: PyTree) -> ClosedMap:
-    """`f` for arguments like these; those of their leaves that are no arrays are constants."""
+    """Trace `f` for arguments of these shapes. Leaves that are not arrays become constants."""
     closed, struct, rest = eqx.filter_make_jaxpr(f)(*arguments)
     arrays = [as_array(array) for array in closed.consts]
     return ClosedMap(arrays, _Program(closed.jaxpr, struct, rest))
 
 
 def as_array(leaf: Any) -> Any:
-    """A Python float as an array; other leaves as they are.
+    """Turn a Python float into an array; return any other leaf unchanged.
 
-    A float that is differentiated at is a tracer, but one that holds a float: `stop_gradient` would
-    give that float, which filters do not count among the arrays.
+    A float with respect to which JAX differentiates is a tracer that holds a float: `stop_gradient`
+    would return that float, and filters do not count it among the arrays.
     """
     weak = isinstance(leaf, Tracer) and leaf.weak_type
     if isinstance(leaf, float) or (weak and jnp.issubdtype(leaf.dtype, jnp.inexact)):
@@ -68,8 +69,8 @@ class _Program:
     def key(self) -> Hashable:
         leaves, tree = jtu.tree_flatten(self.struct)
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        constants, places = jtu.tree_flatten(self.rest)
-        return _key(self.jaxpr), tree, shapes, places, tuple(map(_key, constants))
+        constants, rest_tree = jtu.tree_flatten(self.rest)
+        return _key(self.jaxpr), tree, shapes, rest_tree, tuple(map(_key, constants))
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -79,7 +80,7 @@ class _Program:
 
 
 class _Identity:
-    """Equal to nothing but the very same object, which it keeps alive."""
+    """A key that equals only a key of the same object, which it keeps alive."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -92,10 +93,10 @@ class _Identity:
 
 
 def _key(value: Any) -> Hashable:
-    """What is equal for two parts of programs only if they compute the same.
+    """A key that is equal for two parts of programs only if they compute the same.
 
-    Variables are numbered, numbers are taken by their bits, and programs in the parameters of an
-    operation part by part. Everything else, functions above all, is equal to itself alone.
+    Variables are numbered, numbers are compared by their bits, and programs in the parameters of
+    an operation part by part. Any other object, in particular a function, equals only itself.
     """
     if isinstance(value, Jaxpr):
         return _jaxpr_key(value)

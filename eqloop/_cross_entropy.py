@@ -10,7 +10,13 @@ from .nn._linear import at_least_float32
 def cross_entropy(
     logits: Float[Array, "*grid classes"], targets: Integer[Array, "*grid"]
 ) -> Float[Array, ""]:
-    """Mean over all cells, in float32 at least."""
+    """Mean of `-log softmax(logits)[target]` over all cells, in float32 or wider.
+
+    **Arguments:**
+
+    - `logits`: class scores, shape `(*grid, classes)`.
+    - `targets`: class of each cell, shape `grid`.
+    """
     logits = logits.astype(at_least_float32(logits.dtype))
     return jnp.mean(
         optax.softmax_cross_entropy_with_integer_labels(logits, targets.astype(jnp.int32))

@@ -1,4 +1,4 @@
-"""The one way in which a loop is run."""
+"""`equilibrium`: solve a loop with any solver and differentiate it with any gradient."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -29,35 +29,50 @@ def equilibrium(
     max_steps: Count = 256,
     probe: BackwardReport | None = None,
 ) -> Equilibrium[Z]:
-    """Iterate `z <- f(z, x)` from `z0` by a solver, so that it is differentiated by a gradient.
+    """Solve `z = f(z, x)` from `z0` with a solver; differentiate the result with a gradient.
 
-    Written for one example: `jax.vmap` it for a batch, and each example gets its own steps,
-    residual and result and stops changing once it has converged. Outside of `jax.jit` it compiles
-    itself, once for all f that trace to the same operations.
+    Written for one example: `jax.vmap` it for a batch. Each example then has its own steps,
+    residual and result, and stops changing once it has converged. Outside of `jax.jit` it compiles
+    itself, once for all functions f that trace to the same operations.
 
     **Arguments:**
 
-    - `f`: any function of a state and an input, both pytrees of arrays. Arrays of its own get
-        gradients too: those of an Equinox module, or those that a function closes over, however it
-        is wrapped. It is traced at every call, so that they are those of this call.
-    - `z0`: the initial state, float32 or float64 (f may compute in bfloat16 inside).
-    - `x`: the input; what does not change over the loop.
+    - `f`: any function of a state and an input, both pytrees of arrays, that returns the next
+        state. Its own arrays get gradients too, whether they are leaves of an Equinox module or
+        closed over. f is traced at every call, so that it uses their current values.
+    - `z0`: the initial state, a pytree of float32 or float64 arrays (f may compute in bfloat16
+        inside).
+    - `x`: the input, a pytree that stays constant over the loop.
     - `solver`: `Unroll`, `FixedPoint`, `Anderson`, `Broyden`, `NewtonKrylov`, `Chord`,
         `SteadyState`, or any fixed-point solver or root-finder of Optimistix that needs
         no interval.
-    - `gradient`: `Backprop`, `Truncated`, `OneStep`, `Phantom`, `Neumann` or `Implicit`. By
-        default `Backprop` for `Unroll` and `Implicit` for all others.
-    - `max_steps`: bounds the steps of a solver that converges; `Unroll` has its own. It may be
-        traced, so that another bound compiles no other program (not for `Backprop`, nor for a
-        solver of Optimistix).
-    - `probe`: `BackwardReport.zeros()`; its gradient reports on the backward solve.
+    - `gradient`: `Backprop`, `Truncated`, `OneStep`, `Phantom`, `Neumann` or `Implicit`. The
+        default is `Backprop` for `Unroll` and `Implicit` for any other solver.
+    - `max_steps`: maximum number of steps of a solver that stops at a tolerance; `Unroll` ignores
+        it. A traced value can change without recompiling (not with `Backprop`, nor with a solver
+        of Optimistix).
+    - `probe`: `BackwardReport.zeros()`; the gradient with respect to it reports on the backward
+        solve.
 
     **Returns:**
 
-    An `Equilibrium`: state, steps, evaluations, relative residual, result. Not converging is never
-    an exception: look at `result`.
+    An `Equilibrium`: state (a pytree like `z0`), steps, evaluations, relative residual, result. A
+    solve that does not converge does not raise: check `result`.
 
-    **Raises** `ValueError` for a combination that cannot work, when tracing.
+    **Raises** `ValueError` when tracing, for a combination of arguments that cannot work.
+
+    ```python
+    >>> import eqloop, jax, jax.numpy as jnp
+    >>> w = jnp.array([[0.0, 0.5], [-0.5, 0.0]])
+    >>> def solve(x):
+    ...     f, z0 = lambda z, x: jnp.tanh(w @ z + x), jnp.zeros(2)
+    ...     return eqloop.equilibrium(f, z0, x, solver=eqloop.FixedPoint(rtol=1e-6))
+    >>> xs = jnp.array([[0.0, 0.0], [1.0, -1.0], [2.0, 0.0]])
+    >>> batch = jax.vmap(solve)(xs)
+    >>> print(batch.state.shape, bool(jnp.all(batch.residual <= 1e-6)))
+    (3, 2) True
+
+    ```
     """
     if gradient is None:
         gradient = Backprop() if isinstance(solver, Unroll) else Implicit()
@@ -73,7 +88,7 @@ def equilibrium(
     z0 = jtu.tree_map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), z0)
     x = jtu.tree_map(as_array, x)
     closed = _closed(f, z0, x)
-    if isinstance(jnp.zeros(()), Tracer):  # within a program that is compiled as a whole
+    if isinstance(jnp.zeros(()), Tracer):  # inside of `jax.jit`, which compiles the whole
         return _run(gradient, closed, z0, x, solver, max_steps, probe)
     return _compiled_run(gradient, closed, z0, x, solver, max_steps, probe)
 
@@ -102,10 +117,10 @@ def _closed(f: Callable, z0: PyTree, x: PyTree) -> ClosedMap:
     if not sum(leaf.size for leaf in jtu.tree_leaves(z0)):
         raise ValueError(f"z0 = {eqx.tree_pformat(z0)} has no elements: there is nothing to solve")
     closed = close(f, z0, x)
-    returned, wanted = (jtu.tree_map(_described, tree) for tree in (closed.returned, z0))
-    # Not the trees themselves: an `OrderedDict` equals a dict.
-    if jtu.tree_flatten(returned) != jtu.tree_flatten(wanted):
-        raise ValueError(f"f returns {returned} for a state z0 of {wanted}: they must be alike")
+    returned, expected = (jtu.tree_map(_described, tree) for tree in (closed.returned, z0))
+    # Compare flattened trees: an `OrderedDict` equals a dict, but has another structure.
+    if jtu.tree_flatten(returned) != jtu.tree_flatten(expected):
+        raise ValueError(f"f returns {returned} for a state z0 of {expected}: they must be alike")
     return closed
 
 

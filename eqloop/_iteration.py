@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from ._remat import Keep, rematerialised
 
 Z = TypeVar("Z", bound=PyTree)
 Map = Callable[[Any, Any], Any]
 Count = int | Int[Array, ""]
+Scalar = float | Float[Array, ""] | Float[np.ndarray, "*batch"]
+"""A number that may be traced, or stacked over a batch."""
 
 
 def stop_gradient(tree: Z) -> Z:
@@ -25,7 +27,7 @@ def stop_gradient(tree: Z) -> Z:
 
 @jax.custom_jvp
 def with_derivatives_of(state: PyTree[Array], value: PyTree[Array]) -> PyTree[Array]:
-    """`value`, with the derivatives of `state`, to any order and in both modes."""
+    """`value`, with the derivatives of `state`, of any order and in both modes."""
     del state
     return value
 
@@ -36,15 +38,17 @@ def _(primals: tuple[PyTree, PyTree], tangents: tuple[PyTree, PyTree]):
 
 
 def python_int(steps: Any) -> Any:
-    """A whole number of NumPy as one of Python, which a program is compiled for; all else as it
-    is."""
-    whole = isinstance(steps, np.ndarray | np.generic) and np.issubdtype(steps.dtype, np.integer)
-    return int(steps) if whole and steps.ndim == 0 else steps
+    """Field converter: turn a NumPy integer into a Python integer, which is static; return any
+    other value unchanged."""
+    is_integer = isinstance(steps, np.ndarray | np.generic) and np.issubdtype(
+        steps.dtype, np.integer
+    )
+    return int(steps) if is_integer and steps.ndim == 0 else steps
 
 
 def clamp(steps: Count, least: int, most: Count | None = None) -> Count:
-    """A number of steps; where it or its bound is traced, so that nothing can be raised, the
-    nearest one from `least` to `most`."""
+    """Clamp `steps` to `[least, most]`. Only traced values are clamped; Python ints have already
+    been validated."""
     if isinstance(steps, int) and (most is None or isinstance(most, int)):
         return steps
     steps = jnp.maximum(steps, least)
@@ -52,7 +56,7 @@ def clamp(steps: Count, least: int, most: Count | None = None) -> Count:
 
 
 def advance(f: Map, z: Z, x: PyTree, steps: Count) -> Z:
-    """`steps` iterations that no gradient passes through; `steps` may be traced."""
+    """Make `steps` iterations without a gradient; `steps` may be traced."""
     f, z, x = stop_gradient((f, z, x))
     return jax.lax.fori_loop(0, steps, lambda _, z: f(z, x), z)
 
@@ -66,21 +70,33 @@ def unroll(
     keep: Keep = "marked",
     checkpoints: int | None = None,
 ) -> tuple[Z, Z]:
-    """`steps` iterations that can be back-propagated through: the last two iterates `(z', f(z'))`.
+    """Make `steps` differentiable iterations and return the last two iterates, `(z', f(z'))`.
 
-    Each iteration is rematerialised: the forward pass keeps the state and what f marks (see
-    `rematerialised`), and the backward pass evaluates the rest of f once more: close to 4
-    evaluations' worth of work per iteration instead of 3, and on a CPU hardly more time, for
-    want of memory traffic.
+    Each iteration is rematerialised: the forward pass stores the state and the values that f
+    marks (see `rematerialised`), and the backward pass recomputes the rest of f. This costs about
+    4 evaluations per iteration instead of 3, but is barely slower on CPU because it moves less
+    memory.
 
-    A traced `steps` needs a static `bound`. The loop then has `bound` slots, and the slots past
-    `steps` are skipped at run time, forwards and backwards, not computed and masked: an empty
-    slot costs a copy of the state and, backwards, an addition of zeros to the weights' gradient.
-    So one program serves every count up to the bound.
+    A traced `steps` needs a static `bound`. The loop then has `bound` slots, and slots past
+    `steps` are skipped at run time in both passes, instead of being computed and masked: an empty
+    slot costs a copy of the state and, in the backward pass, an addition of zeros to the weights'
+    gradient. One program therefore serves every count up to the bound.
 
-    With `checkpoints` the slots are cut into so many stretches, of which only the first states
-    are kept: memory falls to that of `checkpoints` states and of one stretch, for one more
+    With `checkpoints=n` the iterations are split into n segments, and only the state at the start
+    of each is stored: memory falls to n states plus one segment, at the cost of one more
     evaluation of f per iteration.
+
+    **Arguments:**
+
+    - `f`: the map, of a state and an input.
+    - `z`: the initial state; no gradient passes through it.
+    - `x`: the input.
+    - `steps`: number of iterations, an integer or a traced integer scalar.
+    - `bound`: static upper bound on a traced `steps`.
+    - `keep`: see `rematerialised`.
+    - `checkpoints`: number of segments; by default every state is stored.
+
+    **Raises** `ValueError` for a traced `steps` without a bound.
     """
     evaluate = rematerialised(lambda z: f(z, x), keep)
 
@@ -99,20 +115,39 @@ def unroll(
     carry, slots = (jax.lax.stop_gradient(z), z), jnp.arange(bound)
     if checkpoints is not None and 1 <= checkpoints < bound:
 
-        def stretch(carry, slots):
+        def segment(carry, slots):
             return jax.lax.scan(body, carry, slots)[0], None
 
         length = bound // checkpoints
-        whole = slots[: length * checkpoints].reshape(checkpoints, length)
-        carry, _ = jax.lax.scan(jax.checkpoint(stretch, prevent_cse=False), carry, whole)
+        segments = slots[: length * checkpoints].reshape(checkpoints, length)
+        carry, _ = jax.lax.scan(jax.checkpoint(segment, prevent_cse=False), carry, segments)
         slots = slots[length * checkpoints :]
     return jax.lax.scan(body, carry, slots)[0]
 
 
 def trajectory(f: Map, z0: Z, x: PyTree, steps: int) -> Z:
-    """All iterates `z_1 ... z_steps`, stacked along a new first axis.
+    """Return all iterates `z_1 ... z_steps`, stacked along a new first axis.
 
-    Differentiable, each iteration rematerialised: the states, and what f marks, are kept.
+    Differentiable; each iteration is rematerialised: the states and the values that f marks are
+    stored.
+
+    **Arguments:**
+
+    - `f`: the map, of a state and an input.
+    - `z0`: the initial state, a pytree of arrays; it is not among the iterates returned.
+    - `x`: the input, a pytree.
+    - `steps`: number of iterations, a Python integer.
+
+    **Returns:**
+
+    A pytree like `z0` whose leaves have a first axis of length `steps`.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> print(eqloop.trajectory(lambda z, x: 0.5 * z + x, jnp.zeros(()), jnp.ones(()), 3))
+    [1.   1.5  1.75]
+
+    ```
     """
     evaluate = rematerialised(lambda z: f(z, x))
 

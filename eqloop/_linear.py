@@ -11,11 +11,22 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ._iteration import Scalar
 from ._norms import normalise, two_norm
+from ._solution import select
 
 
 class LinearSolution(NamedTuple):
-    """`residual` is `|u - J u - g| / |g|`; `products` counts products with J."""
+    """The result of `solve_identity_minus`.
+
+    **Attributes:**
+
+    - `u`: the solution, a pytree like g.
+    - `residual`: `|u - J u - g| / |g|`.
+    - `products`: number of products with J.
+    - `solved`: whether the residual is at most the tolerance.
+    - `result`: successful, stagnation, or max_steps_reached.
+    """
 
     u: PyTree
     residual: Float[Array, ""]
@@ -24,7 +35,9 @@ class LinearSolution(NamedTuple):
     result: lx.RESULTS
 
 
-class _Cycle(eqx.Module):
+class _CycleState(eqx.Module):
+    """`count` counts the cycles of the batch, `cycles` those in which this example was live."""
+
     u: PyTree
     residual: Float[Array, ""]
     cycles: Int[Array, ""]
@@ -36,23 +49,25 @@ def solve_identity_minus(
     product: Callable[[PyTree], PyTree],
     g: PyTree,
     *,
-    rtol: Array | float,
+    rtol: Scalar,
     restart: int,
     cycles: int,
 ) -> LinearSolution:
-    """`u - J u = g` by GMRES (Lineax), where `product(u) = J u`. Never raises.
+    """Solve `u - J u = g` by GMRES (Lineax). A solve that misses its tolerance does not raise.
 
-    Lineax is asked for one cycle at a time: left to itself it makes one more after the one that
-    solves the system, to see the solution stand still.
+    We run GMRES one restart cycle at a time: Lineax's own stopping test costs one extra cycle after
+    the system is already solved.
 
     **Arguments:**
 
-    - `rtol`: on `|u - J u - g| / |g|`, 2-norms.
-    - `restart`: products per cycle (and three more to begin and to judge it); memory is that many
-        states.
-    - `cycles`: maximum number of restart cycles. The solve stops earlier, with
-        `lx.RESULTS.stagnation`, after a cycle that takes less than a tenth off the residual: the
-        cycles after it nearly always stagnate, and only a longer `restart` helps.
+    - `product`: the map `u -> J u`.
+    - `g`: the right-hand side, a pytree of arrays.
+    - `rtol`: tolerance on `|u - J u - g| / |g|`, in the 2-norm.
+    - `restart`: products per cycle (plus three to set up and to judge it); uses this many copies
+        of the state.
+    - `cycles`: maximum number of restart cycles; stops early, with `lx.RESULTS.stagnation`, if a
+        cycle reduces the residual by less than 10%: later cycles nearly always stagnate too, and
+        only a longer `restart` helps.
 
     **Raises** `ValueError` within `jax.pmap` and `jax.shard_map`, where Lineax fails.
     """
@@ -66,10 +81,10 @@ def solve_identity_minus(
     def operator(u):
         return jtu.tree_map(lambda a, b: a - b, u, product(u))
 
-    # A unit right-hand side turns an absolute tolerance into a relative one.
-    unit, scale = normalise(g)
+    # With a right-hand side of norm 1, the absolute tolerance is a relative one.
+    unit_g, scale = normalise(g)
     tolerance = jnp.asarray(rtol, scale.dtype)
-    linear = lx.FunctionLinearOperator(operator, jax.eval_shape(lambda: unit))
+    linear = lx.FunctionLinearOperator(operator, jax.eval_shape(lambda: unit_g))
     gmres = lx.GMRES(
         rtol=0.0,
         atol=tolerance,  # pyright: ignore[reportArgumentType] (may be traced)
@@ -78,39 +93,41 @@ def solve_identity_minus(
         restart=restart,
     )
 
-    def live(at: _Cycle) -> Bool[Array, ""]:
-        return (at.residual > tolerance) & jnp.logical_not(at.stalled)
+    def is_live(solve: _CycleState) -> Bool[Array, ""]:
+        return (solve.residual > tolerance) & jnp.logical_not(solve.stalled)
 
-    def cycle(at: _Cycle) -> _Cycle:
-        found = lx.linear_solve(linear, unit, gmres, options={"y0": at.u}, throw=False).value
-        residual = two_norm(jtu.tree_map(lambda a, b: a - b, operator(found), unit))
-        better = live(at) & (residual < at.residual)  # not where it is nan
-        return _Cycle(
-            u=jtu.tree_map(lambda a, b: jnp.where(better, a, b), found, at.u),
-            residual=jnp.where(better, residual, at.residual),
-            cycles=at.cycles + live(at).astype(jnp.int32),
-            stalled=at.stalled | (live(at) & jnp.logical_not(residual <= 0.9 * at.residual)),
-            count=at.count + 1,
+    def cycle(solve: _CycleState) -> _CycleState:
+        u = lx.linear_solve(linear, unit_g, gmres, options={"y0": solve.u}, throw=False).value
+        residual = two_norm(jtu.tree_map(lambda a, b: a - b, operator(u), unit_g))
+        live = is_live(solve)
+        better = live & (residual < solve.residual)  # False if the residual is NaN
+        return _CycleState(
+            u=jtu.tree_map(lambda a, b: jnp.where(better, a, b), u, solve.u),
+            residual=jnp.where(better, residual, solve.residual),
+            cycles=solve.cycles + live.astype(jnp.int32),
+            stalled=solve.stalled | (live & jnp.logical_not(residual <= 0.9 * solve.residual)),
+            count=solve.count + 1,
         )
 
-    none = jtu.tree_map(jnp.zeros_like, unit)
     zero = jnp.zeros((), jnp.int32)
-    # Also where g is nan, which then stalls.
-    start = _Cycle(none, jnp.ones_like(scale), zero, jnp.zeros((), bool), zero)
-    at = jax.lax.while_loop(
-        lambda at: eqxi.unvmap_any(live(at)) & (at.count < cycles), cycle, start
+    # If `g` is NaN, the first cycle makes no progress and we stop with `stagnation`.
+    start = _CycleState(
+        u=jtu.tree_map(jnp.zeros_like, unit_g),
+        residual=jnp.ones_like(scale),
+        cycles=zero,
+        stalled=jnp.zeros((), bool),
+        count=zero,
     )
-    solved = at.residual <= tolerance
-    failed = lx.RESULTS.where(
-        at.stalled,
-        lx.RESULTS.stagnation,  # pyright: ignore[reportArgumentType]
-        lx.RESULTS.max_steps_reached,  # pyright: ignore[reportArgumentType]
+    solve = jax.lax.while_loop(
+        lambda solve: eqxi.unvmap_any(is_live(solve)) & (solve.count < cycles), cycle, start
     )
+    solved = solve.residual <= tolerance
+    failed = select(solve.stalled, lx.RESULTS.stagnation, lx.RESULTS.max_steps_reached, lx.RESULTS)
     per_cycle = min(restart, sum(leaf.size for leaf in jtu.tree_leaves(g))) + 3
     return LinearSolution(
-        u=jtu.tree_map(lambda a: a * scale.astype(a.dtype), at.u),
-        residual=at.residual,
-        products=at.cycles * per_cycle,
+        u=jtu.tree_map(lambda a: a * scale.astype(a.dtype), solve.u),
+        residual=solve.residual,
+        products=solve.cycles * per_cycle,
         solved=solved,
-        result=lx.RESULTS.where(solved, lx.RESULTS.successful, failed),  # pyright: ignore
+        result=select(solved, lx.RESULTS.successful, failed, lx.RESULTS),
     )

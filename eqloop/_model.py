@@ -20,12 +20,13 @@ from .nn import Block, Linear, Loop, NormKind, RecallKind, ResidualKind, RMSNorm
 
 
 class Output(eqx.Module):
-    """What a looped transformer returns for one example; under `vmap` one of each per example.
+    """What a looped transformer returns for one example. Under `vmap` every attribute gets a
+    leading axis of examples.
 
     **Attributes:**
 
-    - `logits`: class scores of each cell.
-    - `state`: the last state of the loop.
+    - `logits`: class scores of each cell, shape `(*grid, classes)`.
+    - `state`: the last state of the loop, shape `(*grid, width)`.
     - `steps`, `evaluations`, `residual`, `result`, `curve`: see `Equilibrium`.
     """
 
@@ -39,7 +40,14 @@ class Output(eqx.Module):
 
 
 class Coda(eqx.Module):
-    """`Linear(gelu(Linear(RMSNorm(z))))`: from the state to class scores, cell by cell."""
+    """`Linear(gelu(Linear(RMSNorm(z))))`: maps the state of each cell to its class scores.
+
+    **Arguments:**
+
+    - `width`: features of the state per cell.
+    - `classes`: class scores per cell.
+    - `key`: a random key for the initial weights.
+    """
 
     norm: RMSNorm
     hidden: Linear
@@ -51,12 +59,13 @@ class Coda(eqx.Module):
         self.hidden = Linear(width, width, key=hidden_key)
         self.output = Linear(width, classes, key=output_key)
 
+    @jax.named_scope("coda")
     def __call__(self, z: Float[Array, "*grid width"]) -> Float[Array, "*grid classes"]:
         return self.output(gelu(self.hidden(self.norm(z))))
 
 
 class LoopedTransformer(eqx.Module):
-    """A transformer whose recurrent block is iterated: the model family of arXiv 2604.15259.
+    """A transformer whose recurrent block is iterated by a solver.
 
     ```
     e = Linear(x);  z_0 = e;  r = block.inject(e)      (prelude)
@@ -64,25 +73,42 @@ class LoopedTransformer(eqx.Module):
     logits = Coda(z_T)                                 (coda)
     ```
 
-    Written for one example on a grid of cells with one or two axes; `jax.vmap` it for a batch. It
-    may be called on a grid of another size than it was made for: no weight depends on the size.
+    Written for one example on a grid of cells with one or two axes; `jax.vmap` it for a batch. No
+    weight depends on the size of the grid, so a model can be called on a grid of another size.
     With `blocks = 15`, `recall = "none"` and `Unroll(1)` it is the paper's untied baseline of
     fixed depth.
 
     **Arguments:**
 
-    - `grid`: cells along each axis.
-    - `channels`, `classes`: per cell, in and out.
-    - `width`, `heads`, `mlp_ratio`: of the block.
-    - `recall`: "none", "external" or "internal"; see `nn.Recall`.
-    - `norm`: "pre", "peri", "post" (outer normalisation) or "sandwich"; see `nn.NormPlacement`.
-    - `residual`: "add" or "gru"; see `nn.GRU`.
-    - `blocks`: distinct blocks in one iteration.
-    - `attention`: "full", or the window of neighbourhood attention; see `nn.Attention`.
-    - `dtype`: the precision of the matrix products, float32 or bfloat16. Weights, norms and the
-        state of the loop are float32 all the same.
+    - `grid`: number of cells along each axis.
+    - `channels`: input channels per cell.
+    - `classes`: class scores per cell.
+    - `width`: features of the state per cell, a multiple of 2 x axes x heads.
+    - `heads`: attention heads.
+    - `recall`: how each iteration sees the input, "none", "external" or "internal"; see
+        `nn.Recall`.
+    - `norm`: where a sub-block normalises, "pre", "peri", "post" (outer normalisation) or
+        "sandwich"; see `nn.NormPlacement`.
+    - `residual`: how a branch joins the residual stream, "add" or "gru"; see `nn.GRU`.
+    - `blocks`: number of distinct blocks in one iteration.
+    - `attention`: "full", or the window of neighbourhood attention in cells; see `nn.Attention`.
+    - `mlp_ratio`: width of the hidden MLP layer, in units of `width`.
+    - `dtype`: precision of the matrix products, float32 or bfloat16. Weights, norms and the state
+        of the loop stay in float32.
+    - `key`: a random key for the initial weights.
 
     **Raises** `ValueError` naming the argument that is out of range.
+
+    **Source:** arXiv 2604.15259.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> model = eqloop.LoopedTransformer((3, 3), 2, 5, width=8, heads=2, key=jr.key(0))
+    >>> out = model(jnp.ones((3, 3, 2)), solver=eqloop.Unroll(4))
+    >>> print(out.logits.shape, out.state.shape, out.steps)
+    (3, 3, 5) (3, 3, 8) 4
+
+    ```
     """
 
     prelude: Linear
@@ -138,7 +164,7 @@ class LoopedTransformer(eqx.Module):
         self.dtype = np.dtype(dtype)
 
     def embed(self, x: Float[Array, "*grid channels"]) -> Float[Array, "*grid width"]:
-        """`e`, which is also the initial state z_0."""
+        """Return the input embedding `e`, which is also the initial state z_0."""
         if x.ndim != len(self.grid) + 1:
             raise ValueError(
                 f"x has shape {x.shape}, not one example of {len(self.grid)} grid axes and a "
@@ -147,11 +173,19 @@ class LoopedTransformer(eqx.Module):
         channels = self.prelude.weight.shape[-1]
         if x.shape[-1] != channels:
             raise ValueError(f"x has {x.shape[-1]} channels, and the model takes {channels}")
-        return self.prelude(x)
+        with jax.named_scope("prelude"):
+            return self.prelude(x)
 
     def loop(self, *, fold: bool = False) -> Loop:
-        """The map that is iterated. It depends on the weights alone: make it once, outside any
-        `vmap`, then `r = loop.inject(e)` and `z = loop(z, r)` per example."""
+        """Return the map that is iterated.
+
+        It depends only on the weights: build it once, outside of any `vmap`, then call
+        `r = loop.inject(e)` and `z = loop(z, r)` per example.
+
+        **Arguments:**
+
+        - `fold`: see `nn.FoldedBlock`.
+        """
         return Loop(self.blocks, fold=fold, dtype=self.dtype)
 
     def __call__(
@@ -164,10 +198,20 @@ class LoopedTransformer(eqx.Module):
         fold: bool = False,
         probe: BackwardReport | None = None,
     ) -> Output:
-        """Solve the loop for one example; see `eqloop.equilibrium` for the arguments.
+        """Solve the loop for one example.
 
-        `fold` multiplies internal recall into the layers that follow it: the same function,
-        fewer operations per iteration, wider constants (see `nn.FoldedBlock`).
+        **Arguments:**
+
+        - `x`: the input, shape `(*grid, channels)`.
+        - `solver`, `gradient`, `max_steps`, `probe`: see `eqloop.equilibrium`.
+        - `fold`: multiply internal recall into the layers that follow it: the same function, with
+            fewer operations per iteration and larger constants (see `nn.FoldedBlock`).
+
+        **Returns:**
+
+        An `Output`.
+
+        **Raises** `ValueError` for an input of another rank or number of channels.
         """
         f = self.loop(fold=fold)
         e = self.embed(x)
@@ -192,5 +236,5 @@ class LoopedTransformer(eqx.Module):
 
 
 def parameter_count(model: eqx.Module) -> int:
-    """The number of weights of a module, or of the shapes that `jax.eval_shape` made of one."""
+    """The number of weights of a module, or of its shapes from `jax.eval_shape`."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model) if hasattr(leaf, "shape"))

@@ -11,8 +11,16 @@ from jaxtyping import Array, Float, PyTree
 
 
 def two_norm(tree: PyTree[Array]) -> Float[Array, ""]:
-    """`sqrt(sum of squares)` over all leaves, in the widest of their dtypes. Right also where the
-    squares would overflow or underflow."""
+    """`sqrt(sum of squares)` over all leaves, in the widest of their dtypes. Squares do not
+    overflow or underflow.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> print(eqloop.two_norm({"a": jnp.array([3.0]), "b": jnp.array(4.0)}))
+    5.0
+
+    ```
+    """
     norms = [_leaf_norm(jnp.ravel(x)) for x in jtu.tree_leaves(tree)]
     if len(norms) > 1:
         return _leaf_norm(_stack(norms))
@@ -20,13 +28,13 @@ def two_norm(tree: PyTree[Array]) -> Float[Array, ""]:
 
 
 def scale_of(x: Float[Array, "..."]) -> Float[Array, ""]:
-    """The power of two at or below the largest absolute value, which no gradient passes through.
+    """The power of two at or below the largest absolute value of `x`, without a gradient.
 
-    `x / scale_of(x)` has the digits of `x`, and squares and products that neither overflow nor
-    all underflow. Some power of two where `x` is zero or not finite.
+    `x / scale_of(x)` is exact, and its squares and products neither overflow nor all underflow. If
+    `x` is zero or not finite, the result is an arbitrary power of two.
     """
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), initial=0)
-    # The largest power of two, ldexp takes for inf.
+    # `ldexp` returns inf for the largest power of two, so stay one below it.
     exponent = jnp.minimum(jnp.frexp(largest)[1] - 1, jnp.finfo(largest.dtype).maxexp - 2)
     return jnp.ldexp(jnp.ones_like(largest), exponent)
 
@@ -43,16 +51,24 @@ def _stack(scalars: list[Float[Array, ""]]) -> Float[Array, " n"]:
 
 
 def normalise(tree: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, ""]]:
-    """`tree / |tree|` and `|tree|`, 2-norms; zeros and 1 for zeros."""
+    """`tree / |tree|` and `|tree|`, in the 2-norm; a tree of zeros gives zeros and 1."""
     size = two_norm(tree)
     scale = jnp.where(size > 0, size, 1)
     return jtu.tree_map(lambda x: x / scale.astype(x.dtype), tree), scale
 
 
 def largest_cell_norm(tree: PyTree[Array]) -> Float[Array, ""]:
-    """The largest 2-norm of a cell; a cell is what lies along the last axis of a leaf.
+    """The largest 2-norm along the last axis of any leaf: of the features of one cell.
 
-    Stricter than `two_norm` of the whole state where a few cells move and the rest stands still.
+    As the norm of a solver it is stricter than `two_norm` if a few cells move while the others
+    have converged.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> print(eqloop.largest_cell_norm(jnp.array([[3.0, 4.0], [0.0, 1.0]])))
+    5.0
+
+    ```
     """
     leaves = [jnp.atleast_1d(x) for x in jtu.tree_leaves(tree)]
     return jnp.max(_stack([jnp.max(_leaf_norm(x), initial=0) for x in leaves]))
@@ -61,7 +77,7 @@ def largest_cell_norm(tree: PyTree[Array]) -> Float[Array, ""]:
 def relative(
     value: PyTree[Array], z: PyTree[Array], norm: Callable = two_norm
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """`|value - z|`, `|value|` and their quotient, which is inf where the size overflows."""
+    """`|value - z|`, `|value|` and their quotient, which is inf if `|value|` overflows."""
     size = jnp.asarray(norm(value))
     difference = jnp.asarray(norm(jtu.tree_map(lambda a, b: a - b, value, z)))
     quotient = difference / (size + jnp.finfo(size.dtype).tiny)

@@ -1,4 +1,4 @@
-"""What the forward pass of an iteration keeps for the backward pass; the rest is computed again."""
+"""Rematerialisation: what the forward pass stores; the backward pass recomputes the rest."""
 
 from collections.abc import Callable
 from typing import Literal, TypeVar
@@ -14,24 +14,28 @@ _MARKED = "eqloop.marked"
 
 
 def mark(x: Array) -> Array:
-    """The identity; says that `x` is small for the work that made it, and so worth keeping."""
+    """Identity that tags `x` to be saved for the backward pass: cheap to store relative to
+    recomputing it."""
     return checkpoint_name(x, _MARKED)
 
 
 def rematerialised(f: F, keep: Keep = "marked") -> F:
-    """`f`, which keeps little of what it computes and computes the rest again going backwards.
+    """`f`, which stores few intermediate values and recomputes the others in the backward pass.
 
     **Arguments:**
 
-    - `keep`: "marked": the arguments and what f marks (for `nn.Block` the outputs of the two
-        branches: with the state itself three states per iteration). "products": the results of
-        matrix products with weights too: about 12 states per iteration for an MLP ratio of 4,
-        and in exchange almost nothing is multiplied twice.
+    - `f`: any function.
+    - `keep`: what is stored. "marked": the arguments and the values that f passes to `mark` (for
+        `nn.Block` the outputs of the two branches; with the state itself three states per
+        iteration). "products": also the results of matrix products with weights (about 12 states
+        per iteration for an MLP ratio of 4), so that almost no product is recomputed.
+
+    **Raises** `ValueError` for any other `keep`.
     """
     policies = jax.checkpoint_policies
     policy = policies.save_only_these_names(_MARKED)
     if keep == "products":
-        # Attention's products have batch axes (heads), so they are not among them.
+        # The products inside attention have batch axes (heads), so this policy does not save them.
         policy = policies.save_from_both_policies(policy, policies.dots_with_no_batch_dims_saveable)
     elif keep != "marked":
         raise ValueError(f'keep = {keep!r} must be "marked" or "products"')

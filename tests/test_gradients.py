@@ -607,7 +607,7 @@ def test_a_cotangent_of_zero_is_solved_at_once_and_gives_zero():
     [
         (0.9, Implicit(solver=eqloop.FixedPoint())),
         (1.5, Implicit()),
-        (1.5, Implicit(solver=eqloop.Anderson(memory=10), max_steps=3)),
+        (1.5, Implicit(solver=eqloop.Anderson(memory=10), cycles=3)),
     ],
     ids=["fixed-point", "gmres", "anderson"],
 )
@@ -646,7 +646,7 @@ def test_a_longer_restart_solves_what_stagnates_at_a_shorter_one(x64):
     f, z0, x = spectrum(*(turn(1.0, angle) for angle in angles - 2.0 + 0.1))(jnp.float64)
     reports = {
         (restart, cycles): gradient_of(
-            f, z0, x, Unroll(1), Implicit(restart=restart, max_steps=cycles)
+            f, z0, x, Unroll(1), Implicit(restart=restart, cycles=cycles)
         )[2]
         for restart, cycles in ((2, 3), (2, 300), (10, 3))
     }

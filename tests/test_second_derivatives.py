@@ -142,7 +142,7 @@ def test_the_probe_reports_the_solves_of_a_second_derivative_too(x64):
 
     @jax.jit
     def report(f, probe):
-        gradient = Implicit(rtol=1e-6, restart=1, max_steps=1)
+        gradient = Implicit(rtol=1e-6, restart=1, cycles=1)
 
         def penalty(f, probe):
             def loss(x):

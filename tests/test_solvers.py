@@ -391,7 +391,7 @@ def test_a_setting_is_its_number_to_the_bit_and_has_no_gradient():
         jax.vmap(lambda s: s.rtol)(many), np.array([0.1, 0.2], np.float32)
     )
     assert jax.grad(lambda d: 2 * eqloop.FixedPoint(damping=d).damping)(0.5) == 0
-    with pytest.raises(TypeError, match="the bits of a setting have become float"):
+    with pytest.raises(TypeError, match="the bits of a traced_float have become float"):
         _ = jax.tree.map(lambda leaf: 0.5 * leaf, solver).rtol
 
 

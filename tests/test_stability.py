@@ -112,10 +112,10 @@ def test_no_example_depends_on_the_others(x64):
     matrices = [maps.dense(40, 0.9, *PAIRS[1:], skew=float(s), seed=s) for s in range(4)]
     matrices += [1.1 * np.eye(40), maps.dense(40, -1.0)]
     zs, xs = maps.stack(matrices)
-    whole = stability.find_limits(maps.by_matrix, zs, xs, rtol=1e-8)
+    whole = stability.follow_orbits(maps.by_matrix, zs, xs, rtol=1e-8)
     assert whole.outcomes[3:] == ["converged", "diverged", "cycle"]
     index = np.array([3, 0])
-    alone = stability.find_limits(
+    alone = stability.follow_orbits(
         maps.by_matrix, zs[index], jax.tree.map(lambda a: a[index], xs), rtol=1e-8
     )
     assert alone.outcomes == [whole.outcomes[i] for i in index]
@@ -140,7 +140,9 @@ def test_no_example_depends_on_the_others(x64):
 def outcomes(coefficients, starts, **kwargs):
     """Of scalar polynomials."""
     zs = jnp.asarray(starts)[:, None]
-    return stability.find_limits(maps.polynomial, zs, jnp.asarray(coefficients, zs.dtype), **kwargs)
+    return stability.follow_orbits(
+        maps.polynomial, zs, jnp.asarray(coefficients, zs.dtype), **kwargs
+    )
 
 
 def test_outcomes_of_scalar_maps(x64):
@@ -181,12 +183,12 @@ def test_rotations(x64):
     turns = [(1 / p, p) for p in range(2, 17)] + [(2 / 5, 5), (3 / 7, 7)]
     turns += [((5**0.5 - 1) / 2, 0), (1 / 17, 0), (1 / np.e, 0)]
     zs, xs = maps.stack([maps.turn(1, 2 * np.pi * part) for part, _ in turns])
-    found = stability.find_limits(maps.by_matrix, zs, xs)
+    found = stability.follow_orbits(maps.by_matrix, zs, xs)
     assert found.periods.tolist() == [period for _, period in turns]
     assert found.outcomes == ["cycle" if period else "wandering" for _, period in turns]
     # Damped by a thousandth they are on their way to the fixed point, along the same cycles.
     zs, xs = maps.stack([maps.turn(0.999, 2 * np.pi * part) for part, _ in turns])
-    assert set(stability.find_limits(maps.by_matrix, zs, xs).outcomes) == {"slow"}
+    assert set(stability.follow_orbits(maps.by_matrix, zs, xs).outcomes) == {"slow"}
 
 
 def test_chaos_is_not_slow_convergence(x64):
@@ -199,7 +201,7 @@ def test_chaos_is_not_slow_convergence(x64):
 def test_a_power_law_is_a_drift(x64):
     """Steps like t^-1/2 become smaller for ever, and the state grows without bound."""
     assert outcomes([[0, 1, 0, 0]], np.ones(1)).outcomes == ["converged"]
-    limits = stability.find_limits(_root, jnp.ones((1, 1)), None)
+    limits = stability.follow_orbits(_root, jnp.ones((1, 1)), None)
     assert limits.outcomes == ["diverged"]
 
 
@@ -230,7 +232,7 @@ def test_rate_and_settle_step(x64):
 def test_rate_is_the_spectral_radius(x64):
     matrices = [maps.dense(9, 0.9), maps.dense(9, maps.turn(0.9, 1.0)), maps.dense(9, -0.8)]
     zs, xs = maps.stack(matrices)
-    found = stability.find_limits(maps.by_matrix, zs, xs)
+    found = stability.follow_orbits(maps.by_matrix, zs, xs)
     assert_allclose(stability.rates(found), [0.9, 0.9, 0.8], rtol=1e-3)
 
 
@@ -311,7 +313,7 @@ def test_lyapunov_exponents_of_linear_maps(x64):
 def test_ten_thousand_cells(x64):
     """Without a matrix: a hundred or so products."""
     rates = jnp.linspace(-0.5, 0.9, 10_000).at[-1].set(0.95)
-    limits = stability.find_limits(_cells, jnp.zeros((1, 10_000)), rates[None], iterations=512)
+    limits = stability.follow_orbits(_cells, jnp.zeros((1, 10_000)), rates[None], iterations=512)
     leading = stability.jacobian_eigenvalues(limits, key=jr.key(0))
     assert leading.converged[0, 0]
     assert leading.products[0] <= 250

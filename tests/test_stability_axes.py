@@ -259,7 +259,7 @@ def test_an_input_that_does_not_matter(x64):
 def test_estimate_of_the_sensitivity(x64):
     """Hutchinson's estimate from a few probes each: its mean over many examples, within its
     error."""
-    limits = stability.find_limits(*affine())
+    limits = stability.follow_orbits(*affine())
     some = limits.take(np.arange(DETAIL))
     squares = []
     for seed in range(24):
@@ -321,7 +321,7 @@ def test_as_many_fixed_points_as_there_are_attractors(x64):
     for m in range(1, 6):
         # Those that are not wanted lie where no input is.
         f = Attractors(jnp.asarray(np.where(np.arange(5)[:, None] < m, CENTRES, 1e3)))
-        limits = stability.find_limits(f, itself, xs)
+        limits = stability.follow_orbits(f, itself, xs)
         depend = stability.input_dependence(limits, key=jr.key(1))
         nearest = np.argmin(np.sum((np.asarray(xs)[:, None] - CENTRES[None, :m]) ** 2, -1), 1)
         assert len(set(nearest.tolist())) == m
@@ -337,7 +337,7 @@ def test_gaussian_starts_reach_either_of_two_wells(x64):
     """Each half of the time, whichever is the own."""
     xs = jnp.linspace(-1, 1, 400)[:, None]
     coefficients = jnp.tile(jnp.array([0, 1.5, 0, -0.5]), (400, 1))
-    limits = stability.find_limits(maps.polynomial, xs, coefficients)
+    limits = stability.follow_orbits(maps.polynomial, xs, coefficients)
     same = stability.reachability(limits, key=jr.key(0)).starts["gaussian"].same
     assert same.count > 390  # all but what began beside the edge
     assert same.low < 0.5 < same.high
@@ -352,7 +352,7 @@ def test_roughness(x64):
     ones = jnp.ones((32, 1))
     xs = {"u": jr.normal(jr.key(0), (32, 1)), "scale": ones, "often": ones}
     for often, smooth in ((1.0, True), (1e5, False)):
-        limits = stability.find_limits(rough, 0 * ones, xs | {"often": often * ones})
+        limits = stability.follow_orbits(rough, 0 * ones, xs | {"often": often * ones})
         median = np.median(stability.smoothness(limits, key=jr.key(0)))
         assert (0.9 < median < 1.1) == smooth
         assert smooth or median < 0.1
@@ -382,7 +382,7 @@ def steady(z, x):
     ids=["jump", "integers", "none", "unused"],
 )
 def test_inputs_without_a_derivative(f, xs, count):
-    limits = stability.find_limits(f, jnp.zeros((8, 1)), xs)
+    limits = stability.follow_orbits(f, jnp.zeros((8, 1)), xs)
     depend = stability.input_dependence(limits, key=jr.key(0))
     assert depend.clusters[-1] == count
     assert depend.implicit.values == [0.0] * 8
@@ -409,7 +409,7 @@ DYADIC = {
 
 def at_fixed_points(matrices):
     zs, xs = maps.stack(matrices)
-    return stability.find_limits(maps.by_matrix, zs + 1, xs)
+    return stability.follow_orbits(maps.by_matrix, zs + 1, xs)
 
 
 def test_what_is_pushed_returns_from_inside_the_unit_circle(x64):
@@ -570,7 +570,7 @@ class Pick(eqx.Module):
 
 def test_enough_examples_of_single_numbers_for_a_probe():
     f = Number(jnp.array(0.5))
-    limits = stability.find_limits(f, jnp.zeros(16), jnp.linspace(0, 1, 16))
+    limits = stability.follow_orbits(f, jnp.zeros(16), jnp.linspace(0, 1, 16))
     depend = stability.input_dependence(limits, key=jr.key(0))
     assert depend.probe is not None
     assert depend.probe > 0.99

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 
 from eqloop import stability
 from eqloop.claims import compare, predict
-from eqloop.stability import Jacobian, _eigenvalues, _limits, leading_eigenvalues
+from eqloop.stability import Jacobian, _eigenvalues, _orbits, leading_eigenvalues
 from eqloop.stability._closed import closed
 from eqloop.stability._verdict import judge_input_dependence, judge_reachability
 
@@ -45,7 +45,7 @@ class Holder(eqx.Module):
 
 
 def radii(f):
-    limits = stability.find_limits(f, lambda x: 0 * x, jnp.ones((2, 3)), iterations=64)
+    limits = stability.follow_orbits(f, lambda x: 0 * x, jnp.ones((2, 3)), iterations=64)
     return np.abs(stability.jacobian_eigenvalues(limits, key=jr.key(0), count=1).values[:, 0])
 
 
@@ -82,7 +82,12 @@ def test_the_weights_of_this_call():
 def programs() -> list[int]:
     return [
         each._cached._cache_size()  # pyright: ignore[reportFunctionMemberAccess]
-        for each in (_limits._follow, _limits._settle, _limits._returns, _eigenvalues._grow)
+        for each in (
+            _orbits._iterate_chunk,
+            _orbits._iterate_to_tolerance,
+            _orbits._returns,
+            _eigenvalues._grow,
+        )
     ]
 
 
@@ -139,7 +144,7 @@ def test_without_recall(x64):
 
 
 def input_dependence(f, z0s, xs):
-    limits = stability.find_limits(f, z0s, xs)
+    limits = stability.follow_orbits(f, z0s, xs)
     depend = stability.input_dependence(limits, key=jr.key(0))
     reach = SimpleNamespace(shares={"converged": stability.share(limits.converged)})
     return judge_input_dependence(reach, depend), depend  # pyright: ignore[reportArgumentType]
@@ -185,13 +190,13 @@ def test_agreement_takes_a_sensitivity_that_is_gone():
 
 
 def slow(name, rate, near, x64):
-    """`z* = 1` of `near` relative distance; what `find_limits` says of it."""
+    """`z* = 1` of `near` relative distance; what `follow_orbits` says of it."""
     matrices = {
         "line": rate * np.eye(2),
         "pair": maps.turn(rate, 5e-5),
     }
     zs, xs = maps.stack([matrices[name]] * 4, np.float64 if x64 else np.float32)
-    return stability.find_limits(maps.by_matrix, zs + 1 - near, xs)
+    return stability.follow_orbits(maps.by_matrix, zs + 1 - near, xs)
 
 
 @pytest.mark.parametrize("precise", [True, False])
@@ -221,7 +226,7 @@ def test_slower_than_any_rate(x64):
     """`z - c (z - 1)^3` comes near like `t^(-1/2)`, by steps below the tolerance."""
     cube = np.array([1.0, -3, 3, -1])  # (1 - z)^3
     coefficients = np.array([[0, 1, 0, 0] + c * cube for c in (1.0, 2.0)])
-    limits = stability.find_limits(
+    limits = stability.follow_orbits(
         maps.polynomial, jnp.array([[0.9], [0.9]]), jnp.asarray(coefficients)
     )
     assert limits.outcomes == ["unresolved"] * 2
@@ -242,7 +247,7 @@ def lorenz(z, x):
 
 def test_chaos_in_tiny_steps_is_not_at_rest():
     z0s = 10 * jr.normal(jr.key(3), (16, 3))
-    limits = stability.find_limits(lorenz, z0s, jnp.zeros((16, 1)))
+    limits = stability.follow_orbits(lorenz, z0s, jnp.zeros((16, 1)))
     assert (limits.residuals[:, -1] <= limits.rtol).sum() > 2
     assert not limits.converged.any()
 

@@ -12,7 +12,8 @@ from .._solver import Solver
 
 
 class AbstractGradient(eqx.Module):
-    """How a loop is differentiated, chosen independently of how it is solved."""
+    """How a loop is differentiated, chosen independently of the solver. A new gradient is one file
+    with one method."""
 
     @abc.abstractmethod
     def run(
@@ -25,5 +26,5 @@ class AbstractGradient(eqx.Module):
         max_steps: Count,
         probe: BackwardReport | None,
     ) -> Equilibrium:
-        """Solve, so that differentiating the state gives this gradient. See
-        `eqloop.equilibrium` for the arguments."""
+        """Run the solver and make its result differentiable: differentiating the returned state
+        gives this gradient. See `eqloop.equilibrium` for the arguments."""

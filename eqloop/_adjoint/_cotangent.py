@@ -1,4 +1,4 @@
-"""Gradients that work on the cotangent of the fixed point, and on nothing else."""
+"""Gradients that transform the cotangent of the fixed point."""
 
 import abc
 from collections.abc import Callable
@@ -7,29 +7,34 @@ from jaxtyping import PyTree
 
 from .._iteration import stop_gradient
 from .._solution import BackwardReport, Equilibrium
-from .._solver import approach
+from .._solver import solve_forward
 from ._base import AbstractGradient
-from ._finish import finish
 from ._implicit_function import fixed_point
+from ._make_equilibrium import make_equilibrium
 
 
 class AbstractCotangentSolve(AbstractGradient):
-    """A gradient that turns a cotangent g of z* into an approximation u of `(I - df/dz)^-T g`,
-    which then goes on through one evaluation of f at z*.
+    """A gradient that replaces the cotangent g of z* by an approximation u of `(I - df/dz)^-T g`,
+    and then back-propagates u through one evaluation of f at z*.
 
     Memory does not depend on the number of iterations. The gradient with respect to z0 is zero.
-    In forward mode and for second derivatives the same method approximates `(I - df/dz)^-1` too.
-    A new one is a file with one method.
+    Forward mode and second derivatives use the same method to approximate `(I - df/dz)^-1`. A new
+    gradient of this kind is one file with one method, `solve`.
     """
 
     @abc.abstractmethod
     def solve(
         self, product: Callable[[PyTree], PyTree], cotangent: PyTree
     ) -> tuple[PyTree, BackwardReport]:
-        """`u`, where `product(u) = (df/dz)^T u`, and how well it went. For a tangent: the same with
-        `product(u) = (df/dz) u`."""
+        """Return `u`, which approximates `(I - df/dz)^-T cotangent`, and a report on it.
+
+        **Arguments:**
+
+        - `product`: the map `u -> (df/dz)^T u`; for a tangent, `u -> (df/dz) u`.
+        - `cotangent`: a pytree like the state.
+        """
 
     def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:
-        reached = approach(f, z0, x, solver, reserve=1, max_steps=max_steps)
-        state = fixed_point(stop_gradient(self), f, reached.state, x, probe)
-        return finish(state, reached.state, state, solver, reached, 1)
+        forward = solve_forward(f, z0, x, solver, reserved_steps=1, max_steps=max_steps)
+        state = fixed_point(stop_gradient(self), f, forward.state, x, probe)
+        return make_equilibrium(state, forward.state, state, solver, forward, 1)

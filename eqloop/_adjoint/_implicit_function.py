@@ -1,4 +1,4 @@
-"""The fixed point as a function of the map and its input, differentiable in both modes, to any
+"""The fixed point as a function of the map and its input, differentiable in both modes and to any
 order."""
 
 from typing import Any
@@ -29,26 +29,27 @@ def fixed_point(
     dz* = (I - df/dz)^-1 dv,  dv = df/dtheta dtheta + df/dx dx
     ```
 
-    where `gradient.solve` applies the inverse, or its transpose. Both factors are functions of
-    `(f, z*, x)`, so a second differentiation needs the derivatives of z* in them; see `_later`.
+    where `gradient.solve` applies the inverse or its transpose. Both factors are functions of
+    `(f, z*, x)`, so a second differentiation needs the derivatives of z* in them; see
+    `_constant_at_first`.
 
-    Ordinary differentiation of f at a constant z gives dv, outside of any custom rule. So a `vmap`
-    over examples does not make one gradient of the weights per example, and a first reverse pass
-    needs no forward mode of f.
+    Ordinary differentiation of f at a constant z gives dv. The custom rule sees only the state's
+    cotangent, never the weights; otherwise `vmap` would materialise one weight gradient per
+    example, and a first reverse pass would need the forward mode of f.
     """
-    z = _later(gradient, f, z, x, probe)
+    z = _constant_at_first(gradient, f, z, x, probe)
     value = rematerialised(lambda z: f(z, x))(z)
     return _through_inverse(value, gradient, f, z, x, probe)
 
 
 @eqx.filter_custom_jvp
-def _later(gradient, f, z, x, probe):
-    """z, a constant to the first differentiation and the fixed point to those after it."""
+def _constant_at_first(gradient, f, z, x, probe):
+    """z: a constant to the first differentiation, the fixed point to later ones."""
     del gradient, f, x, probe
     return z
 
 
-@_later.def_jvp
+@_constant_at_first.def_jvp
 def _(primals, tangents):
     del tangents
     z = with_derivatives_of(fixed_point(*primals), primals[2])
@@ -67,21 +68,22 @@ def _(primals, tangents):
     value, gradient, f, z, x, probe = primals
     vector, report_to = _dense(value, tangents[0]), _report_to(probe, tangents[-1])
     tangent, _ = _solve(gradient, False, f, z, x, vector, report_to, probe)
-    # From here on z is the fixed point with its derivatives, and so `value` has them twice.
+    # After the first differentiation z carries the derivatives of the fixed point, so `value`,
+    # which is f(z), must not add them a second time.
     return with_derivatives_of(z, value), tangent
 
 
 def _report_to(probe: Any, tangent: Any) -> Any:
-    """The tangent of the probe, or None where it is not differentiated."""
+    """The tangent of the probe, or None if it is not differentiated."""
     return _dense(probe, tangent) if jtu.tree_leaves(tangent) else None
 
 
 def _dense(primal: PyTree, tangent: PyTree) -> PyTree:
-    """`tangent`, with zeros where it is None."""
+    """`tangent`, with None replaced by zeros."""
     return jtu.tree_map(eqxi.materialise_zeros, primal, tangent, is_leaf=lambda leaf: leaf is None)
 
 
-# --- the linear solve: a primitive, since its transpose writes the report
+# --- the linear solve, a primitive because its transpose writes the report
 
 
 def _solve(
@@ -94,14 +96,14 @@ def _solve(
     report_to: BackwardReport | None,
     probe: BackwardReport | None,
 ) -> tuple[PyTree, BackwardReport]:
-    """`(I - J)^-1 vector` or `(I - J)^-T vector` for `J = df/dz (z, x)`, and how well it went.
+    """`(I - J)^-1 vector` or `(I - J)^-T vector` for `J = df/dz (z, x)`, and a report on it.
 
-    Linear in `vector` and `report_to`, on which nothing depends: the cotangent of `report_to` is
-    the report of the transposed solve. Solves that stem from a second differentiation report to
-    the `probe` of that one.
+    Linear in `vector` and in `report_to`; the result does not depend on the latter, whose
+    cotangent is the report of the transposed solve. The solves of a second differentiation report
+    to the `probe` of that differentiation.
     """
-    # Where `vmap` batches the Jacobian, it must batch what the solve is linear in as well: the
-    # transposed solve then has one cotangent per example, and these are summed outside of it.
+    # If `vmap` batches the Jacobian, it must batch the linear arguments as well: the transposed
+    # solve then has one cotangent per example, and these are summed outside of it.
     batched = sum(
         (jnp.sum(leaf).astype(jnp.float32) for leaf in jtu.tree_leaves(z)),
         start=jnp.zeros((), jnp.float32),
@@ -115,7 +117,7 @@ def _solve(
 
 
 def _product(transposed: bool, f: Any, z: PyTree, x: PyTree) -> Any:
-    """`v -> J v` or `v -> J^T v`: the latter needs vector-Jacobian products of f alone."""
+    """`v -> J v`, or `v -> J^T v`, which needs only vector-Jacobian products of f."""
     if transposed:
         _, product = jax.vjp(lambda z: f(z, x), z)
         return lambda v: product(v)[0]
@@ -143,15 +145,15 @@ def _jvp(primals, tangents):
     gradient, transposed, f, z, x, vector, _, probe = primals
     _, _, *moving, vector_tangent, _, probe_tangent = tangents
     solution, report = _solve(*primals)
-    right = _dense(vector, vector_tangent)
+    right_side = _dense(vector, vector_tangent)
     if jtu.tree_leaves(moving):
         # (I - J) s = v: (I - J) ds = dv + dJ s
         _, change = eqx.filter_jvp(
             lambda f, z, x: _product(transposed, f, z, x)(solution), (f, z, x), tuple(moving)
         )
-        right = jtu.tree_map(lambda a, b: a + b, right, _dense(vector, change))
+        right_side = jtu.tree_map(lambda a, b: a + b, right_side, _dense(vector, change))
     report_to = _report_to(probe, probe_tangent)
-    tangent, _ = _solve(gradient, transposed, f, z, x, right, report_to, probe)
+    tangent, _ = _solve(gradient, transposed, f, z, x, right_side, report_to, probe)
     return (solution, report), (tangent, jtu.tree_map(lambda _: None, report))
 
 
@@ -162,10 +164,10 @@ def _undefined(leaf: Any) -> bool:
 @eqxi.filter_primitive_transpose(materialise_zeros=True)  # pyright: ignore
 def _transpose(inputs, cotangents):
     gradient, transposed, f, z, x, vector, report_to, probe = inputs
-    cotangent = _dense(z, cotangents[0])  # under `vmap` zeros arrive as None all the same
+    cotangent = _dense(z, cotangents[0])  # under `vmap`, zeros still arrive as None
     solution, report = _solve(gradient, not transposed, f, z, x, cotangent, None, probe)
 
-    def asked(linear, cotangent):
+    def of_linear(linear, cotangent):
         return jtu.tree_map(
             lambda a, b: b.astype(a.aval.dtype) if _undefined(a) else None,
             linear,
@@ -173,11 +175,11 @@ def _transpose(inputs, cotangents):
             is_leaf=_undefined,
         )
 
-    nothing = jtu.tree_map(lambda _: None, (gradient, transposed, f, z, x))
+    no_cotangents = jtu.tree_map(lambda _: None, (gradient, transposed, f, z, x))
     return (
-        *nothing,
-        asked(vector, solution),
-        None if report_to is None else asked(report_to, report),
+        *no_cotangents,
+        of_linear(vector, solution),
+        None if report_to is None else of_linear(report_to, report),
         jtu.tree_map(lambda _: None, probe),
     )
 

@@ -10,28 +10,42 @@ from .._iteration import clamp, python_int
 from .._norms import two_norm
 from .._solution import BackwardReport
 from ._cotangent import AbstractCotangentSolve
-from ._truncated import check_steps
+from ._tail import check_steps
 
 
 class Neumann(AbstractCotangentSolve):
-    """`u = sum_{k < steps} (J^T)^k g` in place of `(I - J)^-T g`.
+    """`u = sum_{k < steps} (J^T)^k g` instead of `(I - J)^-T g`.
 
-    Its residual is `|(J^T)^steps g| / |g|`. It takes `steps` products with `J^T` at the fixed point
-    (the last for the residual alone) in constant memory; `OneStep` is one term (arXiv 2111.05177).
+    Its residual is `|(J^T)^steps g| / |g|`. It makes `steps` products with `J^T` at the fixed point
+    (the last one for the residual alone) in constant memory; `OneStep` is one term.
 
-    Derivatives of any order and in both modes are those of the fixed point with the series in place
-    of every inverse: `sum_k J^k v` for a tangent v. They are not derivatives of the cut series, and
-    a Hessian is symmetric only up to what the series leaves. An f without forward mode has its
-    first gradient in reverse mode; `jvp` then raises `TypeError`.
+    Derivatives of any order and in both modes are those of the fixed point with the series instead
+    of every inverse: `sum_k J^k v` for a tangent v. They are not the derivatives of the truncated
+    series, and a Hessian is symmetric only up to the truncation error. An f without forward mode
+    has its first gradient in reverse mode; `jvp` then raises `TypeError`.
 
-    When not to use it: where the spectral radius of J is near or above one the series is slow or
-    grows; `Implicit` needs fewer products there.
+    When not to use it: if the spectral radius of J is near or above one, where the series
+    converges slowly or diverges; `Implicit` needs fewer products there.
 
     **Arguments:**
 
-    - `steps`: terms, an integer or a traced one, which counts as at least 1.
+    - `steps`: number of terms, an integer or a traced integer scalar; a traced value below 1
+        counts as 1.
 
-    **Raises** `ValueError` where `steps` is an integer below 1.
+    **Raises** `ValueError` if `steps` is an integer below 1.
+
+    **Source:** arXiv 2111.05177.
+
+    ```python
+    >>> import eqloop, jax, jax.numpy as jnp
+    >>> def state(x):
+    ...     f, z0 = lambda z, x: 0.5 * z + x, jnp.zeros(())
+    ...     solver, gradient = eqloop.FixedPoint(), eqloop.Neumann(3)
+    ...     return eqloop.equilibrium(f, z0, x, solver=solver, gradient=gradient).state
+    >>> print(jax.grad(state)(1.0))         # 1 + 0.5 + 0.25
+    1.75
+
+    ```
     """
 
     steps: int | Int[Array, ""] = eqx.field(default=5, converter=python_int)
@@ -40,14 +54,14 @@ class Neumann(AbstractCotangentSolve):
         check_steps(self)
 
     def solve(self, product, cotangent):
-        def term(_, carry):
-            total, term = carry
-            return jtu.tree_map(lambda a, b: a + b, total, term), product(term)
+        def add_term(_, carry):
+            partial_sum, term = carry
+            return jtu.tree_map(lambda a, b: a + b, partial_sum, term), product(term)
 
         steps = clamp(self.steps, 1)
-        none = jtu.tree_map(jnp.zeros_like, cotangent)
-        u, left = jax.lax.fori_loop(0, steps, term, (none, cotangent))
+        zeros = jtu.tree_map(jnp.zeros_like, cotangent)
+        u, next_term = jax.lax.fori_loop(0, steps, add_term, (zeros, cotangent))
         size = two_norm(cotangent)
-        residual = two_norm(left) / jnp.where(size > 0, size, 1)
+        residual = two_norm(next_term) / jnp.where(size > 0, size, 1)
         products = jnp.asarray(steps, residual.dtype)
         return u, BackwardReport(residual, jnp.zeros_like(residual), products)

@@ -8,9 +8,22 @@ from ._truncated import Truncated
 class OneStep(AbstractGradient):
     """The gradient of one iteration at the end of the loop: `Truncated(1)`.
 
-    It takes (I - J)^-1 for I: the "Jacobian-free" gradient (arXiv 2103.12803). Cheap, and in
-    the right half-space where J is a contraction; when not to use it: where |J| is near one.
-    Derivatives of any order and in both modes are those of this iteration from a constant state.
+    It replaces `(I - J)^-1` by I: the "Jacobian-free" gradient. It is cheap, and a descent
+    direction if J is a contraction. When not to use it: if |J| is near one. Derivatives of any
+    order and in both modes are those of this iteration from a constant state.
+
+    **Source:** Fung et al. 2021, arXiv 2103.12803.
+
+    ```python
+    >>> import eqloop, jax, jax.numpy as jnp
+    >>> def state(x):
+    ...     f, z0 = lambda z, x: 0.5 * z + x, jnp.zeros(())
+    ...     solver, gradient = eqloop.FixedPoint(), eqloop.OneStep()
+    ...     return eqloop.equilibrium(f, z0, x, solver=solver, gradient=gradient).state
+    >>> print(jax.grad(state)(1.0))         # df/dx; the fixed point's derivative is 2
+    1.0
+
+    ```
     """
 
     def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:

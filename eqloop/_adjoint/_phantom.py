@@ -5,29 +5,46 @@ import jax.tree_util as jtu
 
 from .._iteration import python_int, unroll
 from .._solution import Equilibrium
-from .._solver import approach
+from .._solver import solve_forward
 from ._base import AbstractGradient
-from ._finish import finish
-from ._truncated import check_steps, reserved
+from ._make_equilibrium import make_equilibrium
+from ._tail import check_steps, tail_steps
 
 
 class Phantom(AbstractGradient):
     """Back-propagation through `steps` damped iterations after the solve.
 
-    `z <- (1 - damping) f(z) + damping z` has the same fixed points as f and a Jacobian `A = (1 -
-    damping) J + damping I`, so that a cotangent g of the fixed point becomes `(1 - damping) sum_{k
-    < steps} (A^T)^k g`: the Neumann series of `(I - J)^-T`, damped and cut off ("unrolled phantom
-    gradient", arXiv 2111.05177). Memory is `steps` states. Without damping it is `Truncated`.
-    Derivatives of any order and in both modes are those of these iterations from a constant state.
-    When not to use it: near a fixed point where `Neumann` gives the same for less memory, and
-    where `Implicit` converges.
+    `z <- (1 - damping) f(z) + damping z` has the fixed points of f and the Jacobian `A = (1 -
+    damping) J + damping I`, so a cotangent g of the fixed point becomes
+
+    ```
+    u = (1 - damping) sum_{k < steps} (A^T)^k g
+    ```
+
+    the damped and truncated Neumann series of `(I - J)^-T` ("unrolled phantom gradient"). Memory
+    is `steps` states. Without damping it is `Truncated`. Derivatives of any order and in both modes
+    are those of these iterations from a constant state. When not to use it: near a fixed point,
+    where `Neumann` gives the same with less memory, and if `Implicit` converges.
 
     **Arguments:**
 
-    - `steps`: K, an integer.
-    - `damping`: in [0, 1); 0.5 in the paper's experiments on damping.
+    - `steps`: number of damped iterations, an integer.
+    - `damping`: weight of the old iterate, in [0, 1); the paper's experiments use 0.5.
 
-    **Raises** `ValueError` for an argument out of range, or more steps than an `Unroll` has.
+    **Raises** `ValueError` for an argument out of range, or if `steps` exceeds those of `Unroll`.
+
+    **Source:** Geng et al. 2021, arXiv 2111.05177.
+
+    ```python
+    >>> import eqloop, jax, jax.numpy as jnp
+    >>> def state(x):
+    ...     f, z0 = lambda z, x: 0.5 * z + x, jnp.zeros(())
+    ...     solver, gradient = eqloop.FixedPoint(), eqloop.Phantom(2, damping=0.5)
+    ...     return eqloop.equilibrium(f, z0, x, solver=solver, gradient=gradient).state
+    >>> print(jax.grad(state)(1.0))         # A = 0.75: 0.5 (1 + 0.75)
+    0.875
+
+    ```
     """
 
     steps: int = eqx.field(default=5, static=True, converter=python_int)
@@ -40,13 +57,13 @@ class Phantom(AbstractGradient):
 
     def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:
         del probe
-        steps, bound = reserved(self, solver)
-        reached = approach(f, z0, x, solver, reserve=steps, max_steps=max_steps)
+        steps, bound = tail_steps(self, solver)
+        forward = solve_forward(f, z0, x, solver, reserved_steps=steps, max_steps=max_steps)
 
         def damped(z, x):
             return jtu.tree_map(lambda a, b: a + self.damping * (b - a), f(z, x), z)
 
-        z, state = unroll(damped, reached.state, x, steps, bound)
-        # The last plain value, from the damped one: the residual is that of f.
+        z, state = unroll(damped, forward.state, x, steps, bound)
+        # Recover f(z) from the damped iterate: the residual is that of f.
         value = jtu.tree_map(lambda a, b: b + (a - b) / (1 - self.damping), state, z)
-        return finish(value, z, state, solver, reached, steps)
+        return make_equilibrium(value, z, state, solver, forward, steps)

@@ -1,40 +1,39 @@
 """Anderson acceleration."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._iteration import Scalar
 from .._norms import scale_of, two_norm
-from ._iterative import AbstractSolver, Evaluation, Norm, Proposal
-from ._setting import setting
+from ._iterative import AbstractSolver, Iterate, Norm, Proposal, newest
+from ._traced import traced_float
 
 
-class History(NamedTuple):
-    """The last differences of values and of residuals `f(z) - z`, as a ring of rows, both divided
-    by the size of the latter, or products of small rows would underflow.
+class _History(NamedTuple):
+    """Ring buffers of the last differences of values and of residuals.
 
-    `used` counts the newest rows that hold (a restart sets it to zero).
+    Row j of `value_changes` and `residual_changes` holds the change of `f(z)` and of `f(z) - z`
+    over one step, both divided by the scale of the residual's change, so that their products do
+    not underflow. `products` are the inner products of `residual_changes`. `used` is the number of
+    newest rows that are valid; a restart sets it to zero.
     """
 
     value: Float[Array, " n"]
     residual: Float[Array, " n"]
-    values: Float[Array, "memory n"]
-    residuals: Float[Array, "memory n"]
+    value_changes: Float[Array, "memory n"]
+    residual_changes: Float[Array, "memory n"]
     products: Float[Array, "memory memory"]
     used: Int[Array, ""]
 
 
-def newest(slot: Int[Array, ""], memory: int, used: Int[Array, ""]) -> Bool[Array, " memory"]:
-    """Which rows of a ring hold, where `slot` is the newest."""
-    return (slot - jnp.arange(memory, dtype=slot.dtype)) % memory < used
-
-
 class Anderson(AbstractSolver):
-    """Anderson acceleration, type II: the residuals of the last steps are combined to be least.
+    """Anderson acceleration, type II: chooses the combination of recent residuals of least norm.
 
     With differences `dF_j` of the last `memory` values `f(z)` and `dR_j` of the residuals `r = f(z)
     - z`,
@@ -44,24 +43,38 @@ class Anderson(AbstractSolver):
     z <- f(z) - sum_j c_j dF_j  -  damping (r - sum_j c_j dR_j)
     ```
 
-    One evaluation per step; on linear problems it is GMRES. Where a value or a proposal is not
-    finite it forgets its history and goes on from the last plain iterate; without one, at the
-    first step, the solve ends. (Walker and Ni 2011,
-    doi:10.1137/10078356X.) Converges on many maps on which `FixedPoint` does not. When not to use
-    it: where memory for `2 memory` states is short, or where the fixed point is far: it may wander.
+    One evaluation per step; on linear problems it is equivalent to GMRES. If a value or a proposal
+    is not finite, it drops its history and continues from the last plain iterate; at the first
+    step the solve ends instead. It converges on many maps on which `FixedPoint` does not. When not
+    to use it: if memory for `2 memory` states is short, or if the fixed point is far away, where
+    the iterates may wander.
 
     **Arguments:**
 
-    - `memory`: differences kept.
-    - `ridge`: relative to the squared norm of a difference.
-    - `damping`: in [0, 1).
+    - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`.
+    - `ridge`: regularisation of the least-squares problem, relative to the squared norm of a
+        difference.
+    - `memory`: number of differences kept; uses `2 * memory` copies of the state.
+    - `damping`: weight of the mixed residual that is subtracted, in [0, 1).
 
-    and those of `AbstractSolver`. **Raises** `ValueError` for an argument out of range.
+    **Raises** `ValueError` for an argument out of range.
+
+    **Source:** Walker and Ni 2011, doi:10.1137/10078356X.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> f = lambda z, x: jnp.cos(z) + x
+    >>> solver = eqloop.Anderson(rtol=1e-5, memory=3)
+    >>> eq = eqloop.equilibrium(f, jnp.zeros(()), jnp.zeros(()), solver=solver)
+    >>> print(f"{eq.state:.4f}, {bool(eq.result == eqloop.RESULTS.successful)}")
+    0.7391, True
+
+    ```
     """
 
-    rtol: float = setting(1e-3)
-    atol: float = setting(0.0)
-    ridge: float = setting(1e-8)
+    rtol: Scalar = traced_float(1e-3)
+    atol: Scalar = traced_float(0.0)
+    ridge: Scalar = traced_float(1e-8)
     memory: int = eqx.field(default=5, static=True)
     damping: float = eqx.field(default=0.0, static=True)
     norm: Norm = eqx.field(default=two_norm, static=True)
@@ -73,61 +86,88 @@ class Anderson(AbstractSolver):
         if not 0 <= self.damping < 1:
             raise ValueError(f"Anderson: damping = {self.damping} must be in [0, 1)")
 
-    def start(self, f, z) -> History:
+    def start(self, f: Callable, z: PyTree) -> _History:
+        del f
         flat, _ = ravel_pytree(z)
-        none, m = jnp.zeros_like(flat), self.memory
+        zeros, m = jnp.zeros_like(flat), self.memory
         rows = jnp.zeros((m, flat.size), flat.dtype)
-        return History(
-            none, none, rows, rows, jnp.zeros((m, m), flat.dtype), jnp.zeros((), jnp.int32)
+        return _History(
+            zeros, zeros, rows, rows, jnp.zeros((m, m), flat.dtype), jnp.zeros((), jnp.int32)
         )
 
-    def propose(self, f, at: Evaluation, memory: History) -> Proposal:
+    def propose(self, f: Callable, at: Iterate, state: _History) -> Proposal:
+        del f
         z, unravel = ravel_pytree(at.z)
         value, _ = ravel_pytree(at.value)
         residual = value - z
-        # One sum says whether all of it is finite. What is not never gets into the history, where
-        # a coefficient of zero would not silence it.
-        sound = jnp.isfinite(jax.lax.stop_gradient(jnp.sum(residual)))
+        # A single reduction checks finiteness. NaNs must not enter the history: `0 * nan` is still
+        # `nan`.
+        is_finite = _sum_is_finite(residual)
+        history = self._record(at, state, value, residual, is_finite)
+        mixed = self._mix(at, history, value, residual)
+        accepted = is_finite & _sum_is_finite(mixed)
+        fallback = jnp.where(at.steps > 0, history.value, value)
+        history = history._replace(used=jnp.where(accepted, history.used, 0))
+        return Proposal(unravel(jnp.where(accepted, mixed, fallback)), history, 0)
+
+    def _record(
+        self,
+        at: Iterate,
+        history: _History,
+        value: Float[Array, " n"],
+        residual: Float[Array, " n"],
+        is_finite: Bool[Array, ""],
+    ) -> _History:
+        """Write the last step's differences to the newest row. A value that is not finite is
+        replaced by the one before."""
         slot = at.count % self.memory
-        # Nothing comes before the first value, so its differences do not count.
-        used = jnp.minimum(memory.used + jnp.where(at.steps > 0, 1, 0), self.memory)
-        change = jnp.where(sound, residual - memory.residual, 0)
+        change = jnp.where(is_finite, residual - history.residual, 0)
         scale = scale_of(change)
         change = change / scale
-        values = memory.values.at[slot].set(jnp.where(sound, value - memory.value, 0) / scale)
-        residuals = memory.residuals.at[slot].set(change)
-        scale = scale_of(residual)
-        row, against = residuals @ change, residuals @ (residual / scale)
-        products = memory.products.at[slot].set(row).at[:, slot].set(row)
-
-        holds = newest(slot, self.memory, used)
-        square = jnp.diagonal(products)
-        size = jnp.sqrt(jnp.where(holds & (square > 0), square, 1))
-        both = holds[:, None] & holds[None, :]
-        unit = jnp.eye(self.memory, dtype=z.dtype)
-        scaled = jnp.where(both, products / (size[:, None] * size[None, :]), unit)
-        ridge = jnp.asarray(self.ridge, z.dtype) + jnp.finfo(z.dtype).eps
-        c = _solve(scaled + ridge * unit, jnp.where(holds, against / size, 0)) / size
-        c = scale * jnp.where(holds, c, 0)
-        mixed = value - c @ values
-        if self.damping:
-            mixed = mixed - self.damping * (residual - c @ residuals)
-
-        good = sound & jnp.isfinite(jax.lax.stop_gradient(jnp.sum(mixed)))
-        # Without a value there is nothing but the one before; it counts as that of a plain step.
-        last = jnp.where(sound, value, memory.value)
-        plain = jnp.where(at.steps > 0, last, value)
-        history = History(
-            value=last,
-            residual=jnp.where(sound, residual, memory.residual),
-            values=values,
-            residuals=residuals,
-            products=products,
-            used=jnp.where(good, used, 0),
+        value_change = jnp.where(is_finite, value - history.value, 0) / scale
+        residual_changes = history.residual_changes.at[slot].set(change)
+        row = residual_changes @ change
+        return _History(
+            value=jnp.where(is_finite, value, history.value),
+            residual=jnp.where(is_finite, residual, history.residual),
+            value_changes=history.value_changes.at[slot].set(value_change),
+            residual_changes=residual_changes,
+            products=history.products.at[slot].set(row).at[:, slot].set(row),
+            # The first step has no predecessor: its differences are not valid.
+            used=jnp.minimum(history.used + jnp.where(at.steps > 0, 1, 0), self.memory),
         )
-        return Proposal(unravel(jnp.where(good, mixed, plain)), history, 0)
+
+    def _mix(
+        self,
+        at: Iterate,
+        history: _History,
+        value: Float[Array, " n"],
+        residual: Float[Array, " n"],
+    ) -> Float[Array, " n"]:
+        """Combine the recorded differences so that the residual has the least norm."""
+        dtype = value.dtype
+        scale = scale_of(residual)
+        projections = history.residual_changes @ (residual / scale)
+        valid = newest(at.count % self.memory, self.memory, history.used)
+        squares = jnp.diagonal(history.products)
+        norms = jnp.sqrt(jnp.where(valid & (squares > 0), squares, 1))
+        both_valid = valid[:, None] & valid[None, :]
+        identity = jnp.eye(self.memory, dtype=dtype)
+        gram = jnp.where(both_valid, history.products / (norms[:, None] * norms[None, :]), identity)
+        ridge = jnp.asarray(self.ridge, dtype) + jnp.finfo(dtype).eps
+        right = jnp.where(valid, projections / norms, 0)
+        c = _solve(gram + ridge * identity, right) / norms
+        c = scale * jnp.where(valid, c, 0)
+        mixed = value - c @ history.value_changes
+        if self.damping:
+            mixed = mixed - self.damping * (residual - c @ history.residual_changes)
+        return mixed
+
+
+def _sum_is_finite(x: Float[Array, " n"]) -> Bool[Array, ""]:
+    return jnp.isfinite(jax.lax.stop_gradient(jnp.sum(x)))
 
 
 def _solve(a: Float[Array, "m m"], b: Float[Array, " m"]) -> Float[Array, " m"]:
-    """By Cholesky; nan where `a` is not positive definite."""
+    """`a^-1 b` by Cholesky factorisation; NaN if `a` is not positive definite."""
     return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(a), b)

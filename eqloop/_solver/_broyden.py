@@ -1,21 +1,22 @@
 """Broyden's method with limited memory."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
+from .._iteration import Scalar
 from .._norms import scale_of, two_norm
-from ._anderson import newest
-from ._iterative import AbstractSolver, Evaluation, Norm, Proposal
-from ._setting import setting
+from ._iterative import AbstractSolver, Iterate, Norm, Proposal, newest
+from ._traced import traced_float
 
 
-class _Memory(NamedTuple):
-    """The inverse Jacobian of `f(z) - z` is `-I + sum_j left_j right_j^T`."""
+class _BroydenState(NamedTuple):
+    """The inverse Jacobian of `f(z) - z` is approximated by `-I + sum_j left_j right_j^T`."""
 
     value: Float[Array, " n"]
     residual: Float[Array, " n"]
@@ -28,27 +29,40 @@ class _Memory(NamedTuple):
 class Broyden(AbstractSolver):
     """Broyden's good method on `r(z) = f(z) - z`, started from plain iteration.
 
-    With `B` an approximation of the inverse Jacobian of r, at first `-I`,
+    With `B` an approximation of the inverse Jacobian of r, initially `-I`,
 
     ```
     z <- z - B r
     B <- B + (dz - B dr) (dz^T B) / (dz^T B dr)
     ```
 
-    as `-I` plus at most `memory` terms of rank one, without a matrix of the state's size. When
-    the memory is full, or a value or proposal is not finite, it forgets them all and goes on with a
-    plain step. (Broyden 1965; limited memory as in deep equilibrium models, arXiv 1909.01377.) When
-    not to use it: where `Anderson` converges it is cheaper.
+    `B` is stored as `-I` plus at most `memory` rank-one terms, never as a matrix. If the memory is
+    full, or a value or proposal is not finite, it drops all terms and continues with a plain step.
+    When not to use it: if `Anderson` converges, which is cheaper.
 
     **Arguments:**
 
-    - `memory`: terms kept; memory is twice so many states.
+    - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`.
+    - `memory`: number of rank-one terms; uses `2 * memory` copies of the state.
 
-    and those of `AbstractSolver`. **Raises** `ValueError` for an argument out of range.
+    **Raises** `ValueError` for an argument out of range.
+
+    **Source:** Broyden 1965, doi:10.1090/S0025-5718-1965-0198670-6; limited memory as in deep
+    equilibrium models, arXiv 1909.01377.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> f = lambda z, x: jnp.cos(z) + x
+    >>> solver = eqloop.Broyden(rtol=1e-5)
+    >>> eq = eqloop.equilibrium(f, jnp.zeros(()), jnp.zeros(()), solver=solver)
+    >>> print(f"{eq.state:.4f}, {bool(eq.result == eqloop.RESULTS.successful)}")
+    0.7391, True
+
+    ```
     """
 
-    rtol: float = setting(1e-3)
-    atol: float = setting(0.0)
+    rtol: Scalar = traced_float(1e-3)
+    atol: Scalar = traced_float(0.0)
     memory: int = eqx.field(default=16, static=True)
     norm: Norm = eqx.field(default=two_norm, static=True)
     curve: int = eqx.field(default=0, static=True)
@@ -57,47 +71,51 @@ class Broyden(AbstractSolver):
         if self.memory < 1:
             raise ValueError(f"Broyden: memory = {self.memory} must be at least 1")
 
-    def start(self, f, z) -> _Memory:
+    def start(self, f: Callable, z: PyTree) -> _BroydenState:
+        del f
         flat, _ = ravel_pytree(z)
-        none = jnp.zeros_like(flat)
+        zeros = jnp.zeros_like(flat)
         rows = jnp.zeros((self.memory, flat.size), flat.dtype)
-        return _Memory(none, none, none, rows, rows, jnp.zeros((), jnp.int32))
+        return _BroydenState(zeros, zeros, zeros, rows, rows, jnp.zeros((), jnp.int32))
 
-    def propose(self, f, at: Evaluation, memory: _Memory) -> Proposal:
+    def propose(self, f: Callable, at: Iterate, state: _BroydenState) -> Proposal:
+        del f
         z, unravel = ravel_pytree(at.z)
         value, _ = ravel_pytree(at.value)
         residual = value - z
-        sound = jnp.isfinite(jax.lax.stop_gradient(jnp.sum(residual)))
+        is_finite = jnp.isfinite(jax.lax.stop_gradient(jnp.sum(residual)))
         slot = at.count % self.memory
-        # A full ring would drop terms that the later ones were built on: begin again instead.
-        used = jnp.where(memory.used < self.memory, memory.used, 0)
-        holds = newest(slot - 1, self.memory, used).astype(z.dtype)
+        # Dropping the oldest terms of a full ring would invalidate the later ones, which were
+        # computed with them. Restart instead.
+        used = jnp.where(state.used < self.memory, state.used, 0)
+        valid = newest(slot - 1, self.memory, used).astype(z.dtype)
 
-        def inverse(x):
-            return (holds * (memory.right @ x)) @ memory.left - x
+        def inverse(v):
+            return (valid * (state.right @ v)) @ state.left - v
 
-        # The update does not depend on the size of the last step; its products would underflow.
-        scale = scale_of(memory.step)
-        before = memory.step / scale
-        change = jnp.where(sound, residual - memory.residual, 0) / scale
+        # The update does not depend on the size of the last step, whose products would underflow.
+        scale = scale_of(state.step)
+        last_step = state.step / scale
+        change = jnp.where(is_finite, residual - state.residual, 0) / scale
         image = inverse(change)
-        covector = (holds * (memory.left @ before)) @ memory.right - before
+        covector = (valid * (state.left @ last_step)) @ state.right - last_step
         slope = jnp.sum(covector * change)
-        known = (at.steps > 0) & sound & (slope != 0)
-        term = (before - image) / jnp.where(known, slope, 1)
-        fits = known & jnp.isfinite(jax.lax.stop_gradient(jnp.sum(term)))
-        term, covector = jnp.where(fits, term, 0), jnp.where(fits, covector, 0)
-        # B r with the new term in it.
+        has_update = (at.steps > 0) & is_finite & (slope != 0)
+        term = (last_step - image) / jnp.where(has_update, slope, 1)
+        has_update &= jnp.isfinite(jax.lax.stop_gradient(jnp.sum(term)))
+        term, covector = jnp.where(has_update, term, 0), jnp.where(has_update, covector, 0)
+        # -B r, with B including the new term.
         step = -(inverse(residual) + term * jnp.sum(covector * residual))
-        good = sound & jnp.isfinite(jax.lax.stop_gradient(jnp.sum(step)))
-        last = jnp.where(sound, value, memory.value)
-        new = jnp.where(good, z + step, jnp.where(at.steps > 0, last, value))
-        kept = _Memory(
-            value=last,
-            residual=jnp.where(sound, residual, memory.residual),
-            step=jnp.where(sound, new - z, 0),
-            left=memory.left.at[slot].set(term),
-            right=memory.right.at[slot].set(covector),
-            used=jnp.where(good, used + 1, 0),
+        accepted = is_finite & jnp.isfinite(jax.lax.stop_gradient(jnp.sum(step)))
+        last_value = jnp.where(is_finite, value, state.value)
+        fallback = jnp.where(at.steps > 0, last_value, value)
+        z_next = jnp.where(accepted, z + step, fallback)
+        next_state = _BroydenState(
+            value=last_value,
+            residual=jnp.where(is_finite, residual, state.residual),
+            step=jnp.where(is_finite, z_next - z, 0),
+            left=state.left.at[slot].set(term),
+            right=state.right.at[slot].set(covector),
+            used=jnp.where(accepted, used + 1, 0),
         )
-        return Proposal(unravel(new), kept, 0)
+        return Proposal(unravel(z_next), next_state, 0)

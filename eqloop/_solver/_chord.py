@@ -1,5 +1,6 @@
-"""The chord method: Newton's with a Jacobian that is kept."""
+"""The chord method: Newton's method with a Jacobian that is reused."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -7,44 +8,62 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from ._iterative import Evaluation, Proposal, choose
+from ._iterative import Iterate, Proposal, choose
 from ._newton import AbstractNewton
 
 
-class _Memory(NamedTuple):
+class _ChordState(NamedTuple):
     anchor: PyTree
-    last: Float[Array, ""]
-    ended: lx.RESULTS
+    last_residual: Float[Array, ""]
+    linear_result: lx.RESULTS
 
 
 class Chord(AbstractNewton):
-    """`z <- z + d` with `(I - df/dz(a)) d = f(z) - z`, the Jacobian that of an earlier iterate `a`.
+    """`z <- z + d` with `(I - df/dz(a)) d = f(z) - z`, the Jacobian of an earlier iterate `a`.
 
-    `a` is the iterate after the `plain` iterations; it moves to the present one after a step that
-    did not halve the residual. Linear near a fixed point, where `NewtonKrylov` can be quadratic
-    (Kelley 1995, "Iterative methods for linear and nonlinear equations", section 5.4). When not to
-    use it: for speed. Matrix-free, a step is no cheaper than one of `NewtonKrylov`, for f is
-    linearised at `a` each time; it is here to compare with.
+    `a` is the iterate after the `plain` iterations, and moves to the current iterate after a step
+    that did not halve the residual. Convergence near a fixed point is linear, where `NewtonKrylov`
+    can be quadratic. When not to use it: for speed. Matrix-free, each step costs one more
+    evaluation than `NewtonKrylov`, since f is re-linearised at `a`; provided for comparison.
 
-    **Arguments:** those of `NewtonKrylov`; each linear solve stops at `forcing`. **Raises**
-    `ValueError` for an argument out of range.
+    **Arguments:**
+
+    - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`.
+    - `plain`, `restart`, `cycles`: see `NewtonKrylov`.
+    - `forcing`: relative residual at which each linear solve stops.
+
+    **Raises** `ValueError` for an argument out of range.
+
+    **Source:** Kelley 1995, "Iterative methods for linear and nonlinear equations", section 5.4,
+    doi:10.1137/1.9781611970944.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> f = lambda z, x: jnp.cos(z) + x
+    >>> solver = eqloop.Chord(rtol=1e-5)
+    >>> eq = eqloop.equilibrium(f, jnp.zeros(()), jnp.zeros(()), solver=solver)
+    >>> print(f"{eq.state:.4f}, {bool(eq.result == eqloop.RESULTS.successful)}")
+    0.7391, True
+
+    ```
     """
 
-    def start(self, f, z) -> _Memory:
+    def start(self, f: Callable, z: PyTree) -> _ChordState:
+        del f
         dtype = jax.eval_shape(self.norm, z).dtype
-        return _Memory(z, jnp.full((), jnp.inf, dtype), lx.RESULTS.successful)
+        return _ChordState(z, jnp.full((), jnp.inf, dtype), lx.RESULTS.successful)
 
-    def propose(self, f, at: Evaluation, memory: _Memory) -> Proposal:
-        slow = jnp.logical_not(at.residual <= 0.5 * memory.last)
-        anchor = choose((at.steps <= self.plain) | slow, at.z, memory.anchor)
+    def propose(self, f: Callable, at: Iterate, state: _ChordState) -> Proposal:
+        is_slow = jnp.logical_not(at.residual <= 0.5 * state.last_residual)
+        anchor = choose((at.steps <= self.plain) | is_slow, at.z, state.anchor)
 
-        def step(_: None) -> Proposal:
+        def newton_step(_: None) -> Proposal:
             forcing = jnp.asarray(self.forcing, at.residual.dtype)
-            z, ended, evaluations = self.newton(f, anchor, at, forcing)
-            return Proposal(z, _Memory(anchor, at.residual, ended), evaluations)
+            z, linear_result, evaluations = self.newton(f, anchor, at, forcing)
+            return Proposal(z, _ChordState(anchor, at.residual, linear_result), evaluations)
 
-        def plain(_: None) -> Proposal:
-            kept = _Memory(anchor, at.residual, memory.ended)
-            return Proposal(at.value, kept, jnp.zeros((), jnp.int32))
+        def plain_step(_: None) -> Proposal:
+            next_state = _ChordState(anchor, at.residual, state.linear_result)
+            return Proposal(at.value, next_state, jnp.zeros((), jnp.int32))
 
-        return jax.lax.cond(self.wanted(at), step, plain, None)
+        return jax.lax.cond(self.any_newton_step(at), newton_step, plain_step, None)

@@ -1,4 +1,4 @@
-"""Steps of a flow that are as long as its rest is reached by, and no more exact than that."""
+"""A step size controller for steady states: bounds the error by a share of the step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
+from .._iteration import Scalar
 from .._norms import two_norm
-from ._setting import setting
+from ._traced import traced_float
 
 
 class DisplacementController(diffrax.AbstractStepSizeController):
@@ -19,24 +20,24 @@ class DisplacementController(diffrax.AbstractStepSizeController):
     |error| <= share (|z' - z| + |error|) + eps |z'|        2-norms, eps of the state's dtype
     ```
 
-    For steady states, where the way there does not matter. Diffrax' own controllers bound the error
-    by a share of the *state*. Near rest that allows steps so long that stiff parts become unstable,
-    and the residual stays at the level of that tolerance; a stricter one takes many short steps on
-    the way. A share of the step falls with the residual, keeps the step within the region of
-    stability, and does not depend on the units of z. The next step is longer or shorter by a
-    factor of 0.2 to 10, with the aim of an error just within the bound.
+    For steady states, where only the end of the trajectory matters. Diffrax' own controllers bound
+    the error by a share of the *state*. Near rest, that allows steps at which stiff components are
+    unstable, and the residual stays at the level of the tolerance; a stricter tolerance takes many
+    short steps on the way. A share of the step decreases with the residual, keeps the step within
+    the region of stability, and does not depend on the units of z. Each step is 0.2 to 10 times as
+    long as the one before, chosen so that the error is just within the bound.
 
     **Arguments:**
 
-    - `share`: in (0, 1). With 0.1 Bosh3's method is stable at each eigenvalue that the flow damps,
-        along the imaginary axis too.
-    - `longest`: the longest step.
+    - `share`: bound on the error, as a share of the step, in (0, 1). With 0.1, Bosh3 is stable at
+        every eigenvalue that the flow damps, including those near the imaginary axis.
+    - `longest`: upper bound on the step size, in units of the flow's time.
 
-    **Raises** `ValueError` with a solver that estimates no error.
+    **Raises** `ValueError` if the solver does not estimate its error.
     """
 
-    share: float = setting(0.1)
-    longest: float = setting(1.0)
+    share: Scalar = traced_float(0.1)
+    longest: Scalar = traced_float(1.0)
 
     def wrap(self, direction: Any) -> "DisplacementController":
         del direction
@@ -74,18 +75,18 @@ class DisplacementController(diffrax.AbstractStepSizeController):
                 "give it a controller = diffrax.ConstantStepSize()"
             )
         error, size = two_norm(y_error), two_norm(y1_candidate)
-        way = two_norm(jtu.tree_map(lambda a, b: a - b, y1_candidate, y0))
+        displacement = two_norm(jtu.tree_map(lambda a, b: a - b, y1_candidate, y0))
         share, longest = (jnp.asarray(s, error.dtype) for s in (self.share, self.longest))
-        allowed = share * (way + error) + jnp.finfo(error.dtype).eps * size
-        # An error without a number is as bad as one that is infinite.
+        allowed = share * (displacement + error) + jnp.finfo(error.dtype).eps * size
+        # Treat a NaN error as an infinite one.
         excess = jnp.where(error < jnp.inf, error / jnp.where(allowed > 0, allowed, 1), jnp.inf)
-        keep = excess <= 1
-        # The error is of the order h^p, its share of a step of the order h^(p - 1).
+        accepted = excess <= 1
+        # The error is O(h^p), so its share of the step is O(h^(p - 1)).
         factor = jnp.clip(0.9 * excess ** (-1 / max(error_order - 1, 1)), 0.2, 10)
-        start = jnp.where(keep, t1, t0)
+        start = jnp.where(accepted, t1, t0)
         step = jnp.minimum(factor * (t1 - t0).astype(error.dtype), longest)
         return (
-            keep,
+            accepted,
             start,
             start + step.astype(start.dtype),
             False,

@@ -1,43 +1,56 @@
 """Fixed-point (Picard) iteration until it converges."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
+from .._iteration import Scalar
 from .._norms import two_norm
-from ._iterative import AbstractSolver, Evaluation, Norm, Proposal
-from ._setting import setting
+from ._iterative import AbstractSolver, Iterate, Norm, Proposal
+from ._traced import traced_float
 
 
-class _Memory(NamedTuple):
-    lowest: Float[Array, ""]
-    stalled: Int[Array, ""]
+class _Stall(NamedTuple):
+    lowest_residual: Float[Array, ""]
+    stalled_steps: Int[Array, ""]
 
 
 class FixedPoint(AbstractSolver):
     """`z <- (1 - damping) f(z, x) + damping z`.
 
-    With a `patience` it begins undamped, and damps once the residual has not fallen below its
-    lowest value for so many steps: full speed where the loop contracts, and a chance where it
-    cycles. Converges where the spectral radius of `(1 - damping) J + damping I` is below one, at
-    that rate. When not to use it: where that radius is close to or above one; see `Anderson`,
-    `NewtonKrylov`.
+    With `patience`, iteration starts undamped, and the damping sets in once the residual has not
+    reached a new minimum for `patience` steps: full speed if the loop contracts, and a chance to
+    converge if it cycles. It converges if the spectral radius of `(1 - damping) J + damping I` is
+    below one, at that rate. When not to use it: if that radius is close to or above one; see
+    `Anderson` and `NewtonKrylov`.
 
     **Arguments:**
 
-    - `damping`: in [0, 1).
-    - `patience`: steps without a new lowest residual before the damping sets in; 0: from the
-        first step.
+    - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`.
+    - `damping`: weight of the old iterate, in [0, 1).
+    - `patience`: steps without a new minimum of the residual before the damping sets in; 0 damps
+        from the first step.
 
-    and those of `AbstractSolver`. **Raises** `ValueError` for an argument out of range.
+    **Raises** `ValueError` for an argument out of range.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> f = lambda z, x: 1 / (1 + z) + x
+    >>> solver = eqloop.FixedPoint(rtol=1e-5, damping=0.2)
+    >>> eq = eqloop.equilibrium(f, jnp.zeros(()), jnp.zeros(()), solver=solver)
+    >>> print(f"{eq.state:.4f}, {bool(eq.result == eqloop.RESULTS.successful)}")
+    0.6180, True
+
+    ```
     """
 
-    rtol: float = setting(1e-3)
-    atol: float = setting(0.0)
-    damping: float = setting(0.0)
+    rtol: Scalar = traced_float(1e-3)
+    atol: Scalar = traced_float(0.0)
+    damping: Scalar = traced_float(0.0)
     patience: int = eqx.field(default=0, static=True)
     norm: Norm = eqx.field(default=two_norm, static=True)
     curve: int = eqx.field(default=0, static=True)
@@ -48,15 +61,20 @@ class FixedPoint(AbstractSolver):
         if self.patience < 0:
             raise ValueError(f"FixedPoint: patience = {self.patience} must be at least 0")
 
-    def start(self, f, z) -> _Memory:
-        return _Memory(jnp.full((), jnp.inf, two_norm(z).dtype), jnp.zeros((), jnp.int32))
+    def start(self, f: Callable, z: PyTree) -> _Stall:
+        del f
+        return _Stall(jnp.full((), jnp.inf, two_norm(z).dtype), jnp.zeros((), jnp.int32))
 
-    def propose(self, f, at: Evaluation, memory: _Memory) -> Proposal:
-        falls = at.residual < memory.lowest
-        # Once it has set in, the damping stays: what stalled undamped would stall again.
-        over = memory.stalled >= self.patience
-        stalled = jnp.where(falls & jnp.logical_not(over), 0, memory.stalled + 1)
-        damps = stalled >= self.patience
-        damping = jnp.where(damps, jnp.asarray(self.damping, at.residual.dtype), 0)
+    def propose(self, f: Callable, at: Iterate, state: _Stall) -> Proposal:
+        del f
+        is_new_minimum = at.residual < state.lowest_residual
+        # Once on, the damping stays on: an undamped iteration that stalled would stall again.
+        was_damped = state.stalled_steps >= self.patience
+        stalled_steps = jnp.where(
+            is_new_minimum & jnp.logical_not(was_damped), 0, state.stalled_steps + 1
+        )
+        is_damped = stalled_steps >= self.patience
+        damping = jnp.where(is_damped, jnp.asarray(self.damping, at.residual.dtype), 0)
         z = jtu.tree_map(lambda a, b: a + damping.astype(a.dtype) * (b - a), at.value, at.z)
-        return Proposal(z, _Memory(jnp.fmin(at.residual, memory.lowest), stalled), 0)
+        lowest_residual = jnp.fmin(at.residual, state.lowest_residual)
+        return Proposal(z, _Stall(lowest_residual, stalled_steps), 0)

@@ -1,4 +1,4 @@
-"""What all solvers that converge share: tolerance, best iterate, report, and when they stop."""
+"""The interface of solvers that stop at a tolerance, and the loop that runs them."""
 
 import abc
 from collections.abc import Callable
@@ -13,26 +13,27 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._iteration import Count
+from .._iteration import Count, Scalar
 from .._norms import relative, two_norm
-from .._solution import RESULTS
-from ._setting import check_not_negative
+from .._solution import RESULTS, select
+from ._traced import check_not_negative
 
 Norm = Callable[[PyTree], Float[Array, ""]]
 
 
-def whole(value: Any) -> Any:
-    """A whole number that a compiled program takes as an argument."""
-    return np.int32(value) if isinstance(value, int) else value
+class Iterate(eqx.Module):
+    """An iterate and the value of the map there, as a solver sees them.
 
+    **Attributes:**
 
-class Evaluation(eqx.Module):
-    """One evaluation of the map, as a solver sees it.
-
-    `steps` is the number of steps before it. `count` only goes up by one at each step, and is the
-    same for all examples of a `vmap`, since they go in step: a solver can write to place `count`
-    of a ring without a scatter. Where one example takes the place of another in a batch that goes
-    on, it begins at `steps = 0` with any `count`.
+    - `z`: the iterate.
+    - `value`: `f(z)`.
+    - `residual`: `|f(z) - z| / |f(z)|`, in the solver's norm.
+    - `steps`: the number of steps that this example made before this one.
+    - `count`: a step counter shared by all examples under `vmap`, so `count % memory` indexes a
+        ring buffer without a scatter. An example that replaces another one in a running batch
+        starts at `steps = 0` with any `count`.
+    - `converged`: whether this example has converged, here or earlier.
     """
 
     z: PyTree
@@ -44,22 +45,37 @@ class Evaluation(eqx.Module):
 
 
 class Proposal(eqx.Module):
-    """The next iterate, what to remember, and how many further evaluations of f (or products with
-    its Jacobian) that took."""
+    """What a solver returns from one step.
+
+    **Attributes:**
+
+    - `z`: the next iterate.
+    - `state`: the solver's state for the next step, a pytree of arrays.
+    - `evaluations`: evaluations of f and products with its Jacobian that this step made, besides
+        the one that gave `Iterate.value`.
+    """
 
     z: PyTree
-    memory: PyTree
+    state: PyTree
     evaluations: Count
 
 
-class Progress(eqx.Module):
-    """The state of a solve.
+class SolveState(eqx.Module):
+    """The state of a running solve.
 
-    `best` is the iterate that met the tolerance, until then the one with the lowest relative
-    residual so far, and `residual` its relative residual.
+    **Attributes:**
+
+    - `state`: the solver's own state; see `AbstractSolver.start`.
+    - `best`: the iterate that met the tolerance; until then, the one of lowest relative residual.
+    - `residual`: the relative residual of `best`.
+    - `steps`, `evaluations`: numbers of steps, and of evaluations of f.
+    - `curve`: relative residuals of the first steps.
+    - `converged`: whether the tolerance was met.
+    - `done`: whether the solve has ended, converged or not.
+    - `count`: the step counter that all examples of a batch share.
     """
 
-    memory: PyTree
+    state: PyTree
     best: PyTree
     residual: Float[Array, ""]
     steps: Int[Array, ""]
@@ -71,27 +87,30 @@ class Progress(eqx.Module):
 
 
 class AbstractSolver(optx.AbstractFixedPointSolver):
-    """A solver of `z = f(z, x)` that stops by itself; a new one is a file with two methods.
+    """A solver of `z = f(z, x)` that stops at a tolerance. A new solver is one file with two
+    methods, `start` and `propose`.
 
-    It has converged where `|f(z) - z| <= atol + rtol |f(z)|`, and returns that iterate; when it
-    fails, the one with the lowest relative residual. Under `vmap` the examples go in
-    step until the last of them is done; an example that is done no longer changes, so that its
-    answer does not depend on its batch mates.
+    A solve has converged when `|f(z) - z| <= atol + rtol |f(z)|`, and returns that iterate; a
+    solve that fails returns the iterate of lowest relative residual. Under `vmap` the batch runs
+    until every example has stopped; an example that has stopped no longer changes, so that its
+    result does not depend on the rest of the batch.
 
-    Also of use in `optimistix.fixed_point`, where `stats` holds `evaluations`, `residual` and
+    It also works in `optimistix.fixed_point`, where `stats` holds `evaluations`, `residual` and
     `curve`.
 
     **Attributes:**
 
-    - `rtol`, `atol`: the tolerance. In float32 an `rtol` below 1e-6 is hardly reached. Another
-        value does not compile anew.
-    - `norm`: of a state: `two_norm` or `largest_cell_norm`, or any function of a pytree.
-    - `curve`: keep the relative residuals of so many first steps (a buffer of fixed size, NaN
-        where there was no step).
+    - `rtol`: relative tolerance. Float32 rarely reaches values below 1e-6. Changing it does not
+        recompile.
+    - `atol`: absolute tolerance, in the units of the norm. Changing it does not recompile.
+    - `norm`: maps a state to a number: `two_norm`, `largest_cell_norm`, or any function of a
+        pytree.
+    - `curve`: number of first steps whose relative residuals are returned, in an array of this
+        length; NaN after the last step.
     """
 
-    rtol: eqx.AbstractVar[float]
-    atol: eqx.AbstractVar[float]
+    rtol: eqx.AbstractVar[Scalar]  # pyright: ignore[reportIncompatibleVariableOverride]
+    atol: eqx.AbstractVar[Scalar]  # pyright: ignore[reportIncompatibleVariableOverride]
     norm: eqx.AbstractVar[Norm]
     curve: eqx.AbstractVar[int]
 
@@ -99,125 +118,146 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
         check_not_negative(self, "rtol", "atol")
 
     followed: ClassVar[bool] = True
-    """Whether `Backprop` can go back through its steps."""
+    """Whether `Backprop` can differentiate its steps."""
 
     @abc.abstractmethod
-    def start(self, f: Callable, z: PyTree) -> PyTree:
-        """What is remembered before the first step: a pytree of arrays."""
+    def start(self, f: Callable[[PyTree], PyTree], z: PyTree) -> PyTree:
+        """Return the solver's state before the first step: a pytree of arrays.
+
+        **Arguments:**
+
+        - `f`: the map, of the state alone.
+        - `z`: the initial iterate.
+        """
 
     @abc.abstractmethod
-    def propose(self, f: Callable, at: Evaluation, memory: PyTree) -> Proposal:
-        """The next iterate after `at.value = f(at.z)`. An iterate that is not finite ends the
-        solve."""
+    def propose(self, f: Callable[[PyTree], PyTree], at: Iterate, state: PyTree) -> Proposal:
+        """Return the next iterate. An iterate that is not finite ends the solve.
 
-    def explain(self, memory: PyTree) -> RESULTS:
-        """Why `max_steps` were not enough."""
-        del memory
+        **Arguments:**
+
+        - `f`: the map, of the state alone.
+        - `at`: the current iterate and its value.
+        - `state`: what `start` or the last `propose` returned.
+        """
+
+    def explain(self, state: PyTree) -> RESULTS:
+        """Return the result of a solve that ran out of steps."""
+        del state
         return RESULTS.not_converged  # pyright: ignore[reportReturnType]
 
-    def begin(self, f: Callable, z: PyTree) -> Progress:
-        size = jax.eval_shape(self.norm, z)
-        zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        return Progress(
-            memory=self.start(f, z),
+    def begin(self, f: Callable, z: PyTree) -> SolveState:
+        """Return the state of a solve before its first step."""
+        norm_struct = jax.eval_shape(self.norm, z)
+        zero, false = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        return SolveState(
+            state=self.start(f, z),
             best=z,
-            residual=jnp.full((), jnp.inf, size.dtype),
+            residual=jnp.full((), jnp.inf, norm_struct.dtype),
             steps=zero,
             evaluations=zero,
-            # By NumPy, for `jax_debug_nans` objects to an operation that makes one.
-            curve=jnp.asarray(np.full((self.curve,), np.nan, size.dtype)),
-            converged=no,
-            done=no,
+            # Made by NumPy: `jax_debug_nans` rejects a JAX operation whose output is NaN.
+            curve=jnp.asarray(np.full((self.curve,), np.nan, norm_struct.dtype)),
+            converged=false,
+            done=false,
             count=zero,
         )
 
-    def advance(self, f: Callable, z: PyTree, progress: Progress) -> tuple[PyTree, Progress]:
-        """One step: evaluate f at z, note the residual, go to the proposed iterate."""
+    def advance(self, f: Callable, z: PyTree, solve: SolveState) -> tuple[PyTree, SolveState]:
+        """Make one step: evaluate f at z, record the residual, and move to the proposed iterate."""
         value = f(z)
-        fixed = jax.lax.stop_gradient((value, z))
-        error, size, residual = relative(*fixed, self.norm)
-        rtol, atol = (jnp.asarray(each, error.dtype) for each in (self.rtol, self.atol))
+        error, size, residual = relative(*jax.lax.stop_gradient((value, z)), self.norm)
+        rtol, atol = (jnp.asarray(tolerance, error.dtype) for tolerance in (self.rtol, self.atol))
         converged = (error <= atol + rtol * size) & jnp.isfinite(residual)
         proposal = self.propose(
             f,
-            Evaluation(
-                z, value, residual, progress.steps, progress.count, progress.done | converged
-            ),
-            progress.memory,
+            Iterate(z, value, residual, solve.steps, solve.count, solve.done | converged),
+            solve.state,
         )
-        live = jnp.logical_not(progress.done)
-        # A residual that is not a number is no record. With an absolute tolerance the iterate that
-        # meets it need not have the lowest relative residual.
-        better = live & (converged | (residual < progress.residual))
+        live = jnp.logical_not(solve.done)
+        # With an absolute tolerance, the iterate that meets it need not have the lowest relative
+        # residual. A NaN compares as False, so it never becomes the best residual.
+        better = live & (converged | (residual < solve.residual))
         finite = jnp.isfinite(self.norm(jax.lax.stop_gradient(proposal.z)))
         stops = converged | jnp.logical_not(finite)
-        # A proposal that is not taken costs nothing, or the count would depend on the batch mates:
-        # where all have converged, solvers leave out what is dear.
+        # Do not count evaluations of a discarded proposal: whether they happened depends on the
+        # rest of the batch (solvers skip expensive work once everything has converged).
         further = jnp.where(converged, 0, jnp.asarray(proposal.evaluations, jnp.int32))
-        here = live & (jnp.arange(self.curve, dtype=jnp.int32) == progress.steps)
-        return choose(live & jnp.logical_not(stops), proposal.z, z), Progress(
-            memory=proposal.memory,
-            best=choose(better, z, progress.best),
-            residual=jnp.where(better, residual, progress.residual),
-            steps=progress.steps + live.astype(jnp.int32),
-            evaluations=progress.evaluations + jnp.where(live, 1 + further, 0),
-            curve=jnp.where(here, residual, progress.curve),
-            converged=progress.converged | (live & converged),
-            done=progress.done | stops,
-            count=progress.count + 1,
+        is_this_step = live & (jnp.arange(self.curve, dtype=jnp.int32) == solve.steps)
+        return choose(live & jnp.logical_not(stops), proposal.z, z), SolveState(
+            state=proposal.state,
+            best=choose(better, z, solve.best),
+            residual=jnp.where(better, residual, solve.residual),
+            steps=solve.steps + live.astype(jnp.int32),
+            evaluations=solve.evaluations + jnp.where(live, 1 + further, 0),
+            curve=jnp.where(is_this_step, residual, solve.curve),
+            converged=solve.converged | (live & converged),
+            done=solve.done | stops,
+            count=solve.count + 1,
         )
 
-    def result(self, progress: Progress) -> RESULTS:
-        failed = RESULTS.where(progress.done, RESULTS.nonfinite, self.explain(progress.memory))  # pyright: ignore
-        return RESULTS.where(progress.converged, RESULTS.successful, failed)  # pyright: ignore
+    def result(self, solve: SolveState) -> RESULTS:
+        """Return how the solve ended."""
+        failed = select(solve.done, RESULTS.nonfinite, self.explain(solve.state))
+        return select(solve.converged, RESULTS.successful, failed)
 
     # --- the interface of Optimistix
 
-    def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> Progress:
+    def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> SolveState:
         return self.begin(lambda z: fn(z, args)[0], y)
 
-    def step(self, fn, y, args, options, state, tags) -> tuple[PyTree, Progress, Any]:
+    def step(self, fn, y, args, options, state, tags) -> tuple[PyTree, SolveState, Any]:
         y_next, state = self.advance(lambda z: fn(z, args)[0], y, state)
         return y_next, state, fn(y, args)[1]
 
     def terminate(self, fn, y, args, options, state, tags) -> tuple[Bool[Array, ""], optx.RESULTS]:
-        # Optimistix itself looks for inf and nan.
+        # Optimistix itself checks for inf and NaN.
         return state.done, optx.RESULTS.successful
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
-        told = {name: getattr(state, name) for name in ("evaluations", "residual", "curve")}
-        return state.best, aux, told
+        stats = {name: getattr(state, name) for name in ("evaluations", "residual", "curve")}
+        return state.best, aux, stats
 
 
 def choose(condition: Bool[Array, ""], a: PyTree, b: PyTree) -> PyTree:
-    """`a` where the condition holds, else `b`."""
+    """`a` if the condition holds, else `b`, leaf by leaf."""
     return jtu.tree_map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
 def iterate(
     f: Callable, solver: AbstractSolver, z: PyTree, *, max_steps: Count
-) -> tuple[PyTree, Progress]:
-    """Advance until every example is done, or `max_steps` (which may be traced) are.
+) -> tuple[PyTree, SolveState]:
+    """Step the solver until every example is done, or for `max_steps` steps (may be traced).
 
-    Optimistix' own loop asks each example whether to go on; `vmap` then copies the whole state of
-    the solve, history included, at each step. Here one answer serves all, and what is done
-    freezes itself (see `AbstractSolver.advance`).
+    The loop of Optimistix evaluates its stopping test per example, so that `vmap` copies the whole
+    state of the solver, history included, at each step. Here one test serves the batch, and
+    `AbstractSolver.advance` freezes the examples that are done.
+
+    **Returns:**
+
+    The last iterate and the state of the solve, which holds the best one.
     """
-    progress, static = eqx.partition(solver.begin(f, z), eqx.is_array)
+    solve, static = eqx.partition(solver.begin(f, z), eqx.is_array)
 
-    def going(carry):
-        _, progress = carry
-        return eqxi.unvmap_any(jnp.logical_not(progress.done)) & (progress.count < max_steps)
+    def any_live(carry):
+        _, solve = carry
+        return eqxi.unvmap_any(jnp.logical_not(solve.done)) & (solve.count < max_steps)
 
     def body(carry):
-        z, progress = carry
-        z, progress = solver.advance(f, z, eqx.combine(progress, static))
-        return z, eqx.filter(progress, eqx.is_array)
+        z, solve = carry
+        z, solve = solver.advance(f, z, eqx.combine(solve, static))
+        return z, eqx.filter(solve, eqx.is_array)
 
-    z, progress = jax.lax.while_loop(going, body, (z, progress))
-    return z, eqx.combine(progress, static)
+    z, solve = jax.lax.while_loop(any_live, body, (z, solve))
+    return z, eqx.combine(solve, static)
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether no leaf holds an inf or a nan: asked of the norm, one number."""
+    """Whether every number of every leaf is finite, reduced to a single scalar via the norm."""
     return jnp.isfinite(two_norm(tree))
+
+
+def newest(slot: Int[Array, ""], memory: int, used: Int[Array, ""]) -> Bool[Array, " memory"]:
+    """Mask of the `used` most recent rows of a ring buffer of `memory` rows whose newest row is
+    `slot`."""
+    return (slot - jnp.arange(memory, dtype=slot.dtype)) % memory < used

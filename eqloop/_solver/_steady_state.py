@@ -1,5 +1,6 @@
 """The steady state of a differential equation, by Diffrax."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax
@@ -8,14 +9,14 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._iteration import stop_gradient
+from .._iteration import Scalar, stop_gradient
 from .._norms import two_norm
 from ._displacement import DisplacementController
-from ._iterative import AbstractSolver, Evaluation, Norm, Proposal, choose
-from ._setting import setting
+from ._iterative import AbstractSolver, Iterate, Norm, Proposal, choose
+from ._traced import traced_float
 
 
-class _Memory(NamedTuple):
+class _FlowState(NamedTuple):
     now: Float[Array, ""]
     until: Float[Array, ""]
     made_jump: Bool[Array, ""]
@@ -24,39 +25,49 @@ class _Memory(NamedTuple):
 
 
 class SteadyState(AbstractSolver):
-    """Integrate `dz/dt = f(z, x) - z` until it stands still: a loop of continuous depth.
+    """Integrate `dz/dt = f(z, x) - z` to its steady state: a loop of continuous depth.
 
-    The event that ends the integration is the tolerance of `AbstractSolver`, asked at each step,
-    that is `|dz/dt| <= atol + rtol |f(z)|`. Any solver of Diffrax for ordinary differential
-    equations and any step size controller will do; of the implicit ones those for a single term.
-    Euler's method with a constant step of 1 is plain iteration, step by step. The flow reaches
-    fixed points whose Jacobian has its eigenvalues to the left of Re = 1, also beyond the unit
-    circle (a rotation that spirals outwards under iteration), in a number of steps that grows with
-    `|J - I|` over the slowest rate. When not to use it: where plain iteration converges, it is
-    cheaper.
+    The integration ends when the tolerance of `AbstractSolver` is met, tested at each step, that
+    is `|dz/dt| <= atol + rtol |f(z)|`. Any Diffrax solver for ordinary differential equations (of
+    the implicit ones, those for a single term) and any step size controller works. Euler's method
+    with a constant step of 1 is plain iteration, step by step. The flow reaches fixed points whose
+    Jacobian has its eigenvalues to the left of Re = 1, including those outside the unit circle (a
+    rotation that spirals outwards under iteration); the number of steps grows with `|J - I|` over
+    the slowest rate. When not to use it: if plain iteration converges, which is cheaper.
 
     **Arguments:**
 
-    - `solver`: by default Bosh3, of third order.
-    - `controller`: by default one whose errors are a share of each step, with steps up to 1, at
-        which Bosh3 is stable for every f that contracts (see `DisplacementController`). Those of
-        Diffrax, whose errors are a share of the state, must be told a tolerance below `rtol` over
-        `|J - I|`, or the flow never comes to rest.
-    - `dt0`: the first step.
+    - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`.
+    - `solver`: a Diffrax solver; by default Bosh3, of third order.
+    - `controller`: a Diffrax step size controller. The default bounds the error by a share of each
+        step, with steps up to 1, at which Bosh3 is stable for every f that contracts (see
+        `DisplacementController`). The controllers of Diffrax bound the error by a share of the
+        state: give them a tolerance below `rtol` over `|J - I|`, or the flow never comes to rest.
+    - `dt0`: length of the first step, in units of the flow's time.
 
-    and those of `AbstractSolver`. `steps` counts rejected steps too; `evaluations`, the stages of
-    a Runge-Kutta method (an implicit one: without the iterations of its root finder).
+    The `steps` of the solve include rejected steps. Its `evaluations` are the stages of the
+    Runge-Kutta method; for an implicit one, the iterations of its root finder are not counted.
 
     **Raises** `ValueError` for an argument out of range, for a solver of stochastic or split
-    equations, and for an implicit solver of which neither the controller nor the root finder has a
+    equations, and for an implicit solver if neither the controller nor the root finder has a
     tolerance.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> f = lambda z, x: jnp.cos(z) + x
+    >>> solver = eqloop.SteadyState(rtol=1e-4)
+    >>> eq = eqloop.equilibrium(f, jnp.zeros(()), jnp.zeros(()), solver=solver)
+    >>> print(f"{eq.state:.3f}, {bool(eq.result == eqloop.RESULTS.successful)}")
+    0.739, True
+
+    ```
     """
 
-    rtol: float = setting(1e-3)
-    atol: float = setting(0.0)
+    rtol: Scalar = traced_float(1e-3)
+    atol: Scalar = traced_float(0.0)
     solver: diffrax.AbstractSolver = diffrax.Bosh3()
     controller: diffrax.AbstractStepSizeController = DisplacementController()
-    dt0: float = setting(1.0)
+    dt0: Scalar = traced_float(1.0)
     norm: Norm = eqx.field(default=two_norm, static=True)
     curve: int = eqx.field(default=0, static=True)
 
@@ -75,7 +86,7 @@ class SteadyState(AbstractSolver):
             )
 
     def _integrator(self) -> diffrax.AbstractSolver:
-        """The solver, its root finder with the tolerances that `diffeqsolve` would hand it."""
+        """The solver, with the tolerances that `diffeqsolve` would pass to its root finder."""
         names = _unset(self.solver)
         if not names:
             return self.solver
@@ -95,7 +106,7 @@ class SteadyState(AbstractSolver):
     def _clock(self, z: PyTree) -> Any:
         return jnp.result_type(*jtu.tree_leaves(z))
 
-    def start(self, f, z) -> _Memory:
+    def start(self, f: Callable, z: PyTree) -> _FlowState:
         terms, time = self._terms(f), self._clock(z)
         zero, end = jnp.zeros((), time), jnp.full((), jnp.inf, time)
         controller, solver = self.controller.wrap(1), self._integrator()
@@ -110,7 +121,7 @@ class SteadyState(AbstractSolver):
             self._order(terms),
         )
         until = jnp.asarray(until, time)
-        return _Memory(
+        return _FlowState(
             now=zero,
             until=until,
             made_jump=jnp.zeros((), bool),
@@ -121,37 +132,39 @@ class SteadyState(AbstractSolver):
     def _order(self, terms: diffrax.ODETerm) -> Any:
         return self.solver.error_order(terms)
 
-    def propose(self, f, at: Evaluation, memory: _Memory) -> Proposal:
+    def propose(self, f: Callable, at: Iterate, state: _FlowState) -> Proposal:
         terms = self._terms(f)
-        z, error, _, solver_state, ended = self._integrator().step(
-            terms, memory.now, memory.until, at.z, None, memory.solver, memory.made_jump
+        z, error, _, solver_state, result = self._integrator().step(
+            terms, state.now, state.until, at.z, None, state.solver, state.made_jump
         )
-        # The size of a step is no part of what `Backprop` follows: near the steady state it hangs
-        # on an error that vanishes, and its derivative grows without bound.
-        fixed = stop_gradient((at.z, z, _or_infinite(error, ended)))
-        keep, now, until, made_jump, controller_state, _ = self.controller.wrap(1).adapt_step_size(
-            memory.now,
-            memory.until,
-            fixed[0],
-            fixed[1],
+        # `Backprop` does not differentiate the step size: near the steady state it depends on an
+        # error that vanishes, and its derivative grows without bound.
+        z_before, z_after, z_error = stop_gradient((at.z, z, _or_infinite(error, result)))
+        accepted, now, until, made_jump, controller_state, _ = self.controller.wrap(
+            1
+        ).adapt_step_size(
+            state.now,
+            state.until,
+            z_before,
+            z_after,
             None,
-            fixed[2],
+            z_error,
             self._order(terms),
-            memory.controller,
+            state.controller,
         )
-        keep = jnp.asarray(keep, bool)
-        kept = _Memory(
-            now=jnp.asarray(now, memory.now.dtype),
-            until=jnp.asarray(until, memory.now.dtype),
+        accepted = jnp.asarray(accepted, bool)
+        next_state = _FlowState(
+            now=jnp.asarray(now, state.now.dtype),
+            until=jnp.asarray(until, state.now.dtype),
             made_jump=jnp.asarray(made_jump, bool),
-            solver=choose(keep, solver_state, memory.solver),
+            solver=choose(accepted, solver_state, state.solver),
             controller=controller_state,
         )
-        # A single stage is f(z), which is known already; more than one are made in a loop of their
-        # own, where nothing is known.
-        single = (diffrax.Euler, diffrax.LeapfrogMidpoint)
-        evaluations = 0 if type(self.solver) in single else _evaluations(self.solver)
-        return Proposal(choose(keep, z, at.z), kept, evaluations)
+        # A method of one stage evaluates f(z) alone, which is `at.value`. A method of several
+        # stages evaluates all of them in its own loop, f(z) again included.
+        one_stage = (diffrax.Euler, diffrax.LeapfrogMidpoint)
+        evaluations = 0 if type(self.solver) in one_stage else _evaluations(self.solver)
+        return Proposal(choose(accepted, z, at.z), next_state, evaluations)
 
 
 def _innermost(solver: Any) -> Any:
@@ -159,22 +172,23 @@ def _innermost(solver: Any) -> Any:
 
 
 def _unset(solver: diffrax.AbstractSolver) -> list[str]:
-    """The tolerances that a root finder waits for."""
+    """The names of the root finder's tolerances that are not set."""
     root_finder = getattr(_innermost(solver), "root_finder", None)
     values = {name: getattr(root_finder, name, None) for name in ("rtol", "atol", "norm")}
-    # Diffrax' placeholder has no public name, but neither is it a number, nor a function.
+    # Diffrax' placeholder has no public name; it is the only value that is neither a number nor a
+    # function.
     return [n for n, v in values.items() if not (v is None or callable(v) or eqx.is_array_like(v))]
 
 
-def _or_infinite(error: PyTree | None, ended: diffrax.RESULTS) -> PyTree | None:
-    """As `diffeqsolve` has it, a step without a value is rejected; here also one whose root was not
-    found."""
-    good = diffrax.is_okay(ended)
-    return jtu.tree_map(lambda e: jnp.where(jnp.isfinite(e) & good, e, jnp.inf), error)
+def _or_infinite(error: PyTree | None, result: diffrax.RESULTS) -> PyTree | None:
+    """The error estimate, infinite if it is not finite or if the root finder failed, so that the
+    controller rejects the step. (`diffeqsolve` rejects only the former.)"""
+    succeeded = diffrax.is_okay(result)
+    return jtu.tree_map(lambda e: jnp.where(jnp.isfinite(e) & succeeded, e, jnp.inf), error)
 
 
 def _evaluations(solver: Any) -> int:
-    """How often a step evaluates the field."""
+    """The number of evaluations of the vector field in one step."""
     if isinstance(solver, diffrax.HalfSolver):
         return 3 * _evaluations(solver.solver)
     tableau = getattr(solver, "tableau", None)

@@ -20,7 +20,7 @@ from .._equilibrium import equilibrium
 from .._model import LoopedTransformer
 from .._solver import FixedPoint, Unroll
 from ..nn import NormKind, RecallKind
-from ..stability import Limits, find_limits, input_dependence, jacobian_eigenvalues, return_test
+from ..stability import Orbits, follow_orbits, input_dependence, jacobian_eigenvalues, return_test
 from ._problem import RecurrentMap, own_start
 from ._weights import weight_figures
 
@@ -45,8 +45,8 @@ class Subject:
     def f(self) -> RecurrentMap:
         return RecurrentMap(self.model.loop())
 
-    def limits(self, iterations: int) -> Limits:
-        return find_limits(self.f, own_start, self.inputs, iterations=iterations)
+    def limits(self, iterations: int) -> Orbits:
+        return follow_orbits(self.f, own_start, self.inputs, iterations=iterations)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,7 +48,7 @@ def attention_entropy(
 
     def one(z, e):
         r = block.inject(e)
-        weights = block.attention.weights(block.read(block.recalled(z, r), r))
+        weights = block.attention.weights(block.branch_input(block.recalled(z, r), r))
         entropy = -jnp.sum(jax.scipy.special.xlogy(weights, weights), axis=0)
         return jnp.mean(entropy) / math.log(len(weights))
 

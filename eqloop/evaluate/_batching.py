@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from .._model import LoopedTransformer
-from .._solver import AbstractSolver
-from .._solver import Progress as Solving
+from .._solver import AbstractSolver, SolveState
 from .._task import AbstractTask, Split
 
 CHUNK = 8
@@ -69,7 +68,7 @@ class _Slots(eqx.Module):
     start: _Starts
     z: Float[Array, "slots *grid width"]
     r: PyTree
-    progress: Solving
+    progress: SolveState
     spent: Bool[Array, " slots"]
 
 
@@ -208,7 +207,7 @@ def _advance(
 ) -> tuple[_Slots, Int[Array, ""]]:
     """`CHUNK` more steps, or fewer where all are done before; and how many it were."""
     progress, static = eqx.partition(slots.progress, eqx.is_array)
-    # A solver's count must be the same for all (see `Evaluation`); that of fresh starts is behind.
+    # A solver's count must be the same for all (see `Iterate`); that of fresh starts is behind.
     began = jnp.max(progress.count)
 
     def going(carry):

@@ -1,4 +1,4 @@
-"""Self-attention over the cells of a grid: over all of them, or over a neighbourhood."""
+"""Self-attention over the cells of a grid: over all cells, or over a neighbourhood."""
 
 import math
 from typing import Literal, NamedTuple
@@ -15,11 +15,12 @@ from ._rotary import rotate
 
 
 class AttentionBias(NamedTuple):
-    """Biases per cell that replace those of the three projections (see `Linear`)."""
+    """Biases per cell that replace the biases of the three projections; None keeps the layer's own
+    (see `Linear`)."""
 
-    query: Float[Array, "*grid width"]
-    key: Float[Array, "*grid width"]
-    value: Float[Array, "*grid width"]
+    query: Float[Array, "*grid width"] | None = None
+    key: Float[Array, "*grid width"] | None = None
+    value: Float[Array, "*grid width"] | None = None
 
 
 class Attention(eqx.Module):
@@ -27,13 +28,21 @@ class Attention(eqx.Module):
 
     `softmax(q k^T / sqrt(head_width)) v`, where queries and keys are first rotated, then divided
     by their root mean square per head (with gain). With `window = "full"` each cell attends to
-    all of them. With an integer it attends to the block of `window` cells along each axis that is
-    centred on it, shifted (not cut) at the edges so that every cell has `window ** axes`
-    neighbours: neighbourhood attention (arXiv 2204.07143) in plain JAX, at a cost linear in the
-    number of cells.
+    all cells. With an integer it attends to the block of `window` cells along each axis that is
+    centred on it, shifted (not cropped) at the edges so that every cell has `window ** axes`
+    neighbours: neighbourhood attention in plain JAX, at a cost linear in the number of cells.
 
-    **Raises** `ValueError` where `width` is not a multiple of `heads`, where `window` is neither
-    "full" nor an odd positive integer, or where the grid is smaller than the window.
+    **Arguments:**
+
+    - `width`: features per cell, a multiple of `heads`.
+    - `heads`: number of attention heads.
+    - `window`: "full", or an odd number of cells along each axis.
+    - `key`: a random key for the initial weights.
+
+    **Raises** `ValueError` if `width` is not a multiple of `heads`, if `window` is neither "full"
+    nor an odd positive integer, or if the grid is smaller than the window.
+
+    **Source:** neighbourhood attention, arXiv 2204.07143.
     """
 
     query: Linear
@@ -64,6 +73,7 @@ class Attention(eqx.Module):
                 f'attention = {self.window!r} must be "full" or an odd number of cells'
             )
 
+    @jax.named_scope("attention")
     def __call__(
         self, x: Float[Array, "*grid width"], bias: AttentionBias | None = None
     ) -> Float[Array, "*grid width"]:
@@ -72,8 +82,11 @@ class Attention(eqx.Module):
         return self.output(attend(q, k, v).reshape(x.shape))
 
     def weights(self, x: Float[Array, "*grid width"]) -> Float[Array, "attended *grid heads"]:
-        """`softmax(q k^T / sqrt(head_width))`: what each cell attends to, all cells or its
-        neighbours along the first axis. For looking at; `__call__` does not make them."""
+        """Return the attention weights, `softmax(q k^T / sqrt(head_width))`, for inspection.
+
+        The first axis runs over the attended cells: all cells, or the neighbours of each cell.
+        `__call__` does not build this array.
+        """
         q, k, _ = self._project(x, None)
         if self.window == "full":
             k = k.reshape(-1, *k.shape[-2:])
@@ -85,8 +98,8 @@ class Attention(eqx.Module):
     def _project(
         self, x: Float[Array, "*grid width"], bias: AttentionBias | None
     ) -> tuple[Array, Array, Array]:
-        """Queries (scaled), keys and values, by head."""
-        b = bias or AttentionBias(None, None, None)  # pyright: ignore[reportArgumentType]
+        """Return scaled queries, keys and values, each of shape `(*grid, heads, head_width)`."""
+        b = bias or AttentionBias()
         q, k, v = self.query(x, b.query), self.key(x, b.key), self.value(x, b.value)
         q, k, v = (a.reshape(*a.shape[:-1], self.heads, -1) for a in (q, k, v))
         scale = 1 / math.sqrt(q.shape[-1])
@@ -115,12 +128,12 @@ def _full(
     k: Float[Array, "*grid heads head_width"],
     v: Float[Array, "*grid heads head_width"],
 ) -> Float[Array, "*grid heads head_width"]:
-    """`softmax(q k^T) v` over all cells; q has been scaled.
+    """`softmax(q k^T) v` over all cells; q is already scaled.
 
-    Heads first, and the division by the sum of the softmax comes last: the scores are passed over
-    once less, and differentiating it gives the backward pass of flash attention
-    (arXiv 2205.14135), which needs no row sums over `scores * gradient`. XLA on a CPU takes a
-    third of the time of `softmax(...) @ v`.
+    The head axis comes first, and the division by the sum of the softmax last: this saves one pass
+    over the scores, and its derivative is the backward pass of flash attention (arXiv 2205.14135),
+    which needs no row sums over `scores * gradient`. On a CPU, XLA takes a third of the time of
+    `softmax(...) @ v`.
     """
     shape = v.shape
     q, k, v = (a.reshape(-1, *shape[-2:]).swapaxes(0, 1) for a in (q, k, v))
@@ -138,11 +151,11 @@ def _full(
 def _neighbours(
     x: Float[Array, "*grid heads head_width"], window: int
 ) -> Float[Array, "neighbours *grid heads head_width"]:
-    """For each cell the values at its `window ** axes` neighbours, as a new first axis.
+    """Return the values at the `window ** axes` neighbours of each cell, along a new first axis.
 
     Neighbour j of cell i along an axis of n cells is `clip(i - window // 2, 0, n - window) + j`.
-    For a fixed j that is the slice `x[j : j + n - window + 1]` with its ends repeated: slices
-    and copies only, whose gradient needs no scatter.
+    For a fixed j this is the slice `x[j : j + n - window + 1]` with its ends repeated. Slices and
+    copies need no scatter in the backward pass.
     """
     stacked = x[None]
     for axis in range(1, x.ndim - 1):

@@ -1,4 +1,4 @@
-"""The recurrent block: an attention sub-block, then an MLP sub-block, with the input recalled."""
+"""The recurrent block: an attention sub-block, then an MLP sub-block, with recall of the input."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,22 @@ class Block(eqx.Module):
 
     A sub-block with branch F (attention or MLP) is `z <- N_out(residual(z, N_branch(F(c))))`,
     where `c = N_pre(z)`, or `W_x N_pre(z) + r` with internal recall. External recall first
-    replaces z by `W_x z + r`. See `NormPlacement`, `Recall` and arXiv 2604.15259, section 3.
+    replaces z by `W_x z + r`. See `NormPlacement` and `Recall`.
+
+    **Arguments:**
+
+    - `width`: features per cell.
+    - `heads`: attention heads.
+    - `recall`: "none", "external" or "internal".
+    - `norm`: "pre", "peri", "post" or "sandwich".
+    - `residual`: "add" or "gru".
+    - `attention`: "full", or the window of neighbourhood attention in cells.
+    - `mlp_ratio`: width of the hidden MLP layer, in units of `width`.
+    - `key`: a random key for the initial weights.
+
+    **Raises** `ValueError` for an argument out of range.
+
+    **Source:** arXiv 2604.15259, section 3.
     """
 
     attention: Attention
@@ -59,7 +74,7 @@ class Block(eqx.Module):
             )
 
     def inject(self, e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"] | None:
-        """What the input adds at every iteration: `W_h e + b`, or None without recall."""
+        """Return what the input adds at every iteration, `W_h e + b`; None without recall."""
         return None if self.recall is None else self.recall.inject(e)
 
     def __call__(
@@ -67,23 +82,26 @@ class Block(eqx.Module):
     ) -> Float[Array, "*grid width"]:
         z = self.recalled(z, r)
         for branch in (self.attention, self.feedforward):
-            z = join(self, z, branch(self.read(z, r)))
+            z = join(self, z, branch(self.branch_input(z, r)))
         return z
 
+    @jax.named_scope("external_recall")
     def recalled(
         self, z: Float[Array, "*grid width"], r: Float[Array, "*grid width"] | None
     ) -> Float[Array, "*grid width"]:
-        """The residual stream that the sub-blocks start from: `W_x z + r` with external recall."""
+        """Return the residual stream before the first sub-block: `W_x z + r` with external recall,
+        else z."""
         if self.recall_kind != "external":
             return z
         assert self.recall is not None
         assert r is not None
         return self.recall(z, r).astype(z.dtype)
 
-    def read(
+    @jax.named_scope("branch_input")
+    def branch_input(
         self, z: Float[Array, "*grid width"], r: Float[Array, "*grid width"] | None
     ) -> Float[Array, "*grid width"]:
-        """What a branch reads of the residual stream: c."""
+        """Return the input `c` of a branch."""
         c = z if self.norms.pre is None else self.norms.pre(z)
         if self.recall_kind != "internal":
             return c
@@ -92,6 +110,7 @@ class Block(eqx.Module):
         return self.recall(c, r)
 
 
+@jax.named_scope("join")
 def join(block: "Block | FoldedBlock", z: Array, branch: Array) -> Array:
     """`N_out(residual(z, N_branch(branch)))`."""
     norms = block.norms
@@ -102,18 +121,22 @@ def join(block: "Block | FoldedBlock", z: Array, branch: Array) -> Array:
 
 
 class FoldedInjection(NamedTuple):
-    """`W r + b` for each first layer W of the two branches."""
+    """`W r + b` for every first layer W of the two branches."""
 
     attention: AttentionBias
     feedforward: Float[Array, "*grid hidden"]
 
 
 class FoldedBlock(eqx.Module):
-    """A block with internal recall whose `W_x` is multiplied into the layers that follow it.
+    """A block with internal recall, with `W_x` multiplied into the layers that follow it.
 
-    `W (W_x n + r) + b = (W W_x) n + (W r + b)` for W among the query, key, value and first MLP
-    weights: the same function as the block it was made from, without the product by `W_x` in
-    each iteration, but with wider injected constants.
+    `W (W_x n + r) + b = (W W_x) n + (W r + b)`, where W is the query, key, value or first MLP
+    weight. It computes the same function as the original block without the product by `W_x` in
+    each iteration, but with larger injected constants.
+
+    **Arguments:**
+
+    - `block`: a block with internal recall.
     """
 
     attention: Attention
@@ -139,7 +162,7 @@ class FoldedBlock(eqx.Module):
         self.unfolded = block
 
     def inject(self, e: Float[Array, "*grid width"]) -> FoldedInjection:
-        """The injected input as it arrives behind each first layer."""
+        """Return the injected input after every first layer."""
         r = self.unfolded.inject(e)
         assert r is not None
         query, key, value = (layer(r) for layer in _first_layers(self.unfolded.attention))
@@ -150,10 +173,12 @@ class FoldedBlock(eqx.Module):
     def __call__(
         self, z: Float[Array, "*grid width"], r: FoldedInjection
     ) -> Float[Array, "*grid width"]:
-        for branch, bias in ((self.attention, r.attention), (self.feedforward, r.feedforward)):
-            c = z if self.norms.pre is None else self.norms.pre(z)
-            z = join(self, z, branch(c, bias))  # pyright: ignore[reportArgumentType]
-        return z
+        z = join(self, z, self.attention(self.branch_input(z), r.attention))
+        return join(self, z, self.feedforward(self.branch_input(z), r.feedforward))
+
+    def branch_input(self, z: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
+        """Return the input of a branch, before the folded layers."""
+        return z if self.norms.pre is None else self.norms.pre(z)
 
 
 def _first_layers(attention: Attention) -> list[Linear]:
@@ -161,18 +186,18 @@ def _first_layers(attention: Attention) -> list[Linear]:
 
 
 class Loop(eqx.Module):
-    """The map that is iterated: the blocks, one after another.
+    """The map that is iterated: all blocks in sequence.
 
-    `loop(z, r)` is one iteration and `r = loop.inject(e)` all that the input contributes to it.
-    It depends on the weights alone, so one loop serves a whole batch under `vmap`.
+    `loop(z, r)` is one iteration, and `r = loop.inject(e)` is the contribution of the input. The
+    loop depends only on the weights, so one loop serves a whole batch under `vmap`.
 
     **Arguments:**
 
-    - `blocks`: at least one `Block`.
-    - `fold`: fold internal recall into the layers that follow it (see `FoldedBlock`); without
-        internal recall this changes nothing.
-    - `dtype`: the precision of the matrix products. Norms, residual stream and state stay in
-        the precision of the state.
+    - `blocks`: a tuple of at least one `Block`.
+    - `fold`: fold internal recall into the layers that follow it (see `FoldedBlock`); has no effect
+        without internal recall.
+    - `dtype`: precision of the matrix products. Norms, residual stream and state keep the
+        precision of the state.
     """
 
     blocks: tuple[Block | FoldedBlock, ...]
@@ -184,20 +209,21 @@ class Loop(eqx.Module):
         self.blocks = cast_linear(folded, dtype)
 
     def inject(self, e: Float[Array, "*grid width"]) -> tuple[Any, ...]:
-        """One entry per block: what the input adds at every iteration."""
+        """Return the term that the input adds at every iteration, one entry per block."""
         return tuple(block.inject(e) for block in self.blocks)
 
     def __call__(
         self, z: Float[Array, "*grid width"], r: tuple[Any, ...]
     ) -> Float[Array, "*grid width"]:
-        for block, injected in zip(self.blocks, r, strict=True):
-            z = block(z, injected)
+        for number, (block, injected) in enumerate(zip(self.blocks, r, strict=True)):
+            with jax.named_scope(f"block_{number}"):
+                z = block(z, injected)
         return z
 
 
 def cast_linear(tree, dtype):
-    """`tree` with the weights of its linear layers in `dtype`, unless they are wider on purpose
-    (float64)."""
+    """`tree` with the float32 weights of its linear layers cast to `dtype`; float64 weights keep
+    their precision."""
 
     def cast(node):
         if isinstance(node, Linear) and node.weight.dtype == jnp.float32:

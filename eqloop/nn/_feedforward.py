@@ -1,6 +1,7 @@
 """The two-layer perceptron of a transformer block."""
 
 import equinox as eqx
+import jax
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -9,7 +10,14 @@ from ._linear import Linear
 
 
 class FeedForward(eqx.Module):
-    """`W_2 gelu(W_1 x + b_1) + b_2` for each cell, with the exact (erf) GELU."""
+    """`W_2 gelu(W_1 x + b_1) + b_2` for each cell, with the exact (erf) GELU.
+
+    **Arguments:**
+
+    - `width`: features per cell.
+    - `ratio`: width of the hidden layer, in units of `width`.
+    - `key`: a random key for the initial weights.
+    """
 
     hidden: Linear
     output: Linear
@@ -19,6 +27,7 @@ class FeedForward(eqx.Module):
         self.hidden = Linear(width, ratio * width, key=hidden_key)
         self.output = Linear(ratio * width, width, key=output_key)
 
+    @jax.named_scope("feedforward")
     def __call__(
         self,
         x: Float[Array, "*grid width"],

@@ -16,6 +16,12 @@ class Linear(eqx.Module):
     Unlike `equinox.nn.Linear` it takes whole grids: one matrix product, with the cells as rows,
     instead of a `vmap` whose transposed layout costs a copy. Weights and bias are drawn from
     U(-1/sqrt(inputs), 1/sqrt(inputs)), as in the paper's code.
+
+    **Arguments:**
+
+    - `inputs`: length of the last axis of the input.
+    - `outputs`: length of the last axis of the output.
+    - `key`: a random key for the initial weights.
     """
 
     weight: Float[Array, "outputs inputs"]
@@ -36,19 +42,19 @@ class Linear(eqx.Module):
         x: Float[Array, "*grid inputs"],
         bias: Float[Array, "*grid outputs"] | None = None,
     ) -> Float[Array, "*grid outputs"]:
-        """`W x + b`, where a `bias` per cell replaces the layer's own if it is given."""
+        """Return `W x + b`. A `bias` per cell replaces the layer's own."""
         return plus(self.matmul(x), add_axes(self.bias, x.ndim) if bias is None else bias)
 
     def astype(self, dtype: DTypeLike) -> "Linear":
-        """The same map with its product in `dtype`. The bias stays as it is: see `plus`."""
+        """Return the same map with its product in `dtype`; the bias keeps its own (see `plus`)."""
         return eqx.tree_at(lambda m: m.weight, self, self.weight.astype(dtype))
 
 
 def plus(y: Float[Array, "*shape"], bias: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`y + bias` in the precision of y, added in the wider of the two.
 
-    The gradient of a float32 bias is then a float32 sum over all cells of the batch; in bfloat16
-    that sum would stand still where a term is below 1/256 of it.
+    The gradient of a float32 bias is then a float32 sum over all cells of the batch; a bfloat16
+    sum would ignore terms below 1/256 of it.
     """
     wide = np.promote_types(y.dtype, bias.dtype)
     return (y.astype(wide) + bias.astype(wide)).astype(y.dtype)

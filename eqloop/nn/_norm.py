@@ -9,9 +9,9 @@ from ._linear import add_axes, at_least_float32
 
 
 class RMSNorm(eqx.Module):
-    """`g x / sqrt(mean(x^2) + eps)` over the last axis, computed in at least float32.
+    """`g x / sqrt(mean(x^2) + eps)` over the last axis, computed in float32 or wider.
 
-    `eps` is the machine epsilon of the dtype that it is computed in, as in the paper's code.
+    `eps` is the machine epsilon of the dtype of the computation, as in the paper's code.
     """
 
     gain: Float[Array, " width"]

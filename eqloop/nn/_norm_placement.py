@@ -8,7 +8,7 @@ from ._norm import RMSNorm
 
 NormKind = Literal["pre", "peri", "post", "sandwich"]
 
-# (before the branch, at the branch's end, after the residual sum)
+# (before the branch, at the end of the branch, after the residual sum)
 _PLACES: dict[NormKind, tuple[bool, bool, bool]] = {
     "pre": (True, False, False),
     "peri": (True, True, False),
@@ -21,7 +21,14 @@ class NormPlacement(eqx.Module):
     """The norms of `z <- N_out(z + N_branch(F(N_pre(z))))`; a place without a norm is None.
 
     One gain per place, shared by the attention and the MLP sub-block (arXiv 2604.15259). `post`
-    is the paper's outer normalisation: it keeps the state on a compact set.
+    is the paper's outer normalisation: it keeps the state in a compact set.
+
+    **Arguments:**
+
+    - `kind`: "pre", "peri", "post" or "sandwich".
+    - `width`: features per cell.
+
+    **Raises** `ValueError` for any other kind.
     """
 
     pre: RMSNorm | None

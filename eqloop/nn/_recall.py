@@ -1,8 +1,9 @@
-"""Recall: the input, injected again at every iteration."""
+"""Recall: the input is injected at every iteration."""
 
 from typing import Literal
 
 import equinox as eqx
+import jax
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -15,7 +16,14 @@ class Recall(eqx.Module):
     """`R(z, e) = W_x z + W_h e + b`, with `W_x` on the state and `W_h` on the input embedding.
 
     External recall replaces the residual stream by `R(z, e)` before the block; internal recall
-    takes `R(N_pre(z), e)` as the input of each residual branch (arXiv 2604.15259).
+    uses `R(N_pre(z), e)` as the input of each residual branch.
+
+    **Arguments:**
+
+    - `width`: features per cell.
+    - `key`: a random key for the initial weights.
+
+    **Source:** arXiv 2604.15259.
     """
 
     state: Linear
@@ -27,9 +35,10 @@ class Recall(eqx.Module):
         self.input = Linear(width, width, key=input_key)
 
     def inject(self, e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
-        """`W_h e + b`: what does not change over the loop."""
+        """Return `W_h e + b`, which is constant over the loop."""
         return plus(self.input(e), add_axes(self.state.bias, e.ndim))
 
+    @jax.named_scope("recall")
     def __call__(
         self, z: Float[Array, "*grid width"], injected: Float[Array, "*grid width"]
     ) -> Float[Array, "*grid width"]:

@@ -53,7 +53,10 @@ class GRU(eqx.Module):
 
 
 def make_residual(kind: ResidualKind, width: int, *, key: PRNGKeyArray) -> Add | GRU:
-    """**Raises** `ValueError` for an unknown kind."""
+    """Return the residual connection named `kind`, "add" or "gru".
+
+    **Raises** `ValueError` for any other kind.
+    """
     if kind == "add":
         return Add()
     if kind == "gru":

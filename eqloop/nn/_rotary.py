@@ -13,14 +13,14 @@ from ._float32_trig import cos_sin
 def rotary_tables(
     grid: tuple[int, ...], head_width: int, base: float = 10000.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine of the rotation of each cell and pair of features.
+    """Return cosine and sine of the rotation angle of each cell and pair of features.
 
     Each axis of the grid has `head_width / (2 axes)` frequencies `base^(-i / frequencies)`, and
     the axes follow one another in order (RoFormer, arXiv 2104.09864, taken axis by axis).
-    Two float32 arrays `(*grid, head_width / 2)`: float32 also where the model is float64, as in
-    the paper's code.
+    Both arrays are float32 of shape `(*grid, head_width / 2)`, also if the model is float64, as in
+    the paper's code, to whose last bit `cos_sin` agrees (`np.cos` does not).
 
-    **Raises** `ValueError` where `head_width` cannot be divided so.
+    **Raises** `ValueError` if `head_width` is not a multiple of `2 axes`.
     """
     axes = len(grid)
     if head_width % (2 * axes):
@@ -41,9 +41,9 @@ def rotate(
 ) -> Float[Array, "*grid heads head_width"]:
     """Rotate each pair of neighbouring features `(x_2i, x_2i+1)` by its cell's angle.
 
-    `x * (c, c) + (x_2i+1, x_2i) * (-s, s)`: the pair is swapped by a reversal, whose transpose is
-    a reversal again. (Taking the even and the odd features apart and stacking them would make
-    the backward pass pad and add.)
+    `x * (c, c) + (x_2i+1, x_2i) * (-s, s)`: a reversal swaps the pair, and its transpose is a
+    reversal again. (Splitting the even and odd features and stacking them would make the backward
+    pass pad and add.)
     """
     *grid, _, head_width = x.shape
     cos, sin = rotary_tables(tuple(grid), head_width)

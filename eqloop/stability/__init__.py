@@ -1,6 +1,6 @@
 """Is a loop stable: reachability, input-dependence and geometry of any map `f(z, x)`.
 
-`analyse` measures everything; each axis is also a function of its own, of what `find_limits`
+`analyse` measures everything; each axis is also a function of its own, of what `follow_orbits`
 returns.
 """
 
@@ -13,15 +13,15 @@ from ._input_dependence import cluster as cluster
 from ._input_dependence import input_dependence as input_dependence
 from ._input_dependence import linear_probe as linear_probe
 from ._input_dependence import smoothness as smoothness
-from ._limits import Limits as Limits
-from ._limits import classify as classify
-from ._limits import find_limits as find_limits
-from ._limits import settle as settle
 from ._operators import Gram as Gram
 from ._operators import InverseGram as InverseGram
 from ._operators import Jacobian as Jacobian
 from ._operators import input_jacobian as input_jacobian
 from ._operators import state_jacobian as state_jacobian
+from ._orbits import Orbits as Orbits
+from ._orbits import classify as classify
+from ._orbits import follow_orbits as follow_orbits
+from ._orbits import iterate_to_tolerance as iterate_to_tolerance
 from ._reachability import basin_radius as basin_radius
 from ._reachability import rates as rates
 from ._reachability import reachability as reachability

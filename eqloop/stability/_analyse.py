@@ -1,4 +1,4 @@
-"""Everything at once."""
+"""`analyse`: measure everything and judge it."""
 
 import time
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from .._iteration import Map
 from ._geometry import Loss, geometry
 from ._input_dependence import input_dependence
-from ._limits import Progress, find_limits
+from ._orbits import Progress, follow_orbits
 from ._reachability import reachability
 from ._report import FORMAT, StabilityReport
 from ._spectrum import jacobian_eigenvalues, spectrum
@@ -34,44 +34,54 @@ def analyse(
     predicted: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> StabilityReport:
-    """Reachability, input-dependence, geometry and spectrum of the loop `z <- f(z, x)`.
+    """Measure reachability, input-dependence, geometry and spectrum of the loop `z <- f(z, x)`.
 
-    Any map will do: a function, an Equinox module, or a module of another library with its weights
-    closed over. The report is of the weights that f has when this is called, however they changed
-    since an earlier call; functions of the same code and shapes share what is compiled. Nothing
-    here builds a matrix as large as the state.
-
-    ```python
-    report = eqloop.stability.analyse(lambda z, x: jnp.tanh(w @ z + x), z0s, xs, key=jr.key(0))
-    print(report.verdict["reachability"].because)
-    ```
-
-    When not to use it: for maps that are not deterministic, or not differentiable.
+    f can be any map: a function, an Equinox module, or a module of another library with its weights
+    closed over. The report describes the weights that f has at the time of the call; functions of
+    the same code and shapes share compiled programs. No matrix as large as the state is built.
+    When not to use it: for maps that are not deterministic or not differentiable.
 
     **Arguments:**
 
-    - `f`: of a state and an input, for one example; both pytrees of arrays.
-    - `z0s`, `xs`: starts and inputs, stacked along a first axis; or for `z0s` a function from the
-        input of one example to its start: then `|dz_T/dx|` counts what goes through the start.
-    - `iterations`, `rtol`: how far each orbit is followed, and the relative residual at which one
-        has settled; in float32 a tolerance below 1e-6 is hardly reached.
-    - `detail`: examples, evenly spread, for what takes many products with the Jacobian: input
-        sensitivity, basins, gradients, spectrum.
+    - `f`: the map, of a state and an input of one example, both pytrees of arrays.
+    - `z0s`: the starts, stacked along a first axis; or a function from the input of one example to
+        its start, and then `|dz_T/dx|` includes the derivative of the start.
+    - `xs`: the inputs, stacked along a first axis.
+    - `key`: a random key, for probes and other starts.
+    - `iterations`: iterations per orbit, at least 16.
+    - `rtol`: relative residual below which an orbit has settled; float32 rarely reaches values
+        below 1e-6.
+    - `detail`: number of examples, evenly spaced, for measurements that need many products with
+        the Jacobian: input sensitivity, basins, gradients, spectrum.
     - `loss`, `targets`: see `geometry`.
-    - `predicted`: what a theory says of this map; goes into the report as it is.
-    - `progress`: called with the work done and its whole, in evaluations of f; see `planned`.
+    - `predicted`: the predictions of a theory for this map, copied into the report.
+    - `progress`: called with the work done and the total work, in evaluations of f; see `planned`.
+
+    **Returns:**
+
+    A `StabilityReport`.
 
     **Raises** `ValueError` for arguments out of range.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> f, start = lambda z, x: 0.5 * jnp.tanh(z) + x, lambda x: 0 * x
+    >>> xs = jr.normal(jr.key(0), (4, 2))
+    >>> report = eqloop.stability.analyse(f, start, xs, key=jr.key(1), iterations=32)
+    >>> print(report.verdict["reachability"].verdict)
+    reached from every start
+    >>> print(f"{report.spectrum.radius.median:.1f}, {report.geometry.returned.share}")
+    0.3, 1.0
+
+    ```
     """
     began = time.perf_counter()
     if detail < 1:
         raise ValueError(f"detail = {detail} must be at least 1")
     count = len(jtu.tree_leaves(xs if callable(z0s) else z0s)[0])
     work = Work(planned(count, min(detail, count), iterations), progress)
-    keys = dict(
-        zip(("eigen", "spectrum", "reach", "depend", "shape"), jr.split(key, 5), strict=True)
-    )
-    limits = find_limits(
+    eigen_key, spectrum_key, reach_key, input_key, geometry_key = jr.split(key, 5)
+    orbits = follow_orbits(
         f,
         z0s,
         xs,
@@ -80,34 +90,34 @@ def analyse(
         progress=work.part("orbits"),
     )
     work.tick("orbits")
-    index = np.unique(np.arange(min(detail, len(limits))) * len(limits) // min(detail, len(limits)))
-    some = limits.take(index)
+    index = np.unique(np.arange(min(detail, len(orbits))) * len(orbits) // min(detail, len(orbits)))
+    detailed = orbits.take(index)
     if targets is not None:
         targets = jtu.tree_map(lambda leaf: leaf[index], targets)
-    leading = jacobian_eigenvalues(some, key=keys["eigen"])
+    leading = jacobian_eigenvalues(detailed, key=eigen_key)
     work.tick("eigenvalues")
-    spectral = spectrum(some, key=keys["spectrum"], leading=leading, tick=work.tick)
-    depend = input_dependence(limits, key=keys["depend"], detail=some, tick=work.tick)
-    shape = geometry(
-        some, key=keys["shape"], loss=loss, targets=targets, leading=leading, tick=work.tick
+    spectrum_part = spectrum(detailed, key=spectrum_key, leading=leading, tick=work.tick)
+    input_part = input_dependence(orbits, key=input_key, detail=detailed, tick=work.tick)
+    geometry_part = geometry(
+        detailed, key=geometry_key, loss=loss, targets=targets, leading=leading, tick=work.tick
     )
-    reach = reachability(
-        limits,
-        key=keys["reach"],
-        detail=some,
-        predicted_rate=np.array(spectral.radius.values),
+    reachability_part = reachability(
+        orbits,
+        key=reach_key,
+        detail=detailed,
+        predicted_rate=np.array(spectrum_part.radius.values),
         tick=work.tick,
     )
     return StabilityReport(
-        reachability=reach,
-        input_dependence=depend,
-        geometry=shape,
-        spectrum=spectral,
-        verdict=judge(reach, depend, shape, spectral),
+        reachability=reachability_part,
+        input_dependence=input_part,
+        geometry=geometry_part,
+        spectrum=spectrum_part,
+        verdict=judge(reachability_part, input_part, geometry_part, spectrum_part),
         predicted=predicted,
         settings={
             "format": FORMAT,
-            "examples": len(limits),
+            "examples": len(orbits),
             "detail": index.tolist(),
             "iterations": iterations,
             "rtol": rtol,

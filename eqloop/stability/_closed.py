@@ -1,4 +1,5 @@
-"""A function with the arrays that it closes over as leaves, so that no program keeps old ones."""
+"""A function with the arrays that it closes over as leaves, so that compiled programs take them as
+arguments."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from jaxtyping import Array, PyTree
 
 
 class _Code:
-    """What a function computes, apart from the arrays that it closes over. Compared by identity:
-    `_known` holds one for each text."""
+    """The program of a function, without the arrays that it closes over. Compared by identity:
+    `_known` holds one per program text."""
 
     def __init__(self, jaxpr: Any, result: Any):
         self.jaxpr, self.result = jaxpr, result
@@ -25,7 +26,7 @@ _known: dict[tuple[Any, ...], _Code] = {}
 
 
 class Closed(eqx.Module):
-    """`f` of `closed`: the same values and derivatives, for arguments of the same shapes."""
+    """A function made by `closed`: value and derivatives of f, for arguments of these shapes."""
 
     code: _Code = eqx.field(static=True)
     arrays: list[Array]
@@ -38,27 +39,29 @@ class Closed(eqx.Module):
 
 
 def closed(f: Callable, *arguments: PyTree, derivative: bool = True) -> Callable:
-    """`f` with the arrays that it holds or closes over *now*: those of an Equinox module, variables
-    and attributes of a function or an object, modules of other libraries that are trained in place.
+    """Return `f` with the *current* arrays that it holds or closes over: those of an Equinox
+    module, variables and attributes of a function or an object, modules of other libraries that
+    are trained in place.
 
-    `jax.jit` keys its programs by the function, whose closure becomes constants: called again after
-    training, a program of f itself would compute with the weights of the first call. Here they are
-    arguments. Functions of the same code (by the text of the lowered program of value and
-    derivative, which tells apart what JAX prints alike: arrays inside an inner `jit`, custom rules)
-    share programs, so that a new function with other weights compiles nothing. An Equinox module
-    that holds no function has no closure and is returned as it is.
+    `jax.jit` keys its programs by the function, whose closure becomes constants: after training,
+    a program of f itself would still use the weights of the first call. Here they are arguments.
+    Functions whose lowered programs of value and derivative have the same text share compiled
+    programs, so that a new function with other weights does not recompile. (The lowered text
+    distinguishes functions that JAX prints alike: arrays inside an inner `jit`, custom rules.) An
+    Equinox module that holds no function has no closure and is returned unchanged.
 
     **Arguments:**
 
-    - `arguments`: of one example; only shapes and dtypes count.
-    - `derivative`: whether f is going to be differentiated.
+    - `f`: any function.
+    - `arguments`: the arguments for one example; only shapes and dtypes are used.
+    - `derivative`: whether f will be differentiated.
     """
     call: Any = f
     if isinstance(f, eqx.Module) and not any(map(callable, jtu.tree_leaves(f))):
         return call
     shapes = jax.eval_shape(lambda: arguments)
-    # A new function for each call, or JAX answers with what it traced f to before.
-    jaxpr, value = jax.make_jaxpr(lambda *each: call(*each), return_shape=True)(*shapes)
+    # A new function for each call: JAX caches the trace of f itself, with its old arrays.
+    jaxpr, value = jax.make_jaxpr(lambda *args: call(*args), return_shape=True)(*shapes)
     arrays = [jnp.asarray(c) if isinstance(c, np.ndarray) else c for c in jaxpr.consts]
     code = _Code(jaxpr.jaxpr, jtu.tree_structure(value))
 
@@ -67,7 +70,7 @@ def closed(f: Callable, *arguments: PyTree, derivative: bool = True) -> Callable
         value = lambda floats: Closed(code, arrays)(*eqx.combine(floats, rest))  # noqa: E731
         return jax.jvp(value, (floats,), (floats,)) if derivative else value(floats)
 
-    # Unused arguments keep their places, by which the arrays of another call are put in.
+    # Keep unused arguments: the arrays of a later call are passed by position.
     text = jax.jit(program, keep_unused=True).lower(arrays, shapes).as_text()
     digest = hashlib.sha256(text.encode()).digest()
     key = (digest, code.result, jtu.tree_structure(arguments))

@@ -17,8 +17,8 @@ from .._linear import solve_identity_minus
 from .._norms import two_norm
 from ._closed import closed
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
-from ._limits import Limits, distance, settle
 from ._operators import Gram, InverseGram, state_jacobian
+from ._orbits import Orbits, distance, iterate_to_tolerance
 from ._reachability import band
 from ._report import Geometry
 from ._spectrum import jacobian_eigenvalues
@@ -40,7 +40,7 @@ Loss = Callable[[Any, Any], Array]
 
 
 def geometry(
-    limits: Limits,
+    orbits: Orbits,
     *,
     key: PRNGKeyArray,
     loss: Loss | None = None,
@@ -60,7 +60,7 @@ def geometry(
 
     **Arguments:**
 
-    - `limits`: of `find_limits`.
+    - `orbits`: of `follow_orbits`.
     - `loss`: of one state and its target; by default a random linear function of the state.
     - `targets`: stacked, one for each example (any pytree of arrays).
     - `leading`: of `jacobian_eigenvalues`, where they are known already.
@@ -68,24 +68,24 @@ def geometry(
     """
     loss_key, eigen_key, *sigma_keys = jr.split(key, 4)
     if leading is None:
-        leading = jacobian_eigenvalues(limits, key=eigen_key)
-    keys = jr.split(loss_key, len(limits))
+        leading = jacobian_eigenvalues(orbits, key=eigen_key)
+    keys = jr.split(loss_key, len(orbits))
     if loss is None:
         loss = inner
-        targets = _random(limits.z0s, keys)
+        targets = _random(orbits.z0s, keys)
     else:
-        loss = closed(loss, *head((limits.z0s, targets)))
-    backward = min(BACKWARD, limits.iterations)
-    norms = _backward(limits.f, loss, limits.z0s, limits.xs, targets, backward)
-    there = np.flatnonzero(limits.converged)
+        loss = closed(loss, *head((orbits.z0s, targets)))
+    backward = min(BACKWARD, orbits.iterations)
+    norms = _backward(orbits.f, loss, orbits.z0s, orbits.xs, targets, backward)
+    there = np.flatnonzero(orbits.converged)
     found = _at_fixed_points(
-        limits.take(there), take(targets, there), loss, leading.take(there), sigma_keys, tick
+        orbits.take(there), take(targets, there), loss, leading.take(there), sigma_keys, tick
     )
     tick("return to the fixed points")
 
     def spread(values: np.ndarray) -> Summary:
         """To all examples, of which the others have no fixed point."""
-        whole = np.full(len(limits), math.nan)
+        whole = np.full(len(orbits), math.nan)
         whole[there] = values
         return summary(whole)
 
@@ -121,7 +121,7 @@ class _Found:
 
 
 def _at_fixed_points(
-    home: Limits,
+    home: Orbits,
     targets: PyTree,
     loss: Loss,
     leading: Eigenvalues,
@@ -164,19 +164,21 @@ def _first(eigenvalues: Eigenvalues) -> Float[np.ndarray, " examples"]:
 
 
 def return_test(
-    limits: Limits, leading: Eigenvalues
+    orbits: Orbits, leading: Eigenvalues
 ) -> tuple[Float[np.ndarray, " examples"], np.ndarray]:
     """The growth per iteration, over 8 of them, of a small push of each fixed point along the
     leading eigenvector of J (in the plane of its real and imaginary parts), and whether the loop
     comes back, that is at least half of the way within its iterations. The growth is NaN where the
     loop did not converge or the eigenvector did not."""
     real, imaginary = (jnp.asarray(part(leading.vectors)) for part in (np.real, np.imag))
-    growth, pushed = _push_along(limits.f, limits.state, limits.xs, real, imaginary)
-    known = limits.converged & leading.converged[:, 0]
+    growth, pushed = _push_along(orbits.f, orbits.state, orbits.xs, real, imaginary)
+    known = orbits.converged & leading.converged[:, 0]
     factor = np.where(known, np.asarray(growth, np.float64), math.nan)
-    # By the finest residual: that of a small push is below a coarse one from the beginning.
-    end, _ = settle(limits.f, pushed, limits.xs, rtol=limits.finest, max_steps=limits.iterations)
-    return factor, distance(end, limits.state) <= distance(pushed, limits.state) / 2
+    # To the smallest residual: right after a small push, a larger tolerance is already met.
+    end, _ = iterate_to_tolerance(
+        orbits.f, pushed, orbits.xs, rtol=orbits.min_residual, max_steps=orbits.iterations
+    )
+    return factor, distance(end, orbits.state) <= distance(pushed, orbits.state) / 2
 
 
 @eqx.filter_jit

@@ -14,9 +14,9 @@ from scipy.spatial.distance import pdist, squareform
 
 from .._linear import solve_identity_minus
 from .._norms import two_norm
-from ._limits import SAME, Limits, arrive, settle, starts
 from ._operators import input_jacobian, state_jacobian
-from ._reachability import band, geometric
+from ._orbits import SAME, Orbits, converge_from, iterate_to_tolerance, starts
+from ._reachability import band, geometric_grid
 from ._report import InputDependence
 from ._statistics import CONFIDENCE, summary
 from ._trees import draw, subtract, take
@@ -31,10 +31,10 @@ LEAST = 8
 
 
 def input_dependence(
-    limits: Limits,
+    orbits: Orbits,
     *,
     key: PRNGKeyArray,
-    detail: Limits | None = None,
+    detail: Orbits | None = None,
     tolerance: float = SAME,
     tick: Tick = silent,
 ) -> InputDependence:
@@ -42,20 +42,20 @@ def input_dependence(
 
     **Arguments:**
 
-    - `limits`: of `find_limits`.
-    - `detail`: the examples (some of `limits`) that are differentiated; by default all.
+    - `orbits`: of `follow_orbits`.
+    - `detail`: the examples (some of `orbits`) that are differentiated; by default all.
     - `tolerance`: relative distance below which two fixed points count as one.
     - `tick`: called with the name of each stage that is done (see `planned`).
     """
-    detail = limits if detail is None else detail
+    detail = orbits if detail is None else detail
     probe_key, nudge_key = jr.split(key)
-    there = np.flatnonzero(limits.converged)
-    points, inputs = _rows(limits.state)[there], _rows(limits.xs, len(limits))[there]
+    there = np.flatnonzero(orbits.converged)
+    points, inputs = _rows(orbits.state)[there], _rows(orbits.xs, len(orbits))[there]
     apart = pdist(points) / max(_size(points), np.finfo(float).tiny) if len(there) > 1 else None
     labels = cluster(apart, tolerance) if apart is not None else np.zeros(len(there), int)
     counts, clusters = _growth(labels)
     spread = _spread(points, inputs)
-    grid = geometric(limits.iterations)
+    grid = geometric_grid(orbits.iterations)
     keys = jr.split(probe_key, len(detail))
     squares, tangents = _push_forward(
         detail.f, detail.start, detail.z0s, detail.xs, keys, detail.iterations
@@ -77,7 +77,7 @@ def input_dependence(
         agreement = sensitivity[:, -1] / implicit
         kept = np.where(detail.converged, sensitivity[:, -1] / sensitivity[:, 0], math.nan)
     plane, share_in_plane = _plane(points)
-    flat: list[list[float] | None] = [None] * len(limits)
+    flat: list[list[float] | None] = [None] * len(orbits)
     for example, point in zip(there, plane, strict=True):
         flat[example] = point.tolist()
     return InputDependence(
@@ -89,14 +89,14 @@ def input_dependence(
         spread_low=spread[1],
         spread_high=spread[2],
         iterations=grid,
-        recall=_sees_input(limits.take(np.arange(min(LEAST, len(limits))))),
+        recall=_sees_input(orbits.take(np.arange(min(LEAST, len(orbits))))),
         sensitivity=band(sensitivity[:, np.array(grid) - 1]),
         kept=summary(kept),
         implicit=summary(implicit),
         agreement=summary(agreement),
         smoothness=summary(smooth),
         through_start=summary(through),
-        probe=linear_probe(take(limits.state, there), take(limits.xs, there)),
+        probe=linear_probe(take(orbits.state, there), take(orbits.xs, there)),
         points=flat,
         plane=share_in_plane,
     )
@@ -108,44 +108,44 @@ def cluster(distances: Float[np.ndarray, " pairs"], tolerance: float) -> Int[np.
     return fcluster(linkage(distances, "single"), tolerance, "distance")
 
 
-def smoothness(limits: Limits, *, key: PRNGKeyArray) -> Float[np.ndarray, " examples"]:
+def smoothness(orbits: Orbits, *, key: PRNGKeyArray) -> Float[np.ndarray, " examples"]:
     """`|z*(x + d) - z*(x)|` over `|(I - J)^-1 df/dx d|`, for a random d of a hundredth of x: 1
     where z* is differentiable and d small enough. NaN where a loop did not converge, or where the
     fixed point does not depend on the input to first order."""
-    rtol = limits.finest
-    keys = jr.split(key, len(limits))
-    moved, nudge, _ = _nudge(limits.xs, keys)
-    tangent = _tangent(limits.f, limits.state, limits.xs, nudge, _rtol(limits))
-    state, converged = settle(
-        limits.f, limits.state, moved, rtol=rtol, max_steps=4 * limits.iterations
+    rtol = orbits.min_residual
+    keys = jr.split(key, len(orbits))
+    moved, nudge, _ = _nudge(orbits.xs, keys)
+    tangent = _tangent(orbits.f, orbits.state, orbits.xs, nudge, _rtol(orbits))
+    state, converged = iterate_to_tolerance(
+        orbits.f, orbits.state, moved, rtol=rtol, max_steps=4 * orbits.iterations
     )
-    secant = np.asarray(_difference(state, limits.state), np.float64)
+    secant = np.asarray(_difference(state, orbits.state), np.float64)
     tangent = np.asarray(tangent, np.float64)
     # Rounding may keep a residual above `rtol` for ever: what counts is that it moved by more.
-    sizes = np.linalg.norm(_rows(limits.state), axis=1)
-    known = limits.converged & (converged | (secant > 100 * rtol * sizes)) & (tangent > 0)
+    sizes = np.linalg.norm(_rows(orbits.state), axis=1)
+    known = orbits.converged & (converged | (secant > 100 * rtol * sizes)) & (tangent > 0)
     return np.where(known, secant / np.where(tangent > 0, tangent, 1), math.nan)
 
 
 def _through_start(
-    limits: Limits, keys: PRNGKeyArray, tangents: Float[np.ndarray, " examples"]
+    orbits: Orbits, keys: PRNGKeyArray, tangents: Float[np.ndarray, " examples"]
 ) -> Float[np.ndarray, " examples"]:
     """As `smoothness`, but the loop is begun anew for the other input, at the start that belongs to
     it, and what z* owes to the start counts: over `|dz_T/dx d|`, of the d that `_push_forward` took
     with the same keys (`tangents` for one as it was drawn)."""
-    moved, _, sizes = _nudge(limits.xs, keys)
-    z0s = limits.z0s if limits.start is None else starts(limits.start, moved)
-    state, converged = arrive(limits, z0s, moved, limits.rate)
+    moved, _, sizes = _nudge(orbits.xs, keys)
+    z0s = orbits.z0s if orbits.start is None else starts(orbits.start, moved)
+    state, converged = converge_from(orbits, z0s, moved, orbits.rate)
     tangent = tangents * np.asarray(sizes, np.float64)
-    secant = np.asarray(_difference(state, limits.state), np.float64)
-    known = limits.converged & converged & (tangent > 0)
+    secant = np.asarray(_difference(state, orbits.state), np.float64)
+    known = orbits.converged & converged & (tangent > 0)
     return np.where(known, secant / np.where(tangent > 0, tangent, 1), math.nan)
 
 
-def _sees_input(limits: Limits) -> bool:
+def _sees_input(orbits: Orbits) -> bool:
     """Whether f is another function of the state for the input of another example."""
-    others = take(limits.xs, np.roll(np.arange(len(limits)), 1))
-    return bool(np.any(_changes(limits.f, limits.state, limits.xs, others)))
+    others = take(orbits.xs, np.roll(np.arange(len(orbits)), 1))
+    return bool(np.any(_changes(orbits.f, orbits.state, orbits.xs, others)))
 
 
 def linear_probe(states: PyTree, inputs: PyTree) -> float | None:
@@ -245,8 +245,8 @@ def _size(rows: np.ndarray) -> float:
     return float(np.linalg.norm(rows, axis=1).mean()) if rows.size else 0.0
 
 
-def _rtol(limits: Limits) -> float:
-    return max(1e-8, 100 * limits.eps)
+def _rtol(orbits: Orbits) -> float:
+    return max(1e-8, 100 * orbits.eps)
 
 
 def _solve(f, z, x, v: PyTree, rtol: float) -> PyTree:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._norms import two_norm
-from ._limits import OUTCOMES, SAME, Limits, arrive, distance, settle_steps
+from ._orbits import OUTCOMES, SAME, Orbits, converge_from, distance, settle_steps
 from ._report import Band, Reachability, Start
 from ._statistics import share, summary
 from ._trees import draw, inner, take
@@ -23,10 +23,10 @@ BISECTIONS = 6
 
 
 def reachability(
-    limits: Limits,
+    orbits: Orbits,
     *,
     key: PRNGKeyArray,
-    detail: Limits | None = None,
+    detail: Orbits | None = None,
     predicted_rate: Float[np.ndarray, " examples"] | None = None,
     tick: Tick = silent,
 ) -> Reachability:
@@ -37,15 +37,15 @@ def reachability(
 
     **Arguments:**
 
-    - `limits`: of `find_limits`.
-    - `detail`: the examples (some of `limits`) that are begun elsewhere too; by default all.
+    - `orbits`: of `follow_orbits`.
+    - `detail`: the examples (some of `orbits`) that are begun elsewhere too; by default all.
     - `predicted_rate`: the spectral radius at the end of each orbit, where it is known.
     - `tick`: called with the name of each stage that is done (see `planned`).
     """
     gaussian_key, basin_key = jr.split(key)
-    grid = geometric(limits.iterations)
+    grid = geometric_grid(orbits.iterations)
     at = np.array(grid) - 1
-    some = limits if detail is None else detail
+    some = orbits if detail is None else detail
     others = np.roll(np.arange(len(some)), 1)
     every = np.ones(len(some), bool)
     starts = {
@@ -53,27 +53,27 @@ def reachability(
         # An only example has no other, and one that did not converge no fixed point.
         "other": (take(some.state, others), some.converged[others] & (len(some) > 1)),
     }
-    unknown = np.full(len(limits), math.nan)
+    unknown = np.full(len(orbits), math.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        growth = limits.sizes[:, -1] / limits.sizes[:, 0]
+        growth = orbits.sizes[:, -1] / orbits.sizes[:, 0]
     compared = {name: _compare(some, *each) for name, each in starts.items()}
     tick("other starts")
     basin = basin_radius(some, key=basin_key)
     tick("basins")
     return Reachability(
-        tolerance=limits.rtol,
-        outcomes=limits.outcomes,
+        tolerance=orbits.rtol,
+        outcomes=orbits.outcomes,
         shares={
-            name: share(np.array([each == name for each in limits.outcomes])) for name in OUTCOMES
+            name: share(np.array([each == name for each in orbits.outcomes])) for name in OUTCOMES
         },
-        periods=limits.periods.tolist(),
+        periods=orbits.periods.tolist(),
         iterations=grid,
-        residual=band(limits.residuals[:, at]),
-        residual_cell=band(limits.cells[:, at]),
-        curves=limits.residuals[:, at].tolist(),
-        settle_step=summary(settle_steps(limits)),
-        rate=summary(rates(limits)),
-        remaining=summary(limits.remaining),
+        residual=band(orbits.residuals[:, at]),
+        residual_cell=band(orbits.cells[:, at]),
+        curves=orbits.residuals[:, at].tolist(),
+        settle_step=summary(settle_steps(orbits)),
+        rate=summary(rates(orbits)),
+        remaining=summary(orbits.remaining),
         predicted_rate=summary(unknown if predicted_rate is None else predicted_rate),
         growth=summary(growth),
         starts=compared,
@@ -82,7 +82,7 @@ def reachability(
     )
 
 
-def geometric(most: int) -> list[int]:
+def geometric_grid(most: int) -> list[int]:
     """1 to `most` in steps that become larger by an eighth."""
     found = [1]
     while found[-1] < most:
@@ -104,14 +104,14 @@ def band(values: Float[np.ndarray, "examples places"]) -> Band:
     return Band(median, low, high)
 
 
-def rates(limits: Limits) -> Float[np.ndarray, " examples"]:
+def rates(orbits: Orbits) -> Float[np.ndarray, " examples"]:
     """The measured factor per iteration at the end of each descent; NaN where the orbit did not end
     in a fixed point, and where it was there within too few iterations to tell."""
-    return np.where(limits.converged, limits.rate, math.nan)
+    return np.where(orbits.converged, orbits.rate, math.nan)
 
 
 def basin_radius(
-    limits: Limits, *, key: PRNGKeyArray, largest: float = BASIN_LIMIT
+    orbits: Orbits, *, key: PRNGKeyArray, largest: float = BASIN_LIMIT
 ) -> Float[np.ndarray, " examples"]:
     """For each fixed point the largest push, relative to its own norm (to 1, where that is zero),
     from which the loop comes back: the least over 4 random directions, each found by bisection in
@@ -119,17 +119,17 @@ def basin_radius(
 
     **Arguments:** `largest`: where even this comes back, it is the answer.
     """
-    examples, n = np.flatnonzero(limits.converged), DIRECTIONS
-    found = np.full(len(limits), math.nan)
+    examples, n = np.flatnonzero(orbits.converged), DIRECTIONS
+    found = np.full(len(orbits), math.nan)
     if not examples.size:
         return found
     rows = np.repeat(examples, n)
-    home, xs = take(limits.state, rows), take(limits.xs, rows)
+    home, xs = take(orbits.state, rows), take(orbits.xs, rows)
     directions = _directions(home, jr.split(key, len(rows)))
 
     def returns(radius: np.ndarray) -> Bool[np.ndarray, " rows"]:
         pushed = _move(home, directions, jnp.asarray(radius))
-        return comes_back(limits, pushed, home, xs, limits.rate[rows])
+        return comes_back(orbits, pushed, home, xs, orbits.rate[rows])
 
     low, high = np.zeros(len(rows)), np.full(len(rows), largest)
     outside = ~returns(high)
@@ -145,21 +145,21 @@ def basin_radius(
 
 
 def comes_back(
-    limits: Limits, zs: PyTree, home: PyTree, xs: PyTree, rate: Float[np.ndarray, " examples"]
+    orbits: Orbits, zs: PyTree, home: PyTree, xs: PyTree, rate: Float[np.ndarray, " examples"]
 ) -> Bool[np.ndarray, " examples"]:
     """Whether iteration from `zs` converges to `home`."""
-    state, converged = arrive(limits, zs, xs, rate)
+    state, converged = converge_from(orbits, zs, xs, rate)
     return converged & (distance(state, home) <= SAME)
 
 
-def _compare(limits: Limits, zs: PyTree, there: Bool[np.ndarray, " examples"]) -> Start:
+def _compare(orbits: Orbits, zs: PyTree, there: Bool[np.ndarray, " examples"]) -> Start:
     """`there`: of which examples there is such a start."""
-    state, converged = arrive(limits, zs, limits.xs, limits.rate)
-    both = there & converged & limits.converged
+    state, converged = converge_from(orbits, zs, orbits.xs, orbits.rate)
+    both = there & converged & orbits.converged
     return Start(
         converged=share(converged[there]),
-        same=share((distance(state, limits.state) <= SAME)[both]),
-        cosine=summary(np.where(both, np.asarray(_cosine(state, limits.state)), math.nan)),
+        same=share((distance(state, orbits.state) <= SAME)[both]),
+        cosine=summary(np.where(both, np.asarray(_cosine(state, orbits.state)), math.nan)),
     )
 
 

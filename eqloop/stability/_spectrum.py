@@ -14,8 +14,8 @@ from scipy.special import stdtrit
 from .._iteration import Map
 from ._closed import closed
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
-from ._limits import Limits
 from ._operators import Gram, Jacobian
+from ._orbits import Orbits
 from ._report import Spectrum
 from ._statistics import share, summary
 from ._trees import head
@@ -28,7 +28,7 @@ BLOCKS = 8
 
 
 def spectrum(
-    limits: Limits,
+    orbits: Orbits,
     *,
     key: PRNGKeyArray,
     count: int = 6,
@@ -46,29 +46,29 @@ def spectrum(
 
     **Arguments:**
 
-    - `limits`: of `find_limits`.
+    - `orbits`: of `follow_orbits`.
     - `count`: eigenvalues; `exponents`: Lyapunov exponents.
     - `leading`: of `jacobian_eigenvalues`, where they are known already.
     - `tick`: called with the name of each stage that is done (see `planned`).
     """
     eigen_key, sigma_key, lyapunov_key = jr.split(key, 3)
     if leading is None:
-        leading = jacobian_eigenvalues(limits, key=eigen_key, count=count)
+        leading = jacobian_eigenvalues(orbits, key=eigen_key, count=count)
     radius = np.where(leading.converged[:, 0], np.abs(leading.values[:, 0]), math.nan)
-    there = limits.converged
+    there = orbits.converged
     gram = leading_eigenvalues(
-        Gram(limits.f), limits.state, limits.xs, key=sigma_key, count=1, memory=12
+        Gram(orbits.f), orbits.state, orbits.xs, key=sigma_key, count=1, memory=12
     )
     square = np.where(gram.converged[:, 0], np.real(gram.values[:, 0]), math.nan)
     sigma = np.sqrt(np.maximum(square, 0))
     tick("singular values")
     lyapunov, error = lyapunov_exponents(
-        limits.f,
-        limits.z0s,
-        limits.xs,
+        orbits.f,
+        orbits.z0s,
+        orbits.xs,
         key=lyapunov_key,
         count=exponents,
-        iterations=limits.iterations,
+        iterations=orbits.iterations,
     )
     tick("Lyapunov exponents")
     regimes = [regime(*each) for each in zip(lyapunov[:, 0], error[:, 0], strict=True)]
@@ -93,9 +93,9 @@ def spectrum(
     )
 
 
-def jacobian_eigenvalues(limits: Limits, *, key: PRNGKeyArray, count: int = 6) -> Eigenvalues:
+def jacobian_eigenvalues(orbits: Orbits, *, key: PRNGKeyArray, count: int = 6) -> Eigenvalues:
     """The leading eigenvalues of `df/dz` where each orbit ended."""
-    return leading_eigenvalues(Jacobian(limits.f), limits.state, limits.xs, key=key, count=count)
+    return leading_eigenvalues(Jacobian(orbits.f), orbits.state, orbits.xs, key=key, count=count)
 
 
 def regime(exponent: float, error: float) -> str:

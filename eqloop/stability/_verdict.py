@@ -1,6 +1,6 @@
 """From numbers to three statements, each with what it rests on. There is no score."""
 
-from ._limits import NEAR
+from ._orbits import NEAR
 from ._report import Geometry, InputDependence, Reachability, Spectrum, Statement
 from ._statistics import Share, Summary
 

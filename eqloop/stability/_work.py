@@ -3,7 +3,7 @@ parts."""
 
 from collections.abc import Callable, Mapping
 
-from ._limits import LONGEST, Progress
+from ._orbits import MAX_PERIOD, Progress
 
 COMPILE = 3_000
 """Evaluations that compiling a stage counts as: what a small model does in that time."""
@@ -18,7 +18,7 @@ def planned(examples: int, detail: int, iterations: int) -> dict[str, int]:
     the iterations."""
     whole, half = detail * iterations, detail * iterations // 2
     stages = {
-        "orbits": examples * (iterations + iterations // 4 + 3 * LONGEST),
+        "orbits": examples * (iterations + iterations // 4 + 3 * MAX_PERIOD),
         "eigenvalues": 100 * detail,
         "singular values": 100 * detail,
         "Lyapunov exponents": 5 * whole,

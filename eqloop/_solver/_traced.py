@@ -1,4 +1,4 @@
-"""Numbers that a compiled program takes as arguments and that no optimiser trains."""
+"""Fields for numbers that are runtime inputs of a compiled program, but not parameters."""
 
 from typing import Any, NamedTuple
 
@@ -9,20 +9,30 @@ import numpy as np
 from jax.core import Tracer
 
 
-def setting(default: float) -> Any:
-    """A field of a module for a number that is a value of a compiled program, but no parameter.
+def traced_int(value: Any) -> Any:
+    """Field converter: wrap a Python integer in a NumPy scalar, so that `eqx.filter_jit` traces it
+    and changing it does not recompile."""
+    return np.int32(value) if isinstance(value, int) else value
 
-    Another value compiles no other program. The number is stored as integers, its bits: so filters
-    for inexact arrays leave it out (`eqx.filter_grad`, an optimiser's state, weight decay, counts
-    of parameters), and no gradient passes through it, not even where the number that is given is
-    traced. Reading the field gives the number: a float, or where it is traced an array.
+
+def traced_float(default: float) -> Any:
+    """A field of an Equinox module for a number that `jax.jit` traces and no optimiser trains.
+
+    Changing the number does not recompile. It is stored as integers, its bits, so that filters for
+    inexact arrays skip it (`eqx.filter_grad`, an optimiser's state, weight decay, parameter
+    counts), and no gradient passes through it, even if the number assigned is traced. Reading the
+    field returns the number: a float, or an array if it is traced.
+
+    **Arguments:**
+
+    - `default`: the field's default value.
     """
-    return _Setting(default)
+    return _TracedFloat(default)
 
 
 def check_not_negative(module: Any, *names: str) -> None:
-    """**Raises** `ValueError` where one of these settings is negative or nan, unless it is
-    traced."""
+    """**Raises** `ValueError` if one of these fields is negative or NaN. Traced values are not
+    checked."""
     for name in names:
         value = getattr(module, name)
         if isinstance(value, float | np.ndarray) and not np.all(value >= 0):
@@ -30,8 +40,8 @@ def check_not_negative(module: Any, *names: str) -> None:
 
 
 class _Bits(NamedTuple):
-    """The words of a float64, and the nearest float32: the program has one or the other, as
-    `jax_enable_x64` says when it is traced."""
+    """The two words of a float64, and the nearest float32. `jax_enable_x64` decides at tracing
+    which of the two the program reads."""
 
     high: Any
     low: Any
@@ -39,14 +49,14 @@ class _Bits(NamedTuple):
 
 
 class _TracedBits(NamedTuple):
-    """A number that was traced when it was given: of one precision."""
+    """The bits of a number that was traced when assigned: it has one precision."""
 
     bits: Any
 
 
-class _Setting:
-    # A data descriptor: Equinox takes what is in `__dict__` for the leaves of a module, and sets
-    # attributes when it makes one of new leaves.
+class _TracedFloat:
+    # A data descriptor: Equinox reads the leaves of a module from `__dict__`, and sets attributes
+    # when it rebuilds a module from leaves.
 
     def __init__(self, default: float):
         self.default = default
@@ -55,12 +65,12 @@ class _Setting:
         self.name = name
 
     def __get__(self, module: Any, owner: type | None = None) -> Any:
-        # A dataclass asks the class for the default.
+        # A dataclass reads the default from the class.
         return self.default if module is None else _number(vars(module)[self.name])
 
     def __set__(self, module: Any, value: Any) -> None:
-        given = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
-        vars(module)[self.name] = _encode(value) if given else value
+        is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+        vars(module)[self.name] = _encode(value) if is_number else value
 
 
 def _encode(value: Any) -> _Bits | _TracedBits:
@@ -78,12 +88,12 @@ def _encode(value: Any) -> _Bits | _TracedBits:
 def _number(bits: Any) -> Any:
     words = jtu.tree_leaves(bits)
     if not all(isinstance(word, np.generic | np.ndarray | jax.Array) for word in words):
-        return bits  # a tree of shapes, say, or one in which `eqx.tree_at` looks for a place
+        return bits  # a tree of shapes, or one of the sentinels of `eqx.tree_at`
     if any(not jnp.issubdtype(word.dtype, jnp.unsignedinteger) for word in words):
         kinds = ", ".join(str(word.dtype) for word in words)
         raise TypeError(
-            f"the bits of a setting have become {kinds}: map over the inexact arrays of a module "
-            "only (eqx.is_inexact_array)"
+            f"the bits of a traced_float have become {kinds}: map over the inexact arrays of a "
+            "module only (eqx.is_inexact_array)"
         )
     if isinstance(bits, _TracedBits):
         return jax.lax.bitcast_convert_type(bits.bits, f"float{8 * bits.bits.dtype.itemsize}")

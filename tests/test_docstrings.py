@@ -1,0 +1,51 @@
+"""The examples in the docstrings of the library run and print what they say."""
+
+import doctest
+import inspect
+
+import pytest
+
+import eqloop
+
+PUBLIC = [
+    eqloop.equilibrium,
+    eqloop.trajectory,
+    eqloop.LoopedTransformer,
+    eqloop.BackwardReport,
+    eqloop.two_norm,
+    eqloop.largest_cell_norm,
+    eqloop.Unroll,
+    eqloop.FixedPoint,
+    eqloop.Anderson,
+    eqloop.Broyden,
+    eqloop.NewtonKrylov,
+    eqloop.Chord,
+    eqloop.SteadyState,
+    eqloop.Backprop,
+    eqloop.Truncated,
+    eqloop.OneStep,
+    eqloop.Phantom,
+    eqloop.Neumann,
+    eqloop.Implicit,
+    eqloop.stability.analyse,
+    eqloop.stability.follow_orbits,
+    eqloop.stability.reachability,
+    eqloop.stability.input_dependence,
+    eqloop.stability.geometry,
+    eqloop.stability.spectrum,
+    eqloop.stability.leading_eigenvalues,
+    eqloop.stability.lyapunov_exponents,
+    eqloop.stability.scalar_experiment,
+]
+
+
+@pytest.mark.parametrize("item", PUBLIC, ids=lambda item: item.__name__)
+def test_the_example_of_a_public_name_runs(item):
+    docstring = inspect.getdoc(item)
+    assert docstring is not None
+    example = doctest.DocTestParser().get_doctest(docstring, {}, item.__name__, None, None)
+    assert example.examples, f"the docstring of {item.__name__} has no example"
+    report: list[str] = []
+    runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+    failures = runner.run(example, out=report.append).failed
+    assert not failures, "".join(report)
