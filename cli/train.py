@@ -132,12 +132,22 @@ def train(
 
     from ..run import Spec, open_run, resolve, trained_iterations
     from ..tasks import make_task
-    from ..train import Diverged, Lost, abandon, agreed, first, from_first, join, leave, same_spec
+    from ..train import (
+        Diverged,
+        LostProcess,
+        broadcast_json,
+        exit_now,
+        is_main_process,
+        join_processes,
+        raise_on_all,
+        same_spec,
+        shutdown,
+    )
     from ..train import train as run_training
 
     def wanted() -> Spec | None:
         if resume is not None:
-            return open_run(resume).spec if first() else None
+            return open_run(resume).spec if is_main_process() else None
         wishes = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
         return resolve(name, preset or "quick", wishes, make_task=make_task, **fields)
 
@@ -146,23 +156,23 @@ def train(
 
     name = task or "prefix-sums"
     waiting = partial(notes().print, markup=False, soft_wrap=True)
-    join(coordinator, num_processes, process_id, timeout=join_timeout, say=waiting)
+    join_processes(coordinator, num_processes, process_id, timeout=join_timeout, say=waiting)
     try:
-        spec = same_spec(agreed(wanted))
-        built = make_task(spec.task_name, spec.task_fields, from_first(made_with))
+        spec = same_spec(raise_on_all(wanted))
+        built = make_task(spec.task_name, spec.task_fields, broadcast_json(made_with))
         outcome = run_training(
             spec, built, resume or out, resume=resume is not None, console=notes()
         )
         path = outcome.run.path
-        writes = first()
-        leave()
+        writes = is_main_process()
+        shutdown()
     except Diverged as error:
-        if first():
+        if is_main_process():
             notes().print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    except Lost as error:
+    except LostProcess as error:
         notes().print(f"error: {error}", markup=False, soft_wrap=True)
-        abandon(1)
+        exit_now(1)
     if outcome.status == "interrupted":
         raise typer.Exit(1)
     if not writes:

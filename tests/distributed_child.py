@@ -12,7 +12,15 @@ from compiled_programs import write_whole_programs
 from tiny_task import make_task, slow_steps, tiny_spec
 
 from eqloop.run import Spec
-from eqloop.train import Lost, abandon, first, from_first, join, leave, train
+from eqloop.train import (
+    LostProcess,
+    broadcast_json,
+    exit_now,
+    is_main_process,
+    join_processes,
+    shutdown,
+    train,
+)
 
 STEPS = 20
 SETTINGS = (
@@ -37,17 +45,17 @@ def main(path: Path, pause: float, *processes: str) -> int:
     slow_steps(pause)
     if processes:
         address, count, number = processes
-        join(address, int(count), int(number))
-    begun = from_first(lambda: (path / "spec.toml").exists())
+        join_processes(address, int(count), int(number))
+    begun = broadcast_json(lambda: (path / "spec.toml").exists())
     # The others are told the wrong path: they must not need it.
-    where = path if first() else path.with_name("nowhere")
+    where = path if is_main_process() else path.with_name("nowhere")
     spec = make_spec()
     try:
         outcome = train(spec, make_task("tiny", spec.task_fields), where, resume=begun)
-    except Lost as error:
+    except LostProcess as error:
         print(f"error: {error}", file=sys.stderr)
-        abandon(1)
-    leave()
+        exit_now(1)
+    shutdown()
     return 0 if outcome.status == "finished" else 128 + (outcome.signal or signal.SIGTERM)
 
 

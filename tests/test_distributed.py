@@ -20,7 +20,7 @@ from tiny_task import Tiny, make_task
 from eqloop import InputError
 from eqloop.cli import main
 from eqloop.run import open_run, read_metrics
-from eqloop.train import _devices, train
+from eqloop.train import _processes, train
 from eqloop.train._devices import Devices
 from eqloop.train._state import skeleton
 
@@ -357,8 +357,8 @@ def test_jax_ending_a_process_is_told_in_one_line(environment):
     """From a thread of C, while Python waits: no handler of Python's own would have a turn."""
     code = """
 import ctypes, threading, time
-from eqloop.train import _devices
-_devices._say_at_abort(lambda: "a line")
+from eqloop.train import _processes
+_processes.install_abort_handler(lambda: "a line")
 threading.Timer(0.1, ctypes.CDLL(None).abort).start()
 time.sleep(60)
 """
@@ -410,6 +410,6 @@ def test_a_plain_command_in_an_allocation_is_alone(monkeypatch):
     """In the batch script of a SLURM job of four tasks nothing was started but the script."""
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("SLURM_NTASKS", "4")
-    assert _devices._launched() == 1
+    assert _processes._launched() == 1
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
-    assert _devices._launched() == 4
+    assert _processes._launched() == 4

@@ -46,9 +46,17 @@ from ..run import (
     same_content,
     trained_iterations,
 )
-from ._devices import Devices, agreed, copy_of_first, first, from_first, several, watched
+from ._devices import Devices
 from ._display import Recent
 from ._memory import check_memory
+from ._processes import (
+    broadcast_arrays,
+    broadcast_json,
+    is_main_process,
+    is_multiprocess,
+    raise_on_all,
+    report_lost_process,
+)
 from ._state import TrainState, init_state, skeleton
 from ._step import METRICS, Metrics, Order, make_step, put
 from ._tracker import AbstractTracker, NoTracker, make_tracker, require_tracker
@@ -109,33 +117,33 @@ def train(
 
     **Raises** `InputError` for data, run or checkpoint that cannot be used, for a run that another
     process is training, and where the folder can no longer be written; `Diverged` where the
-    loss is no longer finite; `Lost` where another process no longer answers.
+    loss is no longer finite; `LostProcess` where another process no longer answers.
     """
     if spec is None and not resume:
         raise TypeError("a new run needs a spec")
     if path is None and resume:
         raise TypeError("to resume takes a run")
-    console = Console(quiet=True) if console is None or not first() else console
+    console = Console(quiet=True) if console is None or not is_main_process() else console
     with contextlib.ExitStack() as stack:
 
         def taken_up() -> Run | None:
-            if not (resume and path is not None and first()):
+            if not (resume and path is not None and is_main_process()):
                 return None
             open_run(path)  # what is no run gets no lock
             stack.enter_context(owned(path))
             return _open_old(spec, path)
 
-        old = agreed(taken_up)
+        old = raise_on_all(taken_up)
         begun = same_spec(spec if old is None else old.spec)
         # One example of each device, before the data is made; the batch once it is known to exist.
         smallest = dataclasses.replace(begun.train, batch=1)
-        agreed(lambda: check_memory(dataclasses.replace(begun, train=smallest)))
-        data = agreed(lambda: _load(task, console))
+        raise_on_all(lambda: check_memory(dataclasses.replace(begun, train=smallest)))
+        data = raise_on_all(lambda: _load(task, console))
         _same_everywhere(data)
         devices = Devices(begun.train.batch)
 
         def opened() -> Run:
-            if not first():
+            if not is_main_process():
                 return Run(path or Path(), begun, data.manifest)
             require_tracker(begun)
             if old is not None:
@@ -147,12 +155,12 @@ def train(
             stack.enter_context(owned(folder))
             return create_run(folder, begun, data.manifest)
 
-        trainer = _Trainer(agreed(opened), task, data, devices, console)
+        trainer = _Trainer(raise_on_all(opened), task, data, devices, console)
         console.print(f"{task.name}: training in {trainer.run.path}", markup=False, soft_wrap=True)
         if left_out := _bad_rows(data):
             told = f"{left_out:,} bad rows are left out; data.json has the count"
             console.print(told, markup=False)
-        with _signals() as received, watched(trainer.place):
+        with _signals() as received, report_lost_process(trainer.place):
             return trainer.go(received)
 
 
@@ -170,9 +178,9 @@ def same_spec(spec: Spec | None) -> Spec:
     """The spec of the first process, in all; None where a process has none of its own. Where the
     data lies (`task.data`) each process says for itself. **Raises** `InputError` in all where one
     has another."""
-    if spec is not None and not several():
+    if spec is not None and not is_multiprocess():
         return spec
-    text = from_first(lambda: "" if spec is None else spec.to_toml())
+    text = broadcast_json(lambda: "" if spec is None else spec.to_toml())
     theirs = Spec.from_text(text, "the spec of process 0")
 
     def compare() -> None:
@@ -182,13 +190,13 @@ def same_spec(spec: Spec | None) -> Spec:
                 "give every process the same options"
             )
 
-    agreed(compare)
+    raise_on_all(compare)
     return theirs if spec is None else spec
 
 
 def _same_everywhere(data: Dataset) -> None:
     mine = plain(data.manifest)
-    first_one = from_first(lambda: mine)
+    first_one = broadcast_json(lambda: mine)
 
     def compare() -> None:
         if part := same_content(first_one, mine):
@@ -197,7 +205,7 @@ def _same_everywhere(data: Dataset) -> None:
                 "every process a copy of the same file"
             )
 
-    agreed(compare)
+    raise_on_all(compare)
 
 
 def _load(task: AbstractTask, console: Console) -> Dataset:
@@ -272,13 +280,13 @@ class _Trainer:
             return done, best, str(run.path)
 
         with self._writing():
-            done, best, shown = from_first(load)
+            done, best, shown = broadcast_json(load)
         state = init_state(self.spec) if state is None else state
-        return self.devices.copy(copy_of_first(state)), (done, best, shown)
+        return self.devices.copy(broadcast_arrays(state)), (done, best, shown)
 
     def place(self) -> str:
         """Where this process stands, for the line that tells of the loss of another."""
-        saved = self.saved if first() else self.surely_saved
+        saved = self.saved if is_main_process() else self.surely_saved
         kept = (
             f"the run is saved up to step {saved}; go on with --resume {self.shown}"
             if saved
@@ -307,9 +315,11 @@ class _Trainer:
     def go(self, received: "_Received") -> Outcome:
         spec, self.received = self.spec.train, received
         with self._writing():
-            self.log: AbstractLog = MetricsLog(self.run.metrics, self.done) if first() else NoLog()
+            self.log: AbstractLog = (
+                MetricsLog(self.run.metrics, self.done) if is_main_process() else NoLog()
+            )
         self.tracker: AbstractTracker = (
-            make_tracker(self.spec, self.run.path, self.done) if first() else NoTracker()
+            make_tracker(self.spec, self.run.path, self.done) if is_main_process() else NoTracker()
         )
         self.step = make_step(self.spec, self.task, self.devices)
         self.auditor = make_auditor(self.spec.solver)
@@ -341,7 +351,7 @@ class _Trainer:
     @property
     def _stopped(self) -> int | None:
         """The signal to stop at: of several processes, once all of them have heard of it."""
-        return self.heard if several() else self.received.signal
+        return self.heard if is_multiprocess() else self.received.signal
 
     def _one_step(self) -> None:
         spec = self.spec.train
@@ -449,7 +459,7 @@ class _Trainer:
                 self._diverged("weights", self.done, float("nan"))
         with self._writing():
             self.log.sync()
-            if first():
+            if is_main_process():
                 self.run.save(state, self.done, self.best)
         self.saved = self.done
         self.clock.skip()
