@@ -22,6 +22,7 @@ from .. import InputError, __version__
 from .._text import one_line, printable
 from . import data as _data
 from . import eval as _eval
+from . import fields as _fields
 from . import gradients as _gradients
 from . import report as _report
 from . import solve as _solve
@@ -44,6 +45,7 @@ app.command("solve")(_solve.solve)
 app.command("stability")(_stability.stability)
 app.command("sweep")(_sweep.sweep)
 app.command("report")(_report.report)
+app.command("fields")(_fields.fields)
 app.add_typer(_data.app, name="data")
 
 

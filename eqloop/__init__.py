@@ -1,7 +1,7 @@
 """Looped transformers whose loop is solved, differentiated and examined by parts you can swap.
 
-The public names are listed in `_contents.py` (new ones go there) and loaded on first use: importing
-JAX takes about a second, and `eqloop --help` should not.
+The public names are listed in `_contents.py` (new ones go there) and the public rooms in `_ROOMS`;
+both are imported on first use: importing JAX takes about a second, and `eqloop --help` should not.
 """
 
 import importlib
@@ -10,12 +10,31 @@ from typing import TYPE_CHECKING, Any
 from ._errors import InputError as InputError
 
 if TYPE_CHECKING:
+    from . import audit as audit
+    from . import claims as claims
+    from . import evaluate as evaluate
+    from . import interop as interop
+    from . import nn as nn
+    from . import report as report
+    from . import run as run
+    from . import stability as stability
+    from . import sweep as sweep
+    from . import tasks as tasks
+    from . import train as train
     from ._contents import *  # noqa: F403
 
 __version__ = "0.1.0"
 
+_ROOMS = (
+    *("audit", "claims", "evaluate", "interop", "nn", "report"),
+    *("run", "stability", "sweep", "tasks", "train"),
+)
+"""The modules that `eqloop.NAME` opens."""
+
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f".{name}", __name__)
     if not name.startswith("_"):
         contents = importlib.import_module("._contents", __name__)
         if hasattr(contents, name):
@@ -26,4 +45,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     contents = importlib.import_module("._contents", __name__)
     public = {name for name in vars(contents) if not name.startswith("_")}
-    return sorted(public | {"InputError", "__version__"})
+    return sorted(public | {*_ROOMS, "InputError", "__version__"})

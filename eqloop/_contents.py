@@ -1,8 +1,5 @@
 """The public names of `eqloop`, one line each; `eqloop/__init__.py` loads them on first use."""
 
-from . import interop as interop
-from . import nn as nn
-from . import stability as stability
 from ._adjoint import AbstractGradient as AbstractGradient
 from ._adjoint import Backprop as Backprop
 from ._adjoint import Implicit as Implicit
@@ -12,6 +9,9 @@ from ._adjoint import Phantom as Phantom
 from ._adjoint import Truncated as Truncated
 from ._equilibrium import equilibrium as equilibrium
 from ._iteration import trajectory as trajectory
+from ._load import Loaded as Loaded
+from ._load import load as load
+from ._load import save as save
 from ._model import LoopedTransformer as LoopedTransformer
 from ._model import Output as Output
 from ._model import parameter_count as parameter_count
@@ -28,3 +28,4 @@ from ._solver import FixedPoint as FixedPoint
 from ._solver import NewtonKrylov as NewtonKrylov
 from ._solver import SteadyState as SteadyState
 from ._solver import Unroll as Unroll
+from .audit import gradient_audit as gradient_audit

@@ -24,6 +24,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(known)}"
 
 
+def nearest_field(name: str, known: Iterable[str]) -> str:
+    """`; did you mean GROUP.FIELD?` for the known field nearest to `name`, or where the list of
+    them is. Only the names behind the point are compared: that two fields are of one group does
+    not make them alike."""
+    known = sorted(known)
+    group, _, field = name.rpartition(".")
+    own_group = [each for each in known if each.rpartition(".")[0] == group]
+    for candidates in (own_group, known):
+        last = {each: each.rpartition(".")[2].lower() for each in candidates}
+        near = difflib.get_close_matches(field.lower(), set(last.values()), n=1, cutoff=0.6)
+        if near:
+            fields = " or ".join(each for each in candidates if last[each] == near[0])
+            return f"; did you mean {fields}?"
+    return "; `eqloop fields` lists them all"
+
+
 @functools.cache
 def field_types(cls: type) -> dict[str, Any]:
     """Name -> type of every field of a dataclass."""
@@ -41,7 +57,7 @@ def build(cls: type[T], group: str, table: Mapping[str, Any]) -> T:
     values = {}
     for name, value in table.items():
         if name not in known:
-            hint = nearest(f"{group}.{name}", [f"{group}.{each}" for each in known])
+            hint = nearest_field(f"{group}.{name}", [f"{group}.{each}" for each in known])
             raise InputError(f"unknown field {group}.{name}{hint}")
         values[name] = typed(f"{group}.{name}", value, known[name])
     return cls(**values)
@@ -59,7 +75,12 @@ def typed(field: str, value: Any, wanted: Any) -> Any:
     if get_origin(wanted) is Literal and isinstance(value, str):
         hint = nearest(value, [str(each) for each in get_args(wanted)])
         hint = hint if hint.startswith("; did you") else ""
-    raise InputError(f"{field} must be {_describe(wanted)}, got {quoted(value)}{hint}")
+    raise InputError(f"{field} must be {describe_type(wanted)}, got {quoted(value)}{hint}")
+
+
+def choices(wanted: Any) -> list[str]:
+    """The values that a field of the type `wanted` may have, where they are listed."""
+    return [str(each) for each in get_args(wanted)] if get_origin(wanted) is Literal else []
 
 
 def check_storable(field: str, value: Any) -> None:
@@ -120,15 +141,16 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
     return isinstance(value, wanted), value
 
 
-def _describe(wanted: Any) -> str:
+def describe_type(wanted: Any) -> str:
+    """The type of a field in words."""
     origin, args = get_origin(wanted), get_args(wanted)
     if origin is Literal:
         return "one of " + ", ".join(str(each) for each in args)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(_describe(each) for each in args)
+        return " or ".join(describe_type(each) for each in args)
     if origin is tuple:
         if len(args) == 2 and args[1] is Ellipsis:
-            return f"a list of {_describe(args[0])}s"
+            return f"a list of {describe_type(args[0])}s"
         return f"a list of {len(args)} numbers"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return names.get(wanted, getattr(wanted, "__name__", str(wanted)))

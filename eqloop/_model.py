@@ -15,8 +15,11 @@ from ._adjoint import AbstractGradient
 from ._equilibrium import equilibrium
 from ._iteration import Count
 from ._solution import RESULTS, BackwardReport
-from ._solver import Solver
+from ._solver import Solver, Unroll
 from .nn import Block, Linear, Loop, NormKind, RecallKind, ResidualKind, RMSNorm, gelu
+
+ITERATIONS = 30
+"""How often a model that is called without a solver iterates its loop."""
 
 
 class Output(eqx.Module):
@@ -158,13 +161,16 @@ class LoopedTransformer(eqx.Module):
         self,
         x: Float[Array, "*grid channels"],
         *,
-        solver: Solver,
+        solver: Solver | None = None,
         gradient: AbstractGradient | None = None,
         max_steps: Count = 256,
         fold: bool = False,
         probe: BackwardReport | None = None,
     ) -> Output:
         """Solve the loop for one example; see `eqloop.equilibrium` for the arguments.
+
+        Without a `solver` the loop is iterated `ITERATIONS = 30` times, as many as the paper
+        trains with: `model(x)` is `model(x, solver=Unroll(30))`.
 
         `fold` multiplies internal recall into the layers that follow it: the same function,
         fewer operations per iteration, wider constants (see `nn.FoldedBlock`).
@@ -175,7 +181,7 @@ class LoopedTransformer(eqx.Module):
             f,
             e,
             f.inject(e),
-            solver=solver,
+            solver=Unroll(ITERATIONS) if solver is None else solver,
             gradient=gradient,
             max_steps=max_steps,
             probe=probe,

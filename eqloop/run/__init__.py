@@ -42,6 +42,7 @@ from ._records import save_gradients as save_gradients
 from ._records import save_stability as save_stability
 from ._records import say_steps as say_steps
 from ._records import spec_axes as spec_axes
+from ._resolve import FROM_TASK as FROM_TASK
 from ._resolve import SHORTCUTS as SHORTCUTS
 from ._resolve import MakeTask as MakeTask
 from ._resolve import load_preset as load_preset

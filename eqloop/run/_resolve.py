@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._errors import InputError
-from .._fields import check_storable, field_types, nearest, typed
+from .._fields import check_storable, field_types, nearest, nearest_field, typed
 from .._tables import parse_toml, within_limits
 from ._spec import GROUPS, Spec, from_tables
 
@@ -26,6 +26,9 @@ SHORTCUTS = {
     "seed": "train.seed",
 }
 """Options of `eqloop train` that are another name for a field."""
+
+FROM_TASK = ("grid", "channels", "classes")
+"""Fields of the model that the task decides, so that nobody can set them."""
 
 MakeTask = Callable[[str, Mapping[str, Any]], "AbstractTask"]
 
@@ -59,6 +62,9 @@ def parse_setting(setting: str) -> tuple[str, str, Any]:
     """`"a.b=c"` as `("a", "b", c)`: `c` in TOML's syntax, or a bare word taken as text."""
     key, equals, text = setting.partition("=")
     group, dot, field = key.strip().partition(".")
+    if equals and group and not dot:
+        hint = nearest_field(group, _settable())
+        raise InputError(f"--set {setting}: write GROUP.FIELD=VALUE{hint}")
     if not (equals and dot and group and field):
         raise InputError(f"--set {setting}: write GROUP.FIELD=VALUE, for example model.width=64")
     text = text.strip()
@@ -72,6 +78,16 @@ def parse_setting(setting: str) -> tuple[str, str, Any]:
     except ValueError as error:
         raise InputError(f"--set {key.strip()}: the value cannot be read ({error})") from None
     return group, field, value
+
+
+def _settable() -> list[str]:
+    """`GROUP.FIELD` of all fields but those of the task, which only the task knows."""
+    return [
+        f"{group}.{field}"
+        for group, cls in GROUPS.items()
+        for field in field_types(cls)
+        if not (group == "model" and field in FROM_TASK)
+    ]
 
 
 def resolve(
@@ -116,7 +132,7 @@ def overlay(
     given: set[str] = set()
 
     def put(group: str, field: str, value: Any) -> None:
-        if group == "model" and field in ("grid", "channels", "classes"):
+        if group == "model" and field in FROM_TASK:
             raise InputError(f"model.{field} is given by the task and cannot be set")
         if group == "task" and field == "name":
             raise InputError("task.name cannot be set: name the task with --task")
@@ -133,8 +149,8 @@ def overlay(
     for setting in settings:
         group, field, value = parse_setting(setting)
         if group not in tables:
-            known = [f"{name}.{each}" for name, cls in GROUPS.items() for each in field_types(cls)]
-            raise InputError(f"unknown field {group}.{field}{nearest(f'{group}.{field}', known)}")
+            hint = nearest_field(f"{group}.{field}", _settable())
+            raise InputError(f"unknown field {group}.{field}{hint}")
         put(group, field, value)
 
     _follow(tables, given)

@@ -46,6 +46,12 @@ class ModelSpec:
 
     **Attributes:**
 
+    - `width`: features of the state in each cell; a multiple of 2 x axes of the grid x `heads`.
+    - `heads`: heads of the attention.
+    - `recall`: how the input enters every iteration; see `eqloop.nn.Recall`.
+    - `norm`: where the block normalises; see `eqloop.nn.NormPlacement`.
+    - `residual`: how a branch joins the state: by a sum or by a gated unit (GRU).
+    - `mlp_ratio`: hidden features of the multilayer perceptron, in units of `width`.
     - `attention`: `"full"`, a window in cells, or `"task"` for the task's own default (resolved
       before it is stored).
     - `precision`: the dtype of the computation; parameters are always float32.
@@ -99,6 +105,8 @@ class SolverSpec:
 
     **Attributes:**
 
+    - `name`: the solver that runs the loop in training.
+    - `gradient`: how the loop is differentiated in training.
     - `steps`: iterations of `unroll` (and the largest number that the progressive loss draws).
     - `rtol`, `atol`: tolerance of the other solvers; `rtol` is also the relative residual below
       which an example counts as converged in the training log.
@@ -177,8 +185,13 @@ class TrainSpec:
 
     **Attributes:**
 
-    - `steps`, `batch`: optimiser steps, examples per step.
-    - `lr`, `betas`, `eps`, `weight_decay`: AdamW; the decay spares biases and norm gains.
+    - `steps`: optimiser steps in all.
+    - `batch`: examples per step, over all devices.
+    - `lr`: the full learning rate of AdamW, which the schedule scales.
+    - `betas`: decay rates of the two moments of AdamW.
+    - `eps`: term added to the denominator of AdamW.
+    - `weight_decay`: decoupled decay of AdamW; biases and norm gains are not decayed.
+    - `seed`: seed of the initial weights, the order of the examples, and their augmentation.
     - `clip`: largest global norm of the gradient; 0 for none.
     - `schedule`: `"paper"` (see `epochs`), `"warmup-cosine"` or `"constant"`.
     - `epochs`: the paper's schedule in units of `steps / epochs`: factor `1 - exp(-(epoch + 1) /
@@ -192,7 +205,11 @@ class TrainSpec:
       chosen on: most examples solved whole, then most cells right, then the earliest. Its name
       starts with `validation`: never a test set. 0 rows: all of them. The loop is then iterated
       plainly, whatever the solver; 0 iterations: as many as training takes at most.
-    - `checkpoint_every`, `keep`: how often the whole state is written; how many of these stay.
+    - `log_every`: optimiser steps between two lines of the log.
+    - `validate_every`: optimiser steps between two validations.
+    - `checkpoint_every`: optimiser steps between two checkpoints of the whole state.
+    - `keep`: the number of latest checkpoints that stay; the best one stays as well.
+    - `tracker`: a program that receives the log too.
     - `audit_every`: every so many steps a few gradients of the weights in training are held against
       full backpropagation and the converged implicit gradient on 16 validation examples (see
       `eqloop.gradient_audit`), and logged with `kind = "gradients"`; 0 for never. Training itself
