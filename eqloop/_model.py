@@ -15,8 +15,11 @@ from ._adjoint import AbstractGradient
 from ._equilibrium import equilibrium
 from ._iteration import Count
 from ._solution import RESULTS, BackwardReport
-from ._solver import Solver
+from ._solver import Solver, Unroll
 from .nn import Block, Linear, Loop, NormKind, RecallKind, ResidualKind, RMSNorm, gelu
+
+ITERATIONS = 30
+"""How often a model that is called without a solver iterates its loop."""
 
 
 class Output(eqx.Module):
@@ -192,7 +195,7 @@ class LoopedTransformer(eqx.Module):
         self,
         x: Float[Array, "*grid channels"],
         *,
-        solver: Solver,
+        solver: Solver | None = None,
         gradient: AbstractGradient | None = None,
         max_steps: Count = 256,
         fold: bool = False,
@@ -203,7 +206,8 @@ class LoopedTransformer(eqx.Module):
         **Arguments:**
 
         - `x`: the input, shape `(*grid, channels)`.
-        - `solver`, `gradient`, `max_steps`, `probe`: see `eqloop.equilibrium`.
+        - `solver`, `gradient`, `max_steps`, `probe`: see `eqloop.equilibrium`. Without a solver
+            the loop is iterated `ITERATIONS` = 30 times, as the paper trains it.
         - `fold`: multiply internal recall into the layers that follow it: the same function, with
             fewer operations per iteration and larger constants (see `nn.FoldedBlock`).
 
@@ -219,7 +223,7 @@ class LoopedTransformer(eqx.Module):
             f,
             e,
             f.inject(e),
-            solver=solver,
+            solver=Unroll(ITERATIONS) if solver is None else solver,
             gradient=gradient,
             max_steps=max_steps,
             probe=probe,

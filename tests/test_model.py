@@ -206,3 +206,11 @@ def test_wrong_arguments_are_named(overrides, message):
 def test_inputs_that_do_not_fit_are_named(overrides, shape, message):
     with pytest.raises(ValueError, match=message):
         make(**overrides)(jnp.ones(shape), solver=eqloop.Unroll(1))
+
+
+def test_without_a_solver_the_loop_is_iterated_30_times():
+    model = eqloop.LoopedTransformer((4,), 2, 2, width=16, heads=2, key=jr.key(0))
+    x = jr.normal(jr.key(1), (4, 2))
+    plain, unrolled = model(x), model(x, solver=eqloop.Unroll(30))
+    assert int(plain.steps) == 30
+    assert jnp.array_equal(plain.logits, unrolled.logits)
