@@ -35,6 +35,8 @@ ARROWS: dict[str, set[str]] = {
     "_fields": {"_errors", "_text"},
     "_files": set(),
     "_tables": WORDS | {"_files"},
+    # Classes from files and installed distributions.
+    "_plugins": WORDS | {"_fields", "_files"},
     "_task": WORDS,
     "nn": WORDS,
     # Solvers, gradients and stability see a function f(z, x) and never a model.
