@@ -28,3 +28,6 @@ from ._solver import FixedPoint as FixedPoint
 from ._solver import NewtonKrylov as NewtonKrylov
 from ._solver import SteadyState as SteadyState
 from ._solver import Unroll as Unroll
+from ._task import Bad as Bad
+from ._task import Split as Split
+from ._task import Task as Task

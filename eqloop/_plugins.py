@@ -66,6 +66,30 @@ def origin(cls: type) -> tuple[str, str] | None:
     return f"{loader.path}:{cls.__qualname__}", loader.digest
 
 
+def source_digest(cls: type) -> str | None:
+    """What decides what the code of a class outside of this package does: a hash of the files that
+    define it and its bases. "" for a class of this package, which has versions; None where a file
+    is not known, as for a class that was typed into a notebook.
+    """
+    digest = hashlib.sha256()
+    outside = [base for base in cls.__mro__ if not _is_of_a_library(base)]
+    for base in outside:
+        loaded = origin(base)
+        file = getattr(sys.modules.get(base.__module__), "__file__", None)
+        if loaded is not None:
+            digest.update(loaded[1].encode())
+        elif file is not None and Path(file).is_file():
+            digest.update(hashlib.sha256(read_bytes(Path(file))).hexdigest().encode())
+        else:
+            return None
+    return digest.hexdigest() if outside else ""
+
+
+def _is_of_a_library(cls: type) -> bool:
+    top = cls.__module__.partition(".")[0]
+    return top == __name__.partition(".")[0] or top in sys.stdlib_module_names - {"__main__"}
+
+
 def entry_point_classes(group: str) -> dict[str, Callable[[], type]]:
     """The classes that installed distributions offer under an entry-point group: name -> a function
     that imports and returns the class.

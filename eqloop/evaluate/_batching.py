@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 from .._model import LoopedTransformer
 from .._solver import AbstractSolver
 from .._solver import Progress as Solving
-from .._task import AbstractTask, Split
+from .._task import Split, Task
 
 CHUNK = 8
 """Steps between two looks at what is done; a start that is done waits for the next look."""
@@ -48,7 +48,7 @@ class _Problem(eqx.Module):
 
     model: LoopedTransformer
     loop: Any
-    task: AbstractTask
+    task: Task
     solver: AbstractSolver
     noise: Float[Array, ""]
     key: PRNGKeyArray
@@ -95,7 +95,7 @@ class Stream:
         self,
         model: LoopedTransformer,
         loop: Any,
-        task: AbstractTask,
+        task: Task,
         split: Split,
         solver: AbstractSolver,
         *,
