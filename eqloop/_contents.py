@@ -31,3 +31,10 @@ from ._solver import Unroll as Unroll
 from ._task import Bad as Bad
 from ._task import Split as Split
 from ._task import Task as Task
+from .audit import AuditedGradient as AuditedGradient
+from .audit import Comparison as Comparison
+from .audit import GradientAudit as GradientAudit
+from .audit import GradientAuditor as GradientAuditor
+from .audit import Likeness as Likeness
+from .audit import default_gradients as default_gradients
+from .audit import gradient_audit as gradient_audit
