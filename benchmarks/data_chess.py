@@ -33,16 +33,14 @@ from pathlib import Path
 
 import numpy as np
 
+from eqloop._task import open_text, read_records, refuse, write_text
 from eqloop.tasks._chess_rows import ENCODINGS, LAYOUT, Row, cells_of, encode, replay, tokens_of
-from eqloop.tasks._files import refuse, write_text
-from eqloop.tasks._open import open_text
-from eqloop.tasks._records import read_records
 from eqloop.tasks.chess import Chess
 
 STREAM = """
 import resource, sys, time
 from pathlib import Path
-from eqloop.tasks._files import refuse
+from eqloop._task import refuse
 from eqloop.tasks.chess import Chess
 
 def peak():

@@ -29,7 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from eqloop.tasks._files import refuse
+from eqloop._task import refuse
 from eqloop.tasks._sudoku_generator import make, solve
 from eqloop.tasks._sudoku_orbits import orbits
 from eqloop.tasks.sudoku import Sudoku

@@ -14,13 +14,22 @@ from ._output import notes, percent, progress, progress_of_work, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .._task import AbstractTask, Split
+    from .._task import Split, Task
     from ..evaluate import Curve, Evaluation, Solved
     from ..run import Run
 
 Checkpoint = Annotated[
     str,
     typer.Option(help="Load this checkpoint: best (on validation), last, or the number of a step."),
+]
+TaskOfRun = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        "-t",
+        metavar="FILE.py:CLASS",
+        help="The class of the task of RUN, where that is one of a file.",
+    ),
 ]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Go on past bad rows of a file, and count them.")
@@ -71,17 +80,21 @@ def refuse_idle_options(budget: int | None, iterations: int | None, **with_budge
             raise InputError(f"--{name} needs --budget, the evaluations that each start may take")
 
 
-def open_model(run: Path, checkpoint: str, **fields: Any) -> "tuple[Any, AbstractTask, Run, int]":
+def open_model(
+    run: Path, checkpoint: str, task_class: str | None = None, **fields: Any
+) -> "tuple[Any, Task, Run, int]":
     """The model, the task (with `fields` in place of those of the run), the opened run, and the
-    step that the checkpoint is of."""
+    step that the checkpoint is of. `task_class` is what `--task` says."""
     from .._build import restore
     from ..run import open_run
-    from ..tasks import make_task
+    from ..tasks import named, task_of_run
 
     opened = open_run(run)
+    spec = opened.spec
+    if task_class is not None and (known := named(task_class)) != spec.task_name:
+        raise InputError(f"--task {task_class}: is {known}, and the task of {run} {spec.task_name}")
     try:
-        made_with = opened.manifest.get("version")
-        task = make_task(opened.spec.task_name, opened.spec.task_fields | fields, made_with)
+        task = task_of_run(spec.task_name, spec.task_fields | fields, opened.manifest)
     except InputError as error:
         raise InputError(f"{run / 'spec.toml'}: {error}") from None
     if checkpoint == "best" or checkpoint == "last":
@@ -95,7 +108,7 @@ def open_model(run: Path, checkpoint: str, **fields: Any) -> "tuple[Any, Abstrac
 
 
 def load_splits(
-    run: "Run", task: "AbstractTask", split: str | None, *, same: bool = True
+    run: "Run", task: "Task", split: str | None, *, same: bool = True
 ) -> "dict[str, Split]":
     """One split, or all but that for training; with `same` as the run was trained with."""
     with progress("reading the data") as report:
@@ -133,7 +146,7 @@ def measure(
     run: "Run",
     step: int,
     model: Any,
-    task: "AbstractTask",
+    task: "Task",
     splits: "Mapping[str, Split]",
     *,
     iterations: int,
@@ -204,7 +217,7 @@ def spend(
     run: "Run",
     step: int,
     model: Any,
-    task: "AbstractTask",
+    task: "Task",
     splits: "Mapping[str, Split]",
     *,
     rows: int,

@@ -9,7 +9,7 @@ from .. import InputError
 from ._output import Json, console, emit, notes, progress, table
 
 if TYPE_CHECKING:
-    from .._task import AbstractTask
+    from .._task import Task
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -17,10 +17,13 @@ app = typer.Typer(
     help="Make a set, check any file, print an example as a board.",
 )
 
-Task = Annotated[
+TaskName = Annotated[
     str,
     typer.Option(
-        "--task", "-t", help="Use this task: prefix-sums, sudoku or chess.", show_default=False
+        "--task",
+        "-t",
+        help="Use this task: prefix-sums, sudoku, chess, or FILE.py:CLASS.",
+        show_default=False,
     ),
 ]
 MOST_GENERATED = 10_000
@@ -33,22 +36,22 @@ Settings = Annotated[
 ]
 
 
-def build(name: str, settings: list[str] | None, **fields: Any) -> "AbstractTask":
+def build(name: str, settings: list[str] | None, **fields: Any) -> "Task":
     """The task `name` with the fields that `--set task.FIELD=VALUE` gives."""
     from ..run import parse_setting
-    from ..tasks import make_task
+    from ..tasks import make_task, named
 
     for setting in settings or []:
         group, field, value = parse_setting(setting)
         if group != "task":
             raise InputError(f"--set {setting}: there is only data here; write task.FIELD=VALUE")
         fields[field] = value
-    return make_task(name, fields)
+    return make_task(named(name), fields)
 
 
 @app.command()
 def make(
-    task: Task,
+    task: TaskName,
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Make this number of examples.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Write this file.")],
     seed: Annotated[
@@ -65,7 +68,7 @@ def make(
 
     Example: eqloop data make --task sudoku --rows 1000 --out sudoku.csv.gz
     """
-    from ..tasks._files import replaceable
+    from .._task import replaceable
     from ..train import check_examples
 
     made = build(task, settings, seed=seed)
@@ -91,7 +94,7 @@ def make(
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Read this file.")],
-    task: Task,
+    task: TaskName,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -111,7 +114,7 @@ def check(
 
     Example: eqloop data check lichess_db_puzzle.csv.zst --task chess
     """
-    from ..tasks._files import Tally
+    from .._task import Tally
 
     made = build(task, settings)
     tally = Tally()
@@ -151,7 +154,7 @@ def check(
 
 @app.command()
 def show(
-    task: Task,
+    task: TaskName,
     file: Annotated[
         Path | None,
         typer.Argument(
@@ -170,7 +173,7 @@ def show(
 
     Example: eqloop data show sudoku.csv.gz --task sudoku --index 3
     """
-    from ..tasks._files import Tally
+    from .._task import Tally
     from ..train import check_examples
 
     made = build(task, settings)
@@ -211,4 +214,5 @@ def show(
     out.print(made.render(one), markup=True)
     out.print("answer:")
     out.print(made.render(one, one.targets[0]), markup=True)
-    out.print(f"difficulty {one.difficulty[0]:g} ({', '.join(bands)})", markup=False)
+    among = f" ({', '.join(bands)})" if bands else ""
+    out.print(f"difficulty {one.difficulty[0]:g}{among}", markup=False)

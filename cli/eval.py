@@ -17,6 +17,7 @@ from ._run import (
     Select,
     SkipBad,
     SolverName,
+    TaskOfRun,
     band_table,
     cost_table,
     curve_table,
@@ -32,7 +33,7 @@ from ._run import (
 )
 
 if TYPE_CHECKING:
-    from .._task import AbstractTask, Split
+    from .._task import Split, Task
     from ..evaluate import Evaluation
     from ..run import Run
 
@@ -73,6 +74,7 @@ def evaluate(
     select: Select = None,
     solver: SolverName = None,
     checkpoint: Checkpoint = "best",
+    task_class: TaskOfRun = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
@@ -101,7 +103,7 @@ def evaluate(
     refuse_idle_options(budget, iterations, restarts=restarts, select=select, solver=solver)
     if budget is not None and plot is not None:
         raise InputError("--plot draws accuracy against iterations: leave out --budget")
-    model, task, opened, step = open_model(run, checkpoint, **fields)
+    model, task, opened, step = open_model(run, checkpoint, task_class, **fields)
     splits = _splits(opened, task, data, split)
     out = console()
     if budget is not None:
@@ -155,16 +157,16 @@ _AGAIN = "the same command with --split measures"
 
 
 def _splits(
-    run: "Run", task: "AbstractTask", data: Path | None, split: str | None
+    run: "Run", task: "Task", data: Path | None, split: str | None
 ) -> "Mapping[str, Split]":
     if data is not None and split is None:
         return {data.name.split(".")[0]: _whole(task, data)}
     return load_splits(run, task, split, same=data is None)
 
 
-def _whole(task: "AbstractTask", data: Path) -> "Split":
+def _whole(task: "Task", data: Path) -> "Split":
     """Every row of a file."""
-    from ..tasks._files import Tally, refuse
+    from .._task import Tally, refuse
 
     tally = Tally()
     with progress("reading") as report:

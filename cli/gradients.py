@@ -9,7 +9,7 @@ import typer
 from .. import InputError
 from ._output import Json, console, emit, percent, progress, table
 from ._plot import check_plot, save_plot
-from ._run import Checkpoint, load_splits, open_model
+from ._run import Checkpoint, TaskOfRun, load_splits, open_model
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,6 +59,7 @@ def gradients(
         Path | None, typer.Option(help="Draw cosine against seconds: .png, .svg or .pdf.")
     ] = None,
     checkpoint: Checkpoint = "best",
+    task_class: TaskOfRun = None,
     as_json: Json = False,
 ) -> None:
     """Compare gradients of the same weights on the same batch.
@@ -82,7 +83,7 @@ def gradients(
     from ..run import SolverSpec, save_gradients
     from ..train import check_memory
 
-    model, task, opened, step = open_model(run, checkpoint)
+    model, task, opened, step = open_model(run, checkpoint, task_class)
     spec = opened.spec
     split = split or spec.train.validation_split
     iterations = iterations or audited_iterations(spec.solver)

@@ -18,12 +18,13 @@ from ._run import (
     Restarts,
     Select,
     SolverName,
+    TaskOfRun,
     open_model,
     refuse_idle_options,
 )
 
 if TYPE_CHECKING:
-    from .._task import AbstractTask, Split
+    from .._task import Split, Task
     from ..evaluate import Solved
 
 _FRAMES = 6
@@ -57,6 +58,7 @@ def solve(
     select: Select = None,
     solver: SolverName = None,
     checkpoint: Checkpoint = "best",
+    task_class: TaskOfRun = None,
     as_json: Json = False,
 ) -> None:
     """Solve one puzzle and show how.
@@ -80,7 +82,7 @@ def solve(
     from ..evaluate import trace
 
     refuse_idle_options(budget, iterations, restarts=restarts, select=select, solver=solver)
-    model, task, opened, step = open_model(run, checkpoint)
+    model, task, opened, step = open_model(run, checkpoint, task_class)
     split = task.parse(read_puzzle(puzzle))
     if budget is not None:
         name, made = named_solver(opened.spec.solver, solver)
@@ -154,7 +156,7 @@ def read_puzzle(argument: str) -> str:
     return text
 
 
-def _judge(task: "AbstractTask", split: "Split", answer: Any, solved: bool | None, why: str):
+def _judge(task: "Task", split: "Split", answer: Any, solved: bool | None, why: str):
     """Print whether the answer is right, and the right one where it is known and another."""
     out = console()
     out.print(f"{_VERDICT[solved]}: {why}", markup=False, soft_wrap=True)
@@ -165,7 +167,7 @@ def _judge(task: "AbstractTask", split: "Split", answer: Any, solved: bool | Non
 
 
 def _tell(
-    task: "AbstractTask", split: "Split", found: "Solved", told: dict[str, Any] | None
+    task: "Task", split: "Split", found: "Solved", told: dict[str, Any] | None
 ) -> bool | None:
     """Print what `eqloop.evaluate.solve` found, as JSON together with `told` if it is given."""
     answer, chosen = found.predictions[0], int(found.chosen[0])

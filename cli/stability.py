@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import InputError
+from ..tasks import named
 from ._output import (
     Json,
     console,
@@ -17,7 +18,7 @@ from ._output import (
     table,
 )
 from ._plot import check_plot, save_plot, say_nothing_is_drawn
-from ._run import Checkpoint, load_splits, open_model
+from ._run import Checkpoint, TaskOfRun, load_splits, open_model
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -83,6 +84,7 @@ def stability(
         typer.Option(help="Write the picture of --check into this file (.png, .svg or .pdf)."),
     ] = None,
     checkpoint: Checkpoint = "best",
+    task_class: TaskOfRun = None,
     as_json: Json = False,
 ) -> None:
     """Measure where the loops of a model go.
@@ -110,6 +112,8 @@ def stability(
         if check is None:
             raise InputError("--plot goes with --check: the figures of a report are in its folder")
         check_plot(plot)
+    if task_class is not None:
+        named(task_class)
     if compare:
         _compare(given, as_json)
         return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import InputError
+from ..tasks import named
 from ._output import Json, console, emit, notes, percent, table
 
 if TYPE_CHECKING:
@@ -45,6 +46,15 @@ def sweep(
         ),
     ] = False,
     as_json: Json = False,
+    task_class: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            "-t",
+            metavar="FILE.py:CLASS",
+            help="The class of the task that GRID names, where that is one of a file.",
+        ),
+    ] = None,
     worker: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train and evaluate every cell of a grid.
@@ -62,6 +72,8 @@ def sweep(
     """
     if executor not in ("local", "slurm"):
         raise InputError(f"--executor must be local or slurm, got {executor!r}")
+    if task_class is not None:
+        named(task_class)
     if worker is not None:
         _work(Path(grid), tied=worker == "tied")
         return
@@ -82,9 +94,9 @@ def sweep(
     begun = create_sweep(path, found)
     begun.retry()
     if executor == "slurm":
-        _submit(begun, jobs, as_json)
+        _submit(begun, jobs, task_class, as_json)
     else:
-        _run(begun, jobs, as_json)
+        _run(begun, jobs, task_class, as_json)
 
 
 def _again(path: Path) -> "Grid":
@@ -94,8 +106,11 @@ def _again(path: Path) -> "Grid":
     return open_sweep(path, make_task=make_task).grid
 
 
-def _command(path: Path, leash: str) -> list[str]:
+def _command(path: Path, leash: str, task_class: str | None) -> list[str]:
     command = [sys.executable, "-m", "eqloop.cli", "sweep", str(path.resolve())]
+    if task_class is not None:
+        file, _, name = task_class.rpartition(":")
+        command += ["--task", f"{Path(file).absolute()}:{name}"]
     return [*command, "--worker", leash]
 
 
@@ -109,10 +124,10 @@ def _work(path: Path, *, tied: bool) -> None:
     work(open_sweep(path, make_task=make_task), make_task=make_task)
 
 
-def _submit(begun: "Sweep", jobs: int, as_json: bool) -> None:
+def _submit(begun: "Sweep", jobs: int, task_class: str | None, as_json: bool) -> None:
     from ..sweep import submit
 
-    ids = [job.job_id for job in submit(begun, _command(begun.path, "free"), jobs)]
+    ids = [job.job_id for job in submit(begun, _command(begun.path, "free", task_class), jobs)]
     if as_json:
         emit({"sweep": begun.path, "jobs": ids})
         return
@@ -124,12 +139,12 @@ def _submit(begun: "Sweep", jobs: int, as_json: bool) -> None:
     )
 
 
-def _run(begun: "Sweep", jobs: int, as_json: bool) -> None:
+def _run(begun: "Sweep", jobs: int, task_class: str | None, as_json: bool) -> None:
     from ..sweep import run_local
 
     shown = _Shown(begun)
     with shown:
-        command = _command(begun.path, "tied")
+        command = _command(begun.path, "tied", task_class)
         whole = run_local(begun, command, min(jobs, len(begun.grid.cells)), watch=shown.look)
     ends = {cell.name: begun.ended(cell) for cell in begun.grid.cells}
     failed = {name: end.error for name, end in ends.items() if end and end.status == "failed"}

@@ -1,8 +1,9 @@
 """`eqloop train`: a run from a preset, or one that goes on."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +20,10 @@ def train(
     task: Annotated[
         str | None,
         typer.Option(
-            "--task", "-t", help="Train on this task: prefix-sums (the default), sudoku or chess."
+            "--task",
+            "-t",
+            help="Train on this task: prefix-sums (the default), sudoku, chess, or FILE.py:CLASS. "
+            "With --resume a class of a file is named again.",
         ),
     ] = None,
     preset: Annotated[
@@ -122,7 +126,7 @@ def train(
         "seed": seed,
     }
     if resume is not None:
-        others = {"task": task, "preset": preset, **fields, "out": out}
+        others = {"preset": preset, **fields, "out": out}
         others |= {"set": settings or None, "skip-bad": skip_bad or None}
         given = [name for name, value in others.items() if value is not None]
         if given:
@@ -131,7 +135,7 @@ def train(
             )
 
     from ..run import Spec, open_run, resolve, trained_iterations
-    from ..tasks import make_task
+    from ..tasks import make_task, named, task_of_run
     from ..train import (
         Diverged,
         LostProcess,
@@ -147,19 +151,22 @@ def train(
 
     def wanted() -> Spec | None:
         if resume is not None:
-            return open_run(resume).spec if is_main_process() else None
+            spec = open_run(resume).spec if is_main_process() else None
+            if spec is not None and task is not None and name != spec.task_name:
+                raise InputError(f"--task {task}: is {name}, and {resume} has {spec.task_name}")
+            return spec
         wishes = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
         return resolve(name, preset or "quick", wishes, make_task=make_task, **fields)
 
-    def made_with() -> object:
-        return None if resume is None else open_run(resume).manifest.get("version")
+    def made_with() -> Mapping[str, Any]:
+        return {} if resume is None else open_run(resume).manifest
 
-    name = task or "prefix-sums"
+    name = named(task or "prefix-sums")
     waiting = partial(notes().print, markup=False, soft_wrap=True)
     join_processes(coordinator, num_processes, process_id, timeout=join_timeout, say=waiting)
     try:
         spec = same_spec(raise_on_all(wanted))
-        built = make_task(spec.task_name, spec.task_fields, broadcast_json(made_with))
+        built = task_of_run(spec.task_name, spec.task_fields, broadcast_json(made_with))
         outcome = run_training(
             spec, built, resume or out, resume=resume is not None, console=notes()
         )
@@ -196,5 +203,6 @@ def train(
         return
     shown = console()
     shown.print(accuracy_table(measured))
-    shown.print(f"\nrun: {path}   next: eqloop eval {path}", markup=False, soft_wrap=True)
+    again = f"eqloop eval {path}" + (f" --task {task}" if task and task != name else "")
+    shown.print(f"\nrun: {path}   next: {again}", markup=False, soft_wrap=True)
     stop_if_missing(splits, measured, f"eqloop eval {path} measures")

@@ -31,6 +31,9 @@ from ._solver import FixedPoint as FixedPoint
 from ._solver import NewtonKrylov as NewtonKrylov
 from ._solver import SteadyState as SteadyState
 from ._solver import Unroll as Unroll
+from ._task import Bad as Bad
+from ._task import Split as Split
+from ._task import Task as Task
 from .audit import AuditedGradient as AuditedGradient
 from .audit import Comparison as Comparison
 from .audit import GradientAudit as GradientAudit

@@ -19,7 +19,7 @@ from .run._checkpoint import load as load_arrays
 from .run._checkpoint import save as save_arrays
 
 if TYPE_CHECKING:
-    from ._task import AbstractTask
+    from ._task import Task
 
 _KIND = "weights"
 """What the notes of a file of weights say that it is; a checkpoint of a run says nothing."""
@@ -29,7 +29,7 @@ class Loaded(NamedTuple):
     """A trained run: its model, the task that it was trained on, and its spec."""
 
     model: LoopedTransformer
-    task: "AbstractTask"
+    task: "Task"
     spec: Spec
 
 
@@ -76,10 +76,10 @@ def load(path: str | Path, which: Which = "best") -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        from .tasks import make_task
+        from .tasks import task_of_run
 
         run = open_run(path)
-        task = make_task(run.spec.task_name, run.spec.task_fields, run.manifest.get("version"))
+        task = task_of_run(run.spec.task_name, run.spec.task_fields, run.manifest)
         return Loaded(restore(run, which)[0], task, run.spec)
     header = load_header(path)
     if header.notes.get("kind") != _KIND:

@@ -14,9 +14,7 @@ from typing import Literal, NamedTuple
 import chess
 import numpy as np
 
-from .._task import Bad, Progress, Split
-from ._files import write_text
-from ._records import Layout, Record, read_records
+from .._task import Bad, Layout, Progress, Record, Split, read_records, write_text
 
 Encoding = Literal["paper", "easy-to-hard", "easy-to-hard-1"]
 """The last one is `"easy-to-hard"` in version 1 of the task: only runs of that version have it."""

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from .._errors import InputError
-from .._task import Bad, Progress, Split
+from .._task import Bad, Progress, Split, partition
 from ._chess_rows import LAYOUT, Encoding, hashes, join, stream
-from ._dataset import partition
 
 FEWEST = 10
 """Distinct puzzles without which no three splits can be made."""

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from .._task import Split
-from ._svg import PREDICTED, glyphs, picture, struck
+from .._task import PREDICTED, Split, glyphs, picture, struck
 
 _CELL = 22
 

@@ -22,9 +22,7 @@ from typing import cast
 
 import numpy as np
 
-from .._task import Bad, Progress, Split
-from ._files import OnBad, write_text
-from ._records import Layout, Record, read_records
+from .._task import Bad, Layout, OnBad, Progress, Record, Split, read_records, write_text
 
 COLUMNS = ("source", "question", "answer", "rating")
 
@@ -198,7 +196,7 @@ def own(questions: np.ndarray, answers: np.ndarray, guesses: np.ndarray, box: in
 def read_rows(
     path: Path, box: int, *, on_bad: OnBad, progress: Progress | None, unique: bool
 ) -> Split:
-    """Every good row of a file (see `AbstractTask.read`). An answer or a rating that the file does
+    """Every good row of a file (see `Task.read`). An answer or a rating that the file does
     not have is found by our own solver."""
     # Rows and bad rows in the order of the file, for they are checked in chunks.
     faulty: list[Bad] = []

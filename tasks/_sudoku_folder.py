@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from .._errors import InputError
-from .._task import Bad, Progress, Split
+from .._task import Bad, OnBad, Progress, Split, explained, open_text, regular
 from . import _sudoku_files as files
-from ._files import OnBad
-from ._open import explained, open_text, regular
 
 NEEDED = ("dataset.json", "all__inputs.npy", "all__labels.npy")
 GROUPS, PUZZLES = "all__group_indices.npy", "all__puzzle_indices.npy"

@@ -19,7 +19,7 @@ import numba
 import numba.core.config
 import numpy as np
 
-from ._dataset import cache_folder
+from .._task import cache_folder
 
 _CONFIG: Any = numba.core.config
 _LOG = logging.getLogger(__name__)

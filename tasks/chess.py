@@ -18,18 +18,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
 
 from .._errors import InputError
-from .._task import AbstractTask, Bad, Dataset, Progress, Split
+from .._task import Bad, Dataset, Progress, Split, Tally, Task, dataset, describe, refuse
 from . import _chess_generator, _chess_moves, _chess_picture, _chess_rows, _chess_splits
 from ._chess_rows import Encoding
-from ._dataset import dataset, describe
-from ._files import Tally, refuse
 
 THEMES_SHOWN = 12
 """Of the themes of a split, so many of the most frequent become bands."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Chess(AbstractTask):
+class Chess(Task):
     """Two-square chess puzzles.
 
     Tokens are 0 for an empty square, 1..6 for the mover's pieces and 7..12 for the other side's.
@@ -50,16 +48,12 @@ class Chess(AbstractTask):
       and column 0 the a file whoever moves, as in the public easy-to-hard data sets.
     """
 
-    name: ClassVar[str] = "chess"
     version: ClassVar[int] = 2
 
     def __post_init__(self):
+        super().__post_init__()
         if self.encoding not in ("paper", "easy-to-hard"):
             raise InputError(f"task.encoding={self.encoding!r}: must be one of paper, easy-to-hard")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"task.seed={self.seed}: must be from 0 to 2^32 - 1")
-        if self.rows < 0:
-            raise InputError(f"task.rows={self.rows}: must be 0 (the default) or more")
 
     @property
     def _encoding(self) -> Encoding:
@@ -192,16 +186,6 @@ class Chess(AbstractTask):
         _, best = jax.lax.top_k(scores, 2)
         return jnp.zeros(64, jnp.uint8).at[best].set(1).reshape(8, 8)
 
-    def score(
-        self,
-        prediction: UInt8[Array, "*grid"],
-        tokens: UInt8[Array, "*grid"],
-        targets: UInt8[Array, "*grid"],
-    ) -> dict[str, Array]:
-        del tokens
-        right = prediction == targets
-        return {"exact": jnp.all(right), "cells": jnp.mean(right, dtype=jnp.float32)}
-
     # --- one example, on the host
 
     def judge(
@@ -277,6 +261,7 @@ class ChessVersion1(Chess):
     """The task as runs of version 1 saw it: in `"easy-to-hard"` the ranks are mirrored for Black,
     so that the mover sits at row 0. The public data sets do not do so."""
 
+    name: ClassVar[str] = "chess"
     version: ClassVar[int] = 1
 
     @property

@@ -10,14 +10,20 @@ from typing import ClassVar
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from .._errors import InputError
-from .._task import AbstractTask, Bad, Dataset, Progress, Split
-from ._dataset import dataset, describe, partition
-from ._files import Tally, refuse, write_text
-from ._records import Layout, Record, read_records
-from ._svg import PREDICTED, glyphs, picture, struck
+from .._task import (
+    Bad,
+    Layout,
+    Progress,
+    Record,
+    Split,
+    Task,
+    partition,
+    read_records,
+    shortened,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,7 +32,7 @@ WINDOW = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixSums(AbstractTask):
+class PrefixSums(Task):
     """Cell i of the answer is `bit_0 + ... + bit_i mod 2`.
 
     One channel, `bit - 0.5` (and see `mark_first`); two classes. Models are trained on one length
@@ -57,10 +63,10 @@ class PrefixSums(AbstractTask):
     first cells share one neighbourhood, and attention does not tell equal bits apart, so without
     the mark a string that begins with a run of ones gives no hint of where it begins."""
 
-    name: ClassVar[str] = "prefix-sums"
-    version: ClassVar[int] = 1
+    labels: ClassVar[tuple[str, str]] = ("bits", "sums")
 
     def __post_init__(self):
+        super().__post_init__()
         for field in ("length", "validation_length", "hard_length"):
             value = getattr(self, field)
             if value < WINDOW and not (value == 0 and field != "length"):
@@ -68,11 +74,8 @@ class PrefixSums(AbstractTask):
                     f"task.{field}={value}: must be at least {WINDOW}, the cells that a cell "
                     "attends to"
                 )
-        for field in ("rows", "test_rows"):
-            if getattr(self, field) < 0:
-                raise InputError(f"task.{field}={getattr(self, field)}: must be 0 or more")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"task.seed={self.seed}: must be from 0 to 2^32 - 1")
+        if self.test_rows < 0:
+            raise InputError(f"task.test_rows={self.test_rows}: must be 0 or more")
 
     # --- what a model for this task looks like
 
@@ -133,35 +136,20 @@ class PrefixSums(AbstractTask):
                 counts[len(question)] += 1
         return counts
 
-    def write(self, split: Split, path: Path) -> None:
-        with write_text(path) as file:
-            file.write("question,answer\n")
-            for question, target in zip(split.puzzles, split.targets, strict=True):
-                file.write(f"{question.decode()},{_text(target)}\n")
+    @property
+    def _source(self) -> dict[str, object]:
+        return {"generator": "uniform bits"}
 
-    def load(self, *, progress: Progress | None = None) -> Dataset:
-        if not self.data:
-            return dataset(
-                self, {"generator": "uniform bits"}, lambda: (self._splits(None), {"bad": 0})
+    def _splits(self, given: Split | None, progress: Progress | None) -> dict[str, Split]:
+        del progress
+        if given is not None and given.inputs.shape[1] != self.length:
+            bits = given.inputs.shape[1]
+            raise InputError(
+                f"{self.data}: strings of {bits} bits; set task.length={bits} to train on them"
             )
-        path = Path(self.data)
+        return self._divide(None if given is None else given.inputs[: self.rows or None])
 
-        def build():
-            tally = Tally()
-            split = self.read(path, on_bad=tally if self.skip_bad else refuse, progress=progress)
-            if not len(split):
-                raise InputError(f"{path}: no good row; `eqloop data check` lists what is wrong")
-            if split.inputs.shape[1] != self.length:
-                raise InputError(
-                    f"{path}: strings of {split.inputs.shape[1]} bits; set "
-                    f"task.length={split.inputs.shape[1]} to train on them"
-                )
-            read = {"rows": len(split), "bad": tally.count}
-            return self._splits(split.inputs[: self.rows or None]), read
-
-        return dataset(self, describe(path), build)
-
-    def _splits(self, given: np.ndarray | None) -> dict[str, Split]:
+    def _divide(self, given: np.ndarray | None) -> dict[str, Split]:
         random = np.random.RandomState(self.seed)
         rows = 10_000 if given is None else len(np.unique(given, axis=0))
         rows = min(self.rows or rows, rows) if given is not None else self.rows or rows
@@ -212,22 +200,6 @@ class PrefixSums(AbstractTask):
         added = jr.bernoulli(key, shape=tokens.shape).astype(tokens.dtype)
         return tokens ^ added, targets ^ (jnp.cumsum(added, dtype=tokens.dtype) & 1)
 
-    def predict(
-        self, logits: Float[Array, "cells 2"], tokens: UInt8[Array, " cells"]
-    ) -> UInt8[Array, " cells"]:
-        del tokens
-        return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
-
-    def score(
-        self,
-        prediction: UInt8[Array, " cells"],
-        tokens: UInt8[Array, " cells"],
-        targets: UInt8[Array, " cells"],
-    ) -> dict[str, Float[Array, ""] | Bool[Array, ""]]:
-        del tokens
-        right = prediction == targets
-        return {"exact": jnp.all(right), "cells": jnp.mean(right.astype(jnp.float32))}
-
     # --- one example, on the host
 
     def parse(self, text: str) -> Split:
@@ -238,36 +210,8 @@ class PrefixSums(AbstractTask):
         lines = (line.split("#")[0] for line in text.splitlines())
         bits = "".join(character for character in "".join(lines) if character not in " \t,;[]()\"'")
         if why := _fault(bits, "", len(bits)):
-            raise InputError(f"puzzle {_short(text)!r}: {why}")
+            raise InputError(f"puzzle {shortened(text)}: {why}")
         return _split(_bits(bits)[None])
-
-    def check(
-        self, split: Split, prediction: Shaped[np.ndarray, " cells"]
-    ) -> tuple[bool | None, str]:
-        wrong = np.flatnonzero(prediction != split.targets[0])
-        if len(wrong) == 0:
-            return True, f"all {len(prediction)} prefix sums are right"
-        return (
-            False,
-            f"{len(wrong)} of {len(prediction)} prefix sums are wrong, first at bit {wrong[0]}",
-        )
-
-    def render(self, split: Split, prediction: Shaped[np.ndarray, " cells"] | None = None) -> str:
-        bits = _text(split.inputs[0])
-        lines = []
-        for start in range(0, len(bits), 64):
-            part = slice(start, start + 64)
-            lines.append(f"[dim]bits[/]  {bits[part]}")
-            if prediction is not None:
-                wrong = prediction[part] != split.targets[0][part]
-                lines.append(f"[bold]sums  {_text(prediction[part])}[/]")
-                if wrong.any():
-                    marks = "".join("^" if w else " " for w in wrong).rstrip()
-                    lines.append(f"[red]wrong {marks}[/]")
-        return "\n".join(lines)
-
-    def draw(self, split: Split, prediction: Shaped[np.ndarray, " cells"] | None = None) -> str:
-        return _drawing(split, prediction)
 
 
 def _plain(line: str) -> Record | None:
@@ -330,7 +274,7 @@ def _distinct(
 def _fault(question: str, answer: str, length: int) -> str:
     """What is wrong with a row, or nothing."""
     if set(question) - set("01"):
-        return f"a string of 0 and 1 is expected, not {_short(question)!r}"
+        return f"a string of 0 and 1 is expected, not {shortened(question)}"
     if len(question) < WINDOW:
         return f"{len(question)} bits; at least {WINDOW} are needed"
     if len(question) != length:
@@ -340,12 +284,8 @@ def _fault(question: str, answer: str, length: int) -> str:
         )
     parity = len(answer) == 1 and answer == _text(np.cumsum(_bits(question)) & 1)[-1]
     if answer and not parity and answer != _text(np.cumsum(_bits(question)) & 1):
-        return f"the answer {_short(answer)!r} is not the prefix sums of the question"
+        return f"the answer {shortened(answer)} is not the prefix sums of the question"
     return ""
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _bits(text: str) -> np.ndarray:
@@ -354,34 +294,3 @@ def _bits(text: str) -> np.ndarray:
 
 def _text(bits: np.ndarray) -> str:
     return (np.asarray(bits, np.uint8) + ord("0")).astype(np.uint8).tobytes().decode()
-
-
-def _drawing(split: Split, prediction: np.ndarray | None) -> str:
-    """Lines of bits with their sums below, a dot where there is none yet."""
-    bits = split.inputs[0]
-    per_line, cell, line = 16 if len(bits) <= 128 else 32, 14, 42
-    wrong = np.zeros(len(bits), bool)
-    if prediction is not None and split.answered[0]:
-        wrong = prediction != split.targets[0]
-    sums = "·" * len(bits) if prediction is None else _text(prediction)
-    body = [
-        '<g font-family="ui-monospace,Menlo,Consolas,monospace" font-size="14" '
-        'text-anchor="middle" fill="currentColor">'
-    ]
-    marks = []
-    for number, start in enumerate(range(0, len(bits), per_line)):
-        top, part = number * line, slice(start, start + per_line)
-        at = [38 + cell * i for i in range(len(bits[part]))]
-        body += [
-            f'<text x="14" y="{top + 15}" font-size="9">bits</text>',
-            f'<text x="14" y="{top + 31}" font-size="9">sums</text>',
-            glyphs(_text(bits[part]), [(x, top + 15) for x in at], opacity=".75"),
-            glyphs(sums[part], [(x, top + 32) for x in at], fill=PREDICTED, font_weight="700"),
-        ]
-        marks += [(at[i] - 6, top + 20) for i in np.flatnonzero(wrong[part])]
-    body += ["</g>", struck(marks, 12, 15)]
-    title = f"A string of {len(bits)} bits"
-    if prediction is not None:
-        title += f" and its prefix sums: {len(bits) - wrong.sum()} right, {wrong.sum()} wrong"
-    lines = -(-len(bits) // per_line)
-    return picture(title, 36 + cell * min(per_line, len(bits)), line * lines, body)

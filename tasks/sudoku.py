@@ -5,20 +5,18 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt8
 
 from .._errors import InputError
-from .._task import AbstractTask, Bad, Dataset, Progress, Split
+from .._task import Bad, Dataset, Progress, Split, Tally, Task, dataset, describe, partition, refuse
 from . import _sudoku_board as board
 from . import _sudoku_files as files
 from . import _sudoku_folder as folder
-from ._dataset import dataset, describe, partition
-from ._files import Tally, refuse
 from ._sudoku_splits import BY_QUANTILE, easy_and_hard
 from ._sudoku_symmetry import symmetry
 from ._sudoku_text import cells_of_text
@@ -37,7 +35,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Sudoku(AbstractTask):
+class Sudoku(Task):
     """Sudokus of boxes 3x3 (9x9 cells) or 2x2 (4x4 cells), each with one solution.
 
     Tokens are 0 for a blank and 1..n for the digits; the model reads them one-hot, n + 1 channels
@@ -72,10 +70,8 @@ class Sudoku(AbstractTask):
     unique: bool = False
     """File: also prove by the solver that each puzzle has one solution (2,000 to 60,000 rows/s)."""
 
-    name: ClassVar[str] = "sudoku"
-    version: ClassVar[int] = 1
-
     def __post_init__(self):
+        super().__post_init__()
         if self.box not in (2, 3):
             raise InputError(f"task.box={self.box}: boxes are 2x2 or 3x3; take 2 or 3")
         low, high = _LIMITS[self.box]
@@ -88,10 +84,6 @@ class Sudoku(AbstractTask):
                 )
         if self.scale and self.scale not in _SCALES:
             raise InputError(f"task.scale={self.scale!r}: must be one of {', '.join(_SCALES)}")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"task.seed={self.seed}: must be from 0 to 2^32 - 1")
-        if self.rows < 0:
-            raise InputError(f"task.rows={self.rows}: must be 0 (the default) or more")
         if bool(self.easy) != bool(self.hard):
             raise InputError("task.easy and task.hard go together; set both, or neither")
         if self.easy and self.hard:
@@ -314,29 +306,20 @@ class Sudoku(AbstractTask):
         """
         return symmetry(key, tokens, targets, self.box)
 
-    def predict(
-        self, logits: Float[Array, "n n classes"], tokens: UInt8[Array, "n n"]
-    ) -> UInt8[Array, "n n"]:
-        """The class with the highest logit in each cell, givens included, as in the paper."""
-        del tokens
-        return jnp.argmax(logits, -1).astype(jnp.uint8)
-
     def score(
         self,
         prediction: UInt8[Array, "n n"],
         tokens: UInt8[Array, "n n"],
         targets: UInt8[Array, "n n"],
-    ) -> dict[str, Float[Array, ""]]:
+    ) -> dict[str, Float[Array, ""] | Bool[Array, ""] | Int[Array, ""]]:
         """`exact`, `cells`, and `blanks`: the share of the blank cells right (1 without any)."""
         right = prediction == targets
+        scores = super().score(prediction, tokens, targets)
         blank = tokens == np.uint8(0)
         blanks = jnp.sum(blank, dtype=jnp.float32)
         filled = jnp.sum(right & blank, dtype=jnp.float32)
-        return {
-            "exact": jnp.all(right).astype(jnp.float32),
-            "cells": jnp.mean(right, dtype=jnp.float32),
-            "blanks": jnp.where(blanks > 0, filled / jnp.maximum(blanks, 1.0), 1.0),
-        }
+        scores["blanks"] = jnp.where(blanks > 0, filled / jnp.maximum(blanks, 1.0), 1.0)
+        return scores
 
     # --- one example, on the host
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from eqloop._tables import plain
-from eqloop._task import AbstractTask
+from eqloop._task import Task
 from eqloop.stability import (
     Band,
     Geometry,
@@ -220,7 +220,7 @@ def without_numbers(tables: Any) -> Any:
     return None if isinstance(tables, float | int) else tables
 
 
-def a_player(task: AbstractTask, *, examples: int = 2, frames: int = 24) -> dict[str, Any]:
+def a_player(task: Task, *, examples: int = 2, frames: int = 24) -> dict[str, Any]:
     """A loop that finds more and more of the answer, as `player.json` has it."""
     split = task.generate(examples, 3)
     found = []
@@ -262,7 +262,7 @@ def _two_squares(target: np.ndarray, order: np.ndarray, *, solved: bool) -> np.n
     return target if solved else (one_right | (order == 5)).astype(np.uint8)
 
 
-def write_example(folder: Path, task: AbstractTask | None = None) -> Path:
+def write_example(folder: Path, task: Task | None = None) -> Path:
     """A folder as `eqloop stability` leaves it before its page is written."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(a_report()))

@@ -35,7 +35,10 @@ ARROWS: dict[str, set[str]] = {
     "_fields": {"_errors", "_text"},
     "_files": set(),
     "_tables": WORDS | {"_files"},
-    "_task": WORDS,
+    # Classes from files and installed distributions.
+    "_plugins": WORDS | {"_fields", "_files"},
+    # What a task is, and what tasks share: splits, their cache, files of puzzles, pictures.
+    "_task": WORDS | {"_files", "_plugins"},
     "nn": WORDS,
     # Solvers, gradients and stability see a function f(z, x) and never a model.
     **{name: WORDS | set(PIECES[:number]) for number, name in enumerate(PIECES)},
@@ -56,7 +59,7 @@ ARROWS: dict[str, set[str]] = {
     "sweep": WORDS | FILING | {"_fields", "_task", "_build", "run", "evaluate", "train", "claims"},
     # Reads folders through `run` and nothing else.
     "report": WORDS | FILING | {"run"},
-    "tasks": WORDS | {"_fields", "_files", "_task"},
+    "tasks": WORDS | {"_fields", "_files", "_plugins", "_task"},
     "cli": WORDS
     | {"__init__", "_build", "_fields", "_task", "audit", "claims", "evaluate", "report", "run"}
     | {"stability", "sweep", "tasks", "train"},
@@ -71,7 +74,7 @@ SOLVERS = {"optimistix", "lineax", "diffrax"}
 MAY_SOLVE = LOOP | {"stability"}
 
 FILES = {"csv", "gzip", "io", "mmap", "os", "safetensors", "shutil", "tempfile", "zipfile"}
-MAY_TOUCH_FILES = {*FILING, "run", "train", "sweep", "report", "tasks", "cli"}
+MAY_TOUCH_FILES = {*FILING, "_task", "run", "train", "sweep", "report", "tasks", "cli"}
 
 
 def sources() -> list[Path]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from eqloop._errors import InputError
-from eqloop._task import Split
+from eqloop._task import Split, Tally, refuse
 from eqloop.cli._run import open_model
 from eqloop.run import create_run, resolve
 from eqloop.tasks import TASKS, make_task
@@ -35,7 +35,6 @@ from eqloop.tasks._chess_rows import (
     tokens_of,
 )
 from eqloop.tasks._chess_splits import Index, easy_to_hard, paper, paper_has_enough
-from eqloop.tasks._files import Tally, refuse
 from eqloop.tasks.chess import EXAMPLE, Chess
 from eqloop.train import init_state
 

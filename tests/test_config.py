@@ -106,7 +106,7 @@ def test_the_gradient_and_the_loss_follow_the_solver():
         (["model.widht=64"], "unknown field model.widht; did you mean model.width?"),
         (["modle.width=64"], "unknown field modle.width; did you mean model.width?"),
         (["train.LR=1"], "unknown field train.LR; did you mean train.lr?"),
-        (["task.lenght=8"], "unknown field task.lenght; did you mean length?"),
+        (["task.lenght=8"], "unknown field task.lenght; did you mean task.length?"),
         (["model.width"], "write GROUP.FIELD=VALUE"),
         (["width=64"], "write GROUP.FIELD=VALUE"),
         (["model.width=big"], "model.width must be a whole number, got 'big'"),
@@ -150,7 +150,7 @@ def test_mistakes_get_one_clear_line(settings, message):
 def test_unknown_tasks_and_presets():
     with pytest.raises(InputError, match="unknown preset 'quik'; did you mean quick"):
         resolve("sudoku", "quik", make_task=make_task)
-    with pytest.raises(InputError, match="task 'sodoku' is not known; did you mean 'sudoku'"):
+    with pytest.raises(InputError, match="unknown task 'sodoku'; did you mean sudoku"):
         resolve("sodoku", "quick", make_task=make_task)
 
 

@@ -18,9 +18,9 @@ import pytest
 import zstandard
 
 from eqloop import InputError
-from eqloop._task import AbstractTask, Split
+from eqloop._task import Split, Task, _dataset, _files, _open
 from eqloop.cli import main
-from eqloop.tasks import TASKS, _dataset, _files, _open, make_task
+from eqloop.tasks import TASKS, make_task
 from eqloop.tasks._chess_rows import BEFORE, HEADER
 from eqloop.tasks._sudoku_orbits import orbits
 from eqloop.tasks._sudoku_symmetry import line_orders
@@ -29,12 +29,12 @@ from eqloop.tasks.prefix_sums import PrefixSums
 from eqloop.tasks.sudoku import Sudoku
 
 
-def read(task: AbstractTask, path: Path) -> tuple[Split, _files.Tally]:
+def read(task: Task, path: Path) -> tuple[Split, _files.Tally]:
     tally = _files.Tally()
     return task.read(path, on_bad=tally), tally
 
 
-def refusal(task: AbstractTask, path: Path) -> str:
+def refusal(task: Task, path: Path) -> str:
     with pytest.raises(InputError) as caught:
         read(task, path)
     text = str(caught.value)
@@ -345,7 +345,7 @@ def test_copies_of_one_puzzle_lie_in_one_split(tmp_path):
     assert_no_copies(loaded.splits.values())
 
 
-def task_of(path: Path, **fields: object) -> AbstractTask:
+def task_of(path: Path, **fields: object) -> Task:
     return make_task("sudoku", {"data": str(path), **fields})
 
 

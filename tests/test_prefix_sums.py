@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eqloop import InputError
+from eqloop._task import Tally, refuse
 from eqloop.tasks import make_task
-from eqloop.tasks._files import Tally, refuse
 from eqloop.tasks.prefix_sums import PrefixSums
 
 
@@ -121,7 +121,7 @@ def test_check_and_render():
     right = split.targets[0]
     assert task.check(split, right)[0] is True
     wrong = right ^ np.array([0, 0, 1, 0, 0, 0, 0], np.uint8)
-    assert task.check(split, wrong) == (False, "1 of 7 prefix sums are wrong, first at bit 2")
+    assert task.check(split, wrong) == (False, "1 of 7 cells are wrong, the first at 2")
     assert "^" in task.render(split, wrong)
     assert "^" not in task.render(split, right)
 

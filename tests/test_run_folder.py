@@ -405,7 +405,7 @@ def test_a_full_device_and_a_name_too_long_are_one_line(cli):
 
 
 def test_without_a_home_nothing_is_cached_and_that_is_said(monkeypatch, caplog):
-    from eqloop.tasks import _dataset
+    from eqloop._task import _dataset
 
     def no_home():
         raise RuntimeError("Could not determine home directory.")
@@ -420,7 +420,7 @@ def test_without_a_home_nothing_is_cached_and_that_is_said(monkeypatch, caplog):
 
 
 def test_the_damaged_cache_file_is_made_anew(shared, tmp_path, monkeypatch, caplog):
-    from eqloop.tasks import _dataset
+    from eqloop._task import _dataset
 
     monkeypatch.setenv("EQLOOP_CACHE", str(tmp_path))
     _dataset.cached({"task": "t"}, lambda: {"a": np.zeros(1)})

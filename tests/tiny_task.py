@@ -3,24 +3,20 @@ neighbour."""
 
 import dataclasses
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eqloop import InputError
-from eqloop._fields import nearest
-from eqloop._task import AbstractTask, Dataset, Split
+from eqloop._fields import build
+from eqloop._task import Dataset, Split, Task
 from eqloop.run import Spec, overlay
-from eqloop.tasks._svg import glyphs, picture
 from eqloop.train._step import Order
 
 
 @dataclasses.dataclass(frozen=True)
-class Tiny(AbstractTask):
-    name: ClassVar[str] = "tiny"
-    version: ClassVar[int] = 1
+class Tiny(Task):
     length: int = 6
 
     @property
@@ -42,12 +38,7 @@ class Tiny(AbstractTask):
     def generate(self, rows, seed, *, progress=None) -> Split:
         inputs = np.random.default_rng(seed).integers(0, 2, (rows, self.length), np.uint8)
         targets = (inputs == np.roll(inputs, 1, axis=-1)).astype(np.uint8)
-        return Split(
-            inputs=inputs,
-            targets=targets,
-            difficulty=inputs.sum(-1).astype(np.float32),
-            puzzles=np.array(["".join(map(str, row)).encode() for row in inputs]),
-        )
+        return Split.of(inputs, targets, difficulty=inputs.sum(-1))
 
     def load(self, *, progress=None) -> Dataset:
         rows = self.rows or 64
@@ -69,43 +60,13 @@ class Tiny(AbstractTask):
         flip = jax.random.bernoulli(key)
         return jnp.where(flip, 1 - tokens, tokens), targets
 
-    def predict(self, logits, tokens):
-        return jnp.argmax(logits, -1).astype(jnp.uint8)
-
-    def score(self, prediction, tokens, targets):
-        right = prediction == targets
-        return {"exact": jnp.all(right), "cells": jnp.mean(right, dtype=jnp.float32)}
-
     def judge(self, split, predictions):
         return {"ones": predictions.mean(-1)}
 
-    def read(self, path, *, on_bad, progress=None):
-        raise NotImplementedError
 
-    def write(self, split, path):
-        raise NotImplementedError
-
-    def parse(self, text):
-        raise NotImplementedError
-
-    def check(self, split, prediction):
-        raise NotImplementedError
-
-    def render(self, split, prediction=None):
-        raise NotImplementedError
-
-    def draw(self, split, prediction=None):
-        shown = split.inputs[0] if prediction is None else prediction
-        return picture("tiny", 60, 20, [glyphs("".join(map(str, shown)), [(5, 15)] * len(shown))])
-
-
-def make_task(name: str, fields: Any) -> AbstractTask:
+def make_task(name: str, fields: Any) -> Task:
     """As `eqloop.tasks.make_task`, for this one task under any name."""
-    known = [field.name for field in dataclasses.fields(Tiny)]
-    for field in fields:
-        if field not in known:
-            raise InputError(f"unknown field task.{field}{nearest(field, known)}")
-    return Tiny(**fields)
+    return build(Tiny, "task", fields)
 
 
 TABLES = {

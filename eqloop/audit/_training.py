@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from .._adjoint import AbstractGradient, Implicit, Neumann, OneStep
 from .._build import make_gradient
-from .._task import AbstractTask, Split
+from .._task import Split, Task
 from ..run import SolverSpec
 from ._audit import GradientAudit, GradientAuditor
 
@@ -23,7 +23,7 @@ def audited_iterations(spec: SolverSpec) -> int:
     return spec.max_steps if spec.converges else spec.steps
 
 
-def audit_batch(task: AbstractTask, split: Split, examples: int) -> tuple[Array, Array]:
+def audit_batch(task: Task, split: Split, examples: int) -> tuple[Array, Array]:
     """Inputs and targets of so many examples, spread evenly over the split."""
     chosen = split.evenly(examples)
     return jax.vmap(task.encode)(jnp.asarray(chosen.inputs)), jnp.asarray(chosen.targets)

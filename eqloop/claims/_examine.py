@@ -19,7 +19,7 @@ from .._adjoint import AbstractGradient, Implicit, OneStep, Phantom, Truncated
 from .._iteration import advance
 from .._model import LoopedTransformer
 from .._norms import relative_residual
-from .._task import AbstractTask, Split
+from .._task import Split, Task
 from ..audit import GradientAudit, audit_batch, audited_iterations, gradient_audit
 from ..evaluate import at_most, evaluate
 from ..run import Spec, trained_iterations
@@ -44,7 +44,7 @@ Progress = Callable[[str, int, int | None], None]
 
 def examine(
     model: LoopedTransformer,
-    task: AbstractTask,
+    task: Task,
     splits: Mapping[str, Split],
     spec: Spec,
     *,
@@ -201,7 +201,7 @@ def audit_table(audit: GradientAudit) -> dict[str, dict[str, float]]:
 
 def weight_noise(
     model: LoopedTransformer,
-    task: AbstractTask,
+    task: Task,
     split: Split,
     *,
     key: PRNGKeyArray,
@@ -273,7 +273,7 @@ def _noisy(model: LoopedTransformer, key: PRNGKeyArray, level: Array) -> LoopedT
 @eqx.filter_jit
 def _solved(
     model: LoopedTransformer,
-    task: AbstractTask,
+    task: Task,
     tokens: Array,
     targets: Array,
     iterations: Array,

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 
 from .._cross_entropy import cross_entropy
 from .._model import Coda, LoopedTransformer
-from .._task import AbstractTask, Split
+from .._task import Split, Task
 from ..nn import Loop
 
 
@@ -52,7 +52,7 @@ class Problem:
     targets: UInt8[Array, "examples *grid"]
 
 
-def make_problem(model: LoopedTransformer, task: AbstractTask, split: Split) -> Problem:
+def make_problem(model: LoopedTransformer, task: Task, split: Split) -> Problem:
     """The loop of a model on the examples of a split, as a function of their embeddings."""
     return Problem(
         f=RecurrentMap(model.loop()),
@@ -64,5 +64,5 @@ def make_problem(model: LoopedTransformer, task: AbstractTask, split: Split) -> 
 
 
 @eqx.filter_jit
-def _embed(model: LoopedTransformer, task: AbstractTask, tokens: Array) -> Array:
+def _embed(model: LoopedTransformer, task: Task, tokens: Array) -> Array:
     return jax.vmap(lambda each: model.embed(task.encode(each)))(tokens)

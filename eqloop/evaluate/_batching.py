@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from .._model import LoopedTransformer
 from .._solver import AbstractSolver, SolveState
-from .._task import AbstractTask, Split
+from .._task import Split, Task
 
 CHUNK = 8
 """Steps between two looks at what is done; a start that is done waits for the next look."""
@@ -47,7 +47,7 @@ class _Problem(eqx.Module):
 
     model: LoopedTransformer
     loop: Any
-    task: AbstractTask
+    task: Task
     solver: AbstractSolver
     noise: Float[Array, ""]
     key: PRNGKeyArray
@@ -94,7 +94,7 @@ class Stream:
         self,
         model: LoopedTransformer,
         loop: Any,
-        task: AbstractTask,
+        task: Task,
         split: Split,
         solver: AbstractSolver,
         *,

@@ -15,7 +15,7 @@ from .._errors import InputError
 from .._model import LoopedTransformer
 from .._norms import relative_residual
 from .._tables import plain
-from .._task import AbstractTask, Progress, Split
+from .._task import Progress, Split, Task
 
 CHECK = 8
 """Iterations between two looks at whether an example has stopped changing."""
@@ -119,7 +119,7 @@ class _Active(eqx.Module):
 
 @eqx.filter_jit
 def _start(
-    model: LoopedTransformer, loop: Any, task: AbstractTask, tokens: Array, targets: Array
+    model: LoopedTransformer, loop: Any, task: Task, tokens: Array, targets: Array
 ) -> _Active:
     def one(tokens):
         e = model.embed(task.encode(tokens))
@@ -159,9 +159,7 @@ def _advance(
 
 
 @eqx.filter_jit
-def _read(
-    model: LoopedTransformer, task: AbstractTask, active: _Active
-) -> tuple[Array, dict[str, Array]]:
+def _read(model: LoopedTransformer, task: Task, active: _Active) -> tuple[Array, dict[str, Array]]:
     """The prediction of each example and its scores."""
 
     def one(z, tokens, targets):
@@ -174,7 +172,7 @@ def _read(
 
 @eqx.filter_jit
 def _check(
-    model: LoopedTransformer, task: AbstractTask, active: _Active, quiet: float
+    model: LoopedTransformer, task: Task, active: _Active, quiet: float
 ) -> tuple[_Active, Bool[Array, " batch"]]:
     """Which examples may stop; see `evaluate`."""
 
@@ -202,7 +200,7 @@ def _take(active: _Active, index: Int[Array, " batch"]) -> _Active:
 
 def evaluate(
     model: LoopedTransformer,
-    task: AbstractTask,
+    task: Task,
     split: Split,
     *,
     iterations: int = 512,

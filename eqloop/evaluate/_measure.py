@@ -1,7 +1,7 @@
 """`evaluate` on a split of a run, kept in its folder."""
 
 from .._model import LoopedTransformer
-from .._task import AbstractTask, Progress, Split
+from .._task import Progress, Split, Task
 from ..run import Run, record_of, save_evaluation, trained_iterations
 from ._curves import Evaluation, evaluate
 
@@ -15,7 +15,7 @@ def measure(
     run: Run,
     step: int,
     model: LoopedTransformer,
-    task: AbstractTask,
+    task: Task,
     name: str,
     split: Split,
     *,

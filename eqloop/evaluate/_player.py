@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._model import LoopedTransformer
-from .._task import AbstractTask, Split
+from .._task import Split, Task
 from ._trace import trace
 
 CLOSE = 32
@@ -16,7 +16,7 @@ CLOSE = 32
 
 def player(
     model: LoopedTransformer,
-    task: AbstractTask,
+    task: Task,
     split: Split,
     *,
     names: Sequence[str],

@@ -14,7 +14,7 @@ from .._errors import InputError
 from .._model import LoopedTransformer
 from .._solver import AbstractSolver, FixedPoint
 from .._tables import plain
-from .._task import AbstractTask, Progress, Split
+from .._task import Progress, Split, Task
 from ._batching import Stream
 from ._curves import check_grid, make_loop, mean
 
@@ -83,7 +83,7 @@ class Solved:
 
 def solve(
     model: LoopedTransformer,
-    task: AbstractTask,
+    task: Task,
     split: Split,
     *,
     budget: int = 512,

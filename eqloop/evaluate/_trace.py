@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree, Shaped, UInt8
 
 from .._model import LoopedTransformer
 from .._norms import relative_residual
-from .._task import AbstractTask
+from .._task import Task
 from ._curves import check_grid
 
 _CHUNK = 16
@@ -38,7 +38,7 @@ class Trace:
 
 def trace(
     model: LoopedTransformer,
-    task: AbstractTask,
+    task: Task,
     tokens: UInt8[np.ndarray, "*grid"],
     *,
     iterations: int,
@@ -66,14 +66,14 @@ def trace(
 
 
 @eqx.filter_jit
-def _start(model: LoopedTransformer, task: AbstractTask, tokens: Array) -> tuple[Array, PyTree]:
+def _start(model: LoopedTransformer, task: Task, tokens: Array) -> tuple[Array, PyTree]:
     e = model.embed(task.encode(tokens))
     return e, model.loop().inject(e)
 
 
 @eqx.filter_jit
 def _advance(
-    model: LoopedTransformer, task: AbstractTask, tokens: Array, z: Array, r: PyTree
+    model: LoopedTransformer, task: Task, tokens: Array, z: Array, r: PyTree
 ) -> tuple[Array, tuple[Array, Array]]:
     f = model.loop()
 

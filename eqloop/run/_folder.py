@@ -233,7 +233,7 @@ def same_content(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest without paths."""
     content = dict(manifest)
-    for part, name in (("source", "path"), ("fields", "data")):
+    for part, name in (("source", "path"), ("fields", "data"), ("code", "file")):
         if isinstance(content.get(part), Mapping):
             content[part] = {k: v for k, v in content[part].items() if k != name}
     return content

@@ -21,7 +21,7 @@ from ._spec import SPEC_FORMAT
 from ._values import finite, share
 
 if TYPE_CHECKING:
-    from .._task import AbstractTask, Split
+    from .._task import Split, Task
     from ._folder import Run
 
 Found = TypeVar("Found")
@@ -323,9 +323,7 @@ def read_player(folder: Path) -> dict[str, Any]:
     return player
 
 
-def record_of(
-    task: "AbstractTask", name: str, step: int, examples: int, split: "Split"
-) -> dict[str, Any]:
+def record_of(task: "Task", name: str, step: int, examples: int, split: "Split") -> dict[str, Any]:
     """What the record of a measurement on a number of the examples of a split begins with."""
     return {
         "task": task.name,

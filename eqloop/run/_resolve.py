@@ -12,7 +12,7 @@ from .._tables import parse_toml, within_limits
 from ._spec import GROUPS, Spec, from_tables
 
 if TYPE_CHECKING:
-    from .._task import AbstractTask
+    from .._task import Task
 
 PACKAGE = __name__.rpartition(".")[0]
 
@@ -27,7 +27,7 @@ SHORTCUTS = {
 }
 """Options of `eqloop train` that are another name for a field."""
 
-MakeTask = Callable[[str, Mapping[str, Any]], "AbstractTask"]
+MakeTask = Callable[[str, Mapping[str, Any]], "Task"]
 
 
 def presets() -> dict[str, list[str]]:

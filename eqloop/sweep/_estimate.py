@@ -6,7 +6,7 @@ import time
 
 import jax
 
-from .._task import AbstractTask
+from .._task import Task
 from ..train import check_memory, init_state, make_step
 from ..train._step import Order, put
 from ._cost import count, iterations
@@ -36,7 +36,7 @@ def flops(cell: Cell) -> tuple[float, float]:
     return cost.training(cell.spec), cost.evaluation(examples, wanted.iterations, reads)
 
 
-def measure_rate(cell: Cell, task: AbstractTask) -> Rate:
+def measure_rate(cell: Cell, task: Task) -> Rate:
     """Of this machine, as it is now: one step of a cell to compile, and a few to time. **Raises**
     `InputError` where it has not the memory for the cell."""
     check_memory(cell.spec)

@@ -10,7 +10,7 @@ import jax
 
 from .._build import restore
 from .._errors import InputError
-from .._task import AbstractTask
+from .._task import Task
 from ..claims import weight_figures
 from ..evaluate import measure
 from ..run import MakeTask, open_run, trained_seconds
@@ -64,7 +64,7 @@ def _attempt(sweep: Sweep, cell: Cell, make_task: MakeTask) -> Ended | None:
         return Ended("failed", f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def run_cell(sweep: Sweep, cell: Cell, task: AbstractTask) -> Ended | None:
+def run_cell(sweep: Sweep, cell: Cell, task: Task) -> Ended | None:
     """Train one cell, or go on with its run, and evaluate it. None where a signal stopped it."""
     path, wanted = sweep.run(cell), cell.evaluate
     splits = task.load().splits

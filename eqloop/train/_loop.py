@@ -28,7 +28,7 @@ from rich.progress import (
 from .._errors import InputError
 from .._files import remove_leftovers
 from .._tables import plain
-from .._task import AbstractTask, Dataset
+from .._task import Dataset, Task
 from ..audit import AUDITED, audit_batch, audit_line, make_auditor
 from ..evaluate import Evaluation, evaluate
 from ..run import (
@@ -90,7 +90,7 @@ class Outcome:
 
 def train(
     spec: Spec | None,
-    task: AbstractTask,
+    task: Task,
     path: Path | None,
     *,
     resume: bool = False,
@@ -208,7 +208,7 @@ def _same_everywhere(data: Dataset) -> None:
     raise_on_all(compare)
 
 
-def _load(task: AbstractTask, console: Console) -> Dataset:
+def _load(task: Task, console: Console) -> Dataset:
     columns = (TextColumn("reading the data"), BarColumn(), TaskProgressColumn())
     shown = console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
@@ -244,9 +244,7 @@ def _same_data(run: Run, data: Dataset) -> None:
 class _Trainer:
     """The state of one process that trains a run."""
 
-    def __init__(
-        self, run: Run, task: AbstractTask, data: Dataset, devices: Devices, console: Console
-    ):
+    def __init__(self, run: Run, task: Task, data: Dataset, devices: Devices, console: Console):
         self.run, self.task, self.devices, self.console = run, task, devices, console
         self.spec = spec = run.spec
         self.data = devices.copy(put(data.splits["train"]))

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from .._errors import InputError
 from .._solution import BackwardReport
-from .._task import AbstractTask, Split
+from .._task import Split, Task
 from ..run import Spec
 from ._devices import Devices
 from ._loss import batch_loss
@@ -95,7 +95,7 @@ class _Fixed(NamedTuple):
     lr: Float[Array, ""]
 
 
-def make_step(spec: Spec, task: AbstractTask, devices: Devices | None = None) -> Step:
+def make_step(spec: Spec, task: Task, devices: Devices | None = None) -> Step:
     """The compiled step `(data, state, indices) -> (state, metrics)`.
 
     Gathers the batch, transforms and encodes it, takes the gradient, clips, and updates the
@@ -126,7 +126,7 @@ def _shared(spec: Spec) -> Spec:
 
 
 @functools.lru_cache(maxsize=4)
-def _program(spec: Spec, task: AbstractTask, everywhere: NamedSharding | None) -> Any:
+def _program(spec: Spec, task: Task, everywhere: NamedSharding | None) -> Any:
     step = functools.partial(_step, spec, task)
     if everywhere is None:
         return eqx.filter_jit(step, donate="all-except-first")
@@ -137,9 +137,7 @@ def _program(spec: Spec, task: AbstractTask, everywhere: NamedSharding | None) -
     return eqx.filter_jit(replicated, donate="all-except-first")
 
 
-def _step(
-    spec: Spec, task: AbstractTask, fixed: _Fixed, state: TrainState
-) -> tuple[TrainState, Metrics]:
+def _step(spec: Spec, task: Task, fixed: _Fixed, state: TrainState) -> tuple[TrainState, Metrics]:
     batch = spec.train.batch
     schedule = make_schedule(spec.train, fixed.lr)
     keys = jr.split(jr.fold_in(fixed.key, state.step))

@@ -16,8 +16,8 @@ import zstandard
 
 from .._errors import InputError
 from .._files import refuse_special, replacing
-from .._task import Bad
 from ._open import one_line
+from ._split import Bad
 
 OnBad = Callable[[Bad], None]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .._errors import InputError
-from .._task import Bad, Progress
 from ._files import OnBad
 from ._open import PARQUET, PARQUET_KIND, explained, one_line, opened, regular
+from ._split import Bad, Progress
 
 Record = dict[str, str]
 

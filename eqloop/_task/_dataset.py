@@ -9,14 +9,19 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._errors import InputError
 from .._files import open_regular, remove_leftovers, replacing
-from .._task import AbstractTask, Dataset, Split
+from .._plugins import origin, source_digest
 from ._files import write_atomic
 from ._open import explained, regular
+from ._split import Dataset, Split
+
+if TYPE_CHECKING:
+    from ._base import Task
 
 _LOG = logging.getLogger(__name__)
 
@@ -195,19 +200,25 @@ def partition(rows: int, seed: int, share: float = 0.8) -> tuple[np.ndarray, np.
     return np.sort(order[:first]), np.sort(order[first:])
 
 
-def key_of(task: AbstractTask, source: Mapping[str, object]) -> dict[str, object]:
-    """The cache key of a task's data: what it was made from and how, not where it lay."""
+def key_of(task: "Task", source: Mapping[str, object]) -> dict[str, object] | None:
+    """The cache key of a task's data: what it was made from and how, not where it lay. None for a
+    class of which no file has the code, as in a notebook: whether it has changed is not known."""
+    code = source_digest(type(task))
+    if code is None:
+        return None
     fields = dataclasses.asdict(task)
     for without in ("data", "augment"):
         del fields[without]
     kept = {name: value for name, value in source.items() if name != "path"}
     key: dict[str, object] = {"task": task.name, "version": task.version}
     key |= {"fields": fields, "source": kept}
+    if code:
+        key["code"] = code
     return key | {"reader": READER} if "path" in source else key
 
 
 def manifest(
-    task: AbstractTask,
+    task: "Task",
     splits: Mapping[str, Split],
     source: Mapping[str, object],
     read: Mapping[str, object],
@@ -219,9 +230,11 @@ def manifest(
     - `source`: from `describe`, or `{"generator": ...}`.
     - `read`: counts of the task's own (rows read, bad rows, duplicates, ...).
     """
+    code = origin(type(task))
     return {
         "task": task.name,
         "version": task.version,
+        **({"code": dict(zip(("file", "sha256"), code, strict=True))} if code else {}),
         "fields": dataclasses.asdict(task),
         "source": dict(source),
         "read": dict(read),
@@ -232,7 +245,7 @@ def manifest(
 
 
 def dataset(
-    task: AbstractTask,
+    task: "Task",
     source: Mapping[str, object],
     build: Callable[[], tuple[Mapping[str, Split], Mapping[str, object]]],
 ) -> Dataset:
@@ -248,7 +261,8 @@ def dataset(
         splits, read = build()
         return pack(splits) | {"_read": np.frombuffer(json.dumps(read).encode(), np.uint8)}
 
-    stored = cached(key_of(task, source), arrays)
+    key = key_of(task, source)
+    stored = arrays() if key is None else cached(key, arrays)
     read = json.loads(stored.pop("_read").tobytes())
     splits = unpack(stored)
     return Dataset(splits, manifest(task, splits, source, read))

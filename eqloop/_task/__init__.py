@@ -1,0 +1,29 @@
+"""What a task is, and what the tasks share: splits, the cache, files of puzzles, pictures."""
+
+from ._base import Task as Task
+from ._cells import shortened as shortened
+from ._dataset import cache_folder as cache_folder
+from ._dataset import dataset as dataset
+from ._dataset import describe as describe
+from ._dataset import partition as partition
+from ._files import OnBad as OnBad
+from ._files import Tally as Tally
+from ._files import refuse as refuse
+from ._files import replaceable as replaceable
+from ._files import write_atomic as write_atomic
+from ._files import write_text as write_text
+from ._open import explained as explained
+from ._open import open_text as open_text
+from ._open import regular as regular
+from ._records import Layout as Layout
+from ._records import Record as Record
+from ._records import read_records as read_records
+from ._split import Bad as Bad
+from ._split import Dataset as Dataset
+from ._split import Progress as Progress
+from ._split import Split as Split
+from ._svg import PREDICTED as PREDICTED
+from ._svg import WRONG as WRONG
+from ._svg import glyphs as glyphs
+from ._svg import picture as picture
+from ._svg import struck as struck

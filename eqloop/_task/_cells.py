@@ -1,0 +1,255 @@
+"""Puzzles as text and pictures where a task has no others: one symbol for each cell."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .._errors import InputError
+from .._text import one_line
+from ._files import OnBad, write_text
+from ._records import Layout, Record, read_records
+from ._split import Bad, Progress, Split, text_of
+from ._svg import PREDICTED, glyphs, picture, struck
+
+_SHORT = 40
+"""Characters of a wrong text that a message repeats."""
+_WIDE = 32
+"""Cells of a row of a picture, where the grid has one axis."""
+
+
+def shortened(text: str) -> str:
+    """A text for a message, in quotes."""
+    return repr(text if len(text) <= _SHORT else f"{text[: _SHORT - 3]}...")
+
+
+def parse_cells(text: str, grid: Sequence[int], symbols: str) -> np.ndarray:
+    """The tokens of a text of symbols, `(*grid,)`; a grid of one axis may have any length.
+
+    White space is left out, unless it is a symbol. **Raises** `InputError`, in one line.
+    """
+    letters = [letter for letter in text if letter in symbols or not letter.isspace()]
+    for letter in letters:
+        if letter not in symbols:
+            raise InputError(
+                f"puzzle {shortened(text)}: {letter!r} is no symbol of this task ({symbols})"
+            )
+    cells = math.prod(grid)
+    if not letters or (len(grid) > 1 and len(letters) != cells):
+        needed = f"{cells} ({' x '.join(map(str, grid))})" if len(grid) > 1 else "at least 1"
+        raise InputError(
+            f"puzzle {shortened(text)}: has {len(letters)} cells, where {needed} are needed"
+        )
+    shape = tuple(grid) if len(grid) > 1 else (len(letters),)
+    return np.array([symbols.index(letter) for letter in letters], np.uint8).reshape(shape)
+
+
+def read_cells(
+    path: Path,
+    parse: Callable[[str], Split],
+    symbols: str,
+    *,
+    on_bad: OnBad,
+    progress: Progress | None,
+) -> Split | None:
+    """The good rows of a file with the columns `question` and perhaps `answer`, or with one puzzle
+    a line; None where there is none.
+
+    Bad is a row that `parse` refuses, of another size than the rows before it, or with an answer
+    that is of another size or differs from the one that `parse` knows.
+    """
+    rows: list[Split] = []
+    for number, record in read_records(path, _layout(parse), on_bad=on_bad, progress=progress):
+        try:
+            row = _row(record, parse, symbols)
+            if rows and row.inputs.shape != rows[0].inputs.shape:
+                size, first = row.inputs[0].size, rows[0].inputs[0].size
+                raise InputError(f"{size} cells, where the rows before have {first}")
+            rows.append(row)
+        except InputError as error:
+            on_bad(Bad(f"{path}:{number}", one_line(str(error))))
+    return joined(rows) if rows else None
+
+
+def _row(record: Record, parse: Callable[[str], Split], symbols: str) -> Split:
+    row = parse(record["question"])
+    answer = record.get("answer", "")
+    if not answer.strip():
+        return row
+    shape = row.targets.shape
+    targets = parse_cells(answer, (row.targets[0].size,), symbols)
+    if targets.size != row.targets[0].size:
+        raise InputError(
+            f"the answer {shortened(answer)} has {targets.size} cells, and the question "
+            f"{row.targets[0].size}"
+        )
+    targets = targets.reshape(shape)
+    if row.answered[0] and (targets != row.targets).any():
+        raise InputError(f"the answer {shortened(answer)} is not the right one")
+    columns = {**row.columns, "answered": np.ones(1, bool)}
+    return Split(row.inputs, targets, row.difficulty, row.puzzles, columns)
+
+
+def joined(parts: Sequence[Split]) -> Split:
+    """The examples of several splits of the same columns, one after the other."""
+    return Split(
+        inputs=np.concatenate([part.inputs for part in parts]),
+        targets=np.concatenate([part.targets for part in parts]),
+        difficulty=np.concatenate([part.difficulty for part in parts]),
+        puzzles=np.concatenate([part.puzzles for part in parts]),
+        columns={
+            name: np.concatenate([part.columns[name] for part in parts])
+            for name in parts[0].columns
+        },
+    )
+
+
+def write_cells(split: Split, path: Path, symbols: str) -> None:
+    """Write the columns `question` and, where it is known, `answer`, as `read_cells` reads them."""
+    with write_text(path) as file:
+        file.write("question,answer\n")
+        rows = zip(split.puzzles, split.targets, split.answered, strict=True)
+        for question, target, answered in rows:
+            answer = text_of(target, symbols) if answered else ""
+            file.write(f"{_quoted(question.decode())},{_quoted(answer)}\n")
+
+
+def _quoted(text: str) -> str:
+    """A field of a CSV file."""
+    plain = not any(letter in text for letter in ',"\n\r') and text == text.strip()
+    return text if plain else '"' + text.replace('"', '""') + '"'
+
+
+_QUESTION = ("input", "puzzle", "quizzes", "problem")
+_ANSWER = ("output", "target", "solution", "solutions")
+
+
+def _layout(parse: Callable[[str], Split]) -> Layout:
+    def plain(line: str) -> Record | None:
+        """A line of a file without a header: one puzzle."""
+        fields = {field.strip().lower() for field in re.split("[,;\t]", line)}
+        if fields & {"question", *_QUESTION}:
+            return None
+        if len(fields) > 1:
+            try:
+                parse(line.strip("\n"))
+            except InputError:
+                return None
+        return {"question": line.strip("\n")}
+
+    return Layout(
+        required=("question",),
+        expected=(
+            "a column question (or input, puzzle), and answer (output, target, solution) where it "
+            "is known, or one puzzle a line, is expected"
+        ),
+        names={"question": _QUESTION, "answer": _ANSWER},
+        plain=plain,
+        row="puzzle",
+    )
+
+
+def check_cells(split: Split, prediction: np.ndarray) -> tuple[bool | None, str]:
+    """Whether `prediction` is the target of the one example in `split`, and one line on it."""
+    if not split.answered[0]:
+        return None, "the right answer is not known"
+    wrong = np.argwhere(np.asarray(prediction) != split.targets[0])
+    if len(wrong) == 0:
+        return True, f"all {prediction.size} cells are right"
+    first = ", ".join(map(str, wrong[0].tolist()))
+    return False, f"{len(wrong)} of {prediction.size} cells are wrong, the first at {first}"
+
+
+def render_cells(
+    split: Split, prediction: np.ndarray | None, symbols: str, labels: tuple[str, str]
+) -> str:
+    """The one example in `split` for a terminal, with the prediction below (one axis) or beside
+    it (several axes), and a `^` below each wrong cell. Rich markup."""
+    shown = _Rows(split, prediction, 2 * _WIDE)
+    first, second, third = (f"{name:<{max(5, *map(len, labels))}}" for name in (*labels, "wrong"))
+    lines = []
+    for inputs, answer, wrong in shown:
+        given = _escaped(text_of(inputs, symbols))
+        marks = "".join("^" if mark else " " for mark in wrong).rstrip()
+        answered = "" if answer is None else f"[bold]{_escaped(text_of(answer, symbols))}[/]"
+        if shown.beside:
+            lines.append(f"{given}   {answered}".rstrip())
+            lines += [f"{' ' * (len(inputs) + 3)}[red]{marks}[/]"] if marks else []
+        else:
+            lines.append(f"[dim]{first}[/] {given}")
+            lines += [f"{second} {answered}"] if answered else []
+            lines += [f"[red]{third} {marks}[/]"] if marks else []
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    """Text that the markup of Rich shows as it is."""
+    return text.replace("\\", "\\\\").replace("[", "\\[")
+
+
+def draw_cells(
+    split: Split,
+    prediction: np.ndarray | None,
+    symbols: str,
+    labels: tuple[str, str],
+    *,
+    title: str,
+) -> str:
+    """The one example in `split` as an SVG: rows of symbols, with the answer below (one axis) or
+    beside them (several axes), a dot where there is none yet, and wrong cells struck out.
+    """
+    cell, high = 14, 20
+    shown = _Rows(split, prediction, _WIDE if split.inputs[0].size > 4 * _WIDE else _WIDE // 2)
+    left = 12 if shown.beside else 8 + 7 * max(map(len, labels))
+    line = high if shown.beside else 42
+    body = [
+        '<g font-family="ui-monospace,Menlo,Consolas,monospace" font-size="14" '
+        'text-anchor="middle" fill="currentColor">'
+    ]
+    marks, width, number = [], 0, 0
+    for number, (inputs, answer, wrong) in enumerate(shown):
+        top = line * number
+        x, y = (left + cell * (len(inputs) + 1), top + 15) if shown.beside else (left, top + 32)
+        text = "·" * len(inputs) if answer is None else text_of(answer, symbols)
+        if not shown.beside:
+            body += [
+                f'<text x="{left / 2 - 3:g}" y="{top + dy}" font-size="9">{label}</text>'
+                for label, dy in zip(labels, (15, 31), strict=True)
+            ]
+        at = [cell * i for i in range(len(inputs))]
+        body += [
+            glyphs(text_of(inputs, symbols), [(left + i, top + 15) for i in at], opacity=".75"),
+            glyphs(text, [(x + i, y) for i in at], fill=PREDICTED, font_weight="700"),
+        ]
+        marks += [(x + at[i] - 6, y - 12) for i in np.flatnonzero(wrong)]
+        width = max(width, x + cell * len(inputs))
+    body += ["</g>", struck(marks, 12, 15)]
+    if prediction is not None and split.answered[0]:
+        title += f": {split.inputs[0].size - len(marks)} cells right, {len(marks)} wrong"
+    return picture(title, width, line * (number + 1), body)
+
+
+class _Rows:
+    """An example as rows of at most `width` cells: tokens, answer (or None), which are wrong.
+
+    `beside`: whether the grid has rows of its own, so that two boards stand side by side.
+    """
+
+    def __init__(self, split: Split, prediction: np.ndarray | None, width: int):
+        inputs = split.inputs[0]
+        self.beside = inputs.ndim > 1
+        width = inputs.shape[-1] if self.beside else width
+        wrong = np.zeros(inputs.shape, bool)
+        if prediction is not None and split.answered[0]:
+            wrong = np.asarray(prediction) != split.targets[0]
+        parts = [slice(start, start + width) for start in range(0, inputs.size, width)]
+        answer = None if prediction is None else np.asarray(prediction).ravel()
+        self._rows = [
+            (inputs.ravel()[part], None if answer is None else answer[part], wrong.ravel()[part])
+            for part in parts
+        ]
+
+    def __iter__(self):
+        return iter(self._rows)
