@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ SMALL = {
 class Mirror(eqloop.Task):
     """The least that a task can be: a board of two axes, to be mirrored."""
 
-    grid, channels, classes = (3, 4), 10, 10  # pyright: ignore[reportAssignmentType]
+    grid, channels, classes = (3, 4), 10, 10  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def generate(self, rows, seed, *, progress=None):
         boards = np.random.default_rng(seed).integers(0, 10, (rows, 3, 4))
@@ -167,12 +168,13 @@ def test_what_cannot_be_registered():
     taken = type("Sudoku", (Mirror,), {})
     partial = type("Partial", (eqloop.Task,), {"grid": (1,), "channels": 1, "classes": 2})
     bare = type("Bare", (Mirror,), {"__annotations__": {"size": int}, "size": 3})
-    for task, words in (
+    cases: list[tuple[Any, str]] = [
         (int, "no class that is derived from eqloop"),
         (taken, "that of a task of eqloop"),
         (partial, "does not define encode, generate"),
         (bare, r"fields \(size\) and is no dataclass"),
-    ):
+    ]
+    for task, words in cases:
         with pytest.raises(InputError, match=words):
             register(task)
 

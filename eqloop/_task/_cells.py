@@ -227,7 +227,7 @@ def draw_cells(
         width = max(width, x + cell * len(inputs))
     body += ["</g>", struck(marks, 12, 15)]
     if prediction is not None and split.answered[0]:
-        title += f": {split.inputs[0].size - len(marks)} cells right, {len(marks)} wrong"
+        title += f": {split.inputs[0].size - len(marks)} right, {len(marks)} wrong"
     return picture(title, width, line * (number + 1), body)
 
 
