@@ -27,15 +27,15 @@ PUBLIC = [
     eqloop.Phantom,
     eqloop.Neumann,
     eqloop.Implicit,
-    eqloop.stability.analyse,
     eqloop.stability.follow_orbits,
-    eqloop.stability.reachability,
-    eqloop.stability.input_dependence,
-    eqloop.stability.geometry,
-    eqloop.stability.spectrum,
     eqloop.stability.leading_eigenvalues,
     eqloop.stability.lyapunov_exponents,
     eqloop.stability.scalar_experiment,
+    pytest.param(eqloop.stability.analyse, marks=pytest.mark.slow),
+    pytest.param(eqloop.stability.reachability, marks=pytest.mark.slow),
+    pytest.param(eqloop.stability.input_dependence, marks=pytest.mark.slow),
+    pytest.param(eqloop.stability.geometry, marks=pytest.mark.slow),
+    pytest.param(eqloop.stability.spectrum, marks=pytest.mark.slow),
 ]
 
 

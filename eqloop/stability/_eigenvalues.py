@@ -1,4 +1,4 @@
-"""The leading eigenvalues of an operator that is known by its products only."""
+"""The leading eigenvalues of a matrix-free operator."""
 
 import dataclasses
 from collections.abc import Callable
@@ -48,8 +48,10 @@ class Eigenvalues:
     products: Int[np.ndarray, " batch"]
 
     def take(self, index: Int[np.ndarray, " some"]) -> "Eigenvalues":
-        """Those of some members of the batch."""
-        return Eigenvalues(*(getattr(self, each.name)[index] for each in dataclasses.fields(self)))
+        """Return the members of the batch at these indices."""
+        return Eigenvalues(
+            *(getattr(self, field.name)[index] for field in dataclasses.fields(self))
+        )
 
 
 def leading_eigenvalues(
@@ -63,7 +65,8 @@ def leading_eigenvalues(
     memory: int = 24,
     cycles: int = 10,
 ) -> Eigenvalues:
-    """Eigenvalues of largest modulus of `v -> operator(z, x, v)`, for each (z, x) of a batch.
+    """Return the eigenvalues of largest modulus of `v -> operator(z, x, v)`, for each (z, x) of a
+    batch.
 
     Arnoldi's method with the restarts of Krylov and Schur: a real basis V of a Krylov space is
     grown to `memory` vectors, in which `A V = V B + v b^T`; of the real Schur form of B the part
@@ -74,11 +77,28 @@ def leading_eigenvalues(
 
     **Arguments:**
 
-    - `operator`: an Equinox module or any function, closed over what it likes.
-    - `zs`, `xs`: stacked along a first axis.
-    - `count`: eigenvalues wanted; `memory`: vectors kept, more than `count + 2`.
-    - `cycles`: restarts at most; they end when the wanted eigenvalues of all have converged, or
-        cannot for rounding.
+    - `operator`: an Equinox module or any function, linear in its third argument.
+    - `zs`, `xs`: states and inputs, stacked along a first axis.
+    - `key`: a random key, for the first vectors.
+    - `count`: number of eigenvalues.
+    - `rtol`: relative residual at which an eigenvalue has converged.
+    - `memory`: number of basis vectors, more than `count + 2`.
+    - `cycles`: maximum number of restarts; stops early if all eigenvalues have converged, or if
+        rounding prevents that.
+
+    **Returns:**
+
+    The `Eigenvalues`, of largest modulus first.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> operator = lambda z, x, v: x * v            # a diagonal matrix
+    >>> zs, xs = jnp.zeros((1, 3)), jnp.array([[1.0, -3.0, 2.0]])
+    >>> leading = eqloop.stability.leading_eigenvalues(operator, zs, xs, key=jr.key(0), count=2)
+    >>> print(leading.values.real.round(3))
+    [[-3.  2.]]
+
+    ```
     """
     z, x = head((zs, xs))
     operator = closed(operator, z, x, z, derivative=False)
@@ -104,20 +124,20 @@ def leading_eigenvalues(
             else _ritz(matrix[example], int(begun[example]), count, rtol, eps)
             for example in range(batch)
         ]
-        if cycle == cycles - 1 or all(each.keep == 0 for each in ritz):
+        if cycle == cycles - 1 or all(solution.keep == 0 for solution in ritz):
             break
         turns = np.zeros((batch, memory + 1, memory + 1))
-        for example, each in enumerate(ritz):
-            turns[example], matrix[example], begun[example] = each.restart(matrix[example])
+        for example, solution in enumerate(ritz):
+            turns[example], matrix[example], begun[example] = solution.restart(matrix[example])
         basis = _turn(basis, jnp.asarray(turns, dtype))
     first = np.zeros((batch, memory), complex)
-    for example, each in enumerate(ritz):
-        first[example, : len(each.first)] = each.first
+    for example, solution in enumerate(ritz):
+        first[example, : len(solution.first)] = solution.first
     flat = np.asarray(basis[:, :memory])
     return Eigenvalues(
-        values=np.stack([each.values for each in ritz]),
-        converged=np.stack([each.converged for each in ritz]),
-        errors=np.stack([each.errors for each in ritz]),
+        values=np.stack([solution.values for solution in ritz]),
+        converged=np.stack([solution.converged for solution in ritz]),
+        errors=np.stack([solution.errors for solution in ritz]),
         vectors=np.einsum("bmn,bm->bn", flat, first),
         products=products,
     )
@@ -216,22 +236,22 @@ def _ritz(matrix: np.ndarray, begun: int, count: int, rtol: float, eps: float) -
     # A zero below the diagonal of a new column ends the basis: what is before it is exact.
     size = next((j + 1 for j in range(begun, columns) if matrix[j + 1, j] == 0), columns)
     small, last = matrix[:size, :size], matrix[size, :size]
-    found, left, right = eig(small, left=True, right=True)  # pyright: ignore
-    order = np.argsort(-np.abs(found), kind="stable")
-    found, left, right = found[order], left[:, order], right[:, order]
+    eigenvalues, left, right = eig(small, left=True, right=True)  # pyright: ignore
+    order = np.argsort(-np.abs(eigenvalues), kind="stable")
+    eigenvalues, left, right = eigenvalues[order], left[:, order], right[:, order]
     residual = np.abs(last @ right)
     overlap = np.abs(np.sum(np.conj(left) * right, axis=0))
     condition = 1 / np.maximum(overlap, np.finfo(float).tiny)
-    rounding, limit = eps * np.linalg.norm(small, 2), CERTAIN * np.abs(found[0])
+    rounding, limit = eps * np.linalg.norm(small, 2), CERTAIN * np.abs(eigenvalues[0])
     size_of_error = np.maximum(residual, rounding)
     error = SPLIT * condition * size_of_error
     top = min(count, size)
     limit = max(limit, SPLIT * rounding)
     for k in np.flatnonzero(error[:top] > limit):
         # The first order is too much where an eigenvalue is double, and its condition infinite.
-        error[k] = min(error[k], SPLIT * _shift(small, found[k], 10 * size_of_error[k]))
-    values[:top], errors[:top] = found[:top], error[:top]
-    settled = residual[:top] <= np.maximum(rtol * np.abs(found[:top]), 10 * rounding)
+        error[k] = min(error[k], SPLIT * _shift(small, eigenvalues[k], 10 * size_of_error[k]))
+    values[:top], errors[:top] = eigenvalues[:top], error[:top]
+    settled = residual[:top] <= np.maximum(rtol * np.abs(eigenvalues[:top]), 10 * rounding)
     certain = error[:top] <= limit
     converged[:top] = settled & certain
     # More cycles make residuals smaller, but not what rounding leaves.
@@ -239,7 +259,7 @@ def _ritz(matrix: np.ndarray, begun: int, count: int, rtol: float, eps: float) -
     if size < columns or done or size <= count + 2:
         return _Ritz(values, converged, errors, right[:, 0])
     # Cut where the moduli leave the widest gap: never inside a pair of conjugates.
-    moduli = np.abs(found)
+    moduli = np.abs(eigenvalues)
     places = np.arange(count, max(count + 1, (size + count) // 2))
     gaps = moduli[places] / np.maximum(moduli[places - 1], np.finfo(float).tiny)
     keep = int(places[np.argmin(gaps)])

@@ -1,4 +1,4 @@
-"""Do the fixed points depend on the input, and do they smoothly?"""
+"""Input-dependence: do the fixed points depend on the input, and is the dependence smooth?"""
 
 import math
 
@@ -27,7 +27,7 @@ ORDERS = 20
 NUDGE = 1e-2
 """Size of the change of an input by which smoothness is measured, relative to the input."""
 LEAST = 8
-"""Examples without which no linear probe is fitted, and by which it is seen whether f sees x."""
+"""Minimum number of examples for a linear probe; also used to test whether f depends on x."""
 
 
 def input_dependence(
@@ -42,10 +42,22 @@ def input_dependence(
 
     **Arguments:**
 
-    - `orbits`: of `follow_orbits`.
-    - `detail`: the examples (some of `orbits`) that are differentiated; by default all.
+    - `orbits`: from `follow_orbits`.
+    - `key`: a random key.
+    - `detail`: the subset of `orbits` that is differentiated; by default all.
     - `tolerance`: relative distance below which two fixed points count as one.
     - `tick`: called with the name of each stage that is done (see `planned`).
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> f, start = lambda z, x: 0.5 * jnp.tanh(z) + x, lambda x: 0 * x
+    >>> xs = jr.normal(jr.key(0), (4, 2))
+    >>> orbits = eqloop.stability.follow_orbits(f, start, xs, iterations=32)
+    >>> part = eqloop.stability.input_dependence(orbits, key=jr.key(1))
+    >>> print(part.clusters[-1], part.recall, f"{part.smoothness.median:.1f}")
+    4.0 True 1.0
+
+    ```
     """
     detail = orbits if detail is None else detail
     probe_key, nudge_key = jr.split(key)
@@ -64,14 +76,14 @@ def input_dependence(
     tick("sensitivity to the input")
     home = np.flatnonzero(detail.converged)
     implicit, smooth, through = np.full((3, len(detail)), math.nan)
-    some = detail.take(home)
+    at_home = detail.take(home)
     if home.size:
-        solved = _implicit(some.f, some.state, some.xs, keys[home], _rtol(some))
-        implicit[home] = np.sqrt(np.asarray(solved, np.float64))
+        squares = _implicit(at_home.f, at_home.state, at_home.xs, keys[home], _rtol(at_home))
+        implicit[home] = np.sqrt(np.asarray(squares, np.float64))
     tick("derivative of the fixed points")
     if home.size:
-        smooth[home] = smoothness(some, key=nudge_key)
-        through[home] = _through_start(some, keys[home], np.asarray(tangents, np.float64)[home])
+        smooth[home] = smoothness(at_home, key=nudge_key)
+        through[home] = _through_start(at_home, keys[home], np.asarray(tangents, np.float64)[home])
     tick("smoothness")
     with np.errstate(divide="ignore", invalid="ignore"):
         agreement = sensitivity[:, -1] / implicit
@@ -103,8 +115,18 @@ def input_dependence(
 
 
 def cluster(distances: Float[np.ndarray, " pairs"], tolerance: float) -> Int[np.ndarray, " points"]:
-    """The number of the cluster of each point: those that a chain of steps of at most `tolerance`
-    joins (single linkage). **Arguments:** `distances`: condensed, as of SciPy's `pdist`."""
+    """Cluster points by single linkage: points joined by a chain of steps of at most `tolerance`
+    share a cluster.
+
+    **Arguments:**
+
+    - `distances`: pairwise distances, condensed as by SciPy's `pdist`.
+    - `tolerance`: the longest step that joins two points.
+
+    **Returns:**
+
+    The cluster number of each point.
+    """
     return fcluster(linkage(distances, "single"), tolerance, "distance")
 
 
@@ -130,9 +152,9 @@ def smoothness(orbits: Orbits, *, key: PRNGKeyArray) -> Float[np.ndarray, " exam
 def _through_start(
     orbits: Orbits, keys: PRNGKeyArray, tangents: Float[np.ndarray, " examples"]
 ) -> Float[np.ndarray, " examples"]:
-    """As `smoothness`, but the loop is begun anew for the other input, at the start that belongs to
-    it, and what z* owes to the start counts: over `|dz_T/dx d|`, of the d that `_push_forward` took
-    with the same keys (`tangents` for one as it was drawn)."""
+    """As `smoothness`, but the loop restarts at the start of the other input, so that the influence
+    of the start is included. The change of z* is divided by `|dz_T/dx d|`, with the d that
+    `_push_forward` drew with the same keys (`tangents` are per unit length of d)."""
     moved, _, sizes = _nudge(orbits.xs, keys)
     z0s = orbits.z0s if orbits.start is None else starts(orbits.start, moved)
     state, converged = converge_from(orbits, z0s, moved, orbits.rate)
@@ -143,7 +165,7 @@ def _through_start(
 
 
 def _sees_input(orbits: Orbits) -> bool:
-    """Whether f is another function of the state for the input of another example."""
+    """Whether f changes as a function of the state if the input is that of another example."""
     others = take(orbits.xs, np.roll(np.arange(len(orbits)), 1))
     return bool(np.any(_changes(orbits.f, orbits.state, orbits.xs, others)))
 
@@ -207,13 +229,13 @@ def _spread(points: np.ndarray, inputs: np.ndarray) -> tuple[float, float, float
     drawn = np.random.default_rng(0).integers(0, len(z), (500, len(z)))
     # An example drawn twice is no pair with itself: only pairs of different examples count, and
     # their number cancels in the quotient.
-    found = [
+    ratios = [
         z[np.ix_(rows, rows)].sum() / total
         for rows in drawn
         if (total := x[np.ix_(rows, rows)].sum()) > 0
     ]
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
+    low, high = np.quantile(ratios, [tail, 1 - tail])
     return float(z.sum() / x.sum()), float(low), float(high)
 
 
@@ -252,11 +274,13 @@ def _rtol(orbits: Orbits) -> float:
 def _solve(f, z, x, v: PyTree, rtol: float) -> PyTree:
     """`(I - J)^-1 df/dx v`; NaN where it could not be solved."""
     right = input_jacobian(f, z, x).mv(v)
-    found = solve_identity_minus(
+    solution = solve_identity_minus(
         state_jacobian(f, z, x).mv, right, rtol=rtol, restart=20, cycles=10
     )
-    zero = two_norm(right) == 0  # which has the solution zero, to no relative tolerance
-    return jtu.tree_map(lambda u: jnp.where(zero, 0, jnp.where(found.solved, u, jnp.nan)), found.u)
+    zero = two_norm(right) == 0  # then u = 0, which meets no relative tolerance
+    return jtu.tree_map(
+        lambda u: jnp.where(zero, 0, jnp.where(solution.solved, u, jnp.nan)), solution.u
+    )
 
 
 @eqx.filter_jit
@@ -287,7 +311,7 @@ def _push_forward(
             return (value, tangents), jnp.mean(jnp.square(jax.vmap(two_norm)(tangents)))
 
         (_, tangents), squares = jax.lax.scan(body, (z0, jax.vmap(begin)(probe_keys)), length=steps)
-        first, v = (jtu.tree_map(lambda leaf: leaf[0], each) for each in (tangents, probes))
+        first, v = (jtu.tree_map(lambda leaf: leaf[0], tree) for tree in (tangents, probes))
         size = two_norm(v).astype(squares.dtype)
         return squares, two_norm(first) / jnp.where(size > 0, size, 1)
 

@@ -58,7 +58,7 @@ class Gram(eqx.Module):
 
 
 class InverseGram(eqx.Module):
-    """`v -> ((I - J)^T (I - J))^-1 v`, by two solves with GMRES; NaN where one of them missed its
+    """`v -> ((I - J)^T (I - J))^-1 v`, by two solves with GMRES; NaN if one of them misses its
     tolerance. Its largest eigenvalue is `sigma_min(I - J)^-2`."""
 
     f: Map
@@ -69,8 +69,8 @@ class InverseGram(eqx.Module):
     def __call__(self, z: PyTree, x: PyTree, v: PyTree) -> PyTree:
         jacobian = state_jacobian(self.f, z, x)
         for product in (jacobian.T.mv, jacobian.mv):
-            found = solve_identity_minus(
+            solution = solve_identity_minus(
                 product, v, rtol=self.rtol, restart=self.restart, cycles=self.cycles
             )
-            v = jtu.tree_map(lambda a, ok=found.solved: jnp.where(ok, a, jnp.nan), found.u)
+            v = jtu.tree_map(lambda a, ok=solution.solved: jnp.where(ok, a, jnp.nan), solution.u)
         return v

@@ -223,7 +223,8 @@ def _remaining_distance(
             continue
         slope = np.polyfit(np.arange(len(logs)), logs, 1)[0]
         rate[example] = math.exp(slope)
-        # The absolute value covers steps that grow: rounding errors grow near a repelling point.
+        # The absolute value covers growing steps: rounding errors grow near a repelling fixed
+        # point.
         gap = max(abs(math.expm1(slope)), 1e-300)
         if _is_geometric(logs) or polished[example] <= MIN_RESIDUAL_ULPS * eps:
             remaining[example] = polished[example] / gap

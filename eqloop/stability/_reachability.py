@@ -1,4 +1,4 @@
-"""Does iteration get to a fixed point, from where, and how fast?"""
+"""Reachability: does iteration converge to a fixed point, from which starts, and how fast?"""
 
 import math
 
@@ -30,41 +30,54 @@ def reachability(
     predicted_rate: Float[np.ndarray, " examples"] | None = None,
     tick: Tick = silent,
 ) -> Reachability:
-    """How the orbits ended, at which rate, and whether other starts lead to the same fixed points.
+    """Measure how the orbits end, at which rate, and whether other starts reach the same points.
 
     The measured rate is `exp` of the slope of `log |f(z_t) - z_t|` over the last half of the
     descent (above rounding); for a fixed point at which J has spectral radius rho it is rho.
 
     **Arguments:**
 
-    - `orbits`: of `follow_orbits`.
-    - `detail`: the examples (some of `orbits`) that are begun elsewhere too; by default all.
-    - `predicted_rate`: the spectral radius at the end of each orbit, where it is known.
+    - `orbits`: from `follow_orbits`.
+    - `key`: a random key.
+    - `detail`: the subset of `orbits` that is also run from other starts; by default all.
+    - `predicted_rate`: spectral radius at the end of each orbit, NaN if unknown.
     - `tick`: called with the name of each stage that is done (see `planned`).
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> f, start = lambda z, x: 0.5 * jnp.tanh(z) + x, lambda x: 0 * x
+    >>> xs = jr.normal(jr.key(0), (4, 2))
+    >>> orbits = eqloop.stability.follow_orbits(f, start, xs, iterations=32)
+    >>> part = eqloop.stability.reachability(orbits, key=jr.key(1))
+    >>> print(part.shares["converged"].share, part.starts["gaussian"].same.share)
+    1.0 1.0
+
+    ```
     """
     gaussian_key, basin_key = jr.split(key)
     grid = geometric_grid(orbits.iterations)
     at = np.array(grid) - 1
-    some = orbits if detail is None else detail
-    others = np.roll(np.arange(len(some)), 1)
-    every = np.ones(len(some), bool)
+    detail = orbits if detail is None else detail
+    others = np.roll(np.arange(len(detail)), 1)
+    all_examples = np.ones(len(detail), bool)
     starts = {
-        "gaussian": (_noise(some.z0s, jr.split(gaussian_key, len(some))), every),
-        # An only example has no other, and one that did not converge no fixed point.
-        "other": (take(some.state, others), some.converged[others] & (len(some) > 1)),
+        "gaussian": (_noise(detail.z0s, jr.split(gaussian_key, len(detail))), all_examples),
+        # A single example has no other, and one that did not converge has no fixed point.
+        "other": (take(detail.state, others), detail.converged[others] & (len(detail) > 1)),
     }
     unknown = np.full(len(orbits), math.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = orbits.sizes[:, -1] / orbits.sizes[:, 0]
-    compared = {name: _compare(some, *each) for name, each in starts.items()}
+    compared = {name: _compare(detail, zs, mask) for name, (zs, mask) in starts.items()}
     tick("other starts")
-    basin = basin_radius(some, key=basin_key)
+    basin = basin_radius(detail, key=basin_key)
     tick("basins")
     return Reachability(
         tolerance=orbits.rtol,
         outcomes=orbits.outcomes,
         shares={
-            name: share(np.array([each == name for each in orbits.outcomes])) for name in OUTCOMES
+            name: share(np.array([outcome == name for outcome in orbits.outcomes]))
+            for name in OUTCOMES
         },
         periods=orbits.periods.tolist(),
         iterations=grid,
@@ -82,47 +95,51 @@ def reachability(
     )
 
 
-def geometric_grid(most: int) -> list[int]:
-    """1 to `most` in steps that become larger by an eighth."""
-    found = [1]
-    while found[-1] < most:
-        found.append(min(most, max(found[-1] + 1, round(found[-1] * 1.125))))
-    return found
+def geometric_grid(largest: int) -> list[int]:
+    """Integers from 1 to `largest`, each about 12.5 % above the one before."""
+    grid = [1]
+    while grid[-1] < largest:
+        grid.append(min(largest, max(grid[-1] + 1, round(grid[-1] * 1.125))))
+    return grid
 
 
 def band(values: Float[np.ndarray, "examples places"]) -> Band:
-    """Over the examples, at each place; what is not a number is left out."""
-    # Quantiles that are one of the values: between infinite ones there is nothing to interpolate.
+    """Median and 5 % and 95 % quantiles over the examples, ignoring NaN."""
+    # Quantiles without interpolation, which is undefined between infinite values.
     levels, method = [0.5, 0.05, 0.95], "inverted_cdf"
-    found = []
+    quantiles = []
     for column in np.asarray(values, np.float64).T:
         known = column[~np.isnan(column)]
-        found.append(
+        quantiles.append(
             np.quantile(known, levels, method=method) if known.size else np.full(3, np.nan)
         )
-    median, low, high = np.array(found).T.tolist()
+    median, low, high = np.array(quantiles).T.tolist()
     return Band(median, low, high)
 
 
 def rates(orbits: Orbits) -> Float[np.ndarray, " examples"]:
-    """The measured factor per iteration at the end of each descent; NaN where the orbit did not end
-    in a fixed point, and where it was there within too few iterations to tell."""
+    """The measured factor per iteration at the end of each descent; NaN if the orbit did not end at
+    a fixed point, or if its descent has too few iterations to fit a rate."""
     return np.where(orbits.converged, orbits.rate, math.nan)
 
 
 def basin_radius(
     orbits: Orbits, *, key: PRNGKeyArray, largest: float = BASIN_LIMIT
 ) -> Float[np.ndarray, " examples"]:
-    """For each fixed point the largest push, relative to its own norm (to 1, where that is zero),
-    from which the loop comes back: the least over 4 random directions, each found by bisection in
-    [0, `largest`]. An estimate from above, and NaN where there is no fixed point to come back to.
+    """Estimate the radius of the basin of each fixed point, relative to its norm (absolute if that
+    is zero): the largest perturbation from which the loop returns, by bisection in [0, `largest`],
+    minimised over 4 random directions. The estimate is an upper bound; NaN without a fixed point.
 
-    **Arguments:** `largest`: where even this comes back, it is the answer.
+    **Arguments:**
+
+    - `orbits`: from `follow_orbits`.
+    - `key`: a random key.
+    - `largest`: upper end of the bisection, returned if the loop returns even from there.
     """
     examples, n = np.flatnonzero(orbits.converged), DIRECTIONS
-    found = np.full(len(orbits), math.nan)
+    radii = np.full(len(orbits), math.nan)
     if not examples.size:
-        return found
+        return radii
     rows = np.repeat(examples, n)
     home, xs = take(orbits.state, rows), take(orbits.xs, rows)
     directions = _directions(home, jr.split(key, len(rows)))
@@ -134,14 +151,14 @@ def basin_radius(
     low, high = np.zeros(len(rows)), np.full(len(rows), largest)
     outside = ~returns(high)
     low[~outside] = largest
-    # Of loops that come back from everywhere there is nothing to bisect.
+    # Skip the bisection if every loop returns from the largest perturbation.
     for _ in range(BISECTIONS if outside.any() else 0):
         middle = np.where(outside, (low + high) / 2, largest)
         back = returns(middle)
         low = np.where(outside & back, middle, low)
         high = np.where(outside & ~back, middle, high)
-    found[examples] = low.reshape(-1, n).min(axis=1)
-    return found
+    radii[examples] = low.reshape(-1, n).min(axis=1)
+    return radii
 
 
 def comes_back(
@@ -152,12 +169,13 @@ def comes_back(
     return converged & (distance(state, home) <= SAME)
 
 
-def _compare(orbits: Orbits, zs: PyTree, there: Bool[np.ndarray, " examples"]) -> Start:
-    """`there`: of which examples there is such a start."""
+def _compare(orbits: Orbits, zs: PyTree, has_start: Bool[np.ndarray, " examples"]) -> Start:
+    """Compare the orbits with those from the starts `zs`; `has_start` masks the examples that have
+    such a start."""
     state, converged = converge_from(orbits, zs, orbits.xs, orbits.rate)
-    both = there & converged & orbits.converged
+    both = has_start & converged & orbits.converged
     return Start(
-        converged=share(converged[there]),
+        converged=share(converged[has_start]),
         same=share((distance(state, orbits.state) <= SAME)[both]),
         cosine=summary(np.where(both, np.asarray(_cosine(state, orbits.state)), math.nan)),
     )

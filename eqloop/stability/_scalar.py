@@ -54,10 +54,10 @@ def project_external(points: Points) -> Points:
     x, y = _columns(points)
     moved = ~stable_external(x, y)
     centred = _onto_hyperbola(x[moved], 1 + y[moved], 1.0) - (0.0, 1.0)
-    found = np.stack([x, y], axis=-1)
-    found[moved, 0] = _just_inside(centred[:, 0], 1 + centred[:, 1], 1.0)
-    found[moved, 1] = centred[:, 1]
-    return found
+    nearest = np.stack([x, y], axis=-1)
+    nearest[moved, 0] = _just_inside(centred[:, 0], 1 + centred[:, 1], 1.0)
+    nearest[moved, 1] = centred[:, 1]
+    return nearest
 
 
 def project_internal(points: Points) -> Points:
@@ -69,15 +69,15 @@ def project_internal(points: Points) -> Points:
     `project_external` does.
     """
     x, y = _columns(points)
-    found = np.stack([x, y], axis=-1)
+    nearest = np.stack([x, y], axis=-1)
     same = x * y > 0
-    found[same & (np.abs(y) <= np.abs(x)), 1] = 0
-    found[same & (np.abs(y) > np.abs(x)), 0] = 0
+    nearest[same & (np.abs(y) <= np.abs(x)), 1] = 0
+    nearest[same & (np.abs(y) > np.abs(x)), 0] = 0
     moved = x * y < -2
     onto = _onto_hyperbola(x[moved], y[moved], 2.0)
-    found[moved, 0] = _just_inside(onto[:, 0], onto[:, 1], 2.0)
-    found[moved, 1] = onto[:, 1]
-    return found
+    nearest[moved, 0] = _just_inside(onto[:, 0], onto[:, 1], 2.0)
+    nearest[moved, 1] = onto[:, 1]
+    return nearest
 
 
 def anisotropy(points: Points) -> Float[np.ndarray, " points"]:
@@ -162,7 +162,7 @@ class ScalarCase:
 
 @dataclasses.dataclass(frozen=True)
 class ScalarReport:
-    """What `scalar_experiment` found.
+    """The results of `scalar_experiment`.
 
     **Attributes:**
 
@@ -206,9 +206,22 @@ def scalar_experiment(
     **Arguments:**
 
     - `sigmas`: standard deviations, each above 0.
-    - `n`: draws, at least 1.
+    - `n`: number of draws per sigma, at least 1.
+    - `seed`: seed of the draws.
+
+    **Returns:**
+
+    A `ScalarReport`.
 
     **Raises** `ValueError` for an argument out of range.
+
+    ```python
+    >>> import eqloop
+    >>> report = eqloop.stability.scalar_experiment(sigmas=[1.0], n=100)
+    >>> print(sorted(report.cases["1"]), report.cases["1"]["external"].infinite.share)
+    ['external', 'internal'] 0.0
+
+    ```
     """
     if not sigmas or not all(0 < sigma < math.inf for sigma in sigmas):
         raise ValueError(f"sigmas = {list(sigmas)}: must be positive numbers, at least one")

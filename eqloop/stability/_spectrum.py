@@ -1,4 +1,4 @@
-"""The Jacobian of the loop where it ended: eigenvalues, singular values, Lyapunov exponents."""
+"""The Jacobian at the end of each orbit: eigenvalues, singular values, Lyapunov exponents."""
 
 import math
 
@@ -36,8 +36,8 @@ def spectrum(
     leading: Eigenvalues | None = None,
     tick: Tick = silent,
 ) -> Spectrum:
-    """Eigenvalues and largest singular value of `J = df/dz` where each orbit ended, and the
-    Lyapunov exponents along it.
+    """Measure the eigenvalues and the largest singular value of `J = df/dz` at the end of each
+    orbit, and the Lyapunov exponents along it.
 
     Where the loop has converged, the leading exponent is the logarithm of the spectral radius; the
     two are measured in different ways. The regime of an example follows from the leading exponent
@@ -46,10 +46,23 @@ def spectrum(
 
     **Arguments:**
 
-    - `orbits`: of `follow_orbits`.
-    - `count`: eigenvalues; `exponents`: Lyapunov exponents.
-    - `leading`: of `jacobian_eigenvalues`, where they are known already.
+    - `orbits`: from `follow_orbits`.
+    - `key`: a random key.
+    - `count`: number of eigenvalues.
+    - `exponents`: number of Lyapunov exponents.
+    - `leading`: from `jacobian_eigenvalues`; computed here by default.
     - `tick`: called with the name of each stage that is done (see `planned`).
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> f, start = lambda z, x: 0.5 * jnp.tanh(z) + x, lambda x: 0 * x
+    >>> xs = jr.normal(jr.key(0), (4, 2))
+    >>> orbits = eqloop.stability.follow_orbits(f, start, xs, iterations=32)
+    >>> part = eqloop.stability.spectrum(orbits, key=jr.key(1))
+    >>> print(part.regimes[0], f"{part.radius.median:.1f}")
+    contracting 0.3
+
+    ```
     """
     eigen_key, sigma_key, lyapunov_key = jr.split(key, 3)
     if leading is None:
@@ -71,7 +84,7 @@ def spectrum(
         iterations=orbits.iterations,
     )
     tick("Lyapunov exponents")
-    regimes = [regime(*each) for each in zip(lyapunov[:, 0], error[:, 0], strict=True)]
+    regimes = [regime(*pair) for pair in zip(lyapunov[:, 0], error[:, 0], strict=True)]
     with np.errstate(divide="ignore", invalid="ignore"):
         non_normality = sigma / radius
     return Spectrum(
@@ -85,21 +98,21 @@ def spectrum(
         sigma_max=summary(sigma),
         non_normality=summary(non_normality),
         at_fixed_point=there.tolist(),
-        lyapunov=[summary(each) for each in lyapunov.T],
+        lyapunov=[summary(exponent) for exponent in lyapunov.T],
         regimes=regimes,
         regime_shares={
-            name: share(np.array([each == name for each in regimes])) for name in REGIMES
+            name: share(np.array([label == name for label in regimes])) for name in REGIMES
         },
     )
 
 
 def jacobian_eigenvalues(orbits: Orbits, *, key: PRNGKeyArray, count: int = 6) -> Eigenvalues:
-    """The leading eigenvalues of `df/dz` where each orbit ended."""
+    """The leading eigenvalues of `df/dz` at the end of each orbit."""
     return leading_eigenvalues(Jacobian(orbits.f), orbits.state, orbits.xs, key=key, count=count)
 
 
 def regime(exponent: float, error: float) -> str:
-    """Of a leading exponent and half its interval."""
+    """Classify a leading exponent, `error` being half of its 95 % interval."""
     if exponent + error < -EDGE:
         return "contracting"
     if exponent - error > EDGE:
@@ -110,13 +123,32 @@ def regime(exponent: float, error: float) -> str:
 def lyapunov_exponents(
     f: Map, z0s: PyTree, xs: PyTree, *, key: PRNGKeyArray, count: int = 2, iterations: int = 256
 ) -> tuple[Float[np.ndarray, "examples count"], Float[np.ndarray, "examples count"]]:
-    """The `count` largest Lyapunov exponents of each orbit, per iteration, and half of their 95 %
-    intervals.
+    """Return the `count` largest Lyapunov exponents of each orbit, per iteration, and half of their
+    95 % intervals.
 
-    `count` random vectors are pushed forward by the Jacobian and made orthonormal again after each
-    iteration; the exponents are the mean logarithms of what that divides them by (Benettin et al.
-    1980, doi:10.1007/BF02128237). The first half of the iterations is left to the transient, the
-    second cut into 8 blocks, whose means give the interval.
+    `count` random vectors are pushed forward by the Jacobian and orthonormalised after each
+    iteration; the exponents are the mean logarithms of the norms before normalisation. The first
+    half of the iterations is discarded as a transient; the second half is split into 8 blocks,
+    whose means give the interval.
+
+    **Arguments:**
+
+    - `f`: the map, of a state and an input of one example.
+    - `z0s`, `xs`: the starts and the inputs, stacked along a first axis.
+    - `key`: a random key.
+    - `count`: number of exponents.
+    - `iterations`: iterations per orbit.
+
+    **Source:** Benettin et al. 1980, doi:10.1007/BF02128237.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> f, zeros = lambda z, x: jnp.array([0.5, 0.25]) * z + x, jnp.zeros((1, 2))
+    >>> exponents, _ = eqloop.stability.lyapunov_exponents(f, zeros, zeros + 1, key=jr.key(0))
+    >>> print(jnp.exp(exponents).round(2))
+    [[0.5  0.25]]
+
+    ```
     """
     f = closed(f, *head((z0s, xs)))
     size = ravel_pytree(head(z0s))[0].size
@@ -155,11 +187,11 @@ def _push(
         none = jnp.zeros(count, flat.dtype)
         z, q, _ = jax.lax.fori_loop(0, burn, step, (z, q, none))
 
-        def stretch(carry, _):
+        def run_block(carry, _):
             z, q, logs = jax.lax.fori_loop(0, block, step, (*carry, none))
             return (z, q), logs / block.astype(logs.dtype)
 
-        return jax.lax.scan(stretch, (z, q), length=BLOCKS)[1]
+        return jax.lax.scan(run_block, (z, q), length=BLOCKS)[1]
 
     return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, z0s, xs, keys)
 
@@ -167,8 +199,8 @@ def _push(
 def _orthonormal(
     rows: Float[Array, "count size"],
 ) -> tuple[Float[Array, "count size"], Float[Array, " count"]]:
-    """Gram and Schmidt (twice: once is not enough where rows are nearly parallel), and the length
-    of what was left of each row."""
+    """Orthonormalise the rows by Gram-Schmidt (twice: once is inaccurate for nearly parallel rows),
+    and return the norm of each row before normalisation."""
     done, sizes = [], []
     for row in rows:
         for _ in range(2):

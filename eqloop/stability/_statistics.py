@@ -1,4 +1,4 @@
-"""Figures about a set of examples: what they are on average, and how sure that is."""
+"""Summary statistics with confidence intervals."""
 
 import dataclasses
 import math
@@ -51,7 +51,7 @@ class Share:
 
 
 def summary(values: Shaped[np.ndarray, " examples"]) -> Summary:
-    """The figures of one number per example; what is not finite is left out of them."""
+    """Summarise one number per example, ignoring values that are not finite."""
     values = np.asarray(values, np.float64)
     finite = values[np.isfinite(values)]
     low, high = bootstrap(finite)

@@ -1,5 +1,5 @@
-"""What a report takes, counted before it begins, so that progress is of the work and not of its
-parts."""
+"""The work of a report, estimated before it starts, so that progress measures work and not the
+number of stages."""
 
 from collections.abc import Callable, Mapping
 
@@ -42,12 +42,12 @@ class Work:
         self.total, self.done = sum(stages.values()), 0
 
     def tick(self, name: str) -> None:
-        """A stage is done."""
+        """Record that a stage is done."""
         self.done += self.stages.pop(name)
         self.show(0)
 
     def part(self, name: str) -> Progress:
-        """For a stage that itself reports what it has done and of how much."""
+        """Return a progress callback for a stage that reports its own work."""
         return lambda done, total: self.show(self.stages[name] * done // max(1, total or 1))
 
     def show(self, more: int) -> None:
@@ -56,4 +56,4 @@ class Work:
 
 
 def silent(name: str) -> None:
-    """For who does not want to know."""
+    """A `Tick` that does nothing."""
