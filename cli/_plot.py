@@ -31,7 +31,7 @@ def say_nothing_is_drawn() -> None:
 
 
 def save_plot(figure: "Figure", path: Path) -> None:
-    from ..tasks._files import write_atomic
+    from ..tasks import write_atomic
 
     with write_atomic(path) as file:
         figure.savefig(file, format=path.suffix[1:])

@@ -58,7 +58,7 @@ def make(
 
     Example: eqloop data make --task sudoku --rows 1000 --out sudoku.csv.gz
     """
-    from ..tasks._files import replaceable
+    from ..tasks import replaceable
     from ..train import check_examples
 
     made = build(task, settings, seed=seed)
@@ -104,7 +104,7 @@ def check(
 
     Example: eqloop data check lichess_db_puzzle.csv.zst --task chess
     """
-    from ..tasks._files import Tally
+    from ..tasks import Tally
 
     made = build(task, settings)
     tally = Tally()
@@ -161,7 +161,7 @@ def show(
 
     Example: eqloop data show sudoku.csv.gz --task sudoku --index 3
     """
-    from ..tasks._files import Tally
+    from ..tasks import Tally
     from ..train import check_examples
 
     made = build(task, settings)

@@ -158,7 +158,7 @@ def _splits(
 
 def _whole(task: "AbstractTask", data: Path) -> "Split":
     """Every row of a file."""
-    from ..tasks._files import Tally, refuse
+    from ..tasks import Tally, refuse
 
     tally = Tally()
     with progress("reading") as report:

@@ -14,6 +14,19 @@ from .._errors import InputError
 
 if TYPE_CHECKING:
     from .._task import AbstractTask
+    from ._files import Tally as Tally
+    from ._files import refuse as refuse
+    from ._files import replaceable as replaceable
+    from ._files import write_atomic as write_atomic
+
+_OF_FILES = ("Tally", "refuse", "replaceable", "write_atomic")
+
+
+def __getattr__(name: str) -> object:
+    """What `eqloop.tasks` exports of `_files`, imported on first use: it imports JAX."""
+    if name not in _OF_FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("._files", __name__), name)
 
 
 class _Tasks(Mapping[str, "type[AbstractTask]"]):

@@ -24,6 +24,7 @@ from ._log import NoLog as NoLog
 from ._log import read_metrics as read_metrics
 from ._log import trained_seconds as trained_seconds
 from ._records import EVAL as EVAL
+from ._records import MEASURES as MEASURES
 from ._records import REPORT as REPORT
 from ._records import SPEC_AXES as SPEC_AXES
 from ._records import SPLITS as SPLITS
@@ -54,5 +55,17 @@ from ._spec import SolverSpec as SolverSpec
 from ._spec import Spec as Spec
 from ._spec import TrainSpec as TrainSpec
 from ._spec import trained_iterations as trained_iterations
+from ._sweep_records import GRID as GRID
+from ._sweep_records import RUNS as RUNS
+from ._sweep_records import STATE as STATE
+from ._sweep_records import CellResult as CellResult
+from ._sweep_records import Scalar as Scalar
+from ._sweep_records import SweepRecord as SweepRecord
+from ._sweep_records import is_sweep as is_sweep
+from ._sweep_records import read_cell_result as read_cell_result
+from ._sweep_records import read_sweep as read_sweep
+from ._sweep_records import save_cell_result as save_cell_result
+from ._sweep_records import save_sweep as save_sweep
+from ._sweep_records import state_path as state_path
 from ._values import finite as finite
 from ._values import share as share

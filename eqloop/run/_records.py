@@ -18,7 +18,7 @@ from ._layout import (
     read_metadata,
 )
 from ._spec import SPEC_FORMAT
-from ._values import finite, share
+from ._values import check_format, finite, share
 
 if TYPE_CHECKING:
     from .._task import AbstractTask, Split
@@ -148,11 +148,7 @@ def read_spec(run: Path) -> dict[str, Any]:
     """
     path = run / SPEC
     spec = parse_toml(read_text(path), str(path))
-    if spec.get("format") != SPEC_FORMAT:
-        raise InputError(
-            f"{path}: format {spec.get('format')!r}, where {SPEC_FORMAT} is understood; use the "
-            "version of eqloop that wrote it"
-        )
+    check_format(path, spec.get("format"), SPEC_FORMAT)
     _check_against_checkpoint(run, spec)
     fields = {
         f"{table}.{name}": value if isinstance(value, str | int | float) else str(value)
@@ -302,11 +298,7 @@ def read_stability(folder: Path) -> dict[str, Any]:
     report = read_json(path, STABILITY_AGAIN)
     if not isinstance(report.get("settings"), dict):
         raise InputError(f"{path}: not a stability report; {STABILITY_AGAIN}")
-    found = report["settings"].get("format")
-    if found != STABILITY_FORMAT:
-        raise InputError(
-            f"{path}: format {found!r}, where {STABILITY_FORMAT} is understood; {STABILITY_AGAIN}"
-        )
+    check_format(path, report["settings"].get("format"), STABILITY_FORMAT, STABILITY_AGAIN)
     for name in _STABILITY_TABLES:
         if not isinstance(report.get(name), dict):
             raise InputError(f"{path}: damaged, has no table {name!r}; {STABILITY_AGAIN}")

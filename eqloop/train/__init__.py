@@ -15,4 +15,6 @@ from ._memory import check_examples as check_examples
 from ._memory import check_memory as check_memory
 from ._state import TrainState as TrainState
 from ._state import init_state as init_state
+from ._step import Order as Order
 from ._step import make_step as make_step
+from ._step import put as put

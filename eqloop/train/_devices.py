@@ -30,8 +30,8 @@ from jax.experimental.multihost_utils import broadcast_one_to_all, process_allga
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
+from .._arrays import is_array
 from .._errors import InputError
-from ..run._checkpoint import is_array
 from ._rendezvous import SAYING, Address, Meeting, Say, come
 
 T = TypeVar("T")
