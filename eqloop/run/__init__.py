@@ -31,6 +31,9 @@ from ._records import SPLITS as SPLITS
 from ._records import STABILITY as STABILITY
 from ._records import STABILITY_AGAIN as STABILITY_AGAIN
 from ._records import Evaluated as Evaluated
+from ._records import Frame as Frame
+from ._records import PlayedExample as PlayedExample
+from ._records import Player as Player
 from ._records import RunResults as RunResults
 from ._records import Stability as Stability
 from ._records import read_player as read_player
