@@ -21,8 +21,8 @@ from eqloop.claims._checks import check_scan
 from eqloop.claims._theory import REACHED
 from eqloop.claims._weights import attention_entropy
 from eqloop.cli import main
+from eqloop.cli._compare import _at, _figure
 from eqloop.cli._output import finishing, time_left
-from eqloop.cli.stability import _at, _figure
 from eqloop.run import open_run
 from eqloop.stability import Statement, Verdict
 
