@@ -121,6 +121,27 @@ def load_splits(
     return {name: loaded.splits[name] for name in wanted}
 
 
+def open_checkpoint(
+    path: Path, checkpoint: str, split: str, task_data: Path | None
+) -> "tuple[Any, Task, Run, int, dict[str, Split]]":
+    """The model, the task, the run, the step, and the splits to look at."""
+    run = path
+    if path.suffix == ".safetensors":
+        run, number = path.parent.parent, path.stem.removeprefix("step-")
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file")
+        if path.parent.name != "checkpoints" or not number.isdecimal():
+            raise InputError(f"{path} is not a checkpoint in a run: RUN/checkpoints/step-N...")
+        checkpoint = str(int(number))
+    fields: dict[str, Any] = {} if task_data is None else {"data": str(task_data)}
+    model, task, opened, step = open_model(run, checkpoint, **fields)
+    splits = load_splits(opened, task, None, same=task_data is None)
+    if split not in splits:
+        raise InputError(f"--split {split}: there are {', '.join(splits)}")
+    splits = {name: each for name, each in splits.items() if name in {"test", "hard", split}}
+    return model, task, opened, step, splits
+
+
 def _same(run: "Run", manifest: Mapping[str, Any], wanted: list[str]) -> None:
     """Splits made from a file that has changed may hold examples that the run was trained on."""
     for name in wanted:

@@ -41,8 +41,9 @@ def report(
     Example: eqloop report sweeps/paper-small-sudoku
     """
     from ..report import counts, read_results, results_tables, short_table, write_results
+    from ..run import is_sweep
 
-    sweep = len(paths) == 1 and (paths[0] / "cells.json").exists()
+    sweep = len(paths) == 1 and is_sweep(paths[0])
     folder = out or (paths[0] / "report" if sweep else _FOLDER)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: choose another --out")

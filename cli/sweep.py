@@ -14,7 +14,8 @@ from ._output import Json, console, emit, notes, percent, table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..sweep import Cell, Ended, Grid, Sweep
+    from ..run import CellResult
+    from ..sweep import Cell, Grid, Sweep
 
 
 def sweep(
@@ -201,7 +202,7 @@ class _Shown:
         if self.out.is_terminal:
             self.live.update(self._table(cells), refresh=True)
 
-    def _end(self, cell: "Cell", end: "Ended") -> str:
+    def _end(self, cell: "Cell", end: "CellResult") -> str:
         if end.status == "failed":
             return f"{cell.name}: failed: {end.error}"
         scores = ", ".join(
@@ -273,10 +274,13 @@ def _time(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def _state(cell: "Cell", end: "Ended | None") -> str:
+def _state(cell: "Cell", end: "CellResult | None") -> str:
     if end is None:
         return "missing"
-    return "evaluate again" if end.status == "finished" and not end.serves(cell) else end.status
+    from ..sweep import is_up_to_date
+
+    again = end.status == "finished" and not is_up_to_date(end, cell)
+    return "evaluate again" if again else end.status
 
 
 def _dry_run(planned: "Sweep", jobs: int, as_json: bool) -> None:

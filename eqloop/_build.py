@@ -18,6 +18,7 @@ from ._adjoint import (
     Phantom,
     Truncated,
 )
+from ._arrays import named_arrays
 from ._errors import InputError
 from ._fields import field_types, typed
 from ._model import LoopedTransformer
@@ -35,7 +36,6 @@ from ._solver import (
 )
 from .nn import GRU
 from .run import ModelSpec, Run, SolverSpec, Which
-from .run._checkpoint import named_arrays
 
 
 def make_model(spec: ModelSpec, key: PRNGKeyArray) -> LoopedTransformer:

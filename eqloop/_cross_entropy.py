@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Integer
 
-from .nn._linear import at_least_float32
+from .nn import at_least_float32
 
 
 def cross_entropy(

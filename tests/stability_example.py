@@ -18,6 +18,7 @@ from eqloop.stability import (
     Start,
     Statement,
     Summary,
+    Verdict,
     share,
     summary,
 )
@@ -128,18 +129,18 @@ def a_report() -> dict[str, Any]:
         ),
         verdict={
             "reachability": Statement(
-                "reachable",
+                Verdict.REACHED_FROM_OWN_START,
                 "21 of 24 examples (69 to 96 %) reached a residual of 1e-4 within 256 iterations.",
                 {"reachability.shares.converged.share": 0.875},
             ),
             "input_dependence": Statement(
-                "depends smoothly on the input",
+                Verdict.SMOOTH,
                 "24 inputs have 23.5 distinct fixed points, and |dz_T/dx| is 1.01 times its "
                 "implicit value.",
                 {"input_dependence.distinct": 0.98},
             ),
             "geometry": Statement(
-                "not measurable", "fewer than 2 examples converged <at all>.", {}
+                Verdict.NOT_MEASURABLE, "fewer than 2 examples converged <at all>.", {}
             ),
         },
         predicted={

@@ -12,9 +12,10 @@ import safetensors.numpy
 from tiny_task import tiny_spec
 
 from eqloop import InputError
+from eqloop._arrays import named_arrays
 from eqloop._build import restore
 from eqloop.run import create_run, open_run
-from eqloop.run._checkpoint import Header, load, load_header, named_arrays, save
+from eqloop.run._checkpoint import Header, load, load_header, save
 from eqloop.train import init_state
 from eqloop.train._state import skeleton
 

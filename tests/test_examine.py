@@ -22,10 +22,10 @@ from eqloop.claims._checks import check_scan
 from eqloop.claims._theory import REACHED
 from eqloop.claims._weights import attention_entropy
 from eqloop.cli import main
+from eqloop.cli._compare import _at, _figure
 from eqloop.cli._output import finishing, time_left
-from eqloop.cli.stability import _at, _figure
 from eqloop.run import open_run
-from eqloop.stability import Statement
+from eqloop.stability import Statement, Verdict
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -290,16 +290,16 @@ def test_theory_says_something_of_every_model(recall, norm, residual):
 
 
 def test_theory_against_verdicts():
-    said = {axis: Statement("smooth in the input", "", {}) for axis in AXES}
+    said = {axis: Statement(Verdict.SMOOTH, "", {}) for axis in AXES}
     said["reachability"] = Statement(REACHED[0], "", {})
-    said["geometry"] = Statement("exploding", "", {})
+    said["geometry"] = Statement(Verdict.EXPLODING, "", {})
     agrees = compare(predict("internal", "post", "add"), said)
     assert [agrees[axis]["agrees"] for axis in AXES] == [True, True, False]
     none = compare(predict("none", "post", "add"), said)
     assert [none[axis]["agrees"] for axis in AXES] == [None, False, None]
-    said["input_dependence"] = Statement("not measurable", "", {})
+    said["input_dependence"] = Statement(Verdict.NOT_MEASURABLE, "", {})
     assert compare(predict("none", "post", "add"), said)["input_dependence"]["agrees"] is None
-    said["input_dependence"] = Statement("differs, smoothness not measurable", "", {})
+    said["input_dependence"] = Statement(Verdict.SMOOTHNESS_UNKNOWN, "", {})
     assert compare(predict("internal", "post", "add"), said)["input_dependence"]["agrees"] is None
     # The threshold of an external loop that is not normalised.
     assert predict("external", "pre", "add", 0.9)["reachability"].expects == REACHED

@@ -330,7 +330,7 @@ def test_csv_has_a_line_for_each_cell(folder):
     assert (first["hard_best_at"], first["hard_iterations"]) == ("32", "64")
     assert float(first["train_flops"]) == 2e12
     assert float(first["lyapunov_exponent"]) == -0.5
-    assert first["reachability"] == "reachable"
+    assert first["reachability"] == "reached from its own start"
     failed = next(row for row in rows if row["status"] == "failed")
     assert failed["error"] == ERROR
     assert failed["hard_last"] == ""

@@ -181,7 +181,9 @@ def test_agreement_takes_a_sensitivity_that_is_gone():
     """Jumps of z* that still moves with x bear out neither."""
     claims = predict("none", "post", "add")
     for kept, agrees in ((1e-9, True), (0.4, None), (float("nan"), None)):
-        said = stability.Statement("differs, not smoothly", "", {"input_dependence.kept": kept})
+        said = stability.Statement(
+            stability.Verdict.NOT_SMOOTH, "", {"input_dependence.kept": kept}
+        )
         found = compare(claims, dict.fromkeys(claims, said))
         assert found["input_dependence"]["agrees"] is agrees
 

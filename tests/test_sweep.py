@@ -21,15 +21,15 @@ import submitit  # noqa: F401 (here, as its logger holds on to the stderr that i
 
 from eqloop import InputError
 from eqloop._tables import read_json
-from eqloop.run import ModelSpec, open_run, resolve
+from eqloop.run import CellResult, ModelSpec, open_run, resolve
 from eqloop.sweep import (
     Cell,
-    Ended,
     Sweep,
     count,
     create_sweep,
     flops,
     grids,
+    is_up_to_date,
     open_sweep,
     read_grid,
     run_local,
@@ -362,7 +362,7 @@ def test_a_training_example_is_counted_as_the_loss_draws():
 # --- doing them
 
 
-def end(sweep: Sweep, cell: Cell) -> Ended:
+def end(sweep: Sweep, cell: Cell) -> CellResult:
     found = sweep.ended(cell)
     assert found is not None, cell.name
     return found
@@ -455,7 +455,7 @@ def test_a_defect_is_kept_with_its_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(_worker, "train", defect)
     sweep = create_sweep(tmp_path / "s", grid("[axes]\nseed = [0]"))
     work(sweep, make_task=make_task)
-    assert sweep.ended(sweep.grid.cells[0]) == Ended("failed", "ZeroDivisionError: by zero")
+    assert sweep.ended(sweep.grid.cells[0]) == CellResult("failed", "ZeroDivisionError: by zero")
     assert "Traceback" in (tmp_path / "s" / "state" / "seed-0.txt").read_text()
 
 
@@ -569,7 +569,9 @@ def test_what_is_damaged_or_gone_concerns_its_cell_alone(tmp_path):
         assert ended.status == "failed"
         assert "seed-0.json is damaged: delete it" in str(ended.error)
     # A byte that has changed is seen, whatever it stands for.
-    finished = Ended("finished", seconds={"train": 1.5}, evaluated={"splits": []}, parameters=123)
+    finished = CellResult(
+        "finished", seconds={"train": 1.5}, evaluated={"splits": []}, parameters=123
+    )
     sweep.end(cell, finished)
     sweep.run(cell).mkdir()
     (sweep.run(cell) / "spec.toml").touch()
@@ -584,7 +586,7 @@ def test_what_is_damaged_or_gone_concerns_its_cell_alone(tmp_path):
     assert not state.exists()
     shutil.rmtree(sweep.run(cell))
     # A run that was deleted is missing, whatever was said of it.
-    sweep.end(cell, Ended("finished", evaluated={"splits": ["test"]}))
+    sweep.end(cell, CellResult("finished", evaluated={"splits": ["test"]}))
     assert sweep.ended(cell) is None
     # A damaged run does not stop the sweep from being taken up, only itself.
     sweep.run(cell).mkdir()
@@ -745,7 +747,7 @@ def test_a_worker_that_dies_fails_its_cell_and_not_the_others(tmp_path, environm
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     assert parent.wait(timeout=200) == 0
-    assert end(sweep, first) == Ended("failed", "its process died of SIGKILL (out of memory?)")
+    assert end(sweep, first) == CellResult("failed", "its process died of SIGKILL (out of memory?)")
     assert end(sweep, second).status == "finished"
 
 
@@ -911,5 +913,5 @@ def test_without_slurm_it_says_so(small, cli):
 def test_the_fields_of_an_evaluation_are_compared(small):
     cell = grid("[axes]\nseed = [0]").cells[0]
     kept = json.loads(json.dumps(dataclasses.asdict(cell.evaluate)))
-    assert Ended("finished", evaluated=kept).serves(cell)
-    assert not Ended("finished", evaluated=kept | {"rows": 3}).serves(cell)
+    assert is_up_to_date(CellResult("finished", evaluated=kept), cell)
+    assert not is_up_to_date(CellResult("finished", evaluated=kept | {"rows": 3}), cell)

@@ -60,6 +60,7 @@ class Check:
     - `columns`, `rows`: the table, one line for each model (or setting).
     - `curves`: label -> points (x, y) for the picture; `axes`: the names of x and y; `logarithmic`:
       which of them are.
+    - `scatter`: the points of a curve are separate measurements, compared with the line y = x.
     """
 
     claim: str
@@ -70,6 +71,7 @@ class Check:
     curves: dict[str, list[tuple[float, float]]]
     axes: tuple[str, str]
     logarithmic: tuple[bool, bool] = (True, True)
+    scatter: bool = False
 
     def tables(self) -> dict[str, Any]:
         """As nested plain values."""
@@ -185,6 +187,7 @@ def check_return(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations: 
         curves,
         ("|lambda| of the leading eigenvalue", "measured growth per iteration"),
         (False, False),
+        scatter=True,
     )
 
 

@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..nn import NormKind, RecallKind, ResidualKind
-from ..stability import CONSTANT, Statement
+from ..stability import CONSTANT, Statement, Verdict
 
-REACHED = ("reached from every start", "reached from its own start")
-ROUGH = "differs, not smoothly"
-"""Of fixed points that jump, and of such as are locally constant."""
-UNMEASURED = "not measurable"
+REACHED = (Verdict.REACHED_FROM_EVERY_START, Verdict.REACHED_FROM_OWN_START)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Prediction:
 
     claim: str
     because: str
-    expects: tuple[str, ...] | None = None
+    expects: tuple[Verdict, ...] | None = None
     bounds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -51,25 +48,25 @@ def predict(
             "input_dependence": Prediction(
                 "no strong dependence on the input",
                 why,
-                ("one fixed point, whatever the input", "few fixed points", ROUGH),
+                (Verdict.ONE_FIXED_POINT, Verdict.FEW_FIXED_POINTS, Verdict.NOT_SMOOTH),
                 {"input_dependence.kept": CONSTANT},
             ),
             "geometry": dataclasses.replace(silent, because="it depends on the weights"),
         }
     smooth = Prediction(
-        "fixed points smooth in the input", "dz*/de = (I - J)⁻¹ df/de", ("smooth in the input",)
+        "fixed points smooth in the input", "dz*/de = (I - J)⁻¹ df/de", (Verdict.SMOOTH,)
     )
     if norm in ("post", "sandwich"):
         compact = "outer normalisation keeps the state bounded and scales J by 1 / rms"
         return {
             "reachability": Prediction("fixed points are reached", compact, REACHED),
             "input_dependence": smooth,
-            "geometry": Prediction("backpropagation is stable", compact, ("stable",)),
+            "geometry": Prediction("backpropagation is stable", compact, (Verdict.STABLE,)),
         }
     if recall == "internal":
         why = "the residual stream is never normalised: it drifts unless the two branches cancel"
         return {
-            "reachability": Prediction("fixed points are not reached", why, ("not reached",)),
+            "reachability": Prediction("fixed points are not reached", why, (Verdict.NOT_REACHED,)),
             "input_dependence": Prediction("no claim", "there is no fixed point to depend on it"),
             "geometry": dataclasses.replace(silent, because="there is no fixed point"),
         }
@@ -80,13 +77,13 @@ def predict(
         return {
             "reachability": Prediction("fixed points are reached", why, REACHED),
             "input_dependence": smooth,
-            "geometry": Prediction("backpropagation is stable", why, ("stable",)),
+            "geometry": Prediction("backpropagation is stable", why, (Verdict.STABLE,)),
         }
     why = f"z' = W_x z + W_h e + bounded, and rho(W_x) = {rho:.2f} is not below 1"
     return {
-        "reachability": Prediction("the loop diverges", why, ("not reached",)),
+        "reachability": Prediction("the loop diverges", why, (Verdict.NOT_REACHED,)),
         "input_dependence": Prediction("no claim", "there is no fixed point to depend on it"),
-        "geometry": Prediction("backpropagation explodes", why, ("exploding",)),
+        "geometry": Prediction("backpropagation explodes", why, (Verdict.EXPLODING,)),
     }
 
 
@@ -106,11 +103,11 @@ def compare(
 
 
 def _agrees(predicted: Prediction, found: Statement) -> bool | None:
-    if predicted.expects is None or found.verdict.endswith(UNMEASURED):
+    if predicted.expects is None or not found.verdict.measured:
         return None
     if found.verdict not in predicted.expects:
         return False
     # Fixed points that differ are as predicted if they are locally constant; if z* moves with x,
     # but not as its derivative says, neither is borne out.
     within = (found.numbers.get(name, math.nan) <= most for name, most in predicted.bounds.items())
-    return None if found.verdict == ROUGH and not all(within) else True
+    return None if found.verdict == Verdict.NOT_SMOOTH and not all(within) else True

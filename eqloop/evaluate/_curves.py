@@ -351,7 +351,9 @@ class _Batch:
         settled = np.zeros(size, np.int32)
         scores: dict[str, np.ndarray] = {}
         predictions = np.zeros(0)
-        last: dict[str, np.ndarray] = {}
+        # As of the last look at each example.
+        last_scores: dict[str, np.ndarray] = {}
+        last_residual = np.zeros(size, np.float32)
         now = run = computed = 0
         for place, point in enumerate(points):
             while now < point and self.live.any():
@@ -375,18 +377,17 @@ class _Batch:
                     stop = np.asarray(stopped) & self.live
                 if now == point or stop.any():
                     noted = self.live if now == point else stop
-                    predictions = self._note(last, predictions, size, noted)
+                    rows = self.rows[noted]
+                    last_residual[rows] = np.asarray(self.active.residual)[noted]
+                    settled[rows] = np.asarray(self.active.settled)[noted]
+                    predictions = self._note_scores(last_scores, predictions, size, noted)
                     self.live &= ~stop
                     self._shrink()
                 report(computed, now * size)
-            for name, value in last.items():
-                if name == "residual":
-                    residual[place] = value
-                elif name == "settled":
-                    settled[:] = value
-                else:
-                    scores.setdefault(name, np.full(residual.shape, np.nan, np.float32))
-                    scores[name][place] = value
+            residual[place] = last_residual
+            for name, value in last_scores.items():
+                scores.setdefault(name, np.full(residual.shape, np.nan, np.float32))
+                scores[name][place] = value
         real = slice(0, self.real)
         return _Measured(
             scores={name: each[:, real] for name, each in scores.items()},
@@ -397,15 +398,14 @@ class _Batch:
             computed=computed,
         )
 
-    def _note(self, last, predictions, size, mask) -> np.ndarray:
-        """Bring what is known of each row up to date, for the slots in `mask`."""
+    def _note_scores(self, last, predictions, size, mask) -> np.ndarray:
+        """Update the scores in `last` and the predictions of the rows whose slots are in `mask`."""
         rows = self.rows[mask]
         found, values = _read(self.model, self.task, self.active)
         found = np.asarray(found)
         if not len(predictions):
             predictions = np.zeros((size, *found.shape[1:]), found.dtype)
         predictions[rows] = found[mask]
-        values = values | {"residual": self.active.residual, "settled": self.active.settled}
         for name, value in values.items():
             value = np.asarray(value)
             last.setdefault(name, np.zeros(size, value.dtype))[rows] = value[mask]

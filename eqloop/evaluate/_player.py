@@ -2,12 +2,12 @@
 through."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from .._model import LoopedTransformer
 from .._task import Split, Task
+from ..run import Frame, PlayedExample, Player
 from ._trace import trace
 
 CLOSE = 32
@@ -22,19 +22,17 @@ def player(
     names: Sequence[str],
     iterations: int,
     rtol: float,
-) -> dict[str, Any]:
-    """What `player.json` holds: `{"examples": [{"title", "puzzle_svg", "target_svg", "frames"}]}`,
-    where a frame is `{"iterations", "residual", "svg", "right", "cells"}`: the answer if the loop
-    ended there, and how many of its cells are right. `svg` is None where the picture is that of the
-    frame before.
+) -> Player:
+    """The answer of the loop after each of a number of iterations, for each example of a split.
 
     **Arguments:** `names`: a title for each example of the split.
     """
-    examples = []
+    examples: list[PlayedExample] = []
     for number, name in enumerate(names):
         one = split.take(np.array([number]))
         traced = trace(model, task, one.inputs[0], iterations=iterations, rtol=rtol)
-        frames, before = [], None
+        frames: list[Frame] = []
+        before = None
         for count in _shown(len(traced.residuals), traced.changes()):
             answer = traced.predictions[count - 1]
             picture = task.draw(one, answer)

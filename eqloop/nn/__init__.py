@@ -8,6 +8,7 @@ from ._block import Loop as Loop
 from ._feedforward import FeedForward as FeedForward
 from ._gelu import gelu as gelu
 from ._linear import Linear as Linear
+from ._linear import at_least_float32 as at_least_float32
 from ._norm import RMSNorm as RMSNorm
 from ._norm_placement import NormKind as NormKind
 from ._norm_placement import NormPlacement as NormPlacement

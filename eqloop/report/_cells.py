@@ -6,32 +6,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._errors import InputError
-from .._tables import read_json
 from ..run import (
     METRICS,
+    RUNS,
     SPEC,
     SPEC_AXES,
+    CellResult,
     Evaluated,
     RunResults,
+    Scalar,
     Stability,
-    finite,
+    is_sweep,
+    read_cell_result,
     read_run,
     read_spec,
+    read_sweep,
     say_steps,
     spec_axes,
     trained_seconds,
 )
-
-CELLS, STATE, RUNS = "cells.json", "state", "runs"
-FORMAT = 1
-"""Of the sweeps that are understood here."""
 
 SILENT = {
     f"train.{name}" for name in ("log_every", "checkpoint_every", "keep", "tracker", "audit_every")
 }
 """Fields of a spec in which runs may differ that are the same but for their seed."""
 
-Scalar = str | int | float | bool | None
 Status = Literal["finished", "failed", "unfinished"]
 
 
@@ -84,7 +83,7 @@ def read_cells(paths: Sequence[Path]) -> list[Cell]:
     found: list[Cell] = []
     specs: dict[tuple[str, str], dict[str, Any]] = {}
     for path in paths:
-        if (path / CELLS).exists():
+        if is_sweep(path):
             cells = list(_sweep(path))
             if len(paths) > 1:
                 known = _specs(path, cells)
@@ -97,7 +96,7 @@ def read_cells(paths: Sequence[Path]) -> list[Cell]:
             specs[cell.source, cell.name] = spec
             found.append(cell)
         elif path.is_dir():
-            raise InputError(f"{path} is neither a run (no {SPEC}) nor a sweep (no {CELLS})")
+            raise InputError(f"{path} is neither a run (no {SPEC}) nor a sweep (no cells.json)")
         else:
             raise InputError(f"{path}: there is no such folder")
     axes = list(dict.fromkeys(axis for cell in found for axis in cell.axes))
@@ -170,71 +169,26 @@ def _run(path: Path, axes: Mapping[str, Scalar]) -> Cell:
 
 
 def _sweep(path: Path) -> Iterator[Cell]:
-    again = "write it again: eqloop sweep"
-    listed = read_json(path / CELLS, again)
-    _check_format(path / CELLS, listed)
-    try:
-        planned = [_planned(each, listed["axes"]) for each in listed["cells"]]
-        if len(dict(planned)) < len(planned):
-            raise ValueError("a cell is listed twice")
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path / CELLS}: damaged ({error!r}); {again}") from None
-    for name, axes in planned:
+    for name, axes in read_sweep(path).cells.items():
         cell = Cell(str(path), name, axes, status="unfinished")
-        state = path / STATE / f"{name}.json"
-        yield _ended(cell, state, path / RUNS / name) if state.exists() else cell
+        result = read_cell_result(path, name)
+        yield cell if result is None else _with_result(cell, result, path / RUNS / name)
 
 
-def _planned(cell: Any, axes: Sequence[str]) -> tuple[str, dict[str, Scalar]]:
-    name, values = cell["name"], {axis: cell["axes"].get(axis) for axis in axes}
-    if not isinstance(name, str) or Path(name).name != name:
-        raise ValueError(f"{name!r} is no name of a run")
-    for value in values.values():
-        if not isinstance(value, Scalar):
-            raise TypeError(f"{value!r} is no value of an axis")
-    return name, values
-
-
-def _ended(cell: Cell, path: Path, run: Path) -> Cell:
-    """`cell` with what its state and its run folder say."""
-    again = "delete it, and go on with the sweep"
-    state = read_json(path, again)
-    _check_format(path, state)
-    try:
-        status, error = state["status"], state.get("error")
-        if status not in ("finished", "failed"):
-            raise ValueError(f"status {status!r}")
-        parameters = finite(state.get("parameters"))
-        told: dict[str, Any] = {
-            "seconds": _of_both(state.get("seconds")),
-            "flops": _of_both(state.get("flops")),
-            "parameters": None if parameters is None else int(parameters),
-            "rho_w_x": finite(state.get("rho_w_x")),
-        }
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({error!r}); {again}") from None
-    if status == "failed":
-        said = " ".join(str(error or "it does not say why").split())
-        return dataclasses.replace(cell, status="failed", error=said, **told)
-    if not (run / SPEC).exists():  # as the sweep sees it: it is done again
+def _with_result(cell: Cell, result: CellResult, run: Path) -> Cell:
+    costs: dict[str, Any] = {name: getattr(result, name) for name in _COSTS}
+    if result.status == "failed":
+        error = result.error or "it does not say why"
+        return dataclasses.replace(cell, status="failed", error=error, **costs)
+    if not (run / SPEC).exists():  # the sweep will train this cell again
         return cell
     results = read_run(run)
-    if told["rho_w_x"] is None and results.stability is not None:
-        told["rho_w_x"] = results.stability.rho_w_x
-    return dataclasses.replace(cell, status="finished", results=results, **told)
+    if result.rho_w_x is None and results.stability is not None:
+        costs["rho_w_x"] = results.stability.rho_w_x
+    return dataclasses.replace(cell, status="finished", results=results, **costs)
 
 
-def _of_both(found: Any) -> dict[str, float | None]:
-    return {name: finite((found or {}).get(name)) for name in ("train", "evaluate")}
-
-
-def _check_format(path: Path, found: Any) -> None:
-    has = found.get("format") if isinstance(found, Mapping) else None
-    if has != FORMAT:
-        raise InputError(
-            f"{path}: format {has!r}, where {FORMAT} is understood; use the version of eqloop that "
-            "wrote it"
-        )
+_COSTS = ("seconds", "flops", "parameters", "rho_w_x")
 
 
 def _with(cell: Cell, axes: Mapping[str, Scalar]) -> Cell:

@@ -21,6 +21,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from .._arrays import is_array, named_arrays
 from .._errors import InputError
 from .._files import write_atomic
 from .._tables import parse_json
@@ -43,19 +44,6 @@ class Header:
     step: int
     spec: str
     notes: Mapping[str, Any]
-
-
-def is_array(leaf: object) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
-
-
-def named_arrays(tree: Any) -> dict[str, Any]:
-    """The array leaves of a pytree by their dotted paths."""
-    return {
-        jtu.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jtu.tree_leaves_with_path(tree)
-        if is_array(leaf)
-    }
 
 
 def _digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from .._errors import InputError
 from .._tables import parse_toml, read_json, read_text, write_json
@@ -18,7 +18,7 @@ from ._layout import (
     read_metadata,
 )
 from ._spec import SPEC_FORMAT
-from ._values import finite, share
+from ._values import check_format, finite, share
 
 if TYPE_CHECKING:
     from .._task import Split, Task
@@ -55,6 +55,35 @@ SPEC_AXES = {
     "seed": "train.seed",
 }
 """What tells runs apart that are no cells of a sweep, and its field in the spec."""
+
+
+class Frame(TypedDict):
+    """The board after a number of iterations.
+
+    `svg` is the picture of the answer, None if it is that of the frame before; `right` of the
+    `cells` of the answer are correct.
+    """
+
+    iterations: int
+    residual: float
+    svg: str | None
+    right: int
+    cells: int
+
+
+class PlayedExample(TypedDict):
+    """One example: its title, pictures of the puzzle and of the target, and its frames in order."""
+
+    title: str
+    puzzle_svg: str
+    target_svg: str
+    frames: list[Frame]
+
+
+class Player(TypedDict):
+    """What `player.json` holds: the examples that the page can step through."""
+
+    examples: list[PlayedExample]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,11 +177,7 @@ def read_spec(run: Path) -> dict[str, Any]:
     """
     path = run / SPEC
     spec = parse_toml(read_text(path), str(path))
-    if spec.get("format") != SPEC_FORMAT:
-        raise InputError(
-            f"{path}: format {spec.get('format')!r}, where {SPEC_FORMAT} is understood; use the "
-            "version of eqloop that wrote it"
-        )
+    check_format(path, spec.get("format"), SPEC_FORMAT)
     _check_against_checkpoint(run, spec)
     fields = {
         f"{table}.{name}": value if isinstance(value, str | int | float) else str(value)
@@ -302,25 +327,22 @@ def read_stability(folder: Path) -> dict[str, Any]:
     report = read_json(path, STABILITY_AGAIN)
     if not isinstance(report.get("settings"), dict):
         raise InputError(f"{path}: not a stability report; {STABILITY_AGAIN}")
-    found = report["settings"].get("format")
-    if found != STABILITY_FORMAT:
-        raise InputError(
-            f"{path}: format {found!r}, where {STABILITY_FORMAT} is understood; {STABILITY_AGAIN}"
-        )
+    check_format(path, report["settings"].get("format"), STABILITY_FORMAT, STABILITY_AGAIN)
     for name in _STABILITY_TABLES:
         if not isinstance(report.get(name), dict):
             raise InputError(f"{path}: damaged, has no table {name!r}; {STABILITY_AGAIN}")
     return report
 
 
-def read_player(folder: Path) -> dict[str, Any]:
+def read_player(folder: Path) -> Player:
+    """Read `player.json`; without the file there is no example to show."""
     path = folder / PLAYER
     if not path.exists():
         return {"examples": []}
     player = read_json(path, STABILITY_AGAIN)
     if not isinstance(player.get("examples"), list):
         raise InputError(f"{path}: damaged, has no list of examples; {STABILITY_AGAIN}")
-    return player
+    return cast(Player, player)
 
 
 def record_of(task: "Task", name: str, step: int, examples: int, split: "Split") -> dict[str, Any]:
@@ -344,7 +366,7 @@ def save_gradients(run: "Run", table: Mapping[str, Any]) -> Path:
     return _save(run.path / GRADIENTS, table)
 
 
-def save_stability(run: "Run", report: Mapping[str, Any], player: Mapping[str, Any]) -> Path:
+def save_stability(run: "Run", report: Mapping[str, Any], player: Player) -> Path:
     """Write `stability/report.json` and `stability/player.json`, in place of older ones; returns
     their folder."""
     folder = run.path / STABILITY

@@ -1,7 +1,10 @@
 """What values in the files of a run folder may be."""
 
 import math
+from pathlib import Path
 from typing import Any
+
+from .._errors import InputError
 
 
 def finite(value: Any) -> float | None:
@@ -14,6 +17,14 @@ def finite(value: Any) -> float | None:
     if not math.isfinite(value):
         raise ValueError(f"{value!r} is not finite")
     return float(value)
+
+
+def check_format(path: Path, version: Any, known: int, again: str | None = None) -> None:
+    """**Raises** `InputError` unless the format `version` of the file is `known`; `again` says what
+    to do next."""
+    if version != known:
+        again = again or "use the version of eqloop that wrote it"
+        raise InputError(f"{path}: format {version!r}, where {known} is understood; {again}")
 
 
 def share(value: Any) -> float:

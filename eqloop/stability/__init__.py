@@ -52,5 +52,7 @@ from ._statistics import share as share
 from ._statistics import summary as summary
 from ._verdict import CONSTANT as CONSTANT
 from ._verdict import judge as judge
+from ._words import Outcome as Outcome
+from ._words import Verdict as Verdict
 from ._work import COMPILE as COMPILE
 from ._work import planned as planned

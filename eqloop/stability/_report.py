@@ -8,14 +8,13 @@ it. Lists over examples are in the order of the examples.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from ._statistics import Share, Summary
+from ._words import Outcome, Verdict
 
 FORMAT = 1
 """Raised when a key changes its meaning or goes away; new keys do not raise it."""
-
-Outcome = Literal["converged", "unresolved", "cycle", "slow", "wandering", "diverged"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,12 +197,12 @@ class Statement:
 
     **Attributes:**
 
-    - `verdict`: a few words, or "not measurable".
+    - `verdict`: a member of `Verdict`; its text is what `report.json` holds.
     - `because`: one sentence with the numbers it rests on, or why there are none.
     - `numbers`: those numbers, by their path in the report.
     """
 
-    verdict: str
+    verdict: Verdict
     because: str
     numbers: dict[str, float]
 

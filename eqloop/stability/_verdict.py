@@ -3,6 +3,7 @@
 from ._orbits import NEAR
 from ._report import Geometry, InputDependence, Reachability, Spectrum, Statement
 from ._statistics import Share, Summary
+from ._words import Verdict
 
 MOST, FEW = 0.9, 0.1
 """Shares of the examples from which a thing holds for (nearly) all, or for hardly any."""
@@ -13,7 +14,6 @@ CONDITION = 1e3
 """Of I - J, from which float32 has fewer than four digits of the implicit gradient."""
 CONSTANT = 1e-3
 """A sensitivity of the end below this part of that after one iteration is none."""
-NONE = "not measurable"
 
 
 def judge(
@@ -63,15 +63,15 @@ def judge_reachability(reach: Reachability) -> Statement:
     # Those from other fixed points cannot be asked where there are none.
     starts = (gaussian.converged, gaussian.same, other.converged, other.same)
     if own.share < MOST and own.share + unresolved.share >= FEW and unresolved.hits:
-        verdict = NONE
+        verdict = Verdict.NOT_MEASURABLE
     elif own.share < FEW:
-        verdict = "not reached"
+        verdict = Verdict.NOT_REACHED
     elif own.share < MOST:
-        verdict = "reached in part"
+        verdict = Verdict.REACHED_IN_PART
     elif all(each.count == 0 or each.share >= MOST for each in starts):
-        verdict = "reached from every start"
+        verdict = Verdict.REACHED_FROM_EVERY_START
     else:
-        verdict = "reached from its own start"
+        verdict = Verdict.REACHED_FROM_OWN_START
     return Statement(verdict, because + ".", numbers)
 
 
@@ -85,7 +85,7 @@ def judge_input_dependence(reach: Reachability, depend: InputDependence) -> Stat
     converged = reach.shares["converged"].hits
     if converged < 2:
         return Statement(
-            NONE,
+            Verdict.NOT_MEASURABLE,
             f"{converged} of {reach.shares['converged'].count} examples reached a fixed "
             "point; it takes two to compare.",
             {},
@@ -119,23 +119,23 @@ def judge_input_dependence(reach: Reachability, depend: InputDependence) -> Stat
     if _known(smooth) and not still:
         because += f"; a small change of x moves z* by {smooth.median:.2g} of what that says"
     if count <= 1:
-        verdict = "one fixed point, whatever the input"
+        verdict = Verdict.ONE_FIXED_POINT
     elif depend.distinct < 0.5:
-        verdict = "few fixed points"
+        verdict = Verdict.FEW_FIXED_POINTS
     elif not depend.recall and not first > 0:
         verdict, because = (
-            NONE,
+            Verdict.NOT_MEASURABLE,
             f"{_distinct(count)} for {of} inputs, but the map does not see x, and "
             "the starts were given as arrays: pass z0s as a function of x",
         )
     elif still or (depend.implicit.median == 0 and not through):
-        verdict = "differs, not smoothly"
+        verdict = Verdict.NOT_SMOOTH
     elif not _known(smooth):
-        verdict = "differs, smoothness " + NONE
+        verdict = Verdict.SMOOTHNESS_UNKNOWN
     elif not _within(smooth, 0.5, 2):
-        verdict = "differs, not smoothly"
+        verdict = Verdict.NOT_SMOOTH
     else:
-        verdict = "smooth in the input"
+        verdict = Verdict.SMOOTH
     return Statement(verdict, because + ".", numbers)
 
 
@@ -153,7 +153,9 @@ def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> 
         "spectrum.lyapunov": spectrum.lyapunov[0].median,
     }
     if back != back:
-        return Statement(NONE, "the gradient is not finite after the first iterations.", {})
+        return Statement(
+            Verdict.NOT_MEASURABLE, "the gradient is not finite after the first iterations.", {}
+        )
     because = (
         f"over {shape.iterations[-1]} iterations backwards the gradient becomes {back:.2g} times "
         f"as large (largest on the way {largest:.2g})"
@@ -172,14 +174,14 @@ def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> 
             f"{_of(shape.solved)} backward solves reached their tolerance"
         )
     if not largest <= EXPLODES:
-        verdict = "exploding"
+        verdict = Verdict.EXPLODING
     elif shape.solved.count and (shape.solved.share < MOST or shape.condition.median > CONDITION):
-        verdict = "ill-conditioned"
+        verdict = Verdict.ILL_CONDITIONED
     elif 2 * shape.condition.count < shape.solved.count:
         # Those that could not be measured are the worst conditioned: the median is unknown.
-        verdict = "stable, conditioning " + NONE
+        verdict = Verdict.CONDITIONING_UNKNOWN
     else:
-        verdict = "stable"
+        verdict = Verdict.STABLE
     return Statement(verdict, because + ".", numbers)
 
 
@@ -200,7 +202,9 @@ def _radius(spectrum: Spectrum) -> str:
         for error, there in zip(spectrum.radius_error.values, spectrum.at_fixed_point, strict=True)
         if there and error == error
     ]
-    return NONE + (f" (J is too far from normal: to ± {max(errors):.1g})" if errors else "")
+    return Verdict.NOT_MEASURABLE + (
+        f" (J is too far from normal: to ± {max(errors):.1g})" if errors else ""
+    )
 
 
 def _of(share: Share) -> str:
@@ -212,7 +216,7 @@ def _known(summary: Summary) -> bool:
 
 
 def _figure(summary: Summary, form: str) -> str:
-    return f"{summary.median:{form}}" if _known(summary) else NONE
+    return f"{summary.median:{form}}" if _known(summary) else Verdict.NOT_MEASURABLE
 
 
 def _within(summary: Summary, low: float, high: float) -> bool:

@@ -5,9 +5,9 @@ from ._cost import count as count
 from ._estimate import Rate as Rate
 from ._estimate import flops as flops
 from ._estimate import measure_rate as measure_rate
-from ._folder import Ended as Ended
 from ._folder import Sweep as Sweep
 from ._folder import create_sweep as create_sweep
+from ._folder import is_up_to_date as is_up_to_date
 from ._folder import open_sweep as open_sweep
 from ._folder import plan_sweep as plan_sweep
 from ._grid import Cell as Cell

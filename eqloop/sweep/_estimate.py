@@ -7,8 +7,7 @@ import time
 import jax
 
 from .._task import Task
-from ..train import check_memory, init_state, make_step
-from ..train._step import Order, put
+from ..train import Order, check_memory, init_state, make_step, put
 from ._cost import count, iterations
 from ._grid import Cell
 

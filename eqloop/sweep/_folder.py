@@ -7,46 +7,36 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
 
 from .._errors import InputError
 from .._files import TEMPORARY, Held, exclusive, read_bytes, write_atomic
-from .._tables import parse_json, read_json, read_text, write_json
-from ..run import SPEC, MakeTask, Run, open_run
+from .._tables import read_text
+from ..run import (
+    GRID,
+    RUNS,
+    SPEC,
+    STATE,
+    CellResult,
+    MakeTask,
+    Run,
+    SweepRecord,
+    open_run,
+    read_cell_result,
+    read_sweep,
+    save_cell_result,
+    save_sweep,
+    state_path,
+)
 from ._grid import Cell, Grid, parse_grid
 
 _LOG = logging.getLogger(__name__)
 
-FORMAT = 1
-GRID, CELLS, STATE, RUNS = "sweep.toml", "cells.json", "state", "runs"
 
-
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """How a cell ended: `state/NAME.json`.
-
-    **Attributes:**
-
-    - `status`, `error`: finished, or failed and one line why.
-    - `seconds`, `flops`: of training and of evaluation (`"train"`, `"evaluate"`), over all the
-      processes that worked at it; `flops` as `eqloop.sweep.Cost` counts them.
-    - `evaluated`: the `[evaluate]` table it was evaluated by.
-    - `rho_w_x`: the spectral radius of the recall's state matrix; None without recall.
-    """
-
-    status: Literal["finished", "failed"]
-    error: str | None = None
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    flops: dict[str, float] = dataclasses.field(default_factory=dict)
-    evaluated: dict[str, Any] = dataclasses.field(default_factory=dict)
-    parameters: int = 0
-    rho_w_x: float | None = None
-
-    def serves(self, cell: Cell) -> bool:
-        """Whether nothing is left to do: it finished, and was evaluated as the grid now wants."""
-        wanted = dataclasses.asdict(cell.evaluate)
-        wanted["splits"] = list(wanted["splits"])  # as JSON has them
-        return self.status == "finished" and self.evaluated == wanted
+def is_up_to_date(result: CellResult, cell: Cell) -> bool:
+    """Whether `cell` is finished and was evaluated with the `[evaluate]` table that it has now."""
+    wanted = dataclasses.asdict(cell.evaluate)
+    wanted["splits"] = list(wanted["splits"])  # JSON has lists in place of tuples
+    return result.status == "finished" and result.evaluated == wanted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,36 +58,26 @@ class Sweep:
     def run(self, cell: Cell) -> Path:
         return self.path / RUNS / cell.name
 
-    def _state(self, cell: Cell) -> Path:
-        return self.path / STATE / f"{cell.name}.json"
-
-    def ended(self, cell: Cell) -> Ended | None:
-        """How it ended, or None: also where its run or an evaluation of it is no longer there. With
-        a damaged file it has failed, as what it says is not known."""
-        path = self._state(cell)
+    def ended(self, cell: Cell) -> CellResult | None:
+        """The result of a cell, or None before there is one, and where its run or an evaluation of
+        it has been deleted. A cell whose result is damaged has failed: what it says is unknown."""
         try:
-            table = parse_json(read_bytes(path))
-            if table.pop("format") != FORMAT:
-                raise ValueError
-            ended = Ended(**table)
-            if ended.status not in ("finished", "failed"):
-                raise ValueError
-            splits = ended.evaluated.get("splits", ())
-            files = [SPEC, *(f"eval/{split}.json" for split in splits)]
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return Ended("failed", f"{path} is damaged: delete it, and the cell is done again")
-        there = all((self.run(cell) / file).is_file() for file in files)
-        return ended if there or ended.status == "failed" else None
+            result = read_cell_result(self.path, cell.name)
+        except InputError:
+            path = state_path(self.path, cell.name)
+            return CellResult("failed", f"{path} is damaged: delete it, and the cell is done again")
+        if result is None or result.status == "failed":
+            return result
+        splits = result.evaluated.get("splits", ())
+        files = [SPEC, *(f"eval/{split}.json" for split in splits)]
+        return result if all((self.run(cell) / file).is_file() for file in files) else None
 
-    def end(self, cell: Cell, ended: Ended) -> None:
-        table = {"format": FORMAT} | dataclasses.asdict(ended)
-        write_json(self._state(cell), table)
+    def end(self, cell: Cell, result: CellResult) -> None:
+        save_cell_result(self.path, cell.name, result)
 
     def forget(self, cell: Cell) -> None:
         """It has not ended: whoever works next does it again, from where its run stands."""
-        self._state(cell).unlink(missing_ok=True)
+        state_path(self.path, cell.name).unlink(missing_ok=True)
 
     def retry(self) -> None:
         """Forget the cells that have failed, or were evaluated in another way than is now wanted;
@@ -105,7 +85,7 @@ class Sweep:
 
         def serves(cell: Cell) -> bool:
             ended = self.ended(cell)
-            return ended is None or ended.serves(cell)
+            return ended is None or is_up_to_date(ended, cell)
 
         for cell in self.grid.cells:
             if not serves(cell):
@@ -187,9 +167,8 @@ def create_sweep(path: Path, grid: Grid) -> Sweep:
         write_atomic(path / GRID, [grid.text.encode()])
         for folder in (STATE, RUNS):
             (path / folder).mkdir(exist_ok=True)
-        cells = [{"name": cell.name, "axes": dict(cell.axes)} for cell in grid.cells]
-        table = {"format": FORMAT, "name": grid.name, "axes": list(grid.axes), "cells": cells}
-        write_json(path / CELLS, table | {"grid": _digest(grid.text)})
+        cells = {cell.name: dict(cell.axes) for cell in grid.cells}
+        save_sweep(path, SweepRecord(grid.name, tuple(grid.axes), cells, _digest(grid.text)))
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}") from None
     return sweep
@@ -201,16 +180,15 @@ def open_sweep(path: Path, *, make_task: MakeTask) -> Sweep:
     if not (path / GRID).is_file():
         raise InputError(f"{path} is not a sweep: it has no {GRID}")
     try:
-        written = read_json(path / CELLS, "write it again")
-        name = written["name"]
-    except (InputError, LookupError):
+        record = read_sweep(path)
+    except InputError:
         raise InputError(
-            f"{path / CELLS} is missing or damaged: write it again with eqloop sweep "
+            f"{path / 'cells.json'} is missing or damaged: write it again with eqloop sweep "
             f"{path / GRID} --out {path}"
         ) from None
     text = read_text(path / GRID)
-    grid = parse_grid(text, name, str(path / GRID), make_task=make_task)
-    if written.get("grid", _digest(text)) != _digest(text):
+    grid = parse_grid(text, record.name, str(path / GRID), make_task=make_task)
+    if record.grid not in (None, _digest(text)):
         _LOG.warning("%s has been changed since the sweep was last begun", path / GRID)
     return Sweep(path, grid)
 

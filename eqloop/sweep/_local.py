@@ -14,7 +14,8 @@ from types import FrameType
 from typing import IO
 
 from .._errors import InputError
-from ._folder import Ended, Sweep
+from ..run import CellResult
+from ._folder import Sweep
 
 LOGS = "logs"
 PAUSE = 0.5
@@ -145,7 +146,7 @@ def _blame(sweep: Sweep, process: subprocess.Popen[bytes]) -> None:
         if sweep.worker(cell) == process.pid and sweep.ended(cell) is None:
             with sweep.claim(cell) as ours:
                 if ours:
-                    sweep.end(cell, Ended("failed", _last_words(process.returncode)))
+                    sweep.end(cell, CellResult("failed", _last_words(process.returncode)))
 
 
 def _last_words(code: int) -> str:

@@ -13,13 +13,13 @@ from .._errors import InputError
 from .._task import Task
 from ..claims import weight_figures
 from ..evaluate import measure
-from ..run import MakeTask, open_run, trained_seconds
+from ..run import STATE, CellResult, MakeTask, open_run, trained_seconds
 from ..train import Diverged, train
 from ._cost import count
-from ._folder import STATE, Ended, Sweep
+from ._folder import Sweep
 from ._grid import Cell
 
-Ending = Callable[[Cell, Ended], None]
+Ending = Callable[[Cell, CellResult], None]
 
 
 def work(sweep: Sweep, *, make_task: MakeTask, ending: Ending | None = None) -> bool:
@@ -52,19 +52,19 @@ def work(sweep: Sweep, *, make_task: MakeTask, ending: Ending | None = None) -> 
     return True
 
 
-def _attempt(sweep: Sweep, cell: Cell, make_task: MakeTask) -> Ended | None:
+def _attempt(sweep: Sweep, cell: Cell, make_task: MakeTask) -> CellResult | None:
     """None where a signal stopped it."""
     try:
         return run_cell(sweep, cell, make_task(cell.spec.task_name, cell.spec.task_fields))
     except (InputError, Diverged) as error:
-        return Ended("failed", str(error))
+        return CellResult("failed", str(error))
     except Exception as error:
         # Whatever it was, the other cells are not to blame; nothing of it is lost.
         (sweep.path / STATE / f"{cell.name}.txt").write_text(traceback.format_exc())
-        return Ended("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+        return CellResult("failed", f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def run_cell(sweep: Sweep, cell: Cell, task: Task) -> Ended | None:
+def run_cell(sweep: Sweep, cell: Cell, task: Task) -> CellResult | None:
     """Train one cell, or go on with its run, and evaluate it. None where a signal stopped it."""
     path, wanted = sweep.run(cell), cell.evaluate
     splits = task.load().splits
@@ -85,7 +85,7 @@ def run_cell(sweep: Sweep, cell: Cell, task: Task) -> Ended | None:
         )
         examples = found.overall.examples
         flops += cost.evaluation(examples, found.iterations_run / examples, len(found.iterations))
-    return Ended(
+    return CellResult(
         "finished",
         seconds={
             "train": trained_seconds(run.metrics) or 0.0,

@@ -15,4 +15,6 @@ from ._processes import raise_on_all as raise_on_all
 from ._processes import shutdown as shutdown
 from ._state import TrainState as TrainState
 from ._state import init_state as init_state
+from ._step import Order as Order
 from ._step import make_step as make_step
+from ._step import put as put

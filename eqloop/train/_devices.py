@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
+from .._arrays import is_array
 from .._errors import InputError
-from ..run._checkpoint import is_array
 from ._processes import is_multiprocess
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._escape import figure_text
-from ._style import COLOURS, DASHES, MARKERS, new_figure, tidy
+from ._style import COLOURS, DASHES, MARKERS, legend_below, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,17 +30,16 @@ def check_figure(check: Mapping[str, Any]) -> "Figure":
                 for value, logarithmic in zip((x, y), check["logarithmic"], strict=True)
             )
         ]
-        scattered = check["axes"][0].startswith("|lambda|")
         axes.plot(
             *(zip(*shown, strict=True) if shown else ([], [])),
             label=figure_text(name),
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
-            linestyle="" if scattered else DASHES[number % len(DASHES)],
+            linestyle="" if check["scatter"] else DASHES[number % len(DASHES)],
             markersize=4.5,
             linewidth=1.4,
         )
-        if scattered and shown:
+        if check["scatter"] and shown:
             most = max(max(point) for point in shown)
             axes.plot([0, most], [0, most], color="0.6", linewidth=0.8, zorder=0)
     for name, logarithmic in zip(("x", "y"), check["logarithmic"], strict=True):
@@ -51,5 +50,4 @@ def check_figure(check: Mapping[str, Any]) -> "Figure":
     tidy(axes)
     said = {True: "holds", False: "does not hold", None: "could not be measured"}[check["holds"]]
     axes.set_title(f"{check['claim']}:\n{said} here", loc="left", fontsize="medium", wrap=True)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
-    return figure
+    return legend_below(figure, [axes], columns=3)

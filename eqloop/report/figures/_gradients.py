@@ -4,23 +4,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._escape import figure_text
-from ._style import new_figure, tidy
+from ._style import COLOURS, legend_below, new_figure, note, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Family -> its marker, its colour (of Okabe and Ito; the marker alone tells them apart).
+_BLUE, _ORANGE, _GREEN, _PINK, _, _SKY, _BLACK = COLOURS
+# Family -> its marker, its colour, its label. The marker alone tells families apart.
 _FAMILIES = {
-    "backprop": ("*", "#000000", "full backpropagation"),
-    "truncated": ("o", "#0072B2", "truncated: last K iterations"),
-    "phantom": ("s", "#D55E00", "phantom: K damped iterations"),
-    "neumann": ("D", "#009E73", "Neumann series of K terms"),
-    "implicit": ("^", "#CC79A7", "implicit, by GMRES"),
-    "implicit-anderson": ("v", "#CC79A7", "implicit, by Anderson"),
-    "implicit-converged": ("P", "#000000", "implicit, loop converged"),
+    "backprop": ("*", _BLACK, "full backpropagation"),
+    "truncated": ("o", _BLUE, "truncated: last K iterations"),
+    "phantom": ("s", _ORANGE, "phantom: K damped iterations"),
+    "neumann": ("D", _GREEN, "Neumann series of K terms"),
+    "implicit": ("^", _PINK, "implicit, by GMRES"),
+    "implicit-anderson": ("v", _PINK, "implicit, by Anderson"),
+    "implicit-converged": ("P", _BLACK, "implicit, loop converged"),
 }
-_OTHER = ("X", "#56B4E9")
+_OTHER = ("X", _SKY)
 _FINEST = 1e-6
 """Of 1 - cosine: what float32 can tell from none."""
 _TICKS = {2: "-1", 1: "0", 0.5: "0.5", 0.1: "0.9", 1e-2: "0.99", 1e-3: "0.999"}
@@ -63,27 +64,13 @@ def gradients_figure(audit: Mapping[str, Any], *, title: str = "") -> "Figure":
         axes.set_title(heading, fontsize="medium", loc="left")
         axes.set_xlabel("seconds for one gradient of the batch")
         if not points:
-            axes.text(0.5, 0.5, "no fixed point was found", transform=axes.transAxes, ha="center")
+            note(axes, "no fixed point was found")
     _scales(panels, seconds, distances)
     panels[0].set_ylabel("cosine")
     if title:
         figure.suptitle(figure_text(title), x=0.01, ha="left")
-    found = {
-        label: handle
-        for axes in panels
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    order = [label for _, _, label in _FAMILIES.values() if label in found]
-    order += [label for label in found if label not in order]
-    figure.legend(
-        [found[label] for label in order],
-        order,
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize="small",
-    )
-    return figure
+    order = [label for _, _, label in _FAMILIES.values()]
+    return legend_below(figure, panels, columns=4, order=order)
 
 
 def _known(cosine: float | None) -> bool:

@@ -1,7 +1,6 @@
 """The figures of a report on runs. Narrow panels, so that their text can be read on a phone."""
 
 import math
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from .._cells import Cell, Scalar
 from .._escape import figure_text
 from .._groups import RATE, Group, Results, label
 from ._accuracy import accuracy_axes
-from ._style import line_style, new_figure, tidy
+from ._style import legend_below, line_style, new_figure, note, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +132,7 @@ def _curves(
     }
     every = [found for each in drawn.values() for found in each]
     if not every:
-        _say(axes, "not evaluated")
+        note(axes, "not evaluated")
         return
     trained = [found.trained for found in every if found.trained is not None]
     accuracy_axes(
@@ -198,7 +197,7 @@ def _points(axes: "Axes", results: Results, of: Callable[[Cell], float | None], 
         )
     every = [value for points in found.values() for value, _ in points]
     if not every:
-        _say(axes, "of no run is this known")
+        note(axes, "of no run is this known")
     elif min(every) > 0 and max(every) > _WIDE * min(every):
         axes.set_xscale("log")
 
@@ -214,28 +213,13 @@ def _top(results: Results, splits: Iterable[str], of: Callable[[Evaluated], floa
     return next(top for top in (0.1, 0.25, 0.5, 1.0) if top >= max(shares, default=1.0))
 
 
-def _say(axes: "Axes", text: str) -> None:
-    """An empty panel that says why it is empty."""
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", style="italic")
-    axes.grid(visible=False)
-
-
 def _legend(figure: "Figure", panels: Iterable["Axes"]) -> "Figure":
     """One for all panels, below them."""
-    found = {
-        name: handle
-        for axes in panels
-        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        list(found.values()),
-        [textwrap.fill(name, _LONGEST) for name in found],
-        loc="outside lower center",
-        ncols=_legend_columns(figure.get_figwidth(), found),
-        frameon=False,
-        fontsize="small",
+    panels = list(panels)
+    names = [name for axes in panels for name in axes.get_legend_handles_labels()[1]]
+    return legend_below(
+        figure, panels, columns=_legend_columns(figure.get_figwidth(), names), wrap=_LONGEST
     )
-    return figure
 
 
 def _legend_columns(width: float, names: Iterable[str]) -> int:

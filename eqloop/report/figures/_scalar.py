@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._errors import InputError
+from ._style import COLOURS, DASHES, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours of Okabe and Ito; recalls are told apart by weight too, and sigmas by dash.
-_RECALLS = {"external": ("#0072B2", 1.2), "internal": ("#D55E00", 2.4)}
+# Recall -> colour and width of its lines. The dash of a line is that of its sigma.
+_RECALLS = {"external": (COLOURS[0], 1.2), "internal": (COLOURS[1], 2.4)}
 _STABLE = {"external": r"$|(1 + y)\,x| \leq 1$", "internal": r"$-2 \leq x\,y \leq 0$"}
-_DASHES = (":", "--", "-", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 
 def scalar_figure(scalar: Mapping[str, Any], *, sigma: float | None = None) -> "Figure":
@@ -31,18 +31,13 @@ def scalar_figure(scalar: Mapping[str, Any], *, sigma: float | None = None) -> "
 
     **Raises** `InputError` where matplotlib is not installed or there is no such sigma.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise InputError("drawing needs matplotlib: pip install 'eqloop[plot]'") from None
-
     sigmas = sorted(scalar["settings"]["sigmas"])
     chosen = sigmas[len(sigmas) // 2] if sigma is None else sigma
     name = f"{chosen:g}"
     if name not in scalar["shown"]:
         raise InputError(f"sigma = {name}: there are {', '.join(scalar['shown'])}")
 
-    figure = Figure(figsize=(12.6, 4.3), dpi=160, layout="constrained")
+    figure = new_figure(12.6, 4.3)
     *regions, curves = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
     shown = scalar["shown"][name]
     for recall, axes in zip(_RECALLS, regions, strict=True):
@@ -117,7 +112,7 @@ def _distribution(axes: "Axes", scalar: Mapping[str, Any]) -> None:
                 cases[recall]["at_most"],
                 color=colour,
                 linewidth=width,
-                linestyle=_DASHES[number % len(_DASHES)],
+                linestyle=DASHES[number % len(DASHES)],
                 label=f"{recall}, $\\sigma$ = {sigma}",
             )
     axes.axhline(0.5, color="0.35", linewidth=0.8, zorder=0)
@@ -130,6 +125,5 @@ def _distribution(axes: "Axes", scalar: Mapping[str, Any]) -> None:
     axes.set_xlabel(r"anisotropy $|\log(|x|\,/\,|y|)|$ of the nearest stable point")
     axes.set_ylabel("of the draws at most")
     axes.set_title("how far from balance", loc="left", fontsize="medium")
-    axes.grid(axis="y", color="0.9", linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes, grid="y")
     axes.legend(loc="lower right", fontsize="small", frameon=False, handlelength=3)

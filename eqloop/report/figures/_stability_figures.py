@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._accuracy import accuracy_lines
-from ._style import COLOURS, iteration_axis, new_figure, tidy
+from ._style import COLOURS, iteration_axis, legend_below, new_figure, note, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def residual_figure(report: Tables) -> "Figure":
     curves = [_numbers(curve) for curve in part["curves"][:_THIN_LINES]]
     floor = _smallest(part["residual"]["median"], part["residual"]["low"], *curves)
     if floor is None:
-        return _say(axes, "no residual was measured")
+        return _empty(axes, "no residual was measured")
     for number, curve in enumerate(curves):
         axes.plot(
             iterations,
@@ -49,7 +49,7 @@ def residual_figure(report: Tables) -> "Figure":
     axes.axhline(part["tolerance"], color=_ORANGE, linestyle="--", linewidth=1.4, label="tolerance")
     iteration_axis(axes, part["iterations"])
     _log_up(axes)
-    return _legend(figure, axes)
+    return legend_below(figure, [axes], columns=2)
 
 
 def eigenvalue_figure(report: Tables) -> "Figure":
@@ -85,8 +85,8 @@ def eigenvalue_figure(report: Tables) -> "Figure":
     axes.axvline(0, color="0.8", linewidth=0.7, zorder=0)
     axes.set_aspect("equal", adjustable="datalim")
     if not len(points):
-        return _say(axes, "no eigenvalue was found")
-    return _legend(figure, axes)
+        return _empty(axes, "no eigenvalue was found")
+    return legend_below(figure, [axes], columns=2)
 
 
 def gradient_norm_figure(report: Tables) -> "Figure":
@@ -95,11 +95,11 @@ def gradient_norm_figure(report: Tables) -> "Figure":
     part = report["geometry"]
     floor = _smallest(*part["gradient_norm"].values())
     if floor is None:
-        return _say(axes, "no gradient was measured")
+        return _empty(axes, "no gradient was measured")
     _band(axes, _numbers(part["iterations"]), part["gradient_norm"], floor)
     axes.axhline(1, color=_ORANGE, linestyle="--", linewidth=1.2, label="neither grows nor fades")
     _log_up(axes)
-    return _legend(figure, axes)
+    return legend_below(figure, [axes], columns=2)
 
 
 def solved_figure(report: Tables) -> "Figure":
@@ -107,15 +107,15 @@ def solved_figure(report: Tables) -> "Figure":
     figure, axes = _begin("iterations of the loop", "examples solved")
     part = report["reachability"].get("accuracy")
     if not part or not part["iterations"]:
-        return _say(axes, "this map has no task to solve")
+        return _empty(axes, "this map has no task to solve")
     curves = {name: _numbers(shares).tolist() for name, shares in part["splits"].items()}
     if not np.isfinite(np.concatenate(list(curves.values()))).any():
-        return _say(axes, "nothing was scored")
+        return _empty(axes, "nothing was scored")
     trained = part.get("trained")
     accuracy_lines(
         axes, curves, part["iterations"], trained=(trained[0], trained[1]) if trained else None
     )
-    return _legend(figure, axes)
+    return legend_below(figure, [axes], columns=2)
 
 
 def fixed_points_figure(report: Tables) -> "Figure":
@@ -125,11 +125,11 @@ def fixed_points_figure(report: Tables) -> "Figure":
     found = [_numbers(point) for point in part["points"] if point is not None]
     points = np.array([point for point in found if np.isfinite(point).all()]).reshape(-1, 2)
     if not len(points):
-        return _say(axes, "nothing converged")
+        return _empty(axes, "nothing converged")
     label = f"one input each ({len(points)} of {len(part['points'])} converged)"
     axes.scatter(*points.T, s=24, marker="o", facecolors=_BLUE, alpha=0.45, label=label)
     axes.set_aspect("equal", adjustable="datalim")
-    return _legend(figure, axes)
+    return legend_below(figure, [axes], columns=2)
 
 
 def sensitivity_figure(report: Tables) -> "Figure":
@@ -138,7 +138,7 @@ def sensitivity_figure(report: Tables) -> "Figure":
     part = report["input_dependence"]
     floor = _smallest(*part["sensitivity"].values())
     if floor is None:
-        return _say(axes, "no sensitivity was measured")
+        return _empty(axes, "no sensitivity was measured")
     _band(axes, _numbers(part["iterations"]), part["sensitivity"], floor)
     implicit = _numbers([(part["implicit"].get("quantiles") or {}).get("0.5")])[0]
     if implicit > 0:
@@ -146,7 +146,7 @@ def sensitivity_figure(report: Tables) -> "Figure":
         axes.axhline(implicit, color=_ORANGE, linestyle="--", linewidth=1.4, label=label)
     iteration_axis(axes, part["iterations"])
     _log_up(axes)
-    return _legend(figure, axes)
+    return legend_below(figure, [axes], columns=2)
 
 
 def distinct_figure(report: Tables) -> "Figure":
@@ -156,7 +156,7 @@ def distinct_figure(report: Tables) -> "Figure":
     inputs, clusters = _numbers(part["inputs"]), _numbers(part["clusters"])
     known = np.isfinite(clusters) & (clusters > 0)
     if not known.any():
-        return _say(axes, "nothing converged")
+        return _empty(axes, "nothing converged")
     axes.plot(
         inputs, inputs, color="0.35", linestyle="--", linewidth=1, label="one for every input"
     )
@@ -167,7 +167,7 @@ def distinct_figure(report: Tables) -> "Figure":
         scale("log", base=2)
         ticks(inputs, [f"{n:g}" for n in inputs])
     axes.minorticks_off()
-    return _legend(figure, axes)
+    return legend_below(figure, [axes], columns=2)
 
 
 # --- what they share
@@ -194,20 +194,11 @@ def _log_up(axes: "Axes") -> None:
         axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _legend(figure: "Figure", axes: "Axes") -> "Figure":
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small"
-    )
-    return figure
-
-
-def _say(axes: "Axes", text: str) -> "Figure":
+def _empty(axes: "Axes", text: str) -> "Figure":
     """An empty panel that says why it is empty."""
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", style="italic")
+    note(axes, text)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.grid(visible=False)
     return axes.get_figure(root=True)  # pyright: ignore[reportReturnType]
 
 

@@ -1,6 +1,7 @@
-"""What the figures share: how one is begun, and how lines are told apart."""
+"""What all figures share: size and layout, colours and markers, legend, notes, axes."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..._errors import InputError
@@ -43,6 +44,48 @@ def tidy(axes: "Axes", *, grid: Literal["both", "y"] = "both") -> None:
     axes.grid(axis=grid, color="0.88", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def note(axes: "Axes", text: str) -> None:
+    """A sentence in the middle of a panel that has nothing to draw."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", style="italic")
+    axes.grid(visible=False)
+
+
+def legend_below(
+    figure: "Figure",
+    panels: Iterable["Axes"],
+    *,
+    columns: int,
+    order: Sequence[str] = (),
+    wrap: int | None = None,
+) -> "Figure":
+    """One legend for all panels, below them. A label that several panels have appears once.
+
+    **Arguments:**
+
+    - `columns`: number of columns.
+    - `order`: labels that come first, as far as a panel has them.
+    - `wrap`: number of letters after which a label goes on in a new line.
+
+    **Returns** `figure`.
+    """
+    handles = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    labels = [label for label in order if label in handles]
+    labels += [label for label in handles if label not in labels]
+    figure.legend(
+        [handles[label] for label in labels],
+        labels if wrap is None else [textwrap.fill(label, wrap) for label in labels],
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize="small",
+    )
+    return figure
 
 
 def iteration_axis(axes: "Axes", iterations: Sequence[int]) -> None:

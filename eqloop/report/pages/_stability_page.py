@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._errors import InputError
-from ...run import REPORT, STABILITY_AGAIN, read_player, read_stability
+from ...run import REPORT, STABILITY_AGAIN, Player, read_player, read_stability
 from .._escape import html_text
 from ..tables._stability_tables import Tables, extra_tables, main_table, number
 from ._page import packaged, page, picture, saved, write_files
@@ -55,7 +55,7 @@ def write_stability(folder: Path) -> list[Path]:
     return write_files({folder / PAGE: made, **files})
 
 
-def _page(report: Tables, player: Mapping[str, Any], figures: str) -> bytes:
+def _page(report: Tables, player: Player, figures: str) -> bytes:
     sections = "".join(
         f"<section><h2>{html_text(title)}</h2>{html}</section>"
         for title, html in extra_tables(report)

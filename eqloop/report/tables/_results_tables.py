@@ -5,8 +5,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ...run import SPLITS
-from ...run._records import MEASURES
+from ...run import MEASURES, SPLITS
 from .._cells import Cell
 from .._correlation import Correlation, correlation_table, correlations
 from .._escape import csv_value

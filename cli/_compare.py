@@ -1,0 +1,89 @@
+"""`eqloop stability --compare`: the numbers of several stability reports side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import InputError
+from ._output import console, emit, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+AXES = {"reachability": "Reachability", "input_dependence": "Input-dependence"}
+AXES |= {"geometry": "Geometry"}
+
+_NUMBERS = {
+    "converged": "reachability.shares.converged",
+    "settle step": "reachability.settle_step",
+    "measured rate": "reachability.rate",
+    "spectral radius at fixed points": "spectrum.radius_at_fixed_points",
+    "spectral radius at all ends": "spectrum.radius",
+    "sigma max": "spectrum.sigma_max",
+    "non-normality": "spectrum.non_normality",
+    "Lyapunov exponent": "spectrum.lyapunov.0",
+    "basin": "reachability.basin",
+    "distinct fixed points": "input_dependence",
+    "spread": "input_dependence.spread",
+    "|(I-J)^-1 df/dx|": "input_dependence.implicit",
+    "|dz_T/dx| over that": "input_dependence.agreement",
+    "smoothness": "input_dependence.smoothness",
+    "input read off z*, R^2": "input_dependence.probe",
+    "condition of I-J": "geometry.condition",
+    "backward products": "geometry.products",
+    "cosine of one-step": "geometry.cosines.one-step",
+    "rho(W_x)": "spectrum.weights.rho_w_x",
+}
+
+
+def numbers_table(reports: dict[str, dict[str, Any]]) -> "Table":
+    """One line for each number, one column for each run: the mean and its 95 % interval."""
+    rows = []
+    for name, path in _NUMBERS.items():
+        rows.append((name, *(_figure(_at(each, path)) for each in reports.values())))
+    return table(("mean [95 % interval]", *reports), rows)
+
+
+def _at(report: Any, path: str) -> Any:
+    for name in path.split("."):
+        if isinstance(report, list):
+            report = report[int(name)] if int(name) < len(report) else None
+        else:
+            report = (report or {}).get(name)
+    return report
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, dict) and "clusters" in value:  # has no interval: points are no sample
+        count, inputs = value["clusters"], value["inputs"]
+        known = count and count[-1] is not None
+        return f"{count[-1]:.0f} of {inputs[-1]}" if known else "-"
+    if isinstance(value, dict):
+        scale, unit = (100, " %") if "share" in value else (1, "")
+        mean = value.get("share", value.get("mean"))
+        if mean is None or mean != mean:
+            return "-"
+        low, high = value["low"], value["high"]
+        if low is None or low != low:
+            return f"{scale * mean:.3g}{unit}"
+        return f"{scale * mean:.3g} [{scale * low:.3g}, {scale * high:.3g}]{unit}"
+    return "-" if value is None or value != value else f"{value:.3g}"
+
+
+def compare_runs(runs: list[Path], as_json: bool) -> None:
+    """Print the verdicts and the numbers of several runs, one column for each run."""
+    from ..run import read_stability
+
+    if len(runs) < 2:
+        raise InputError("--compare needs two runs or more, each with a report: eqloop stability")
+    reports = {str(run): read_stability(run / "stability") for run in runs}
+    if as_json:
+        emit({"runs": reports})
+        return
+    out = console()
+    verdicts = [
+        (name, *(each["verdict"][axis]["verdict"] for each in reports.values()))
+        for axis, name in AXES.items()
+    ]
+    out.print(table(("", *reports), verdicts))
+    out.print()
+    out.print(numbers_table(reports))

@@ -1,0 +1,143 @@
+"""The records of a sweep folder: its list of cells, and the result of each cell.
+
+Each record is written and read here: `eqloop sweep` and `eqloop report` use the same types.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from .._errors import InputError
+from .._tables import read_json, write_json
+from ._values import check_format, finite
+
+SWEEP_FORMAT = 1
+"""Version of `cells.json` and of `state/CELL.json`."""
+GRID, CELLS, STATE, RUNS = "sweep.toml", "cells.json", "state", "runs"
+
+Scalar = str | int | float | bool | None
+"""The value of a cell on an axis; None: the cell has no value on it."""
+Status = Literal["finished", "failed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CellResult:
+    """The result of one cell of a sweep: `state/CELL.json`.
+
+    **Attributes:**
+
+    - `status`: whether the cell finished or failed; `error`: the reason for a failure, one line.
+    - `seconds`, `flops`: of training and of evaluation (`"train"`, `"evaluate"`), over all the
+      processes that worked on the cell; `flops` as `eqloop.sweep.Cost` counts them.
+    - `evaluated`: the `[evaluate]` table that the cell was evaluated with.
+    - `parameters`: the number of weights of the model; None for a cell that failed.
+    - `rho_w_x`: the spectral radius of the recall's state matrix; None without recall.
+    """
+
+    status: Status
+    error: str | None = None
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    flops: dict[str, float] = dataclasses.field(default_factory=dict)
+    evaluated: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parameters: int | None = None
+    rho_w_x: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRecord:
+    """The list of cells of a sweep: `cells.json`.
+
+    **Attributes:**
+
+    - `name`: the name of the grid; `axes`: the names of its axes, in order.
+    - `cells`: name of a cell -> its value on each axis.
+    - `grid`: SHA-256 of `sweep.toml`; None in sweeps of earlier versions, which lack it.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    cells: Mapping[str, Mapping[str, Scalar]]
+    grid: str | None = None
+
+
+def state_path(sweep: Path, cell: str) -> Path:
+    """`state/CELL.json`."""
+    return sweep / STATE / f"{cell}.json"
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether `folder` has a list of cells."""
+    return (folder / CELLS).exists()
+
+
+def save_sweep(sweep: Path, record: SweepRecord) -> None:
+    """Write `cells.json`. **Raises** `OSError` if it cannot be written."""
+    cells = [{"name": name, "axes": dict(axes)} for name, axes in record.cells.items()]
+    table = {"format": SWEEP_FORMAT, "name": record.name, "axes": list(record.axes)}
+    write_json(sweep / CELLS, table | {"cells": cells, "grid": record.grid})
+
+
+def read_sweep(sweep: Path) -> SweepRecord:
+    """Read `cells.json`. **Raises** `InputError` if it is missing, damaged or of another format."""
+    path, again = sweep / CELLS, "write it again: eqloop sweep"
+    table = read_json(path, again)
+    check_format(path, table.get("format"), SWEEP_FORMAT)
+    try:
+        axes = tuple(table["axes"])
+        cells = [_cell(cell, axes) for cell in table["cells"]]
+        if len(dict(cells)) < len(cells):
+            raise ValueError("a cell is listed twice")
+        return SweepRecord(str(table.get("name", "")), axes, dict(cells), table.get("grid"))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error!r}); {again}") from None
+
+
+def _cell(table: Any, axes: tuple[str, ...]) -> tuple[str, dict[str, Scalar]]:
+    name, values = table["name"], {axis: table["axes"].get(axis) for axis in axes}
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ValueError(f"{name!r} is no name of a run")
+    for value in values.values():
+        if not isinstance(value, Scalar):
+            raise TypeError(f"{value!r} is no value of an axis")
+    return name, values
+
+
+def save_cell_result(sweep: Path, cell: str, result: CellResult) -> None:
+    """Write `state/CELL.json`. **Raises** `OSError` if it cannot be written."""
+    table = {"format": SWEEP_FORMAT} | dataclasses.asdict(result)
+    write_json(state_path(sweep, cell), table)
+
+
+def read_cell_result(sweep: Path, cell: str) -> CellResult | None:
+    """Read `state/CELL.json`; None if the cell has no result yet.
+
+    **Raises** `InputError` if the file is damaged or of another format.
+    """
+    path, again = state_path(sweep, cell), "delete it, and go on with the sweep"
+    if not path.exists():
+        return None
+    table = read_json(path, again)
+    check_format(path, table.get("format"), SWEEP_FORMAT)
+    try:
+        status, error = table["status"], table.get("error")
+        if status not in get_args(Status):
+            raise ValueError(f"status {status!r}")
+        parameters = finite(table.get("parameters"))
+        return CellResult(
+            status=status,
+            error=None if error is None else " ".join(str(error).split()),
+            seconds=_parts(table.get("seconds")),
+            flops=_parts(table.get("flops")),
+            evaluated=dict(table.get("evaluated") or {}),
+            parameters=None if parameters is None else int(parameters),
+            rho_w_x=finite(table.get("rho_w_x")),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error!r}); {again}") from None
+
+
+def _parts(table: Any) -> dict[str, float]:
+    """The costs of `"train"` and `"evaluate"` that are known."""
+    values = {name: finite((table or {}).get(name)) for name in ("train", "evaluate")}
+    return {name: value for name, value in values.items() if value is not None}
