@@ -41,7 +41,7 @@ SMALL = {
 class Mirror(eqloop.Task):
     """The least that a task can be: a board of two axes, to be mirrored."""
 
-    grid, channels, classes = (3, 4), 10, 10  # pyright: ignore[reportIncompatibleMethodOverride]
+    grid, channels, classes = (3, 4), 10, 10  # pyright: ignore
 
     def generate(self, rows, seed, *, progress=None):
         boards = np.random.default_rng(seed).integers(0, 10, (rows, 3, 4))
