@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import InputError
+from ..run import SOLVERS, meanings
 from ._output import notes, percent, progress, progress_of_work, table
 
 if TYPE_CHECKING:
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from .._task import AbstractTask, Split
     from ..evaluate import Curve, Evaluation, Solved
     from ..run import Run
+
+
+def choice(meaning: str, names: Mapping[str, Any], group: str | None = None) -> str:
+    """The help of an option that takes a name of a table or, with the entry-point group of them, a
+    class from outside the package."""
+    outside = f"; or path/to/file.py:CLASS, or a name of the entry points {group}" if group else ""
+    return f"{meaning}: {meanings(names)}{outside}."
+
 
 Checkpoint = Annotated[
     str, typer.Option(help="best (on validation), last, or the number of a step.")
@@ -44,8 +53,13 @@ Select = Annotated[
 SolverName = Annotated[
     str | None,
     typer.Option(
-        help="With --budget: fixed-point, anderson, broyden, newton, chord or steady-state; by "
-        "default the run's own if it stops by itself, else fixed-point."
+        help="With --budget: "
+        + choice(
+            "the solver",
+            {name: facts for name, facts in SOLVERS.items() if facts.converges},
+            "eqloop.solvers",
+        )
+        + " Left out, it is the run's own if that stops by itself, else fixed-point."
     ),
 ]
 

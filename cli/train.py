@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from .. import InputError
+from ..run import GRADIENTS, NORMS, RECALLS, SOLVERS
 from ._output import Json, console, emit, notes
-from ._run import SkipBad, accuracy_table, measure, open_model, stop_if_missing
+from ._run import SkipBad, accuracy_table, choice, measure, open_model, stop_if_missing
 
 _ROWS, _LONGER = 500, 8
 """Examples of each split for the table at the end, and how many times as many iterations as in
@@ -24,14 +25,18 @@ def train(
     ] = None,
     solver: Annotated[
         str | None,
-        typer.Option(help="unroll, fixed-point, anderson, broyden, newton, chord or steady-state."),
+        typer.Option(help=choice("How the loop is solved", SOLVERS, "eqloop.solvers")),
     ] = None,
     gradient: Annotated[
         str | None,
-        typer.Option(help="backprop, truncated, one-step, phantom, neumann or implicit."),
+        typer.Option(help=choice("How the loop is differentiated", GRADIENTS, "eqloop.gradients")),
     ] = None,
-    recall: Annotated[str | None, typer.Option(help="none, external or internal.")] = None,
-    norm: Annotated[str | None, typer.Option(help="pre, peri, post or sandwich.")] = None,
+    recall: Annotated[
+        str | None, typer.Option(help=choice("Where the input is added", RECALLS))
+    ] = None,
+    norm: Annotated[
+        str | None, typer.Option(help=choice("Where the block normalises", NORMS))
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="A file or folder; left out, examples are generated.")
     ] = None,
@@ -77,6 +82,8 @@ def train(
 
     Example: eqloop train --task sudoku --set model.width=128
     """
+    from .._build import make_outside, outside_class, reference_of
+
     fields = {
         "data": data,
         "recall": recall,
@@ -86,6 +93,14 @@ def train(
         "steps": steps,
         "seed": seed,
     }
+    classes = {
+        "solver": outside_class("solver", solver),
+        "gradient": outside_class("gradient", gradient),
+    }
+    for option, cls in classes.items():
+        if cls is not None:
+            # The spec of a run that goes on names the class already.
+            fields[option] = reference_of(cls) if resume is None else None
     if resume is not None:
         others = {"task": task, "preset": preset, **fields, "out": out}
         others |= {"set": settings or None, "skip-bad": skip_bad or None}
@@ -115,8 +130,18 @@ def train(
     try:
         spec = same_spec(agreed(wanted))
         built = make_task(spec.task_name, spec.task_fields, from_first(made_with))
+        objects = {
+            option: make_outside(cls, spec.solver)
+            for option, cls in classes.items()
+            if cls is not None
+        }
         outcome = run_training(
-            spec, built, resume or out, resume=resume is not None, console=notes()
+            spec if resume is None else None,
+            built,
+            resume or out,
+            resume=resume is not None,
+            console=notes(),
+            **objects,
         )
         path = outcome.run.path
         writes = first()

@@ -5,12 +5,21 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from ._errors import InputError
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OneOf:
+    """In `Annotated[str, OneOf(table)]`: a text that is a name of the table, or that `other`
+    accepts. The table is looked up when a value is checked, so a new row needs no other change."""
+
+    names: Mapping[str, Any]
+    other: Callable[[str], bool] = lambda text: False
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -27,7 +36,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 @functools.cache
 def field_types(cls: type) -> dict[str, Any]:
     """Name -> type of every field of a dataclass."""
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
@@ -56,10 +65,19 @@ def typed(field: str, value: Any, wanted: Any) -> Any:
     if ok:
         return value
     hint = ""
-    if get_origin(wanted) is Literal and isinstance(value, str):
-        hint = nearest(value, [str(each) for each in get_args(wanted)])
+    if (known := choices(wanted)) and isinstance(value, str):
+        hint = nearest(value, known)
         hint = hint if hint.startswith("; did you") else ""
     raise InputError(f"{field} must be {_describe(wanted)}, got {quoted(value)}{hint}")
+
+
+def choices(wanted: Any) -> list[str]:
+    """The values that a field of the type `wanted` may have, where they are listed."""
+    if get_origin(wanted) is Literal:
+        return [str(each) for each in get_args(wanted)]
+    if get_origin(wanted) is Annotated:
+        return [name for part in get_args(wanted) if isinstance(part, OneOf) for name in part.names]
+    return []
 
 
 def check_storable(field: str, value: Any) -> None:
@@ -96,6 +114,9 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
     if origin is Literal:
         # `True == 1`: compare the types too.
         return any(type(value) is type(each) and value == each for each in args), value
+    if origin is Annotated:
+        table = next(part for part in args if isinstance(part, OneOf))
+        return isinstance(value, str) and (value in table.names or table.other(value)), value
     if origin in (types.UnionType, typing.Union):
         for each in args:
             ok, converted = _fit(value, each)
@@ -122,8 +143,8 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
 
 def _describe(wanted: Any) -> str:
     origin, args = get_origin(wanted), get_args(wanted)
-    if origin is Literal:
-        return "one of " + ", ".join(str(each) for each in args)
+    if known := choices(wanted):
+        return "one of " + ", ".join(known)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_describe(each) for each in args)
     if origin is tuple:

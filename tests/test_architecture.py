@@ -34,6 +34,8 @@ ARROWS: dict[str, set[str]] = {
     # Typed fields of tables, and how a wrong one is told.
     "_fields": {"_errors", "_text"},
     "_files": set(),
+    # Classes from files and installed distributions.
+    "_plugins": WORDS | {"_fields", "_files"},
     "_tables": WORDS | {"_files"},
     "_task": WORDS,
     "nn": WORDS,
@@ -46,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
     # What a run is on disk: knows no model. `_task` only for the types of what is handed in.
     "run": WORDS | FILING | {"_fields", "_task"},
     # From a spec to the objects that it names.
-    "_build": WORDS | LOOP | {"_fields", "_model", "run"},
+    "_build": WORDS | LOOP | {"_fields", "_model", "_plugins", "run"},
     "evaluate": WORDS | MODEL | {"_tables", "_task", "_build", "run"},
     "audit": WORDS | MODEL | {"_task", "_build", "run"},
     "train": WORDS | MODEL | FILING | {"_fields", "_task", "_build", "run", "evaluate", "audit"},

@@ -3,7 +3,9 @@ from ._broyden import Broyden as Broyden
 from ._chord import Chord as Chord
 from ._fixed_point import FixedPoint as FixedPoint
 from ._iterative import AbstractSolver as AbstractSolver
+from ._iterative import Evaluation as Evaluation
 from ._iterative import Progress as Progress
+from ._iterative import Proposal as Proposal
 from ._iterative import choose as choose
 from ._iterative import iterate as iterate
 from ._newton import NewtonKrylov as NewtonKrylov

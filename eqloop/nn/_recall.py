@@ -1,14 +1,13 @@
 """Recall: the input, injected again at every iteration."""
 
-from typing import Literal
-
 import equinox as eqx
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._linear import Linear, add_axes, plus
 
-RecallKind = Literal["none", "external", "internal"]
+RecallKind = str
+"""`none`, `external` or `internal`: `Block` checks it."""
 
 
 class Recall(eqx.Module):

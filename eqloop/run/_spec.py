@@ -4,13 +4,23 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 
 from .._errors import InputError
-from .._fields import build, check_storable, nearest, quoted
+from .._fields import OneOf, build, check_storable, nearest, quoted
 from .._tables import parse_toml, read_text
+from ._names import (
+    GRADIENTS,
+    LOSSES,
+    NORMS,
+    RECALLS,
+    SOLVERS,
+    gradient_facts,
+    is_outside,
+    solver_facts,
+)
 
 SPEC_FORMAT = 1
 """Version of `spec.toml`; raised when an old file can no longer be read as it stands."""
@@ -57,8 +67,8 @@ class ModelSpec:
 
     width: int = 256
     heads: int = 8
-    recall: Literal["none", "external", "internal"] = "internal"
-    norm: Literal["pre", "peri", "post", "sandwich"] = "post"
+    recall: Annotated[str, OneOf(RECALLS)] = "internal"
+    norm: Annotated[str, OneOf(NORMS)] = "post"
     residual: Literal["add", "gru"] = "add"
     blocks: int = 1
     mlp_ratio: int = 4
@@ -99,6 +109,9 @@ class SolverSpec:
 
     **Attributes:**
 
+    - `name`, `gradient`: names of the package, or `PLACE:Class` for a class from outside it.
+    - `object`, `gradient_object`: such an object as text, with the SHA-256 of its file: filled in
+      when the run begins, and not stored for the names of the package.
     - `steps`: iterations of `unroll` (and the largest number that the progressive loss draws).
     - `rtol`, `atol`: tolerance of the other solvers; `rtol` is also the relative residual below
       which an example counts as converged in the training log.
@@ -117,12 +130,8 @@ class SolverSpec:
       vector-Jacobian products per cycle (the memory of `"anderson"`), cycles at most.
     """
 
-    name: Literal[
-        "unroll", "fixed-point", "anderson", "broyden", "newton", "chord", "steady-state"
-    ] = "unroll"
-    gradient: Literal["backprop", "truncated", "one-step", "phantom", "neumann", "implicit"] = (
-        "backprop"
-    )
+    name: Annotated[str, OneOf(SOLVERS, is_outside)] = "unroll"
+    gradient: Annotated[str, OneOf(GRADIENTS, is_outside)] = "backprop"
     steps: int = 30
     rtol: float = 1e-3
     atol: float = 0.0
@@ -138,6 +147,8 @@ class SolverSpec:
     gradient_rtol: float = 1e-3
     gradient_restart: int = 10
     gradient_cycles: int = 10
+    object: str = ""
+    gradient_object: str = ""
 
     def __post_init__(self) -> None:
         least = {
@@ -159,16 +170,16 @@ class SolverSpec:
         for name in ("damping", "gradient_damping"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"solver.{name}", value, "in [0, 1)")
-        if self.gradient == "backprop" and self.name in ("newton", "chord"):
+        if gradient_facts(self.gradient).whole and not solver_facts(self.name).followed:
             raise InputError(
-                f'solver.gradient = "backprop" cannot follow the steps of solver.name = '
+                f'solver.gradient = "{self.gradient}" cannot follow the steps of solver.name = '
                 f'{self.name!r}: use "implicit", "phantom" or "neumann"'
             )
 
     @property
     def converges(self) -> bool:
         """Whether the solver stops by itself, at a fixed point."""
-        return self.name != "unroll"
+        return solver_facts(self.name).converges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +195,9 @@ class TrainSpec:
     - `epochs`: the paper's schedule in units of `steps / epochs`: factor `1 - exp(-(epoch + 1) /
       10)` in the first tenth, then 1, and 0.1 of it from `0.6 epochs` on.
     - `warmup`: optimiser steps of linear warm-up of `"warmup-cosine"`.
-    - `loss`: `"progressive"` (the paper's), `"mean"` over all iterations, or `"last"`.
+    - `loss`: `"progressive"` (the paper's), `"mean"` over all iterations, `"last"`, or
+      `PLACE:Class` for a class from outside the package.
+    - `loss_object`: such an object as text, as `solver.object`.
     - `burn_in`: with `"mean"`: up to this many iterations, drawn anew at every step, run without
       gradient before the `solver.steps` that count.
     - `ema`: decay of the averaged weights that are validated and evaluated; 0 for none.
@@ -209,7 +222,7 @@ class TrainSpec:
     schedule: Literal["paper", "warmup-cosine", "constant"] = "paper"
     epochs: int = 100
     warmup: int = 100
-    loss: Literal["progressive", "mean", "last"] = "progressive"
+    loss: Annotated[str, OneOf(LOSSES, is_outside)] = "progressive"
     burn_in: int = 0
     ema: float = 0.0
     seed: int = 0
@@ -222,6 +235,7 @@ class TrainSpec:
     keep: int = 3
     audit_every: int = 0
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    loss_object: str = ""
 
     def __post_init__(self) -> None:
         least = {
@@ -257,6 +271,13 @@ class TrainSpec:
 
 GROUPS = {"model": ModelSpec, "solver": SolverSpec, "train": TrainSpec}
 
+OBJECTS = {
+    ("solver", "name"): ("solver", "object"),
+    ("solver", "gradient"): ("solver", "gradient_object"),
+    ("train", "loss"): ("train", "loss_object"),
+}
+"""Where a class from outside the package is named -> where its object is recorded as text."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
@@ -276,36 +297,37 @@ class Spec:
         if not isinstance(self.task.get("name"), str):
             raise InputError('task.name is missing: which task is it? (name = "sudoku")')
         loss, solver = self.train.loss, self.solver
-        where = f"train.loss = {loss!r}"
-        if solver.converges and loss != "last":
-            raise InputError(
-                f"{where} draws or averages over iterations, which solver.name = {solver.name!r}"
-                ' does not have: use train.loss = "last"'
-            )
-        if loss == "progressive" and solver.gradient == "phantom":
-            raise InputError(
-                f"{where} may draw fewer iterations than solver.gradient = 'phantom' adds: use "
-                'train.loss = "last"'
-            )
-        checkpointed = solver.gradient == "backprop" and not solver.converges and loss != "mean"
+        gradient = gradient_facts(solver.gradient)
+        if not is_outside(loss):
+            self._check_loss()
+        checkpointed = gradient.whole and not solver.converges and loss != "mean"
         if solver.gradient_checkpoints and not checkpointed:
             raise InputError(
                 f"solver.gradient_checkpoints = {solver.gradient_checkpoints} has no effect here: "
                 'it is for solver.name = "unroll" with solver.gradient = "backprop" and '
                 'train.loss = "last" or "progressive"'
             )
-        if not solver.converges:
-            if loss == "mean" and solver.gradient != "backprop":
-                raise InputError(
-                    f"{where} is differentiated through every iteration: with solver.gradient = "
-                    f'{solver.gradient!r} use train.loss = "last" or "progressive"'
-                )
-            follows = solver.gradient in ("truncated", "phantom")
-            if follows and solver.gradient_steps > solver.steps:
-                raise InputError(
-                    f"solver.gradient_steps = {solver.gradient_steps} iterations cannot be "
-                    f"differentiated out of solver.steps = {solver.steps}"
-                )
+        if not solver.converges and gradient.cuts and solver.gradient_steps > solver.steps:
+            raise InputError(
+                f"solver.gradient_steps = {solver.gradient_steps} iterations cannot be "
+                f"differentiated out of solver.steps = {solver.steps}"
+            )
+
+    def _check_loss(self) -> None:
+        """**Raises** `InputError` where the loss does not go with the solver or the gradient."""
+        loss, solver = self.train.loss, self.solver
+        facts, where = LOSSES[loss], f"train.loss = {loss!r}"
+        if solver.converges and facts.counts:
+            raise InputError(
+                f"{where} draws or averages over iterations, which solver.name = {solver.name!r}"
+                ' does not have: use train.loss = "last"'
+            )
+        if loss not in (known := gradient_facts(solver.gradient).losses):
+            others = " or ".join(f'"{name}"' for name in known)
+            raise InputError(
+                f"{where} {facts.clash}: with solver.gradient = {solver.gradient!r} use "
+                f"train.loss = {others}"
+            )
 
     def __hash__(self) -> int:
         return hash(self.to_toml())
@@ -322,6 +344,9 @@ class Spec:
     def tables(self) -> dict[str, Any]:
         """As nested tables of plain values."""
         groups = {name: dataclasses.asdict(getattr(self, name)) for name in GROUPS}
+        for group, field in OBJECTS.values():
+            if not groups[group][field]:
+                del groups[group][field]
         return {"format": SPEC_FORMAT, "preset": self.preset, "task": dict(self.task), **groups}
 
     def to_toml(self) -> str:
