@@ -133,7 +133,7 @@ def test_a_run_trained_by_objects_goes_on_with_equal_ones(tmp_path, kept_program
     assert "sha256:" in stored.solver.object
     assert stored.solver.gradient == "eqloop._adjoint._phantom:Phantom"
     assert stored.train.loss == f"{__name__}:Scaled"
-    again = objects | {"solver": cls(most=0.25)}
+    again: dict[str, Any] = {**objects, "solver": cls(most=0.25)}
     assert train(None, task, path, resume=True, **again).step == 2
     for change, message in (
         ({"solver": None}, f"was trained by solver {DAMPED}: go on with --solver {DAMPED}"),
@@ -142,8 +142,9 @@ def test_a_run_trained_by_objects_goes_on_with_equal_ones(tmp_path, kept_program
         ({"loss": None}, "was trained by loss .*:Scaled: go on with"),
         ({"loss": Last()}, "not by Last"),
     ):
+        others: dict[str, Any] = {**objects, **change}
         with pytest.raises(InputError, match=message):
-            train(None, task, path, resume=True, **(objects | change))
+            train(None, task, path, resume=True, **others)
 
 
 class Scaled(Last):
