@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import InputError
+from ..run import SOLVERS, meanings
 from ._output import notes, percent, progress, progress_of_work, table
 
 if TYPE_CHECKING:
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from .._task import Split, Task
     from ..evaluate import Curve, Evaluation, Solved
     from ..run import Run
+
+
+def choice(meaning: str, names: Mapping[str, Any], group: str | None = None) -> str:
+    """The help of an option that takes a name of a table or, with the entry-point group of them, a
+    class from outside the package."""
+    outside = f"; or path/to/file.py:CLASS, or a name of the entry points {group}" if group else ""
+    return f"{meaning} one of: {meanings(names)}{outside}."
+
 
 Checkpoint = Annotated[
     str,
@@ -28,7 +37,7 @@ TaskOfRun = Annotated[
         "--task",
         "-t",
         metavar="FILE.py:CLASS",
-        help="The class of the task of RUN, where that is one of a file.",
+        help="Load the task of RUN, which is a class of a file, from this file.",
     ),
 ]
 SkipBad = Annotated[
@@ -56,9 +65,12 @@ Select = Annotated[
 SolverName = Annotated[
     str | None,
     typer.Option(
-        help="Solve with --budget by fixed-point, anderson, broyden, newton, chord or "
-        "steady-state. The default is the run's own solver if it stops by itself, "
-        "else fixed-point."
+        help=choice(
+            "Solve with --budget by",
+            {name: facts for name, facts in SOLVERS.items() if facts.converges},
+            "eqloop.solvers",
+        )
+        + " The default is the run's own solver if it stops by itself, else fixed-point."
     ),
 ]
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from .. import InputError
+from ..run import GRADIENTS, NORMS, RECALLS, SOLVERS
 from ._output import Json, console, emit, notes
-from ._run import SkipBad, accuracy_table, measure, open_model, stop_if_missing
+from ._run import SkipBad, accuracy_table, choice, measure, open_model, stop_if_missing
 
 _ROWS, _LONGER = 500, 8
 """Examples of each split for the table at the end, and how many times as many iterations as in
@@ -34,24 +35,17 @@ def train(
     ] = None,
     solver: Annotated[
         str | None,
-        typer.Option(
-            help="Run the loop by unroll, fixed-point, anderson, broyden, newton, chord or "
-            "steady-state."
-        ),
+        typer.Option(help=choice("Run the loop by", SOLVERS, "eqloop.solvers")),
     ] = None,
     gradient: Annotated[
         str | None,
-        typer.Option(
-            help="Differentiate the loop by backprop, truncated, one-step, phantom, "
-            "neumann or implicit."
-        ),
+        typer.Option(help=choice("Differentiate the loop by", GRADIENTS, "eqloop.gradients")),
     ] = None,
     recall: Annotated[
-        str | None,
-        typer.Option(help="Give the input to the loop by this recall: none, external or internal."),
+        str | None, typer.Option(help=choice("Give the input to the loop by", RECALLS))
     ] = None,
     norm: Annotated[
-        str | None, typer.Option(help="Place the norms in the block: pre, peri, post or sandwich.")
+        str | None, typer.Option(help=choice("Place the norms in the block by", NORMS))
     ] = None,
     data: Annotated[
         str | None,
@@ -116,6 +110,8 @@ def train(
 
     Example: eqloop train --task sudoku --set model.width=128
     """
+    from .._build import make_outside, outside_class, reference_of
+
     fields = {
         "data": data,
         "recall": recall,
@@ -125,6 +121,14 @@ def train(
         "steps": steps,
         "seed": seed,
     }
+    classes = {
+        "solver": outside_class("solver", solver),
+        "gradient": outside_class("gradient", gradient),
+    }
+    for option, cls in classes.items():
+        if cls is not None:
+            # The spec of a run that goes on names the class already.
+            fields[option] = reference_of(cls) if resume is None else None
     if resume is not None:
         others = {"preset": preset, **fields, "out": out}
         others |= {"set": settings or None, "skip-bad": skip_bad or None}
@@ -167,8 +171,18 @@ def train(
     try:
         spec = same_spec(raise_on_all(wanted))
         built = task_of_run(spec.task_name, spec.task_fields, broadcast_json(made_with))
+        objects = {
+            option: make_outside(cls, spec.solver)
+            for option, cls in classes.items()
+            if cls is not None
+        }
         outcome = run_training(
-            spec, built, resume or out, resume=resume is not None, console=notes()
+            spec if resume is None else None,
+            built,
+            resume or out,
+            resume=resume is not None,
+            console=notes(),
+            **objects,
         )
         path = outcome.run.path
         writes = is_main_process()

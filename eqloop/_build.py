@@ -1,7 +1,8 @@
 """From a spec to the objects that it names: model, solver, gradient."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from ._errors import InputError
 from ._fields import field_types, typed
 from ._model import LoopedTransformer
 from ._norms import largest_cell_norm, two_norm
+from ._plugins import entry_point_classes, is_reference, load_class, origin
 from ._solver import (
     AbstractSolver,
     Anderson,
@@ -34,8 +36,9 @@ from ._solver import (
     SteadyState,
     Unroll,
 )
+from ._text import one_line
 from .nn import GRU
-from .run import ModelSpec, Run, SolverSpec, Which
+from .run import ModelSpec, Run, SolverSpec, Which, is_outside
 
 
 def make_model(spec: ModelSpec, key: PRNGKeyArray) -> LoopedTransformer:
@@ -79,25 +82,164 @@ def model_spec(model: LoopedTransformer) -> ModelSpec:
     )
 
 
-def make_solver(spec: SolverSpec) -> Solver:
-    if spec.name == "unroll":
-        return Unroll(spec.steps, rtol=spec.rtol)
+def _common(spec: SolverSpec) -> dict[str, Any]:
+    """The settings of every solver that stops by itself."""
     norm = two_norm if spec.norm == "two" else largest_cell_norm
-    common: dict[str, Any] = {"rtol": spec.rtol, "atol": spec.atol, "norm": norm}
-    if spec.name == "fixed-point":
-        return FixedPoint(damping=spec.damping, patience=spec.patience, **common)
-    if spec.name == "anderson":
-        return Anderson(memory=spec.memory, damping=spec.damping, **common)
-    if spec.name == "broyden":
-        return Broyden(memory=spec.memory, **common)
-    others = {"newton": NewtonKrylov, "chord": Chord, "steady-state": SteadyState}
-    return others[spec.name](**common)
+    return {"rtol": spec.rtol, "atol": spec.atol, "norm": norm}
+
+
+SOLVERS: dict[str, Callable[[SolverSpec], Solver]] = {
+    "unroll": lambda spec: Unroll(spec.steps, rtol=spec.rtol),
+    "fixed-point": lambda spec: FixedPoint(
+        damping=spec.damping, patience=spec.patience, **_common(spec)
+    ),
+    "anderson": lambda spec: Anderson(memory=spec.memory, damping=spec.damping, **_common(spec)),
+    "broyden": lambda spec: Broyden(memory=spec.memory, **_common(spec)),
+    "newton": lambda spec: NewtonKrylov(**_common(spec)),
+    "chord": lambda spec: Chord(**_common(spec)),
+    "steady-state": lambda spec: SteadyState(**_common(spec)),
+}
+"""The constructors of the solvers; `eqloop.run.SOLVERS` has the facts of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientRow:
+    """How a gradient is made from a spec, and what an audit compares of its kind.
+
+    **Attributes:**
+
+    - `make`: the gradient that a spec names.
+    - `family`, `terms`: the gradient of a number of terms, and the numbers that an audit takes.
+    - `others`: further gradients that an audit takes, by name.
+    """
+
+    make: Callable[[SolverSpec], AbstractGradient]
+    family: Callable[[int], AbstractGradient] | None = None
+    terms: tuple[int, ...] = ()
+    others: Mapping[str, AbstractGradient] = dataclasses.field(default_factory=dict)
+
+
+def _implicit(spec: SolverSpec) -> AbstractGradient:
+    anderson = spec.gradient_solver == "anderson"
+    return Implicit(
+        rtol=spec.gradient_rtol,
+        cycles=spec.gradient_cycles,
+        restart=spec.gradient_restart,
+        solver=Anderson(memory=spec.gradient_restart) if anderson else None,
+    )
+
+
+GRADIENTS: dict[str, GradientRow] = {
+    "backprop": GradientRow(lambda spec: Backprop(checkpoints=spec.gradient_checkpoints or None)),
+    "truncated": GradientRow(
+        lambda spec: Truncated(spec.gradient_steps), family=Truncated, terms=(2, 4, 8)
+    ),
+    "one-step": GradientRow(lambda spec: OneStep(), others={"one-step": OneStep()}),
+    "phantom": GradientRow(
+        lambda spec: Phantom(spec.gradient_steps, damping=spec.gradient_damping),
+        family=Phantom,
+        # Two damped terms are hardly more than one step, and each program is compiled.
+        terms=(4, 8),
+    ),
+    "neumann": GradientRow(
+        lambda spec: Neumann(spec.gradient_steps),
+        # A traced number of terms, so that one program serves them all.
+        family=lambda terms: Neumann(jnp.asarray(terms, jnp.int32)),
+        terms=(2, 4, 8),
+    ),
+    "implicit": GradientRow(
+        _implicit,
+        others={"implicit": Implicit(), "implicit-anderson": Implicit(solver=Anderson(memory=10))},
+    ),
+}
+"""The constructors of the gradients; `eqloop.run.GRADIENTS` has the facts of them."""
+
+
+def make_solver(spec: SolverSpec) -> Solver:
+    """The solver that a spec names. **Raises** `InputError` for one from outside the package."""
+    if is_outside(spec.name):
+        raise _not_named("solver", spec.name)
+    return SOLVERS[spec.name](spec)
+
+
+def make_gradient(spec: SolverSpec) -> AbstractGradient:
+    """The gradient that a spec names. **Raises** `InputError` for one from outside the package."""
+    if is_outside(spec.gradient):
+        raise _not_named("gradient", spec.gradient)
+    return GRADIENTS[spec.gradient].make(spec)
+
+
+def _not_named(option: str, reference: str) -> InputError:
+    return InputError(
+        f"{option} {reference} is a class from outside the package, whose code runs only where it "
+        f"is named: give --{option} {reference} (in Python {option}=...)"
+    )
+
+
+def outside_class(option: Literal["solver", "gradient"], text: str | None) -> type | None:
+    """The class from outside the package that the value of an option names, its file run or its
+    distribution imported; None where it names none.
+
+    **Arguments:**
+
+    - `option`: what the class is for.
+    - `text`: `path/to/file.py:Class`, or a name of the entry-point group `eqloop.solvers` or
+      `eqloop.gradients`. The package's own names come first.
+
+    **Raises** `InputError` where the class cannot be loaded, or is none for that option.
+    """
+    if text is None or text in (SOLVERS if option == "solver" else GRADIENTS):
+        return None
+    if is_reference(text):
+        cls = load_class(text, option)
+    elif text in (offered := entry_point_classes(f"eqloop.{option}s")):
+        cls = offered[text]()
+    else:
+        return None
+    wanted = AbstractSolver if option == "solver" else AbstractGradient
+    if not issubclass(cls, wanted):
+        raise InputError(f"{option} {text}: the class must be an eqloop.{wanted.__name__}")
+    return cls
+
+
+def reference_of(cls: type) -> str:
+    """How a class from outside the package is written in a spec: `/path/to/file.py:Class`, or
+    `module:Class` where it was imported."""
+    placed = origin(cls)
+    return placed[0] if placed else f"{cls.__module__}:{cls.__qualname__}"
+
+
+def described(made: object) -> str:
+    """An object as text: its fields, and the SHA-256 of its file where it was loaded from one."""
+    placed = origin(type(made))
+    text = eqx.tree_pformat(made, width=10**6, short_arrays=False)
+    return f"{text} sha256:{placed[1]}" if placed else text
+
+
+def make_outside(cls: type, spec: SolverSpec) -> Any:
+    """A solver or gradient from outside the package, with those of the settings `rtol`, `atol` and
+    `norm` of the spec that a solver has, and its own defaults for all else.
+
+    **Raises** `InputError` where the class cannot be made from these.
+    """
+    common = _common(spec) if issubclass(cls, AbstractSolver) else {}
+    known = {field.name for field in dataclasses.fields(cls) if field.init}
+    try:
+        return cls(**{name: value for name, value in common.items() if name in known})
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{reference_of(cls)} cannot be made with its default settings ({one_line(str(error))})"
+        ) from None
 
 
 def named_solver(spec: SolverSpec, name: str | None = None) -> tuple[str, AbstractSolver]:
     """A solver that stops by itself, with the settings of `spec`, and what it is called: `name`,
     or by default that of `spec`, or `fixed-point` where that does not stop. **Raises**
-    `InputError` for another name."""
+    `InputError` for another name, and for a class whose file has changed since it trained."""
+    if (cls := outside_class("solver", name)) is not None:
+        made, called = make_outside(cls, spec), reference_of(cls)
+        check_file("solver", spec.name, spec.object, made)
+        return called, made
     if name is None:
         name = spec.name if spec.converges else "fixed-point"
     known = field_types(SolverSpec)["name"]
@@ -109,25 +251,23 @@ def named_solver(spec: SolverSpec, name: str | None = None) -> tuple[str, Abstra
     return name, made
 
 
-def make_gradient(spec: SolverSpec) -> AbstractGradient:
-    steps = spec.gradient_steps
-    if spec.gradient == "backprop":
-        return Backprop(checkpoints=spec.gradient_checkpoints or None)
-    if spec.gradient == "truncated":
-        return Truncated(steps)
-    if spec.gradient == "one-step":
-        return OneStep()
-    if spec.gradient == "phantom":
-        return Phantom(steps, damping=spec.gradient_damping)
-    if spec.gradient == "neumann":
-        return Neumann(steps)
-    anderson = spec.gradient_solver == "anderson"
-    return Implicit(
-        rtol=spec.gradient_rtol,
-        cycles=spec.gradient_cycles,
-        restart=spec.gradient_restart,
-        solver=Anderson(memory=spec.gradient_restart) if anderson else None,
-    )
+def check_file(option: str, reference: str, recorded: str, made: object) -> None:
+    """**Raises** `InputError` where `made` is of the class that a run recorded, by the names of
+    file and class, and its file now has another content."""
+    placed = origin(type(made))
+    if placed is None or "sha256:" not in recorded or not same_name(reference, placed[0]):
+        return
+    then = recorded.rpartition("sha256:")[2]
+    if then != placed[1]:
+        raise InputError(
+            f"{option} {placed[0]}: the file has changed since the run began (its SHA-256 was "
+            f"{then[:12]}..., now {placed[1][:12]}...): restore it, or rename the new one"
+        )
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two references name one class, wherever its file lies."""
+    return one.replace("\\", "/").rpartition("/")[2] == other.replace("\\", "/").rpartition("/")[2]
 
 
 def restore(run: Run, which: Which = "best") -> tuple[LoopedTransformer, int]:

@@ -28,7 +28,9 @@ from ._solver import Anderson as Anderson
 from ._solver import Broyden as Broyden
 from ._solver import Chord as Chord
 from ._solver import FixedPoint as FixedPoint
+from ._solver import Iterate as Iterate
 from ._solver import NewtonKrylov as NewtonKrylov
+from ._solver import Proposal as Proposal
 from ._solver import SteadyState as SteadyState
 from ._solver import Unroll as Unroll
 from ._task import Bad as Bad

@@ -9,12 +9,21 @@ import itertools
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from ._errors import InputError
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OneOf:
+    """In `Annotated[str, OneOf(table)]`: a text that is a name of the table, or that `other`
+    accepts. The table is looked up when a value is checked, so a new row needs no other change."""
+
+    names: Mapping[str, Any]
+    other: Callable[[str], bool] = lambda text: False
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -49,7 +58,7 @@ def nearest_field(group: str, name: str, known: Mapping[str, Iterable[str]]) -> 
 @functools.cache
 def field_types(cls: type) -> dict[str, Any]:
     """Name -> type of every field of a dataclass."""
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
@@ -100,10 +109,19 @@ def typed(field: str, value: Any, wanted: Any) -> Any:
     if ok:
         return value
     hint = ""
-    if get_origin(wanted) is Literal and isinstance(value, str):
-        hint = nearest(value, [str(each) for each in get_args(wanted)])
+    if (known := choices(wanted)) and isinstance(value, str):
+        hint = nearest(value, known)
         hint = hint if hint.startswith("; did you") else ""
     raise InputError(f"{field} must be {describe_type(wanted)}, got {quoted(value)}{hint}")
+
+
+def choices(wanted: Any) -> list[str]:
+    """The values that a field of the type `wanted` may have, where they are listed."""
+    if get_origin(wanted) is Literal:
+        return [str(each) for each in get_args(wanted)]
+    if get_origin(wanted) is Annotated:
+        return [name for part in get_args(wanted) if isinstance(part, OneOf) for name in part.names]
+    return []
 
 
 def check_storable(field: str, value: Any) -> None:
@@ -140,6 +158,9 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
     if origin is Literal:
         # `True == 1`: compare the types too.
         return any(type(value) is type(each) and value == each for each in args), value
+    if origin is Annotated:
+        table = next(part for part in args if isinstance(part, OneOf))
+        return isinstance(value, str) and (value in table.names or table.other(value)), value
     if origin in (types.UnionType, typing.Union):
         for each in args:
             ok, converted = _fit(value, each)
@@ -167,8 +188,8 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
 def describe_type(wanted: Any) -> str:
     """A type in words: "a whole number", "one of a, b"."""
     origin, args = get_origin(wanted), get_args(wanted)
-    if origin is Literal:
-        return "one of " + ", ".join(str(each) for each in args)
+    if known := choices(wanted):
+        return "one of " + ", ".join(known)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(describe_type(each) for each in args)
     if origin is tuple:

@@ -50,7 +50,7 @@ ARROWS: dict[str, set[str]] = {
     # What a run is on disk: knows no model. `_task` only for the types of what is handed in.
     "run": WORDS | FILING | {"_arrays", "_fields", "_task"},
     # From a spec to the objects that it names.
-    "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "nn", "run"},
+    "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "run"},
     "evaluate": WORDS | MODEL | {"_tables", "_task", "_build", "run"},
     "audit": WORDS | MODEL | {"_task", "_build", "run"},
     "train": WORDS

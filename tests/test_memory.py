@@ -14,6 +14,7 @@ from eqloop.run import resolve
 from eqloop.tasks import make_task
 from eqloop.train import check_memory, init_state
 from eqloop.train._memory import VARIABLE, _parameters, _size, memory_needed
+from eqloop.train._method import make_method
 from eqloop.train._state import skeleton
 from eqloop.train._step import Data, _Fixed, _step
 
@@ -44,7 +45,7 @@ def test_the_estimate_is_below_what_xla_reserves():
     dynamic, static = eqx.partition(state, lambda leaf: isinstance(leaf, shape))
 
     def step(fixed, dynamic):
-        new, metrics = _step(spec, task, fixed, eqx.combine(dynamic, static))
+        new, metrics = _step(spec, task, make_method(spec), fixed, eqx.combine(dynamic, static))
         return eqx.filter(new, eqx.is_array), metrics
 
     analysis = jax.jit(step, donate_argnums=1).lower(fixed, dynamic).compile().memory_analysis()

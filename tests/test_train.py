@@ -21,7 +21,8 @@ from eqloop import InputError
 from eqloop.run import Spec, open_run, read_metrics
 from eqloop.train import Diverged, _step, init_state, make_step, train
 from eqloop.train._loop import improves
-from eqloop.train._loss import batch_loss, cross_entropy, draw
+from eqloop.train._loss import cross_entropy, draw
+from eqloop.train._method import batch_loss, make_method
 from eqloop.train._state import make_optimiser, make_schedule, skeleton
 from eqloop.train._step import METRICS, Order, put
 
@@ -119,7 +120,7 @@ def test_the_mean_loss_is_the_mean_of_last_losses():
     model = init_state(made).model
 
     def value(made):
-        return batch_loss(model, probes(), inputs, targets, jr.key(0), made)
+        return batch_loss(model, probes(), inputs, targets, jr.key(0), make_method(made))
 
     mean, told = value(made)
     each = [value(spec("train.loss=last", f"solver.steps={n}")) for n in (1, 2, 3, 4)]
@@ -133,13 +134,14 @@ def test_burn_in_runs_without_gradient_before_what_counts():
     inputs, targets = batch(made)
     model = init_state(made).model
     seen = {}
-    value = eqx.filter_jit(batch_loss)
+    value, method = eqx.filter_jit(batch_loss), make_method(made)
     for key in jr.split(jr.key(0), 20):
-        loss, told = value(model, probes(), inputs, targets, key, made)
+        loss, told = value(model, probes(), inputs, targets, key, method)
         seen[int(told.iterations[0]) - 4] = float(loss)
     assert seen.keys() <= set(range(6))
     assert len(seen) > 3
-    plain, _ = value(model, probes(), inputs, targets, jr.key(0), spec("train.loss=mean"))
+    no_burn_in = make_method(spec("train.loss=mean"))
+    plain, _ = value(model, probes(), inputs, targets, jr.key(0), no_burn_in)
     np.testing.assert_allclose(seen[0], plain, rtol=1e-6)
 
 
@@ -176,7 +178,8 @@ def test_progressive_is_n_iterations_without_and_k_with_gradient():
         return jnp.mean(jax.vmap(one)(inputs, targets))
 
     def by_loss(made):
-        return lambda model: batch_loss(model, probes(), inputs, targets, key, made)[0]
+        method = make_method(made)
+        return lambda model: batch_loss(model, probes(), inputs, targets, key, method)[0]
 
     wanted, got, cut = (
         eqx.filter_jit(eqx.filter_grad(f))(model)
@@ -195,7 +198,7 @@ def test_checkpoints_take_less_memory_where_the_loss_is_progressive():
 
         def loss(weights):
             whole = eqx.combine(weights, static)
-            return batch_loss(whole, probes(), inputs, targets, jr.key(0), made)[0]
+            return batch_loss(whole, probes(), inputs, targets, jr.key(0), make_method(made))[0]
 
         weights, static = eqx.partition(init_state(made).model, eqx.is_array)
         memory = jax.jit(jax.grad(loss)).lower(weights).compile().memory_analysis()
@@ -253,7 +256,7 @@ def test_the_memory_of_the_state_is_given_to_the_next_one():
     task = make_task("tiny", made.task_fields)
     data, state = put(task.load().splits["train"]), init_state(made)
     fixed = _step._Fixed(data, jnp.arange(8), jax.random.key(0), jnp.ones(()))
-    program = _step._program(_step._shared(made), task, None).lower(fixed, state).compile()
+    program = _step._program(_step._shared(made), task, None, None).lower(fixed, state).compile()
     arrays = [leaf for leaf in jax.tree.leaves(state) if eqx.is_array(leaf)]
     assert program.compiled.as_text().count("may-alias") == len(arrays)
     floats = {a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)}

@@ -7,6 +7,8 @@ from ._forward import Solver as Solver
 from ._forward import forward_result as forward_result
 from ._forward import solve_forward as solve_forward
 from ._iterative import AbstractSolver as AbstractSolver
+from ._iterative import Iterate as Iterate
+from ._iterative import Proposal as Proposal
 from ._iterative import SolveState as SolveState
 from ._iterative import choose as choose
 from ._iterative import iterate as iterate

@@ -12,11 +12,12 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
 
-from .._adjoint import AbstractGradient, Backprop, Implicit, Neumann, OneStep, Phantom, Truncated
+from .._adjoint import AbstractGradient, Backprop, Implicit, Phantom, Truncated
+from .._build import GRADIENTS
 from .._cross_entropy import cross_entropy
 from .._model import Output
 from .._solution import RESULTS, BackwardReport
-from .._solver import Anderson, FixedPoint, Solver, Unroll
+from .._solver import FixedPoint, Solver, Unroll
 
 BACKPROP, CONVERGED = "backprop", "implicit-converged"
 """The names of the two references."""
@@ -180,21 +181,12 @@ def gradient_audit(
 
 def default_gradients(iterations: int) -> dict[str, AbstractGradient]:
     """Each gradient at few and at more terms (fewer than `iterations`): a family is a curve."""
-    found: dict[str, AbstractGradient] = {"one-step": OneStep()}
-    # A traced number of terms, so that one program serves them all.
-    families: dict[str, Callable[[int], AbstractGradient]] = {
-        "truncated": Truncated,
-        "phantom": Phantom,
-        "neumann": lambda terms: Neumann(jnp.asarray(terms, jnp.int32)),
-    }
-    for name, family in families.items():
-        # Two damped terms are hardly more than one step, and each program is compiled.
-        terms = (4, 8) if name == "phantom" else (2, 4, 8)
-        found |= {f"{name}-{k}": family(k) for k in terms if k < iterations}
-    return found | {
-        "implicit": Implicit(),
-        "implicit-anderson": Implicit(solver=Anderson(memory=10)),
-    }
+    made: dict[str, AbstractGradient] = {}
+    for name, row in GRADIENTS.items():
+        if row.family is not None:
+            made |= {f"{name}-{k}": row.family(k) for k in row.terms if k < iterations}
+        made |= row.others
+    return made
 
 
 class GradientAuditor:

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from .._adjoint import AbstractGradient, Implicit, Neumann, OneStep
 from .._build import make_gradient
 from .._task import Split, Task
-from ..run import SolverSpec
+from ..run import SolverSpec, gradient_facts
 from ._audit import GradientAudit, GradientAuditor
 
 AUDITED = 16
@@ -29,19 +29,26 @@ def audit_batch(task: Task, split: Split, examples: int) -> tuple[Array, Array]:
     return jax.vmap(task.encode)(jnp.asarray(chosen.inputs)), jnp.asarray(chosen.targets)
 
 
-def watched(spec: SolverSpec) -> dict[str, AbstractGradient]:
+def watched(
+    spec: SolverSpec, gradient: AbstractGradient | None = None
+) -> dict[str, AbstractGradient]:
     """The gradients that training looks at besides the references: a cheap one of each kind, and
-    its own. Fewer than `default_gradients`, since each is compiled."""
-    found = {"one-step": OneStep(), "neumann-4": Neumann(4), "implicit": Implicit()}
-    if spec.gradient != "backprop":
+    its own, `gradient` where that is from outside the package. Fewer than `default_gradients`,
+    since each is compiled."""
+    made = {"one-step": OneStep(), "neumann-4": Neumann(4), "implicit": Implicit()}
+    if gradient is not None:
+        return made | {type(gradient).__name__: gradient}
+    if not gradient_facts(spec.gradient).whole:
         most = audited_iterations(spec)
         own = dataclasses.replace(spec, gradient_steps=min(spec.gradient_steps, most))
-        found[spec.gradient] = make_gradient(own)
-    return found
+        made[spec.gradient] = make_gradient(own)
+    return made
 
 
-def make_auditor(spec: SolverSpec) -> GradientAuditor:
-    return GradientAuditor(iterations=audited_iterations(spec), gradients=watched(spec))
+def make_auditor(spec: SolverSpec, gradient: AbstractGradient | None = None) -> GradientAuditor:
+    """The auditor of a run in training; `gradient` is its own where that is an object of the
+    user's."""
+    return GradientAuditor(iterations=audited_iterations(spec), gradients=watched(spec, gradient))
 
 
 def audit_line(audit: GradientAudit) -> dict[str, Any]:

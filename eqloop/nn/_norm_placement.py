@@ -1,12 +1,11 @@
 """Where a sub-block normalises."""
 
-from typing import Literal
-
 import equinox as eqx
 
 from ._norm import RMSNorm
 
-NormKind = Literal["pre", "peri", "post", "sandwich"]
+NormKind = str
+"""A name of `_PLACES`."""
 
 # (before the branch, at the end of the branch, after the residual sum)
 _PLACES: dict[NormKind, tuple[bool, bool, bool]] = {

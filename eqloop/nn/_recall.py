@@ -1,7 +1,5 @@
 """Recall: the input is injected at every iteration."""
 
-from typing import Literal
-
 import equinox as eqx
 import jax
 import jax.random as jr
@@ -9,7 +7,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._linear import Linear, add_axes, plus
 
-RecallKind = Literal["none", "external", "internal"]
+RecallKind = str
+"""`none`, `external` or `internal`: `Block` checks it."""
 
 
 class Recall(eqx.Module):

@@ -23,6 +23,15 @@ from ._log import MetricsLog as MetricsLog
 from ._log import NoLog as NoLog
 from ._log import read_metrics as read_metrics
 from ._log import trained_seconds as trained_seconds
+from ._names import GRADIENTS as GRADIENTS
+from ._names import LOSSES as LOSSES
+from ._names import NORMS as NORMS
+from ._names import RECALLS as RECALLS
+from ._names import SOLVERS as SOLVERS
+from ._names import gradient_facts as gradient_facts
+from ._names import is_outside as is_outside
+from ._names import meanings as meanings
+from ._names import solver_facts as solver_facts
 from ._records import EVAL as EVAL
 from ._records import MEASURES as MEASURES
 from ._records import REPORT as REPORT
@@ -54,6 +63,7 @@ from ._resolve import parse_setting as parse_setting
 from ._resolve import presets as presets
 from ._resolve import resolve as resolve
 from ._spec import GROUPS as GROUPS
+from ._spec import OBJECTS as OBJECTS
 from ._spec import ModelSpec as ModelSpec
 from ._spec import SolverSpec as SolverSpec
 from ._spec import Spec as Spec

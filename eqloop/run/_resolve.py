@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .._errors import InputError
 from .._fields import check_storable, field_types, nearest, nearest_field, typed
 from .._tables import parse_toml, within_limits
+from ._names import LOSSES, gradient_facts, solver_facts
 from ._spec import GROUPS, Spec, from_tables
 
 if TYPE_CHECKING:
@@ -159,12 +160,11 @@ def _follow(tables: dict[str, dict[str, Any]], given: set[str]) -> None:
     for name in ("name", "gradient"):
         if name in solver:  # so that a wrong name is reported as such, and not what follows it
             typed(f"solver.{name}", solver[name], field_types(GROUPS["solver"])[name])
-    converges = solver.get("name", "unroll") != "unroll"
+    converges = solver_facts(solver.get("name", "unroll")).converges
     if "solver.name" in given and "solver.gradient" not in given:
         solver["gradient"] = "implicit" if converges else "backprop"
-    if "train.loss" not in given:
-        gradient = solver.get("gradient", "backprop")
-        partial = gradient != "backprop"
-        mean = train.get("loss", "progressive") == "mean"
-        if converges or gradient == "phantom" or (partial and mean):
+    loss = train.get("loss", "progressive")
+    if "train.loss" not in given and loss in LOSSES:
+        known = gradient_facts(solver.get("gradient", "backprop")).losses
+        if (converges and LOSSES[loss].counts) or loss not in known:
             train["loss"] = "last"

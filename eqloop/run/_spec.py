@@ -4,13 +4,23 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 
 from .._errors import InputError
-from .._fields import build, check_storable, nearest, quoted
+from .._fields import OneOf, build, check_storable, nearest, quoted
 from .._tables import parse_toml, read_text
+from ._names import (
+    GRADIENTS,
+    LOSSES,
+    NORMS,
+    RECALLS,
+    SOLVERS,
+    gradient_facts,
+    is_outside,
+    solver_facts,
+)
 
 SPEC_FORMAT = 1
 """Version of `spec.toml`; raised when an old file can no longer be read as it stands."""
@@ -52,9 +62,9 @@ class ModelSpec:
     """Numbers in the state of one cell."""
     heads: int = 8
     """Attention heads; `width` is divided among them."""
-    recall: Literal["none", "external", "internal"] = "internal"
+    recall: Annotated[str, OneOf(RECALLS)] = "internal"
     """How the input enters the loop at every iteration (see `eqloop.nn.Recall`)."""
-    norm: Literal["pre", "peri", "post", "sandwich"] = "post"
+    norm: Annotated[str, OneOf(NORMS)] = "post"
     """Where a block normalises; `post` is outer normalisation (see `eqloop.nn.NormPlacement`)."""
     residual: Literal["add", "gru"] = "add"
     """How a branch joins the state: by a sum, or by a GRU cell."""
@@ -103,14 +113,10 @@ class ModelSpec:
 class SolverSpec:
     """The `[solver]` table: how training runs the loop and differentiates it."""
 
-    name: Literal[
-        "unroll", "fixed-point", "anderson", "broyden", "newton", "chord", "steady-state"
-    ] = "unroll"
-    """The solver that runs the loop in training."""
-    gradient: Literal["backprop", "truncated", "one-step", "phantom", "neumann", "implicit"] = (
-        "backprop"
-    )
-    """The gradient that goes back through the loop in training."""
+    name: Annotated[str, OneOf(SOLVERS, is_outside)] = "unroll"
+    """The solver that runs the loop in training: a name, or `PLACE:Class` from outside eqloop."""
+    gradient: Annotated[str, OneOf(GRADIENTS, is_outside)] = "backprop"
+    """The gradient that goes back through the loop in training: a name, or `PLACE:Class`."""
     steps: int = 30
     """Iterations of `unroll`. The progressive loss draws at most this number."""
     rtol: float = 1e-3
@@ -143,6 +149,10 @@ class SolverSpec:
     """`implicit`: vector-Jacobian products in one cycle of `gmres`; memory of `anderson`."""
     gradient_cycles: int = 10
     """`implicit`: cycles of its linear solve at most."""
+    object: str = ""
+    """The solver from outside eqloop as text, with the SHA-256 of its file; the run sets it."""
+    gradient_object: str = ""
+    """The gradient from outside eqloop as text, as `object`; the run sets it."""
 
     def __post_init__(self) -> None:
         least = {
@@ -164,16 +174,16 @@ class SolverSpec:
         for name in ("damping", "gradient_damping"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"solver.{name}", value, "in [0, 1)")
-        if self.gradient == "backprop" and self.name in ("newton", "chord"):
+        if gradient_facts(self.gradient).whole and not solver_facts(self.name).followed:
             raise InputError(
-                f'solver.gradient = "backprop" cannot follow the steps of solver.name = '
+                f'solver.gradient = "{self.gradient}" cannot follow the steps of solver.name = '
                 f'{self.name!r}: use "implicit", "phantom" or "neumann"'
             )
 
     @property
     def converges(self) -> bool:
         """Whether the solver stops by itself, at a fixed point."""
-        return self.name != "unroll"
+        return solver_facts(self.name).converges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,8 +212,9 @@ class TrainSpec:
     0.6 `epochs` on."""
     warmup: int = 100
     """Optimiser steps of linear warm-up in `warmup-cosine`."""
-    loss: Literal["progressive", "mean", "last"] = "progressive"
-    """The loss: `progressive` (the paper's), `mean` over all iterations, or after the `last`."""
+    loss: Annotated[str, OneOf(LOSSES, is_outside)] = "progressive"
+    """The loss: `progressive` (the paper's), `mean` over all iterations, after the `last`, or
+    `PLACE:Class`."""
     burn_in: int = 0
     """`mean`: iterations without gradient before the `solver.steps` that count; at most this
     number, drawn at every step."""
@@ -232,6 +243,8 @@ class TrainSpec:
     the log (see `eqloop.gradient_audit`); 0 for none. Training is the same without them."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     """Where the log goes besides `metrics.jsonl`; the extra `eqloop[track]` has the trackers."""
+    loss_object: str = ""
+    """The loss from outside eqloop as text, as `solver.object`; the run sets it."""
 
     def __post_init__(self) -> None:
         least = {
@@ -267,6 +280,13 @@ class TrainSpec:
 
 GROUPS = {"model": ModelSpec, "solver": SolverSpec, "train": TrainSpec}
 
+OBJECTS = {
+    ("solver", "name"): ("solver", "object"),
+    ("solver", "gradient"): ("solver", "gradient_object"),
+    ("train", "loss"): ("train", "loss_object"),
+}
+"""Where a class from outside the package is named -> where its object is recorded as text."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
@@ -286,36 +306,37 @@ class Spec:
         if not isinstance(self.task.get("name"), str):
             raise InputError('task.name is missing: which task is it? (name = "sudoku")')
         loss, solver = self.train.loss, self.solver
-        where = f"train.loss = {loss!r}"
-        if solver.converges and loss != "last":
-            raise InputError(
-                f"{where} draws or averages over iterations, which solver.name = {solver.name!r}"
-                ' does not have: use train.loss = "last"'
-            )
-        if loss == "progressive" and solver.gradient == "phantom":
-            raise InputError(
-                f"{where} may draw fewer iterations than solver.gradient = 'phantom' adds: use "
-                'train.loss = "last"'
-            )
-        checkpointed = solver.gradient == "backprop" and not solver.converges and loss != "mean"
+        gradient = gradient_facts(solver.gradient)
+        if not is_outside(loss):
+            self._check_loss()
+        checkpointed = gradient.whole and not solver.converges and loss != "mean"
         if solver.gradient_checkpoints and not checkpointed:
             raise InputError(
                 f"solver.gradient_checkpoints = {solver.gradient_checkpoints} has no effect here: "
                 'it is for solver.name = "unroll" with solver.gradient = "backprop" and '
                 'train.loss = "last" or "progressive"'
             )
-        if not solver.converges:
-            if loss == "mean" and solver.gradient != "backprop":
-                raise InputError(
-                    f"{where} is differentiated through every iteration: with solver.gradient = "
-                    f'{solver.gradient!r} use train.loss = "last" or "progressive"'
-                )
-            follows = solver.gradient in ("truncated", "phantom")
-            if follows and solver.gradient_steps > solver.steps:
-                raise InputError(
-                    f"solver.gradient_steps = {solver.gradient_steps} iterations cannot be "
-                    f"differentiated out of solver.steps = {solver.steps}"
-                )
+        if not solver.converges and gradient.cuts and solver.gradient_steps > solver.steps:
+            raise InputError(
+                f"solver.gradient_steps = {solver.gradient_steps} iterations cannot be "
+                f"differentiated out of solver.steps = {solver.steps}"
+            )
+
+    def _check_loss(self) -> None:
+        """**Raises** `InputError` where the loss does not go with the solver or the gradient."""
+        loss, solver = self.train.loss, self.solver
+        facts, where = LOSSES[loss], f"train.loss = {loss!r}"
+        if solver.converges and facts.counts:
+            raise InputError(
+                f"{where} draws or averages over iterations, which solver.name = {solver.name!r}"
+                ' does not have: use train.loss = "last"'
+            )
+        if loss not in (known := gradient_facts(solver.gradient).losses):
+            others = " or ".join(f'"{name}"' for name in known)
+            raise InputError(
+                f"{where} {facts.clash}: with solver.gradient = {solver.gradient!r} use "
+                f"train.loss = {others}"
+            )
 
     def __hash__(self) -> int:
         return hash(self.to_toml())
@@ -332,6 +353,9 @@ class Spec:
     def tables(self) -> dict[str, Any]:
         """As nested tables of plain values."""
         groups = {name: dataclasses.asdict(getattr(self, name)) for name in GROUPS}
+        for group, field in OBJECTS.values():
+            if not groups[group][field]:
+                del groups[group][field]
         return {"format": SPEC_FORMAT, "preset": self.preset, "task": dict(self.task), **groups}
 
     def to_toml(self) -> str:

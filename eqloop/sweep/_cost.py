@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._build import make_model
 from .._errors import InputError
-from ..run import ModelSpec, Spec
+from ..run import ModelSpec, Spec, gradient_facts
 
 _BACKWARD = 2
 """A backward pass costs about two forward ones. What is computed again to save memory is left out,
@@ -59,18 +59,12 @@ def iterations(spec: Spec) -> tuple[float, float, int]:
         total = (solver.steps - 1) / 2 + (solver.steps + 3) / 4
     else:
         total = solver.steps
-    if solver.gradient == "backprop":
-        with_gradient = (solver.steps + 3) / 4 if loss == "progressive" else total
-    elif solver.gradient == "one-step":
-        with_gradient = 1
-    elif solver.gradient == "implicit":
-        with_gradient = 1 + solver.gradient_restart * solver.gradient_cycles
-    else:
-        with_gradient = solver.gradient_steps
-    # Implicit, Neumann and phantom gradients come on top of the iterations; others are part of
-    # them.
-    inside = solver.gradient in ("backprop", "truncated")
-    return total - min(with_gradient, total) * inside, with_gradient, 1
+    gradient = gradient_facts(solver.gradient)
+    with_gradient = gradient.differentiated(solver, total)
+    if gradient.whole and loss == "progressive":
+        with_gradient = (solver.steps + 3) / 4
+    # What is not inside the loop comes on top of its iterations.
+    return total - min(with_gradient, total) * gradient.inside, with_gradient, 1
 
 
 @functools.lru_cache(maxsize=64)

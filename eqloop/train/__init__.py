@@ -4,6 +4,11 @@ from ._loop import Diverged as Diverged
 from ._loop import Outcome as Outcome
 from ._loop import same_spec as same_spec
 from ._loop import train as train
+from ._loss import AbstractLoss as AbstractLoss
+from ._loss import Examples as Examples
+from ._loss import Last as Last
+from ._loss import Mean as Mean
+from ._loss import Progressive as Progressive
 from ._memory import check_examples as check_examples
 from ._memory import check_memory as check_memory
 from ._processes import LostProcess as LostProcess

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 
-from ..run import SolverSpec
+from ..run import SolverSpec, gradient_facts
 
 WINDOW = 20
 """Steps that a line of text is about: one batch alone says little."""
@@ -38,7 +38,7 @@ class Recent:
         if self.solver.converges:
             parts += [f"{self._mean('iterations'):.1f} iterations"]
             parts += [f"{100 * self._mean('converged'):.0f} % converged"]
-        if self.solver.gradient == "implicit":
+        if gradient_facts(self.solver.gradient).solves:
             parts += [f"{100 * self._mean('fallback'):.0f} % fallback gradients"]
         return ", ".join(parts)
 

@@ -25,8 +25,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .._adjoint import AbstractGradient
 from .._errors import InputError
 from .._files import remove_leftovers
+from .._solver import Solver
 from .._tables import plain
 from .._task import Dataset, Task
 from ..audit import AUDITED, audit_batch, audit_line, make_auditor
@@ -48,7 +50,9 @@ from ..run import (
 )
 from ._devices import Devices
 from ._display import Recent
+from ._loss import AbstractLoss
 from ._memory import check_memory
+from ._method import Objects
 from ._processes import (
     broadcast_arrays,
     broadcast_json,
@@ -95,6 +99,9 @@ def train(
     *,
     resume: bool = False,
     console: Console | None = None,
+    solver: Solver | None = None,
+    gradient: AbstractGradient | None = None,
+    loss: AbstractLoss | None = None,
 ) -> Outcome:
     """Train to the end of the spec, writing the run folder `path`.
 
@@ -114,6 +121,8 @@ def train(
     - `path`: None for the first `runs/TASK-001, ...` that is not taken; see `Outcome.run`.
     - `resume`: go on with the run in `path` from its last checkpoint instead of beginning one.
     - `console`: where progress is shown; nowhere by default.
+    - `solver`, `gradient`, `loss`: objects to train by; by default those that the spec names. The
+      spec of the run records their classes and shows them as text, and `resume` takes equal ones.
 
     **Raises** `InputError` for data, run or checkpoint that cannot be used, for a run that another
     process is training, and where the folder can no longer be written; `Diverged` where the
@@ -123,6 +132,8 @@ def train(
         raise TypeError("a new run needs a spec")
     if path is None and resume:
         raise TypeError("to resume takes a run")
+    objects = Objects(solver, gradient, loss)
+    spec = None if spec is None else objects.recorded(spec)
     console = Console(quiet=True) if console is None or not is_main_process() else console
     with contextlib.ExitStack() as stack:
 
@@ -131,10 +142,11 @@ def train(
                 return None
             open_run(path)  # what is no run gets no lock
             stack.enter_context(owned(path))
-            return _open_old(spec, path)
+            return _open_old(spec, path, objects)
 
         old = raise_on_all(taken_up)
         begun = same_spec(spec if old is None else old.spec)
+        raise_on_all(lambda: objects.method(begun))
         # One example of each device, before the data is made; the batch once it is known to exist.
         smallest = dataclasses.replace(begun.train, batch=1)
         raise_on_all(lambda: check_memory(dataclasses.replace(begun, train=smallest)))
@@ -155,7 +167,7 @@ def train(
             stack.enter_context(owned(folder))
             return create_run(folder, begun, data.manifest)
 
-        trainer = _Trainer(raise_on_all(opened), task, data, devices, console)
+        trainer = _Trainer(raise_on_all(opened), task, data, devices, console, objects)
         console.print(f"{task.name}: training in {trainer.run.path}", markup=False, soft_wrap=True)
         if left_out := _bad_rows(data):
             told = f"{left_out:,} bad rows are left out; data.json has the count"
@@ -164,8 +176,9 @@ def train(
             return trainer.go(received)
 
 
-def _open_old(spec: Spec | None, path: Path) -> Run:
+def _open_old(spec: Spec | None, path: Path, objects: Objects) -> Run:
     old = open_run(path)
+    objects.check(old.spec, path)
     if spec is not None and (changed := old.spec.differences(spec, place=False)):
         raise InputError(
             f"{path} was begun with another spec ({'; '.join(changed[:3])}): resume it as it "
@@ -244,7 +257,16 @@ def _same_data(run: Run, data: Dataset) -> None:
 class _Trainer:
     """The state of one process that trains a run."""
 
-    def __init__(self, run: Run, task: Task, data: Dataset, devices: Devices, console: Console):
+    def __init__(
+        self,
+        run: Run,
+        task: Task,
+        data: Dataset,
+        devices: Devices,
+        console: Console,
+        objects: Objects,
+    ):
+        self.objects = objects
         self.run, self.task, self.devices, self.console = run, task, devices, console
         self.spec = spec = run.spec
         self.data = devices.copy(put(data.splits["train"]))
@@ -319,8 +341,9 @@ class _Trainer:
         self.tracker: AbstractTracker = (
             make_tracker(self.spec, self.run.path, self.done) if is_main_process() else NoTracker()
         )
-        self.step = make_step(self.spec, self.task, self.devices)
-        self.auditor = make_auditor(self.spec.solver)
+        method = self.objects.method(self.spec)
+        self.step = make_step(self.spec, self.task, self.devices, method)
+        self.auditor = make_auditor(self.spec.solver, self.objects.gradient)
         self.clock = _Clock(self.done)
         if self.done:
             self.console.print(f"going on from step {self.done}", markup=False)

@@ -1,4 +1,6 @@
-"""The losses of one batch: after the last iteration, drawn at random, or over all of them."""
+"""The losses: after the last iteration, after a number that is drawn, or over all iterations."""
+
+import abc
 
 import equinox as eqx
 import jax
@@ -7,14 +9,13 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from .._adjoint import AbstractGradient, Backprop, Truncated
-from .._build import make_gradient, make_solver
 from .._cross_entropy import cross_entropy
+from .._errors import InputError
 from .._iteration import advance, trajectory
 from .._model import LoopedTransformer
 from .._norms import relative_residual
 from .._solution import RESULTS, BackwardReport
 from .._solver import Solver, Unroll
-from ..run import SolverSpec, Spec
 
 
 class Examples(eqx.Module):
@@ -42,90 +43,134 @@ def draw(most: int, key: PRNGKeyArray) -> tuple[Int[Array, ""], Int[Array, ""]]:
     return n, jr.randint(k_key, (), 1, most - n + 1)
 
 
-def progressive(spec: SolverSpec, key: PRNGKeyArray) -> tuple[Solver, AbstractGradient]:
-    """The paper's scheme for one batch: n iterations without gradient, then k with it.
+class AbstractLoss(eqx.Module):
+    """The loss of each example of a batch, after one or more numbers of iterations.
 
-    Both are drawn (see `draw`, with `most` = `solver.steps`) and traced: one program serves every
-    draw. With another gradient than `backprop` that one is taken at the end of the n + k
-    iterations (`truncated`: of at most k of them).
+    A loss is called inside the compiled training step; its fields are constants of that program.
     """
-    most = spec.steps
-    n, k = draw(most, key)
-    gradient = make_gradient(spec)
-    if isinstance(gradient, Backprop):
-        gradient = Truncated(k, max_steps=most, checkpoints=gradient.checkpoints)
-    elif isinstance(gradient, Truncated):
-        gradient = Truncated(jnp.minimum(k, gradient.steps), max_steps=spec.gradient_steps)
-    return Unroll(n + k, max_steps=most, rtol=spec.rtol), gradient
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        model: LoopedTransformer,
+        probes: BackwardReport,
+        inputs: Float[Array, "batch *grid channels"],
+        targets: UInt8[Array, "batch *grid"],
+        key: PRNGKeyArray,
+        *,
+        solver: Solver,
+        gradient: AbstractGradient,
+        max_steps: int,
+    ) -> Examples:
+        """The loss of each example, and what its loop returned.
+
+        **Arguments:**
+
+        - `probes`: one zero `BackwardReport` per example; their gradient is the report of each
+          backward solve.
+        - `key`: for what is drawn, once for the whole batch.
+        - `solver`, `gradient`: how the loop is run and differentiated.
+        - `max_steps`: the most steps of a solver that converges.
+        """
 
 
-def batch_loss(
-    model: LoopedTransformer,
-    probes: BackwardReport,
-    inputs: Float[Array, "batch *grid channels"],
-    targets: UInt8[Array, "batch *grid"],
-    key: PRNGKeyArray,
-    spec: Spec,
-) -> tuple[Float[Array, ""], Examples]:
-    """The mean loss of a batch, and what happened in each example.
+class Last(AbstractLoss):
+    """The mean cross-entropy after the last iteration."""
+
+    def __call__(
+        self, model, probes, inputs, targets, key, *, solver, gradient, max_steps
+    ) -> Examples:
+        def one(x, wanted, probe):
+            out = model(x, solver=solver, gradient=gradient, max_steps=max_steps, probe=probe)
+            return Examples(
+                loss=cross_entropy(out.logits, wanted),
+                cells=cells_right(out.logits, wanted),
+                iterations=out.steps,
+                evaluations=out.evaluations,
+                residual=out.residual,
+                converged=out.result == RESULTS.successful,
+            )
+
+        return jax.vmap(one)(inputs, targets, probes)
+
+
+class Progressive(AbstractLoss):
+    """The paper's scheme: n iterations without gradient, then k with it, and `Last` after them.
+
+    Both are drawn (see `draw`, with `most` = the steps of the `Unroll`) and traced: one program
+    serves every draw. With another gradient than `Backprop` that one is taken at the end of the
+    n + k iterations (`Truncated`: of at most k of them).
+    """
+
+    def __call__(
+        self, model, probes, inputs, targets, key, *, solver, gradient, max_steps
+    ) -> Examples:
+        most = _steps(self, solver)
+        n, k = draw(most, key)
+        if isinstance(gradient, Backprop):
+            gradient = Truncated(k, max_steps=most, checkpoints=gradient.checkpoints)
+        elif isinstance(gradient, Truncated):
+            steps = gradient.steps
+            gradient = Truncated(jnp.minimum(k, steps), max_steps=gradient.max_steps or steps)
+        drawn = Unroll(n + k, max_steps=most, rtol=solver.rtol)
+        return Last()(
+            model,
+            probes,
+            inputs,
+            targets,
+            key,
+            solver=drawn,
+            gradient=gradient,
+            max_steps=max_steps,
+        )
+
+
+class Mean(AbstractLoss):
+    """The cross-entropy after each iteration of an `Unroll`, all with gradient, averaged.
 
     **Arguments:**
 
-    - `probes`: one zero `BackwardReport` per example; their gradient is the report of each
-      backward solve.
-    - `key`: draws the numbers of iterations, the same for the whole batch.
+    - `burn_in`: before them, up to this many iterations without gradient, drawn once for the whole
+      batch.
     """
-    if spec.train.loss == "mean":
-        examples = _mean_over_iterations(model, inputs, targets, key, spec)
-        return jnp.mean(examples.loss), examples
-    if spec.train.loss == "progressive":
-        solver, gradient = progressive(spec.solver, key)
-    else:
-        solver, gradient = make_solver(spec.solver), make_gradient(spec.solver)
 
-    def one(x, wanted, probe):
-        out = model(
-            x, solver=solver, gradient=gradient, max_steps=spec.solver.max_steps, probe=probe
-        )
-        return Examples(
-            loss=cross_entropy(out.logits, wanted),
-            cells=cells_right(out.logits, wanted),
-            iterations=out.steps,
-            evaluations=out.evaluations,
-            residual=out.residual,
-            converged=out.result == RESULTS.successful,
-        )
+    burn_in: int = eqx.field(default=0, static=True)
 
-    examples = jax.vmap(one)(inputs, targets, probes)
-    return jnp.mean(examples.loss), examples
+    def __call__(
+        self, model, probes, inputs, targets, key, *, solver, gradient, max_steps
+    ) -> Examples:
+        steps = _steps(self, solver)
+        skipped = jr.randint(key, (), 0, self.burn_in + 1)
+        f = model.loop()
+
+        def one(x, wanted):
+            e = model.embed(x)
+            r = f.inject(e)
+            start = advance(f, e, r, skipped) if self.burn_in else e
+            states = trajectory(f, start, r, steps)
+            # One iteration after another, rematerialised: the hidden layer of the coda for all of
+            # them at once would be the largest array of the whole step.
+            at = jax.checkpoint(lambda z: cross_entropy(model.coda(z), wanted))
+            losses = jax.lax.map(at, states)
+            last, before = states[-1], states[-2] if steps > 1 else start
+            residual = relative_residual(*jax.lax.stop_gradient((last, before)))
+            return Examples(
+                loss=jnp.mean(losses),
+                cells=cells_right(model.coda(jax.lax.stop_gradient(last)), wanted),
+                iterations=skipped + steps,
+                evaluations=skipped + steps,
+                residual=residual,
+                converged=residual <= solver.rtol,
+            )
+
+        return jax.vmap(one)(inputs, targets)
 
 
-def _mean_over_iterations(model, inputs, targets, key, spec: Spec) -> Examples:
-    """Cross-entropy after each of `solver.steps` iterations, all with gradient, averaged.
-
-    Before them, up to `train.burn_in` iterations without gradient, as many for the whole batch.
-    """
-    steps, burn_in = spec.solver.steps, spec.train.burn_in
-    skipped = jr.randint(key, (), 0, burn_in + 1)
-    f = model.loop()
-
-    def one(x, wanted):
-        e = model.embed(x)
-        r = f.inject(e)
-        start = advance(f, e, r, skipped) if burn_in else e
-        states = trajectory(f, start, r, steps)
-        # One iteration after another, rematerialised: the hidden layer of the coda for all of
-        # them at once would be the largest array of the whole step.
-        losses = jax.lax.map(jax.checkpoint(lambda z: cross_entropy(model.coda(z), wanted)), states)
-        last, before = states[-1], states[-2] if steps > 1 else start
-        residual = relative_residual(*jax.lax.stop_gradient((last, before)))
-        return Examples(
-            loss=jnp.mean(losses),
-            cells=cells_right(model.coda(jax.lax.stop_gradient(last)), wanted),
-            iterations=skipped + steps,
-            evaluations=skipped + steps,
-            residual=residual,
-            converged=residual <= spec.solver.rtol,
-        )
-
-    return jax.vmap(one)(inputs, targets)
+def _steps(loss: AbstractLoss, solver: Solver) -> int:
+    """The iterations of an `Unroll`. **Raises** `InputError` for another solver."""
+    if isinstance(solver, Unroll) and isinstance(solver.steps, int):
+        return solver.steps
+    raise InputError(
+        f"loss {type(loss).__name__} counts iterations, which solver {type(solver).__name__} does "
+        "not have: use eqloop.Unroll, or the loss Last"
+    )

@@ -13,7 +13,7 @@ import jax
 from .._build import make_model
 from .._errors import InputError
 from .._model import parameter_count
-from ..run import ModelSpec, Spec
+from ..run import ModelSpec, Spec, gradient_facts, solver_facts
 
 VARIABLE = "EQLOOP_MEMORY_CHECK"
 """Environment variable that turns the check off: `EQLOOP_MEMORY_CHECK=off`."""
@@ -128,23 +128,10 @@ def _states(spec: Spec) -> int:
     """How many states of the loop a step keeps at least: by the forward solve or for the backward
     pass, whichever is more; they are not there at the same time."""
     solver = spec.solver
-    history = 2 * solver.memory if solver.name in ("anderson", "broyden") else 0
+    history = solver_facts(solver.name).history(solver)
     # Of an iteration that is differentiated: its state, and the two branches of each block.
     kept = 1 + 2 * spec.model.blocks
-    if solver.gradient == "backprop" and solver.converges:
-        backward = solver.max_steps * (kept + history)
-    elif solver.gradient == "backprop":
-        stretches = solver.gradient_checkpoints
-        inside = solver.steps // stretches if 0 < stretches < solver.steps else solver.steps
-        backward = stretches + inside * kept
-    elif solver.gradient in ("truncated", "phantom"):
-        backward = solver.gradient_steps * kept
-    elif solver.gradient == "implicit":
-        pairs = 2 if solver.gradient_solver == "anderson" else 1
-        backward = pairs * solver.gradient_restart + kept
-    else:
-        backward = kept
-    return max(history, backward)
+    return max(history, gradient_facts(solver.gradient).states(solver, kept, history))
 
 
 def _numbers(spec: Spec) -> int:

@@ -19,7 +19,7 @@ from .._solution import BackwardReport
 from .._task import Split, Task
 from ..run import Spec
 from ._devices import Devices
-from ._loss import batch_loss
+from ._method import Method, batch_loss, make_method
 from ._state import TrainState, make_optimiser, make_schedule, training_key
 
 
@@ -95,7 +95,12 @@ class _Fixed(NamedTuple):
     lr: Float[Array, ""]
 
 
-def make_step(spec: Spec, task: Task, devices: Devices | None = None) -> Step:
+def make_step(
+    spec: Spec,
+    task: Task,
+    devices: Devices | None = None,
+    method: Method | None = None,
+) -> Step:
     """The compiled step `(data, state, indices) -> (state, metrics)`.
 
     Gathers the batch, transforms and encodes it, takes the gradient, clips, and updates the
@@ -108,11 +113,13 @@ def make_step(spec: Spec, task: Task, devices: Devices | None = None) -> Step:
 
     - `devices`: where data and state lie (`Devices.copy`) and the batch is spread over; one device
       by default.
+    - `method`: the objects to train by; by default those that the spec names. Steps of one
+      `Method` share a program.
     """
     key, lr = training_key(spec.train.seed), jnp.asarray(spec.train.lr, jnp.float32)
     everywhere = None if devices is None else devices.everywhere
     place = jnp.asarray if devices is None else devices.split
-    compiled = _program(_shared(spec), task, everywhere)
+    compiled = _program(_shared(spec), task, everywhere, method)
 
     def step(data: Data, state: TrainState, index: np.ndarray) -> tuple[TrainState, Metrics]:
         return compiled(_Fixed(data, place(index), key, lr), state)
@@ -126,8 +133,13 @@ def _shared(spec: Spec) -> Spec:
 
 
 @functools.lru_cache(maxsize=4)
-def _program(spec: Spec, task: Task, everywhere: NamedSharding | None) -> Any:
-    step = functools.partial(_step, spec, task)
+def _program(
+    spec: Spec,
+    task: Task,
+    everywhere: NamedSharding | None,
+    method: Method | None,
+) -> Any:
+    step = functools.partial(_step, spec, task, method or make_method(spec))
     if everywhere is None:
         return eqx.filter_jit(step, donate="all-except-first")
 
@@ -137,7 +149,9 @@ def _program(spec: Spec, task: Task, everywhere: NamedSharding | None) -> Any:
     return eqx.filter_jit(replicated, donate="all-except-first")
 
 
-def _step(spec: Spec, task: Task, fixed: _Fixed, state: TrainState) -> tuple[TrainState, Metrics]:
+def _step(
+    spec: Spec, task: Task, method: Method, fixed: _Fixed, state: TrainState
+) -> tuple[TrainState, Metrics]:
     batch = spec.train.batch
     schedule = make_schedule(spec.train, fixed.lr)
     keys = jr.split(jr.fold_in(fixed.key, state.step))
@@ -149,7 +163,7 @@ def _step(spec: Spec, task: Task, fixed: _Fixed, state: TrainState) -> tuple[Tra
 
     def objective(differentiated):
         model, probes = differentiated
-        return batch_loss(model, probes, inputs, targets, keys[1], spec)
+        return batch_loss(model, probes, inputs, targets, keys[1], method)
 
     (loss, examples), (gradient, reports) = eqx.filter_value_and_grad(objective, has_aux=True)(
         (state.model, probes)

@@ -1,0 +1,159 @@
+"""By what a run is trained: the objects that its spec names, or those that a user hands in."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+from .._adjoint import AbstractGradient, Backprop
+from .._build import (
+    check_file,
+    described,
+    make_gradient,
+    make_solver,
+    reference_of,
+    same_name,
+)
+from .._errors import InputError
+from .._model import LoopedTransformer
+from .._solution import BackwardReport
+from .._solver import AbstractSolver, Solver, Unroll
+from ..run import OBJECTS, Spec, is_outside
+from ._loss import AbstractLoss, Examples, Last, Mean, Progressive
+
+LOSSES: dict[str, Callable[[Spec], AbstractLoss]] = {
+    "progressive": lambda spec: Progressive(),
+    "mean": lambda spec: Mean(spec.train.burn_in),
+    "last": lambda spec: Last(),
+}
+"""The constructors of the losses; `eqloop.run.LOSSES` has the facts of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Objects:
+    """A user's own objects; None for what the spec names."""
+
+    solver: Solver | None = None
+    gradient: AbstractGradient | None = None
+    loss: AbstractLoss | None = None
+
+    def __post_init__(self) -> None:
+        kinds = {"solver": Solver, "gradient": AbstractGradient, "loss": AbstractLoss}
+        for name, kind in kinds.items():
+            made = getattr(self, name)
+            if made is not None and not isinstance(made, kind):
+                raise InputError(f"{name} = {made!r}: must be an object, not a class or a name")
+
+    def recorded(self, spec: Spec) -> Spec:
+        """The spec of a run that these objects train: it names their classes and shows them as
+        text. An `Unroll` is written as the fields that the spec has for it.
+
+        **Raises** `InputError` for objects that do not go with each other or with the spec.
+        """
+        changes: dict[str, dict[str, Any]] = {"solver": {}, "train": {}}
+        for (group, field), (_, text), made in self._places():
+            if isinstance(made, Unroll):
+                if not isinstance(made.steps, int):
+                    raise InputError("solver = Unroll: must have a whole number of steps")
+                changes[group] |= {"name": "unroll", "steps": made.steps, "rtol": made.rtol}
+            elif made is not None:
+                changes[group] |= {field: reference_of(type(made)), text: described(made)}
+        groups = {
+            name: dataclasses.replace(getattr(spec, name), **changes[name]) for name in changes
+        }
+        return dataclasses.replace(spec, **groups)
+
+    def check(self, spec: Spec, path: Path) -> None:
+        """**Raises** `InputError` where a run that goes on was begun with other objects."""
+        tables, now = spec.tables(), self.recorded(spec).tables()
+        for (group, field), (_, text), made in self._places():
+            option = "solver" if field == "name" else field
+            name, then = tables[group][field], tables[group].get(text, "")
+            if made is None:
+                if is_outside(name):
+                    raise InputError(
+                        f"{path} was trained by {option} {name}: go on with --{option} {name} "
+                        f"(in Python {option}=...)"
+                    )
+                continue
+            check_file(option, name, then, made)
+            same = same_name(name, now[group][field]) and then == now[group].get(text, "")
+            if not same or (isinstance(made, Unroll) and now != tables):
+                raise InputError(
+                    f"{path} was trained by {option} {name} {then}".rstrip()
+                    + f", not by {described(made)}: go on with that one, or begin a new run"
+                )
+
+    def method(self, spec: Spec) -> "Method | None":
+        """What to train by; None where the spec names all of it: runs of one spec then share a
+        program. **Raises** `InputError` as `make_method`."""
+        made = make_method(spec, self)
+        own = any(one is not None for one in (self.solver, self.gradient, self.loss))
+        return made if own else None
+
+    def _places(self) -> list[tuple[tuple[str, str], tuple[str, str], Any]]:
+        """Where an object is named in a spec, where it is shown as text, and the object."""
+        made = (self.solver, self.gradient, self.loss)
+        return [(*place, one) for place, one in zip(OBJECTS.items(), made, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Method:
+    """What a training step iterates, differentiates and minimises by: constants of its program.
+
+    `max_steps` are the most steps of a solver that converges.
+    """
+
+    solver: Solver
+    gradient: AbstractGradient
+    loss: AbstractLoss
+    max_steps: int
+
+
+def make_method(spec: Spec, objects: Objects | None = None) -> Method:
+    """The user's objects, and those that the spec names for the others.
+
+    **Raises** `InputError` for a class from outside the package that has no object, and for a
+    gradient that cannot follow the solver.
+    """
+    own = Objects() if objects is None else objects
+    if own.loss is None and is_outside(spec.train.loss):
+        raise InputError(f"loss {spec.train.loss} is a class from outside the package: give loss=")
+    solver = make_solver(spec.solver) if own.solver is None else own.solver
+    gradient = make_gradient(spec.solver) if own.gradient is None else own.gradient
+    followed = isinstance(solver, Unroll) or (
+        isinstance(solver, AbstractSolver) and solver.followed
+    )
+    if isinstance(gradient, Backprop) and not followed:
+        raise InputError(
+            f"gradient Backprop cannot follow the steps of solver {type(solver).__name__}: use "
+            "Implicit, Neumann or Phantom"
+        )
+    loss = LOSSES[spec.train.loss](spec) if own.loss is None else own.loss
+    return Method(solver, gradient, loss, spec.solver.max_steps)
+
+
+def batch_loss(
+    model: LoopedTransformer,
+    probes: BackwardReport,
+    inputs: Float[Array, "batch *grid channels"],
+    targets: UInt8[Array, "batch *grid"],
+    key: PRNGKeyArray,
+    method: Method,
+) -> tuple[Float[Array, ""], Examples]:
+    """The mean loss of a batch, and what happened in each example. See `AbstractLoss` for the
+    arguments."""
+    examples = method.loss(
+        model,
+        probes,
+        inputs,
+        targets,
+        key,
+        solver=method.solver,
+        gradient=method.gradient,
+        max_steps=method.max_steps,
+    )
+    return jnp.mean(examples.loss), examples

@@ -1,0 +1,304 @@
+"""Solvers, gradients and losses from outside the package, and the tables that name its own."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optimistix
+import pytest
+from tiny_task import make_task
+from tiny_task import tiny_spec as spec
+
+import eqloop
+from eqloop import InputError, _build, run
+from eqloop._plugins import load_class
+from eqloop.audit import default_gradients
+from eqloop.nn import _norm_placement
+from eqloop.run import Spec, open_run
+from eqloop.sweep._cost import iterations
+from eqloop.train import Last, train
+from eqloop.train._method import LOSSES, make_method
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "docs/examples"
+DAMPED = f"{EXAMPLES / 'damped_solver.py'}:Damped"
+HALF = f"{EXAMPLES / 'half_step_gradient.py'}:HalfStep"
+SHORT = ("train.steps=2", "train.batch=8", "train.loss=last", "train.validate_every=2")
+
+
+# --- the tables
+
+
+def test_the_facts_and_the_constructors_have_the_same_names():
+    assert list(run.SOLVERS) == list(_build.SOLVERS)
+    assert list(run.GRADIENTS) == list(_build.GRADIENTS)
+    assert run.LOSSES.keys() == LOSSES.keys()
+    assert run.NORMS.keys() == _norm_placement._PLACES.keys()
+
+
+@pytest.mark.parametrize("name", run.SOLVERS)
+def test_the_facts_of_a_solver_are_those_of_its_object(name):
+    facts = run.SOLVERS[name]
+    made = _build.make_solver(run.SolverSpec(name=name, gradient="implicit"))
+    assert isinstance(made, eqloop.AbstractSolver) == facts.converges
+    if isinstance(made, eqloop.AbstractSolver):
+        assert made.followed == facts.followed
+
+
+@pytest.mark.parametrize("loss", run.LOSSES)
+@pytest.mark.parametrize("gradient", run.GRADIENTS)
+def test_every_gradient_says_which_losses_it_goes_with(gradient, loss):
+    if loss in run.GRADIENTS[gradient].losses:
+        made = spec(f"solver.gradient={gradient}", f"train.loss={loss}", "solver.gradient_steps=2")
+        forward, differentiated, _ = iterations(made)
+        assert forward >= 0
+        assert differentiated > 0
+    else:
+        with pytest.raises(InputError, match=rf"train\.loss = '{loss}'.*{gradient}.*\"last\""):
+            spec(f"solver.gradient={gradient}", f"train.loss={loss}")
+
+
+def test_a_row_in_each_table_is_all_that_a_new_name_takes(monkeypatch, cli):
+    """The spec, its checks, the cost, the audit and the help follow from the rows."""
+    half = load_class(HALF, "gradient")
+    damped = load_class(DAMPED, "solver")
+    solver, gradient = run.SolverSpec(name="anderson"), run.GRADIENTS["one-step"]
+    facts = dataclasses.replace(run.SOLVERS["anderson"], history=lambda spec: 7)
+    monkeypatch.setitem(run.SOLVERS, "damped", facts)
+    monkeypatch.setitem(_build.SOLVERS, "damped", lambda spec: damped(rtol=spec.rtol))
+    monkeypatch.setitem(run.GRADIENTS, "half", dataclasses.replace(gradient, losses=("last",)))
+    row = _build.GradientRow(lambda spec: half(), others={"half": half()})
+    monkeypatch.setitem(_build.GRADIENTS, "half", row)
+    monkeypatch.setitem(run.NORMS, "last-only", "after the branch")
+    monkeypatch.setitem(_norm_placement._PLACES, "last-only", (False, True, False))
+    made = spec("solver.name=damped", "solver.gradient=half", "model.norm=last-only")
+    assert made.train.loss == "last"
+    assert Spec.from_text(made.to_toml(), "the spec") == made
+    method = make_method(made)
+    assert (type(method.solver), type(method.gradient)) == (damped, half)
+    assert iterations(made) == (solver.max_steps, 1, 1)
+    assert "half" in default_gradients(4)
+    model = _build.make_model(made.model, jr.key(0))
+    assert model.blocks[0].norms.branch is not None
+    with pytest.raises(InputError, match=r"solver\.name must be one of unroll, .*, damped, got"):
+        spec("solver.name=zzz")
+
+
+@pytest.mark.parametrize(
+    ("option", "table"),
+    [
+        ("--solver", run.SOLVERS),
+        ("--gradient", run.GRADIENTS),
+        ("--recall", run.RECALLS),
+        ("--norm", run.NORMS),
+    ],
+)
+def test_the_help_lists_every_name(option, table, cli):
+    text = "".join(cli("train", "--help")[1].replace("│", " ").split())
+    assert option in text
+    for name in table:
+        assert f"{name}(" in text
+
+
+def test_a_spec_is_read_without_jax():
+    code = "import sys, eqloop.run; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- objects
+
+
+def test_a_run_trained_by_objects_goes_on_with_equal_ones(tmp_path, kept_programs):
+    made = spec(*SHORT)
+    task = make_task("tiny", made.task_fields)
+    cls = load_class(DAMPED, "solver")
+    path = tmp_path / "run"
+    objects: dict[str, Any] = {
+        "solver": cls(most=0.25),
+        "gradient": eqloop.Phantom(3),
+        "loss": Scaled(2.0),
+    }
+    assert train(made, task, path, **objects).status == "finished"
+    stored = open_run(path).spec
+    assert stored.solver.name == DAMPED
+    assert "most=0.25" in stored.solver.object
+    assert "sha256:" in stored.solver.object
+    assert stored.solver.gradient == "eqloop._adjoint._phantom:Phantom"
+    assert stored.train.loss == f"{__name__}:Scaled"
+    again: dict[str, Any] = {**objects, "solver": cls(most=0.25)}
+    assert train(None, task, path, resume=True, **again).step == 2
+    for change, message in (
+        ({"solver": None}, f"was trained by solver {DAMPED}: go on with --solver {DAMPED}"),
+        ({"solver": cls(most=0.5)}, "not by Damped.*most=0.5"),
+        ({"gradient": eqloop.Phantom(4)}, "was trained by gradient .*Phantom.*not by Phantom"),
+        ({"loss": None}, "was trained by loss .*:Scaled: go on with"),
+        ({"loss": Last()}, "not by Last"),
+    ):
+        others: dict[str, Any] = {**objects, **change}
+        with pytest.raises(InputError, match=message):
+            train(None, task, path, resume=True, **others)
+
+
+class Scaled(Last):
+    """A loss of a user."""
+
+    factor: float
+
+    def __call__(self, *args, **options):
+        told = super().__call__(*args, **options)
+        return eqx.tree_at(lambda told: told.loss, told, self.factor * told.loss)
+
+
+def test_objects_like_those_of_the_spec_train_alike(tmp_path):
+    """An `Unroll` is written as the fields that the spec has for it."""
+    made = spec(*SHORT, "solver.steps=3")
+    task = make_task("tiny", made.task_fields)
+    train(made, task, tmp_path / "names")
+    longer = dataclasses.replace(made, solver=dataclasses.replace(made.solver, steps=9))
+    unroll = eqloop.Unroll(3, rtol=made.solver.rtol)
+    train(longer, task, tmp_path / "objects", solver=unroll)
+    assert (tmp_path / "objects/spec.toml").read_text() == (
+        tmp_path / "names/spec.toml"
+    ).read_text()
+    runs = [open_run(tmp_path / name) for name in ("names", "objects")]
+    one, other = (
+        (each.path / "checkpoints/step-00000002.safetensors").read_bytes() for each in runs
+    )
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("objects", "settings", "message"),
+    [
+        ({"solver": "anderson"}, (), "solver = 'anderson': must be an object"),
+        ({"solver": eqloop.Anderson}, (), "must be an object, not a class"),
+        ({"solver": eqloop.Anderson()}, ("train.loss=mean",), 'use train.loss = "last"'),
+        ({"solver": optimistix.Newton(1e-3, 1e-3)}, (), "Backprop cannot follow .* Newton"),
+        ({}, ("solver.name=a.py:B",), "solver a.py:B is a class from outside the package"),
+        ({}, ("train.loss=a:B",), "loss a:B is a class from outside the package: give loss="),
+    ],
+)
+def test_objects_that_cannot_train(objects, settings, message, tmp_path):
+    made = spec(*SHORT, *settings)
+    task = make_task("tiny", made.task_fields)
+    with pytest.raises(InputError, match=message):
+        train(made, task, tmp_path / "run", **objects)
+    assert not (tmp_path / "run").exists()
+
+
+# --- files
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_short(example):
+    if example.stem.endswith(("solver", "gradient")):
+        assert len(example.read_text("utf-8").splitlines()) <= 40
+
+
+def test_a_run_by_the_files_of_the_examples(cli, tmp_path, monkeypatch, kept_programs):
+    """Trained, gone on with, evaluated and audited by the commands; the file that has changed is
+    refused, and so is going on without it."""
+    solver, gradient = tmp_path / "damped.py", tmp_path / "half.py"
+    solver.write_bytes((EXAMPLES / "damped_solver.py").read_bytes())
+    gradient.write_bytes((EXAMPLES / "half_step_gradient.py").read_bytes())
+    out = tmp_path / "run"
+    small = {
+        **{"task.length": 8, "task.validation_length": 0, "task.hard_length": 8},
+        **{"task.rows": 60, "task.test_rows": 16, "model.width": 16, "model.heads": 2},
+        **{"solver.max_steps": 4, "train.batch": 8, "train.validation_iterations": 4},
+    }
+    sets = [f"--set={name}={value}" for name, value in small.items()]
+    named = ("--solver", f"{solver}:Damped", "--gradient", f"{gradient}:HalfStep")
+    code, _, err = cli("train", *named, "--steps", 2, "--out", out, *sets)
+    assert code == 0, err
+    stored = open_run(out).spec.solver
+    assert (stored.name, stored.gradient) == (f"{solver}:Damped", f"{gradient}:HalfStep")
+    code, _, err = cli("train", "--resume", out)
+    assert code == 2
+    assert f"go on with --solver {solver}:Damped" in err
+    assert cli("train", "--resume", out, *named)[0] == 0
+    # The run alone needs no file; its solver does, and is never run unless it is named.
+    monkeypatch.setattr(_build, "load_class", None)
+    rows = ("--split", "test", "--rows", 4)
+    assert cli("eval", out, *rows, "--iterations", 4)[0] == 0
+    code, _, err = cli("eval", out, *rows, "--budget", 4)
+    assert code == 2
+    assert f"give --solver {solver}:Damped" in err
+    monkeypatch.undo()
+    code, _, err = cli("eval", out, *rows, "--budget", 4, "--solver", f"{solver}:Damped")
+    assert code == 0, err
+    assert cli("solve", out, "01101001", "--budget", 4, "--solver", f"{solver}:Damped")[0] in (0, 1)
+    solver.write_text(solver.read_text("utf-8") + "\n# changed\n", "utf-8")
+    for command in (
+        ("train", "--resume", out, *named),
+        ("eval", out, *rows, "--budget", 4, "--solver", f"{solver}:Damped"),
+    ):
+        code, _, err = cli(*command)
+        assert code == 2
+        assert "the file has changed since the run began" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("none.py:A", "no such file"),
+        ("mine.py:Other", "has no class Other"),
+        ("mine.py:Plain", "the class must be an eqloop.AbstractSolver"),
+        ("mine.py:Asks", "cannot be made with its default settings"),
+    ],
+)
+def test_a_file_without_such_a_solver(text, message, tmp_path, cli):
+    (tmp_path / "mine.py").write_text(
+        "import eqloop\n\nclass Plain:\n    pass\n\n"
+        "class Asks(eqloop.AbstractSolver):\n    rate: float\n"
+    )
+    code, _, err = cli("train", "--solver", tmp_path / text, "--out", tmp_path / "run")
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_entry_point_is_a_name_of_its_option(monkeypatch):
+    damped = load_class(DAMPED, "solver")
+    offered = {"eqloop.solvers": {"damped": lambda: damped}}
+    monkeypatch.setattr(_build, "entry_point_classes", lambda group: offered.get(group, {}))
+    assert _build.outside_class("solver", "damped") is damped
+    assert _build.outside_class("solver", "anderson") is None
+    assert _build.outside_class("gradient", "damped") is None
+    name, made = _build.named_solver(run.SolverSpec(rtol=1e-2), "damped")
+    assert name == DAMPED
+    assert made.rtol == 1e-2
+
+
+def test_the_gradients_of_the_examples_are_those_of_finite_differences(x64):
+    """By the solver of the example with `Implicit`; and half a step, where J is -I."""
+    damped, half = load_class(DAMPED, "solver")(rtol=1e-13), load_class(HALF, "gradient")()
+    z0, x = jnp.zeros(3), jnp.asarray([0.3, -0.2, 0.5])
+
+    def difference(at):
+        sides = [at(x + side * 1e-6 * jnp.eye(3)[0]) for side in (1, -1)]
+        return (sides[0] - sides[1]) / 2e-6
+
+    def contracting(x, gradient=None):
+        out = eqloop.equilibrium(
+            lambda z, x: 0.5 * jnp.tanh(z) + x, z0, x, solver=damped, gradient=gradient
+        )
+        return jnp.sum(out.state**2)
+
+    def mirrored(x):
+        solver = eqloop.FixedPoint(damping=0.5, rtol=1e-13)
+        out = eqloop.equilibrium(lambda z, x: jnp.sin(x) - z, z0, x, solver=solver, gradient=half)
+        return jnp.sum(out.state**2)
+
+    for at in (contracting, mirrored):
+        np.testing.assert_allclose(jax.grad(at)(x)[0], difference(at), rtol=1e-7)
+    exact = jax.grad(contracting)(x)
+    assert np.all(np.abs(jax.grad(lambda x: contracting(x, half))(x) - exact) > 1e-3)
