@@ -71,7 +71,7 @@ def analyse(
     >>> print(report.verdict["reachability"].verdict)
     reached from every start
     >>> print(f"{report.spectrum.radius.median:.1f}, {report.geometry.returned.share}")
-    0.3, 1.0
+    0.4, 1.0
 
     ```
     """

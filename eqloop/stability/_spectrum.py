@@ -60,7 +60,7 @@ def spectrum(
     >>> orbits = eqloop.stability.follow_orbits(f, start, xs, iterations=32)
     >>> part = eqloop.stability.spectrum(orbits, key=jr.key(1))
     >>> print(part.regimes[0], f"{part.radius.median:.1f}")
-    contracting 0.3
+    contracting 0.4
 
     ```
     """
