@@ -41,7 +41,16 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="A run folder to go on with, bit for bit.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Another run, whose spec and best weights a new run begins with."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Optimiser steps in all; with --resume, more than the run has now."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -62,8 +71,10 @@ def train(
     """Train a looped transformer, then evaluate it.
 
     Reads the file that --data names, or nothing. Writes the run folder: spec.toml, data.json,
-    metrics.jsonl, checkpoints/, eval/. Ctrl-C saves; --resume RUN goes on from there. The fields
-    that --set knows are those of a spec.toml, in the groups task, model, solver and train. Ends
+    metrics.jsonl, checkpoints/, eval/. Ctrl-C saves; --resume RUN goes on from there, and
+    --resume RUN --steps N lengthens a run, whose learning rate then follows the schedule over N
+    steps. --from RUN begins a new run with the best weights of RUN, and with its spec in place of a
+    preset; data.json records the checkpoint. eqloop fields lists what --set knows. Ends
     with a table of accuracy against iterations on the splits test and hard. Exits with 1 where it
     was stopped before its end: by Ctrl-C, a loss that is no longer finite, or a lost process.
 
@@ -86,16 +97,18 @@ def train(
         "steps": steps,
         "seed": seed,
     }
+    if start is not None and preset is not None:
+        raise InputError(f"--from {start}: begins with the spec of that run; leave out --preset")
     if resume is not None:
-        others = {"task": task, "preset": preset, **fields, "out": out}
-        others |= {"set": settings or None, "skip-bad": skip_bad or None}
+        others = {"task": task, "preset": preset, **fields, "out": out, "from": start}
+        others |= {"set": settings or None, "skip-bad": skip_bad or None, "steps": None}
         given = [name for name, value in others.items() if value is not None]
         if given:
             raise InputError(
                 f"--resume {resume}: goes on as its spec.toml says; leave out --{given[0]}"
             )
 
-    from ..run import Spec, open_run, resolve, trained_iterations
+    from ..run import Spec, open_run, overlay, resolve, trained_iterations
     from ..tasks import make_task
     from ..train import (
         Diverged,
@@ -114,19 +127,30 @@ def train(
         if resume is not None:
             return open_run(resume).spec if is_main_process() else None
         wishes = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
+        if start is not None:
+            tables = open_run(start).spec.tables()
+            same_task = tables["task"].pop("name") == name
+            tables |= {} if same_task else {"task": {}}
+            return overlay(tables, name, wishes, make_task=make_task, **fields)
         return resolve(name, preset or "quick", wishes, make_task=make_task, **fields)
 
     def made_with() -> object:
         return None if resume is None else open_run(resume).manifest.get("version")
 
-    name = task or "prefix-sums"
+    name = task or ("prefix-sums" if start is None else open_run(start).spec.task_name)
     waiting = partial(notes().print, markup=False, soft_wrap=True)
     join_processes(coordinator, num_processes, process_id, timeout=join_timeout, say=waiting)
     try:
         spec = same_spec(raise_on_all(wanted))
         built = make_task(spec.task_name, spec.task_fields, broadcast_json(made_with))
         outcome = run_training(
-            spec, built, resume or out, resume=resume is not None, console=notes()
+            spec,
+            built,
+            resume or out,
+            resume=resume is not None,
+            steps=steps if resume is not None else None,
+            start=start,
+            console=notes(),
         )
         path = outcome.run.path
         writes = is_main_process()

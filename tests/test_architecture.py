@@ -47,7 +47,8 @@ ARROWS: dict[str, set[str]] = {
     "nn": WORDS,
     # Solvers, gradients and stability see a function f(z, x) and never a model.
     **{name: WORDS | set(PIECES[:number]) for number, name in enumerate(PIECES)},
-    "stability": WORDS | LOOP,
+    # What was measured saves itself, and is drawn by `report`, which it hands a folder.
+    "stability": WORDS | LOOP | {"_tables", "report"},
     "_model": WORDS | LOOP | {"nn"},
     "_cross_entropy": WORDS | {"nn"},
     "interop": WORDS | {"nn", "_model"},

@@ -141,3 +141,20 @@ def test_a_hint_names_a_field_that_is_alike_or_none(setting, told):
     with pytest.raises(InputError) as caught:
         resolve("prefix-sums", "quick", [setting], make_task=eqloop.tasks.make_task)
     assert told in str(caught.value)
+
+
+def test_a_report_of_any_map_prints_saves_and_draws_itself(tmp_path):
+    def f(z, x):
+        return jnp.tanh(0.5 * z + x)
+
+    xs = jr.normal(jr.key(3), (4, 3))
+    report = eqloop.stability.analyse(f, jnp.zeros_like(xs), xs, key=jr.key(4))
+    text = str(report)
+    assert len(text.splitlines()) <= 24
+    for statement in report.verdict.values():
+        assert statement.verdict in text
+    saved = json.loads(report.save(tmp_path / "new" / "folder").read_text())
+    assert saved["verdict"]["reachability"]["verdict"] == report.verdict["reachability"].verdict
+    page = report.page(tmp_path / "page")
+    assert page.name == "report.html"
+    assert report.verdict["reachability"].verdict in page.read_text()

@@ -13,9 +13,11 @@ from ._folder import owned as owned
 from ._folder import same_content as same_content
 from ._layout import BEST as BEST
 from ._layout import CHECKPOINTS as CHECKPOINTS
+from ._layout import LENGTHENED as LENGTHENED
 from ._layout import MANIFEST as MANIFEST
 from ._layout import METRICS as METRICS
 from ._layout import SPEC as SPEC
+from ._layout import STARTED_FROM as STARTED_FROM
 from ._layout import checkpoint_path as checkpoint_path
 from ._layout import checkpoint_steps as checkpoint_steps
 from ._log import AbstractLog as AbstractLog
