@@ -148,7 +148,9 @@ def test_a_report_of_any_map_prints_saves_and_draws_itself(tmp_path):
         return jnp.tanh(0.5 * z + x)
 
     xs = jr.normal(jr.key(3), (4, 3))
-    report = eqloop.stability.analyse(f, jnp.zeros_like(xs), xs, key=jr.key(4))
+    report = eqloop.stability.analyse(
+        f, jnp.zeros_like(xs), xs, key=jr.key(4), iterations=16, detail=1
+    )
     text = str(report)
     assert len(text.splitlines()) <= 24
     for statement in report.verdict.values():

@@ -242,10 +242,10 @@ class StabilityReport:
         lines = [f"{len(self.reachability.outcomes)} examples"]
         for axis, statement in self.verdict.items():
             title = f"{axis.replace('_', ' ')}: {statement.verdict}"
-            lines += ["", title, *textwrap.wrap(statement.because, 88, **_INDENT)]
+            lines += ["", title, _paragraph(statement.because)]
             if self.predicted is not None and axis in self.predicted:
                 because = f"theory: {self.predicted[axis]['because']}"
-                lines += textwrap.wrap(because, 88, **_INDENT)
+                lines.append(_paragraph(because))
         return "\n".join(lines)
 
     def save(self, folder: Path | str) -> Path:
@@ -272,4 +272,5 @@ class StabilityReport:
         return write_stability(self.save(folder).parent)[0]
 
 
-_INDENT = {"initial_indent": "  ", "subsequent_indent": "  "}
+def _paragraph(text: str) -> str:
+    return textwrap.indent(textwrap.fill(text, 86), "  ")
