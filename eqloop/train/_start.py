@@ -58,10 +58,10 @@ def start_from(path: Path, spec: Spec) -> tuple[TrainState, dict[str, Any]]:
 
 def lengthened_line(spec: TrainSpec, before: int, done: int) -> str:
     """How the learning rate goes on after `done` steps in a run that had `before` steps."""
-    was = float(make_schedule(dataclasses.replace(spec, steps=before))(max(done - 1, 0)))
-    now = float(make_schedule(spec)(done))
+    was = jnp.asarray(make_schedule(dataclasses.replace(spec, steps=before))(max(done - 1, 0)))
+    now = jnp.asarray(make_schedule(spec)(done))
     return (
         f"lengthened from {before:,} to {spec.steps:,} steps: from step {done + 1:,} on the "
         f"learning rate is that of the schedule {spec.schedule!r} over {spec.steps:,} steps "
-        f"({was:.3g} before, {now:.3g} now)"
+        f"({float(was):.3g} before, {float(now):.3g} now)"
     )
