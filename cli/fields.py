@@ -9,7 +9,10 @@ import typer
 
 from ._output import Json, emit
 
-_SET_BY_TASK = {"model.grid", "model.channels", "model.classes"}
+_SET_BY_A_RUN = {
+    *("model.grid", "model.channels", "model.classes"),
+    *("solver.object", "solver.gradient_object", "train.loss_object"),
+}
 
 
 def fields(
@@ -41,7 +44,7 @@ def fields(
         kinds, meanings = field_types(cls), field_meanings(cls)
         for field in dataclasses.fields(cls):
             name = f"{group}.{field.name}"
-            if name not in _SET_BY_TASK:
+            if name not in _SET_BY_A_RUN:
                 described[name] = {
                     "meaning": meanings[field.name],
                     "default": field.default,

@@ -53,7 +53,7 @@ def sweep(
             "--task",
             "-t",
             metavar="FILE.py:CLASS",
-            help="The class of the task that GRID names, where that is one of a file.",
+            help="Load the task that GRID names, which is a class of a file, from this file.",
         ),
     ] = None,
     worker: Annotated[str | None, typer.Option(hidden=True)] = None,

@@ -69,6 +69,12 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Draw weights, order and augmentation from this seed.")
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Begin a new run with the spec and the best weights of this run."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,8 +101,10 @@ def train(
     """Train a looped transformer, then evaluate it.
 
     Reads the file that --data names, or nothing. Writes the run folder: spec.toml, data.json,
-    metrics.jsonl, checkpoints/, eval/. Ctrl-C saves; --resume RUN goes on from there. The fields
-    that --set knows are those of a spec.toml, in the groups task, model, solver and train. Ends
+    metrics.jsonl, checkpoints/, eval/. Ctrl-C saves; --resume RUN goes on from there, and
+    --resume RUN --steps N lengthens a run, whose learning rate then follows the schedule over N
+    steps. --from RUN begins a new run with the best weights of RUN, and with its spec in place of a
+    preset; data.json records the checkpoint. eqloop fields lists what --set knows. Ends
     with a table of accuracy against iterations on the splits test and hard. Exits with 1 where it
     was stopped before its end: by Ctrl-C, a loss that is no longer finite, or a lost process.
 
@@ -121,6 +129,8 @@ def train(
         "steps": steps,
         "seed": seed,
     }
+    if start is not None and preset is not None:
+        raise InputError(f"--from {start}: begins with the spec of that run; leave out --preset")
     classes = {
         "solver": outside_class("solver", solver),
         "gradient": outside_class("gradient", gradient),
@@ -130,15 +140,15 @@ def train(
             # The spec of a run that goes on names the class already.
             fields[option] = reference_of(cls) if resume is None else None
     if resume is not None:
-        others = {"preset": preset, **fields, "out": out}
-        others |= {"set": settings or None, "skip-bad": skip_bad or None}
+        others = {"preset": preset, **fields, "out": out, "from": start}
+        others |= {"set": settings or None, "skip-bad": skip_bad or None, "steps": None}
         given = [name for name, value in others.items() if value is not None]
         if given:
             raise InputError(
                 f"--resume {resume}: goes on as its spec.toml says; leave out --{given[0]}"
             )
 
-    from ..run import Spec, open_run, resolve, trained_iterations
+    from ..run import Spec, open_run, overlay, resolve, trained_iterations
     from ..tasks import make_task, named, task_of_run
     from ..train import (
         Diverged,
@@ -160,12 +170,17 @@ def train(
                 raise InputError(f"--task {task}: is {name}, and {resume} has {spec.task_name}")
             return spec
         wishes = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
+        if start is not None:
+            tables = open_run(start).spec.tables()
+            same_task = tables["task"].pop("name") == name
+            tables |= {} if same_task else {"task": {}}
+            return overlay(tables, name, wishes, make_task=make_task, **fields)
         return resolve(name, preset or "quick", wishes, make_task=make_task, **fields)
 
     def made_with() -> Mapping[str, Any]:
         return {} if resume is None else open_run(resume).manifest
 
-    name = named(task or "prefix-sums")
+    name = named(task or ("prefix-sums" if start is None else open_run(start).spec.task_name))
     waiting = partial(notes().print, markup=False, soft_wrap=True)
     join_processes(coordinator, num_processes, process_id, timeout=join_timeout, say=waiting)
     try:
@@ -181,6 +196,8 @@ def train(
             built,
             resume or out,
             resume=resume is not None,
+            steps=steps if resume is not None else None,
+            start=start,
             console=notes(),
             **objects,
         )

@@ -13,10 +13,7 @@ from ._errors import InputError
 from ._fields import build
 from ._model import LoopedTransformer
 from ._tables import parse_toml
-from .run import ModelSpec, Spec, Which, open_run
-from .run._checkpoint import Header, load_header
-from .run._checkpoint import load as load_arrays
-from .run._checkpoint import save as save_arrays
+from .run import Header, ModelSpec, Spec, Which, load_arrays, load_header, open_run, save_arrays
 
 if TYPE_CHECKING:
     from ._task import Task

@@ -43,7 +43,8 @@ ARROWS: dict[str, set[str]] = {
     "nn": WORDS,
     # Solvers, gradients and stability see a function f(z, x) and never a model.
     **{name: WORDS | set(PIECES[:number]) for number, name in enumerate(PIECES)},
-    "stability": WORDS | LOOP,
+    # What was measured saves itself, and is drawn by `report`, which it hands a folder.
+    "stability": WORDS | LOOP | {"_tables", "report"},
     "_model": WORDS | LOOP | {"nn"},
     "_cross_entropy": WORDS | {"nn"},
     "interop": WORDS | {"nn", "_model"},
@@ -81,7 +82,8 @@ FILES = {"csv", "gzip", "io", "mmap", "os", "pathlib", "safetensors", "shutil", 
 FILES |= {"zipfile"}
 MAY_TOUCH_FILES = {*FILING, "_load", "_plugins", "_task", "run", "train", "sweep", "report"}
 MAY_TOUCH_FILES |= {"tasks", "cli"}
-MAY_NAME_FILES = MAY_TOUCH_FILES
+# A stability report is told where it is to be saved.
+MAY_NAME_FILES = MAY_TOUCH_FILES | {"stability"}
 
 
 def sources() -> list[Path]:

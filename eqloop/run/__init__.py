@@ -3,6 +3,9 @@
 Importing it loads no JAX: only reading and writing checkpoints does.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ._folder import Run as Run
 from ._folder import Which as Which
 from ._folder import create_run as create_run
@@ -13,9 +16,11 @@ from ._folder import owned as owned
 from ._folder import same_content as same_content
 from ._layout import BEST as BEST
 from ._layout import CHECKPOINTS as CHECKPOINTS
+from ._layout import LENGTHENED as LENGTHENED
 from ._layout import MANIFEST as MANIFEST
 from ._layout import METRICS as METRICS
 from ._layout import SPEC as SPEC
+from ._layout import STARTED_FROM as STARTED_FROM
 from ._layout import checkpoint_path as checkpoint_path
 from ._layout import checkpoint_steps as checkpoint_steps
 from ._log import AbstractLog as AbstractLog
@@ -83,3 +88,23 @@ from ._sweep_records import save_sweep as save_sweep
 from ._sweep_records import state_path as state_path
 from ._values import finite as finite
 from ._values import share as share
+
+if TYPE_CHECKING:
+    from ._checkpoint import Header as Header
+    from ._checkpoint import load as load_arrays  # noqa: F401
+    from ._checkpoint import load_header as load_header
+    from ._checkpoint import save as save_arrays  # noqa: F401
+
+_OF_CHECKPOINTS = {
+    "Header": "Header",
+    "load_arrays": "load",
+    "load_header": "load_header",
+    "save_arrays": "save",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_CHECKPOINTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    checkpoint = importlib.import_module("._checkpoint", __name__)
+    return getattr(checkpoint, _OF_CHECKPOINTS[name])

@@ -13,9 +13,11 @@ from .._tables import format_json, read_json, write_json
 from ._layout import (
     BEST,
     CHECKPOINTS,
+    LENGTHENED,
     MANIFEST,
     METRICS,
     SPEC,
+    STARTED_FROM,
     checkpoint_path,
     checkpoint_steps,
     read_best,
@@ -107,7 +109,7 @@ class Run:
                     f"{path} is of step {header.step}, which is not what its name says"
                 )
             stored = Spec.from_text(header.spec, str(path))
-            if not (changed := stored.differences(self.spec, place=False)):
+            if not (changed := self.differences(stored)):
                 return load(path, like, part=part)
         except InputError as error:
             before = [each for each in self.steps() if each < step]
@@ -119,6 +121,34 @@ class Run:
             f"{path} was trained with another spec than {self.path / SPEC} now holds "
             f"({'; '.join(changed[:3])}): restore that file"
         )
+
+    def differences(self, stored: Spec) -> list[str]:
+        """In what the spec of a checkpoint differs from that of the run. Where the data lies does
+        not count, nor a number of steps that the run had before it was lengthened."""
+        train = stored.train
+        if train.steps in self.manifest.get(LENGTHENED, ()):
+            stored = stored.with_steps(self.spec.train.steps)
+        return stored.differences(self.spec, place=False)
+
+    def lengthened(self, steps: int) -> "Run":
+        """The run with `steps` optimiser steps in all; nothing is written before `describe`.
+        **Raises** `InputError` for fewer steps than it has."""
+        now = self.spec.train.steps
+        if steps < now:
+            raise InputError(
+                f"--steps {steps}: {self.path} is a run of {now} steps, which cannot become fewer"
+            )
+        if steps == now:
+            return self
+        before = sorted({*self.manifest.get(LENGTHENED, ()), now})
+        manifest = dict(self.manifest) | {LENGTHENED: before}
+        return Run(self.path, self.spec.with_steps(steps), manifest)
+
+    def describe(self) -> None:
+        """Write `data.json`, then `spec.toml`: whenever it is cut off, the checkpoints that there
+        are fit both."""
+        write_json(self.path / MANIFEST, self.manifest)
+        write_atomic(self.path / SPEC, [self.spec.to_toml().encode()])
 
     def save(self, state: Any, step: int, best: Mapping[str, Any] | None) -> None:
         """Write the checkpoint of a step, point at the best, and drop those no longer wanted.
@@ -199,8 +229,7 @@ def create_run(path: Path, spec: Spec, manifest: Mapping[str, object]) -> Run:
     make_folder(path)
     try:
         remove_leftovers(path)
-        write_json(path / MANIFEST, manifest)
-        write_atomic(path / SPEC, [spec.to_toml().encode()])  # last: now it is a run
+        Run(path, spec, manifest).describe()
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}") from None
     return open_run(path)
@@ -231,8 +260,9 @@ def same_content(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest without paths."""
-    content = dict(manifest)
+    """A manifest without paths, and without what the run adds to it."""
+    own = (LENGTHENED, STARTED_FROM)
+    content = {name: value for name, value in manifest.items() if name not in own}
     for part, name in (("source", "path"), ("fields", "data"), ("code", "file")):
         if isinstance(content.get(part), Mapping):
             content[part] = {k: v for k, v in content[part].items() if k != name}

@@ -22,6 +22,10 @@ SPEC, MANIFEST, METRICS, CHECKPOINTS, BEST = (
     "best.json",
 )
 
+LENGTHENED, STARTED_FROM = "lengthened", "started_from"
+"""Keys of data.json that the run itself adds: the numbers of steps that it had before it was
+lengthened, and the checkpoint that its first weights are from."""
+
 
 def checkpoint_path(run: Path, step: int) -> Path:
     return run / CHECKPOINTS / f"step-{step:08d}.safetensors"

@@ -350,6 +350,10 @@ class Spec:
         """The fields of the task, without its name."""
         return {name: value for name, value in self.task.items() if name != "name"}
 
+    def with_steps(self, steps: int) -> "Spec":
+        """The same with another number of optimiser steps."""
+        return dataclasses.replace(self, train=dataclasses.replace(self.train, steps=steps))
+
     def tables(self) -> dict[str, Any]:
         """As nested tables of plain values."""
         groups = {name: dataclasses.asdict(getattr(self, name)) for name in GROUPS}

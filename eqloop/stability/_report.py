@@ -7,9 +7,13 @@ it. Lists over examples are in the order of the examples.
 """
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from .._errors import InputError
+from .._tables import write_json
 from ._statistics import Share, Summary
 from ._words import Outcome, Verdict
 
@@ -231,3 +235,41 @@ class StabilityReport:
     def tables(self) -> dict[str, Any]:
         """As nested plain values."""
         return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        """A summary of one screen: the verdicts with the numbers they rest on."""
+        lines = [f"{len(self.reachability.outcomes)} examples"]
+        for axis, statement in self.verdict.items():
+            title = f"{axis.replace('_', ' ')}: {statement.verdict}"
+            lines += ["", title, _paragraph(statement.because)]
+            if self.predicted is not None and axis in self.predicted:
+                because = f"theory: {self.predicted[axis]['because']}"
+                lines.append(_paragraph(because))
+        return "\n".join(lines)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write `report.json` into `folder`, which is made if it is missing.
+
+        **Returns** the path of the file. **Raises** `InputError` if it cannot be written.
+        """
+        path = Path(folder) / "report.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, self.tables())
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from None
+        return path
+
+    def page(self, folder: Path | str) -> Path:
+        """Write `report.json`, the page `report.html` and its figures into `folder`.
+
+        **Returns** the path of the page. **Raises** `InputError` if a file cannot be written, and
+        if matplotlib is not installed.
+        """
+        from ..report import write_stability  # draws; only whoever wants a page pays for it
+
+        return write_stability(self.save(folder).parent)[0]
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.indent(textwrap.fill(text, 86), "  ")

@@ -35,6 +35,8 @@ from ..audit import AUDITED, audit_batch, audit_line, make_auditor
 from ..evaluate import Evaluation, evaluate
 from ..run import (
     CHECKPOINTS,
+    LENGTHENED,
+    STARTED_FROM,
     AbstractLog,
     MetricsLog,
     NoLog,
@@ -61,6 +63,7 @@ from ._processes import (
     raise_on_all,
     report_lost_process,
 )
+from ._start import lengthened_line, start_from
 from ._state import TrainState, init_state, skeleton
 from ._step import METRICS, Metrics, Order, make_step, put
 from ._tracker import AbstractTracker, NoTracker, make_tracker, require_tracker
@@ -98,6 +101,8 @@ def train(
     path: Path | None,
     *,
     resume: bool = False,
+    steps: int | None = None,
+    start: Path | None = None,
     console: Console | None = None,
     solver: Solver | None = None,
     gradient: AbstractGradient | None = None,
@@ -120,6 +125,12 @@ def train(
     - `task`: as the spec says; the library cannot make it, as it knows no tasks.
     - `path`: None for the first `runs/TASK-001, ...` that is not taken; see `Outcome.run`.
     - `resume`: go on with the run in `path` from its last checkpoint instead of beginning one.
+    - `steps`: with `resume`, lengthen the run to this number of optimiser steps in all. From the
+        next step on the learning rate is that of the schedule over `steps`; the console says both
+        rates, and `data.json` records the former number.
+    - `start`: the folder of another run, whose best weights (the average, if it keeps one) are the
+        first weights of the new run. `data.json` records the path, the step and the SHA-256 of the
+        checkpoint. The optimiser begins anew.
     - `console`: where progress is shown; nowhere by default.
     - `solver`, `gradient`, `loss`: objects to train by; by default those that the spec names. The
       spec of the run records their classes and shows them as text, and `resume` takes equal ones.
@@ -132,6 +143,10 @@ def train(
         raise TypeError("a new run needs a spec")
     if path is None and resume:
         raise TypeError("to resume takes a run")
+    if steps is not None and not resume:
+        raise TypeError("steps is for a run that is resumed: a new one has them in its spec")
+    if start is not None and resume:
+        raise TypeError("start is for a new run")
     objects = Objects(solver, gradient, loss)
     spec = None if spec is None else objects.recorded(spec)
     console = Console(quiet=True) if console is None or not is_main_process() else console
@@ -142,10 +157,12 @@ def train(
                 return None
             open_run(path)  # what is no run gets no lock
             stack.enter_context(owned(path))
-            return _open_old(spec, path, objects)
+            old = _open_old(spec, path, objects)
+            return old if steps is None else old.lengthened(steps)
 
         old = raise_on_all(taken_up)
-        begun = same_spec(spec if old is None else old.spec)
+        own_spec = spec if spec is None or steps is None else spec.with_steps(steps)
+        begun = same_spec(own_spec if old is None else old.spec)
         raise_on_all(lambda: objects.method(begun))
         # One example of each device, before the data is made; the batch once it is known to exist.
         smallest = dataclasses.replace(begun.train, batch=1)
@@ -160,12 +177,18 @@ def train(
             require_tracker(begun)
             if old is not None:
                 _same_data(old, data)
+                if steps is not None:
+                    old.describe()
                 return old
             _check_splits(begun, data)
+            first_state, origin = (None, {}) if start is None else start_from(start, begun)
             folder = make_next_folder(Path("runs"), task.name) if path is None else path
             make_folder(folder)
             stack.enter_context(owned(folder))
-            return create_run(folder, begun, data.manifest)
+            created = create_run(folder, begun, {**data.manifest, **origin})
+            if first_state is not None:
+                created.save(first_state, 0, None)
+            return created
 
         trainer = _Trainer(raise_on_all(opened), task, data, devices, console, objects)
         console.print(f"{task.name}: training in {trainer.run.path}", markup=False, soft_wrap=True)
@@ -291,6 +314,11 @@ class _Trainer:
             remove_leftovers(run.path)
             remove_leftovers(run.path / CHECKPOINTS)
             done, best = 0, None
+            if STARTED_FROM in run.manifest and not run.steps():
+                raise InputError(
+                    f"{run.path} was stopped before it had its first weights: delete it, and begin "
+                    "it again with --from"
+                )
             if run.steps():
                 state, header = run.load("last", skeleton(run.spec))
                 done, best = header.step, header.notes["best"]
@@ -347,6 +375,11 @@ class _Trainer:
         self.clock = _Clock(self.done)
         if self.done:
             self.console.print(f"going on from step {self.done}", markup=False)
+        before = max(self.run.manifest.get(LENGTHENED, ()), default=-1)
+        if self.done <= before:
+            self.console.print(
+                lengthened_line(self.spec.train, before, self.done), markup=False, soft_wrap=True
+            )
         try:
             with self._progress() as show:
                 while self.done < spec.steps and self._stopped is None:

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 
+from .._arrays import is_array
 from .._errors import InputError
-from ..run._checkpoint import is_array
 from ._rendezvous import SAYING, Address, Meeting, Say, come
 
 T = TypeVar("T")

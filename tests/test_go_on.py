@@ -1,0 +1,98 @@
+"""Runs that go on: lengthened, and begun from the weights of another run."""
+
+import hashlib
+import json
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+from tiny_task import make_task, tiny_spec
+
+from eqloop import InputError
+from eqloop._build import restore
+from eqloop.run import open_run, read_metrics, read_run
+from eqloop.train import init_state, train
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+EVERY = ("train.validate_every=4", "train.checkpoint_every=4", "train.ema=0.9")
+
+
+def trained(path, steps, *settings, **options):
+    spec = tiny_spec(f"train.steps={steps}", *EVERY, *settings)
+    return train(spec, make_task("tiny", spec.task_fields), path, **options).run
+
+
+def gone_on(path, **options):
+    spec = open_run(path).spec
+    return train(None, make_task("tiny", spec.task_fields), path, resume=True, **options).run
+
+
+def last_bytes(path):
+    run = open_run(path)
+    return run.checkpoint(run.find("last")).read_bytes()
+
+
+def test_a_lengthened_run_follows_the_schedule_over_all_steps_and_resumes_bit_for_bit(tmp_path):
+    whole = trained(tmp_path / "whole", 12, "train.schedule=constant")
+    trained(tmp_path / "run", 4, "train.schedule=constant")
+    gone_on(tmp_path / "run", steps=8)
+    (tmp_path / "run/checkpoints/step-00000008.safetensors").unlink()  # killed on the way
+    (tmp_path / "run/checkpoints/best.json").unlink()
+    gone_on(tmp_path / "run", steps=12)
+    # The rate is the same all along, so the parts are one run of 12 steps.
+    assert last_bytes(tmp_path / "run") == last_bytes(whole.path)
+    run = open_run(tmp_path / "run")
+    assert (run.spec.train.steps, run.manifest["lengthened"]) == (12, [4, 8])
+    read_run(run.path)
+    restore(run, 4)
+    rates = [row["lr"] for row in read_metrics(run.metrics) if row["kind"] == "train"]
+    assert len(rates) == 12
+    with pytest.raises(InputError, match="cannot become fewer"):
+        gone_on(run.path, steps=11)
+    gone_on(run.path, steps=12)  # the same command again has nothing left to do
+
+
+def test_a_number_of_steps_that_the_run_never_had_is_refused(tmp_path):
+    run = trained(tmp_path / "run", 4)
+    text = (run.path / "spec.toml").read_text()
+    (run.path / "spec.toml").write_text(text.replace("steps = 4\nbatch", "steps = 9\nbatch"))
+    with pytest.raises(InputError, match=r"train\.steps: 4 -> 9"):
+        gone_on(run.path)
+
+
+def test_a_run_begins_from_the_weights_of_another(tmp_path):
+    source = trained(tmp_path / "source", 8)
+    weights, step = restore(source)
+    run = trained(tmp_path / "run", 4, "task.length=8", start=source.path)
+    checkpoint = source.checkpoint(step).read_bytes()
+    assert run.manifest["started_from"] == {
+        "path": str(source.path),
+        "step": step,
+        "weights": "average",
+        "sha256": hashlib.sha256(checkpoint).hexdigest(),
+    }
+    first, _ = run.load(0, eqx.filter_eval_shape(init_state, run.spec))
+    for mine, theirs in zip(_arrays(first.model), _arrays(weights), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    # Cut off after its first checkpoint and resumed, it ends the same.
+    again = tmp_path / "again"
+    trained(again, 4, "task.length=8", start=source.path)
+    for path in (again / "checkpoints").glob("*"):
+        if path.name != "step-00000000.safetensors":
+            path.unlink()
+    gone_on(again)
+    assert last_bytes(again) == last_bytes(run.path)
+    (again / "checkpoints/step-00000000.safetensors").unlink()
+    (again / "checkpoints/step-00000004.safetensors").unlink()
+    (again / "checkpoints/best.json").unlink(missing_ok=True)
+    with pytest.raises(InputError, match="before it had its first weights"):
+        gone_on(again)
+    with pytest.raises(InputError, match=r"model\.width = 32, but the weights"):
+        trained(tmp_path / "wide", 4, "model.width=32", start=source.path)
+    assert not (tmp_path / "wide").exists()
+    assert json.loads((again / "data.json").read_text())["started_from"]["step"] == step
+
+
+def _arrays(tree):
+    return jax.tree.leaves(eqx.filter(tree, eqx.is_array))

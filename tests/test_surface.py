@@ -1,0 +1,50 @@
+"""What `import eqloop` opens: rooms by name, models in one line, weights in one file."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import jax.random as jr
+
+import eqloop
+
+RELEASE = Path(__file__).parents[1] / "benchmarks" / "release"
+
+
+def small(**options) -> eqloop.LoopedTransformer:
+    return eqloop.LoopedTransformer((4, 4), 3, 5, width=16, heads=2, **options, key=jr.key(1))
+
+
+def test_rooms_open_by_name_and_only_when_they_are_asked_for():
+    code = """
+import sys, types, eqloop
+assert "jax" not in sys.modules
+eqloop.run, eqloop.tasks
+assert "jax" not in sys.modules
+for name in "train evaluate audit tasks report claims sweep run stability nn interop".split():
+    assert isinstance(getattr(eqloop, name), types.ModuleType), name
+assert isinstance(eqloop.train, types.ModuleType)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_report_of_any_map_prints_saves_and_draws_itself(tmp_path):
+    def f(z, x):
+        return jnp.tanh(0.5 * z + x)
+
+    xs = jr.normal(jr.key(3), (4, 3))
+    report = eqloop.stability.analyse(
+        f, jnp.zeros_like(xs), xs, key=jr.key(4), iterations=16, detail=1
+    )
+    text = str(report)
+    assert len(text.splitlines()) <= 24
+    for statement in report.verdict.values():
+        assert statement.verdict in text
+    saved = json.loads(report.save(tmp_path / "new" / "folder").read_text())
+    assert saved["verdict"]["reachability"]["verdict"] == report.verdict["reachability"].verdict
+    page = report.page(tmp_path / "page")
+    assert page.name == "report.html"
+    assert report.verdict["reachability"].verdict in page.read_text()
