@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,10 @@ from .. import InputError
 from ..run import GRADIENTS, NORMS, RECALLS, SOLVERS
 from ._output import Json, console, emit, notes
 from ._run import SkipBad, accuracy_table, choice, measure, open_model, stop_if_missing
+
+if TYPE_CHECKING:
+    from ..run import Spec
+    from ..train import Outcome
 
 _ROWS, _LONGER = 500, 8
 """Examples of each split for the table at the end, and how many times as many iterations as in
@@ -148,8 +152,8 @@ def train(
                 f"--resume {resume}: goes on as its spec.toml says; leave out --{given[0]}"
             )
 
-    from ..run import Spec, open_run, overlay, resolve, trained_iterations
-    from ..tasks import make_task, named, task_of_run
+    from ..run import open_run
+    from ..tasks import named, task_of_run
     from ..train import (
         Diverged,
         LostProcess,
@@ -163,19 +167,14 @@ def train(
     )
     from ..train import train as run_training
 
-    def wanted() -> Spec | None:
+    def wanted() -> "Spec | None":
         if resume is not None:
             spec = open_run(resume).spec if is_main_process() else None
             if spec is not None and task is not None and name != spec.task_name:
                 raise InputError(f"--task {task}: is {name}, and {resume} has {spec.task_name}")
             return spec
         wishes = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
-        if start is not None:
-            tables = open_run(start).spec.tables()
-            same_task = tables["task"].pop("name") == name
-            tables |= {} if same_task else {"task": {}}
-            return overlay(tables, name, wishes, make_task=make_task, **fields)
-        return resolve(name, preset or "quick", wishes, make_task=make_task, **fields)
+        return _new_spec(name, preset, start, wishes, fields)
 
     def made_with() -> Mapping[str, Any]:
         return {} if resume is None else open_run(resume).manifest
@@ -201,7 +200,6 @@ def train(
             console=notes(),
             **objects,
         )
-        path = outcome.run.path
         writes = is_main_process()
         shutdown()
     except Diverged as error:
@@ -215,25 +213,47 @@ def train(
         raise typer.Exit(1)
     if not writes:
         return
-    model, built, opened, step = open_model(path, "best")
-    loaded = built.load()
+    _evaluate(outcome, as_json, f" --task {task}" if task and task != name else "")
+
+
+def _new_spec(
+    name: str, preset: str | None, start: Path | None, settings: list[str], fields: dict[str, Any]
+) -> "Spec":
+    """The spec of a new run on the task `name`, from a preset or from another run."""
+    from ..run import open_run, overlay, resolve
+    from ..tasks import make_task
+
+    if start is None:
+        return resolve(name, preset or "quick", settings, make_task=make_task, **fields)
+    tables = open_run(start).spec.tables()
+    if tables["task"].pop("name") != name:
+        tables["task"] = {}
+    return overlay(tables, name, settings, make_task=make_task, **fields)
+
+
+def _evaluate(outcome: "Outcome", as_json: bool, task_option: str) -> None:
+    """Evaluate a run that has ended and print it; `task_option` is what its commands need."""
+    from ..run import trained_iterations
+
+    path = outcome.run.path
+    model, task, opened, step = open_model(path, "best")
+    loaded = task.load()
     splits = {name: loaded.splits[name] for name in ("test", "hard")}
-    iterations = min(512, _LONGER * trained_iterations(spec)[1])
-    measured = measure(opened, step, model, built, splits, iterations=iterations, rows=_ROWS)
+    iterations = min(512, _LONGER * trained_iterations(opened.spec)[1])
+    measured = measure(opened, step, model, task, splits, iterations=iterations, rows=_ROWS)
+    again = f"eqloop eval {path}{task_option}"
     if as_json:
         emit(
             {
                 "run": path,
-                "task": built.name,
+                "task": task.name,
                 "steps": outcome.step,
                 "best": outcome.best,
-                "splits": {name: each.tables() for name, each in measured.items()},
+                "splits": {name: evaluation.tables() for name, evaluation in measured.items()},
             }
         )
-        stop_if_missing(splits, measured, f"eqloop eval {path} measures")
-        return
-    shown = console()
-    shown.print(accuracy_table(measured))
-    again = f"eqloop eval {path}" + (f" --task {task}" if task and task != name else "")
-    shown.print(f"\nrun: {path}   next: {again}", markup=False, soft_wrap=True)
-    stop_if_missing(splits, measured, f"eqloop eval {path} measures")
+    else:
+        shown = console()
+        shown.print(accuracy_table(measured))
+        shown.print(f"\nrun: {path}   next: {again}", markup=False, soft_wrap=True)
+    stop_if_missing(splits, measured, f"{again} measures")

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eqloop.cli import main
@@ -22,11 +23,21 @@ def blocks(language: str) -> list[str]:
 def test_the_library_examples_run(capsys):
     """Five lines each: a model, and a map that is not ours."""
     for example, wanted in zip(
-        blocks("python"), ("(9, 9, 10) 244", "16 of 16 settled"), strict=True
+        blocks("python")[:2], ("(9, 9, 10) 244", "16 of 16 settled"), strict=True
     ):
         assert sum(bool(line) for line in example.splitlines()) == 5
         exec(compile(example, "README.md", "exec"), {})
         assert wanted in capsys.readouterr().out
+
+
+def test_the_task_of_the_readme_makes_examples():
+    (example,) = blocks("python")[2:]
+    names: dict = {}
+    exec(compile(example, "README.md", "exec"), names)
+    task = names["Reverse"]()
+    split = task.generate(5, seed=0)
+    np.testing.assert_array_equal(split.targets, split.inputs[:, ::-1])
+    assert task.encode(split.inputs[0]).shape == (8, 10)
 
 
 def test_two_commands():

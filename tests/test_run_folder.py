@@ -445,3 +445,27 @@ def test_a_damaged_byte_changes_nothing_without_a_word(tiny_run, tmp_path, monke
     assert [flip for flip in flips if flip.fault] == []
     assert len({flip.file for flip in flips}) > 5
     assert sum(flip.outcome == "said" for flip in flips) > 5
+
+
+def test_any_byte_of_a_log_may_change_but_no_line_is_lost_in_silence(tmp_path, caplog):
+    path, rows = tmp_path / "metrics.jsonl", [{"step": step, "loss": 0.5} for step in (1, 2, 3)]
+    text = b"".join(map(format_json, rows))
+    for place in range(len(text)):
+        for value in (0x0D, 0x0A, 0x09, 0x30):
+            path.write_bytes(text[:place] + bytes([value]) + text[place + 1 :])
+            try:
+                read = read_metrics(path)
+            except InputError as error:
+                assert "metrics.jsonl" in str(error)  # noqa: PT017
+            else:
+                assert read == rows, (place, value)
+            caplog.clear()
+            MetricsLog(path, 3).close()  # as a run that goes on from step 3 does
+            assert caplog.records or read_metrics(path) == rows, (place, value)
+
+
+def test_a_line_that_was_cut_off_is_not_read(tmp_path):
+    path, line = tmp_path / "metrics.jsonl", format_json({"step": 1})
+    for length in range(len(line)):
+        path.write_bytes(line + line[:length])
+        assert read_metrics(path) == [{"step": 1}]

@@ -70,15 +70,28 @@ class MetricsLog(AbstractLog):
         self.file.close()
 
 
+def _whole_lines(content: bytes) -> list[bytes]:
+    """The lines of a log, without the newline that ends them. What follows the last newline was cut
+    off in the middle of a write, unless it is a whole line whose newline is another byte now: that
+    line is damaged, and is returned as it is.
+
+    Lines end in a newline alone: `bytes.splitlines` would take a damaged byte for an end of line.
+    """
+    *lines, rest = content.split(b"\n")
+    try:
+        parse_json(rest[:-1])
+    except ValueError:
+        return lines
+    return [*lines, rest]
+
+
 def _until(path: Path, step: int) -> list[bytes]:
     """The lines of a log up to a step."""
     kept, damaged = [], []
-    for number, line in enumerate(read_bytes(path).splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break  # cut off in the middle of a write
+    for number, line in enumerate(_whole_lines(read_bytes(path)), 1):
         try:
             if parse_json(line)["step"] <= step:
-                kept.append(line)
+                kept.append(line + b"\n")
         except (ValueError, KeyError, TypeError):
             damaged.append(str(number))
     if damaged:
@@ -109,12 +122,10 @@ def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     **Raises** `InputError` naming the first line that is damaged.
     """
     try:
-        lines = read_bytes(path).splitlines(keepends=True)
+        lines = _whole_lines(read_bytes(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     for number, line in enumerate(lines, 1):
-        if not line.endswith(b"\n"):
-            return
         try:
             yield number, parse_json(line)
         except ValueError as error:
