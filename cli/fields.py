@@ -2,12 +2,13 @@
 
 import dataclasses
 import textwrap
+from functools import partial
 from typing import Annotated, Any
 
 import tomli_w
 import typer
 
-from ._output import Json, emit
+from ._output import Json, console, emit
 
 _SET_BY_A_RUN = {
     *("model.grid", "model.channels", "model.classes"),
@@ -53,10 +54,12 @@ def fields(
     if as_json:
         emit({"fields": described})
         return
+    show = partial(console().print, markup=False, highlight=False, soft_wrap=True)
     for name, field in described.items():
-        print(
-            f"{name} = {tomli_w.dumps({'v': field['default']})[4:].strip()}  ({field['allowed']})"
+        default = tomli_w.dumps({"v": field["default"]})[4:].strip()
+        meaning = textwrap.fill(
+            field["meaning"], 96, initial_indent="    ", subsequent_indent="    "
         )
-        print(textwrap.fill(field["meaning"], 96, initial_indent="    ", subsequent_indent="    "))
+        show(f"{name} = {default}  ({field['allowed']})\n{meaning}")
     if task is None:
-        print("\nThe fields of a task: eqloop fields --task TASK")
+        show("\nThe fields of a task: eqloop fields --task TASK")

@@ -47,7 +47,7 @@ def nearest_field(group: str, name: str, known: Mapping[str, Iterable[str]]) -> 
     - `known`: the names of the fields of every group.
     """
     groups = difflib.get_close_matches(group.lower(), known, n=1, cutoff=0.6) or list(known)
-    for cutoff in (1.0, 0.7):  # the same name in any group before a similar one
+    for cutoff in (1.0, 0.6):  # the same name in any group before a similar one
         for near in [*groups, *known]:
             lower = {field.lower(): field for field in known[near]}
             if match := difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff):

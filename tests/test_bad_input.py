@@ -162,7 +162,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --task sudko",
-        "unknown task 'sudko'; did you mean sudoku?",
+        "unknown task 'sudko'; did you mean sudoku?; one of a file is --task FILE.py:CLASS",
     ),
     (
         "train --preset fast",
@@ -396,7 +396,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "[spec-task] eval {run}",
-        "{run}/spec.toml: unknown task 'prefix-sum'; did you mean prefix-sums?",
+        "{run}/spec.toml: unknown task 'prefix-sum'; did you mean prefix-sums?; one of a file is "
+        "--task FILE.py:CLASS",
     ),
     (
         "[spec-future] eval {run}",
@@ -541,7 +542,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/empty.csv --task go",
-        "unknown task 'go'; known: chess, prefix-sums, sudoku",
+        "unknown task 'go'; known: chess, prefix-sums, sudoku; one of a file is "
+        "--task FILE.py:CLASS",
     ),
     (
         "data check {d}/empty.csv --task prefix-sums",

@@ -116,7 +116,7 @@ def test_a_spec_is_read_without_jax():
 # --- objects
 
 
-def test_a_run_trained_by_objects_goes_on_with_equal_ones(tmp_path, kept_programs):
+def test_a_run_trained_by_objects_goes_on_with_equal_ones(tmp_path):
     made = spec(*SHORT)
     task = make_task("tiny", made.task_fields)
     cls = load_class(DAMPED, "solver")
@@ -203,7 +203,7 @@ def test_an_example_is_short(example):
         assert len(example.read_text("utf-8").splitlines()) <= 40
 
 
-def test_a_run_by_the_files_of_the_examples(cli, tmp_path, monkeypatch, kept_programs):
+def test_a_run_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
     """Trained, gone on with, evaluated and audited by the commands; the file that has changed is
     refused, and so is going on without it."""
     solver, gradient = tmp_path / "damped.py", tmp_path / "half.py"

@@ -538,7 +538,8 @@ def test_what_is_no_regular_file_is_never_read(tmp_path, name):
         (tmp_path / "a\0b", "no such file"),
     ):
         assert said in refusal(make_task(name, {}), path)
-        with pytest.raises(InputError, match=said):
+        field = "must not contain NUL" if "\0" in str(path) else said  # refused before it is read
+        with pytest.raises(InputError, match=field):
             make_task(name, {"data": str(path)}).load()
 
 

@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from eqloop import InputError
-from eqloop._task import Split
+from eqloop._task import Split, _files, _open
 from eqloop.tasks import (
-    _files,
-    _open,
     _sudoku_files,
     _sudoku_generator,
     _sudoku_symmetry,
