@@ -102,11 +102,8 @@ def _jacobian(f, z, x):
     return flat, np.asarray(jax.jacfwd(raveled)(flat))
 
 
-FULLY = pytest.mark.usefixtures("compiled_fully")
 PAIRED = [
-    # Programs as users get them for two solvers: what a compiler does to a gradient does not depend
-    # on how the fixed point was found.
-    pytest.param(solver, gradient, marks=FULLY if solver in ("fixed-point", "unroll") else ())
+    (solver, gradient)
     for solver in (*SOLVERS, "unroll")
     for gradient in GRADIENTS
     # test_solvers has every solver with `Implicit`, on every problem; damping is a number of a
@@ -116,6 +113,7 @@ PAIRED = [
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_fully")
 @pytest.mark.parametrize(("solver", "gradient"), PAIRED)
 def test_every_solver_with_every_gradient(solver, gradient, x64):
     """The exact ones agree with the dense gradient, the others with their finite sums; none needs
