@@ -10,11 +10,6 @@ import typer
 
 from ._output import Json, console, emit
 
-_SET_BY_A_RUN = {
-    *("model.grid", "model.channels", "model.classes"),
-    *("solver.object", "solver.gradient_object", "train.loss_object"),
-}
-
 
 def fields(
     task: Annotated[
@@ -33,21 +28,21 @@ def fields(
     Example: eqloop fields --task sudoku
     """
     from .._fields import describe_type, field_meanings, field_types
-    from ..run import GROUPS
-    from ..tasks import TASKS, make_task
+    from ..run import DERIVED, GROUPS
+    from ..tasks import TASKS, make_task, named
 
     groups: dict[str, type] = dict(GROUPS)
     if task is not None:
-        make_task(task, {})  # refuses an unknown name
-        groups = {"task": TASKS[task], **groups}
+        name = named(task)
+        make_task(name, {})  # refuses an unknown name
+        groups = {"task": TASKS[name], **groups}
     described: dict[str, dict[str, Any]] = {}
     for group, cls in groups.items():
         kinds, meanings = field_types(cls), field_meanings(cls)
         for field in dataclasses.fields(cls):
-            name = f"{group}.{field.name}"
-            if name not in _SET_BY_A_RUN:
-                described[name] = {
-                    "meaning": meanings[field.name],
+            if (group, field.name) not in DERIVED:
+                described[f"{group}.{field.name}"] = {
+                    "meaning": meanings.get(field.name, ""),
                     "default": field.default,
                     "allowed": describe_type(kinds[field.name]),
                 }

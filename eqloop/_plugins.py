@@ -48,15 +48,6 @@ def load_class(reference: str, kind: str) -> type:
     return made
 
 
-def file_digest(reference: str, kind: str = "class") -> str:
-    """The SHA-256 of the file that `reference` names, in hexadecimal; its code does not run.
-
-    **Raises** `InputError` where the file cannot be read.
-    """
-    path, _ = _parts(reference, kind)
-    return hashlib.sha256(_read(path, kind)).hexdigest()
-
-
 def origin(cls: type) -> tuple[str, str] | None:
     """The absolute reference `/path/to/file.py:Name` of a class from `load_class`, and the SHA-256
     of the content that was run; None for any other class."""

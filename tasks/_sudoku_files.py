@@ -22,7 +22,7 @@ from typing import cast
 
 import numpy as np
 
-from .._task import Bad, Layout, OnBad, Progress, Record, Split, read_records, write_text
+from .._task import Bad, Layout, OnBad, Progress, Record, Split, joined, read_records, write_text
 
 COLUMNS = ("source", "question", "answer", "rating")
 
@@ -160,17 +160,7 @@ def join(parts: list[Split], box: int) -> Split:
             "guesses": np.zeros(0, np.float32),
         },
     )
-    parts = parts or [empty]
-    return Split(
-        inputs=np.concatenate([part.inputs for part in parts]),
-        targets=np.concatenate([part.targets for part in parts]),
-        difficulty=np.concatenate([part.difficulty for part in parts]),
-        puzzles=np.concatenate([part.puzzles for part in parts]),
-        columns={
-            name: np.concatenate([part.columns[name] for part in parts])
-            for name in parts[0].columns
-        },
-    )
+    return joined(parts or [empty])
 
 
 def own(questions: np.ndarray, answers: np.ndarray, guesses: np.ndarray, box: int) -> Split:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,17 @@ def test_the_command_lists_every_field_that_can_be_set(task, cli):
     told = json.loads(cli("fields", *chosen, "--json")[1])["fields"]
     assert told["model.width"]["default"] == 256
     assert told["model.recall"]["allowed"] == "one of none, external, internal"
+
+
+def test_the_fields_of_a_task_of_a_file(cli):
+    example = Path(__file__).parents[1] / "docs" / "examples" / "addition.py"
+    code, out, err = cli("fields", "--task", f"{example}:Addition")
+    assert (code, err) == (0, "")
+    assert "task.seed = 42" in out
+
+
+@pytest.mark.parametrize("field", ["model.grid", "solver.object", "train.loss_object"])
+def test_a_field_that_follows_from_another_cannot_be_set(field, cli):
+    code, _, err = cli("train", "--set", f"{field}=1")
+    assert code == 2
+    assert f"{field} is given by" in err

@@ -1,6 +1,7 @@
 """What a task is, and what the tasks share: splits, the cache, files of puzzles, pictures."""
 
 from ._base import Task as Task
+from ._cells import joined as joined
 from ._cells import shortened as shortened
 from ._dataset import cache_folder as cache_folder
 from ._dataset import dataset as dataset

@@ -67,6 +67,7 @@ from ._resolve import overlay as overlay
 from ._resolve import parse_setting as parse_setting
 from ._resolve import presets as presets
 from ._resolve import resolve as resolve
+from ._spec import DERIVED as DERIVED
 from ._spec import GROUPS as GROUPS
 from ._spec import OBJECTS as OBJECTS
 from ._spec import ModelSpec as ModelSpec

@@ -10,7 +10,7 @@ from .._errors import InputError
 from .._fields import check_storable, field_types, nearest, nearest_field, typed
 from .._tables import parse_toml, within_limits
 from ._names import LOSSES, gradient_facts, solver_facts
-from ._spec import GROUPS, Spec, from_tables
+from ._spec import DERIVED, GROUPS, Spec, from_tables
 
 if TYPE_CHECKING:
     from .._task import Task
@@ -120,8 +120,8 @@ def overlay(
     given: set[str] = set()
 
     def put(group: str, field: str, value: Any) -> None:
-        if group == "model" and field in ("grid", "channels", "classes"):
-            raise InputError(f"model.{field} is given by the task and cannot be set")
+        if source := DERIVED.get((group, field)):
+            raise InputError(f"{group}.{field} is given by {source} and cannot be set")
         if group == "task" and field == "name":
             raise InputError("task.name cannot be set: name the task with --task")
         check_storable(f"{group}.{field}", value)

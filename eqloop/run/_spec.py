@@ -287,6 +287,12 @@ OBJECTS = {
 }
 """Where a class from outside the package is named -> where its object is recorded as text."""
 
+DERIVED = {
+    **{("model", field): "the task" for field in ("grid", "channels", "classes")},
+    **dict.fromkeys(OBJECTS.values(), "the class of the object"),
+}
+"""Fields that follow from something else -> from what; `--set` cannot set them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
