@@ -64,7 +64,8 @@ def test_the_command_lists_every_field_that_can_be_set(task, cli):
     assert told["model.recall"]["allowed"] == "one of none, external, internal"
 
 
-def test_the_fields_of_a_task_of_a_file(cli):
+def test_the_fields_of_a_task_of_a_file(cli, monkeypatch):
+    monkeypatch.setattr(TASKS, "registered", {})  # it is known for this test alone
     example = Path(__file__).parents[1] / "docs" / "examples" / "addition.py"
     code, out, err = cli("fields", "--task", f"{example}:Addition")
     assert (code, err) == (0, "")
