@@ -1,6 +1,7 @@
 """From a spec to the objects that it names: model, solver, gradient."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -126,6 +127,9 @@ def _implicit(spec: SolverSpec) -> AbstractGradient:
         cycles=spec.gradient_cycles,
         restart=spec.gradient_restart,
         solver=Anderson(memory=spec.gradient_restart) if anderson else None,
+        trust=spec.gradient_trust or math.inf,
+        largest=spec.gradient_largest or math.inf,
+        fallback=Neumann(spec.gradient_steps, damping=spec.gradient_damping),
     )
 
 

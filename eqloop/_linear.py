@@ -110,10 +110,11 @@ def solve_identity_minus(
         )
 
     zero = jnp.zeros((), jnp.int32)
-    # If `g` is NaN, the first cycle makes no progress and we stop with `stagnation`.
+    # If `g` is NaN, the first cycle makes no progress and we stop with `stagnation`; if it is zero,
+    # there is nothing to solve.
     start = _CycleState(
         u=jtu.tree_map(jnp.zeros_like, unit_g),
-        residual=jnp.ones_like(scale),
+        residual=jnp.where(two_norm(unit_g) == 0, 0, jnp.ones_like(scale)),
         cycles=zero,
         stalled=jnp.zeros((), bool),
         count=zero,

@@ -1,5 +1,6 @@
 """What a solve returns."""
 
+import dataclasses
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
@@ -74,9 +75,15 @@ class BackwardReport(eqx.Module):
     **Attributes:**
 
     - `residual`: `|(I - J)^T u - g| / |g|` of the u that was used.
-    - `fallback`: 1 if the linear solve missed its tolerance, else 0. The backward pass then uses
-        its best iterate or the one-step gradient u = g, whichever has the lower residual.
-    - `products`: number of vector-Jacobian products, including two to choose a fallback.
+    - `products`: number of vector-Jacobian products, including those of a fallback.
+    - `gain`: `|u| / |g|`.
+    - `cosine`: of the angle between u and g.
+    - `fallback`: 1 if u is not the solution of the linear system, else 0; the next three say why.
+    - `untrusted`: 1 if the relative residual of the loop exceeds `Implicit.trust`.
+    - `missed`: 1 if the linear solve missed its tolerance.
+    - `oversized`: 1 if the solution exceeds `Implicit.largest`.
+    - `series`: 1 if u is that of `Implicit.fallback`, the damped series; a fallback that is not the
+        series is the best iterate of the linear solve.
 
     ```python
     >>> import eqloop, jax, jax.numpy as jnp
@@ -93,10 +100,21 @@ class BackwardReport(eqx.Module):
     """
 
     residual: Float[Array, ""]
-    fallback: Float[Array, ""]
     products: Float[Array, ""]
+    gain: Float[Array, ""]
+    cosine: Float[Array, ""]
+    fallback: Float[Array, ""]
+    untrusted: Float[Array, ""]
+    missed: Float[Array, ""]
+    oversized: Float[Array, ""]
+    series: Float[Array, ""]
 
     @classmethod
     def zeros(cls) -> "BackwardReport":
-        """Return the probe to pass in: three zeros."""
-        return cls(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+        """Return the probe to pass in: zeros."""
+        return cls(*(jnp.zeros(()) for _ in dataclasses.fields(cls)))
+
+    @classmethod
+    def of(cls, **values: Array) -> "BackwardReport":
+        """Return a report with these values, and zeros for the other fields."""
+        return dataclasses.replace(cls.zeros(), **values)

@@ -19,6 +19,9 @@ def step(fallback: float, converged: float = 1.0) -> dict[str, float]:
         "iterations": 12.25,
         "converged": converged,
         "fallback": fallback,
+        "untrusted": 0.0,
+        "missed": fallback,
+        "oversized": 0.0,
         "backward_residual": 0.25,
         "backward_products": 26.0,
     }
@@ -51,7 +54,8 @@ def test_one_warning_after_a_whole_window_of_fallbacks():
     warnings = [recent.add(step(0.75)) for _ in range(3 * WINDOW)]
     assert [number for number, text in enumerate(warnings, 1) if text] == [WINDOW]
     warning = warnings[WINDOW - 1]
-    assert warning.startswith("warning: 75 % of the gradients of the last 20 steps fell back")
+    assert warning.startswith("warning: 75 % of the gradients of the last 20 steps are not those")
+    assert "the backward solve missed solver.gradient_rtol = 0.001 (75 %;" in warning
     assert "--set solver.gradient_restart=40 (now 10;" in warning
     assert "max_steps" not in warning
     recent = Recent(IMPLICIT)

@@ -79,6 +79,7 @@ def close(found, wanted, tolerance):
         (Phantom(3, damping=0.0), series(3)),
         (Neumann(1), series(1)),
         (Neumann(6), series(6)),
+        (Neumann(6, damping=0.3), series(6, 0.3)),
         (Truncated(6), series(6)),
     ],
     ids=lambda each: type(each).__name__,
@@ -90,6 +91,8 @@ def test_phantom_neumann_and_truncated_are_their_finite_sums(problem, gradient, 
     close(found, dense_gradient(f, out.state, x, matrix), 1e-11)
     if isinstance(gradient, Neumann):
         _, jacobian = _jacobian(f, out.state, x)
+        d = gradient.damping
+        jacobian = d * np.eye(len(jacobian)) + (1 - d) * jacobian
         g = ravel_pytree(jax.grad(weighted)(out.state))[0]
         left = np.linalg.matrix_power(jacobian.T, gradient.steps) @ g
         expected = np.linalg.norm(left) / np.linalg.norm(g)
@@ -410,16 +413,27 @@ def test_the_probe_reports_a_backward_solve_that_converged():
     assert 0 <= report.residual <= 1e-4
 
 
-def test_a_singular_backward_solve_falls_back_to_one_step_and_says_so():
+@pytest.mark.parametrize(
+    ("fallback", "sums"),
+    [
+        # (1 - d) sum_k (d + (1 - d) J)^k for J = 1 and J = 1/2
+        (Neumann(8, damping=0.5), (0.5 * 8, 0.5 * (1 - 0.75**8) / 0.25)),
+        (Neumann(1), (1, 1)),
+    ],
+)
+def test_a_singular_backward_solve_falls_back_to_the_series_and_says_so(fallback, sums):
     # z <- (z_0, z_1 / 2) + x has no isolated fixed point: I - J is singular.
-    slope, report = jax.jit(
-        lambda x: backward_report(
-            lambda z, x: z * jnp.array([1.0, 0.5]) + x, x, Unroll(3), Implicit()
-        )
-    )(jnp.zeros(2))
-    assert report.fallback == 1
-    np.testing.assert_array_equal(slope, jnp.ones(2))
-    np.testing.assert_allclose(report.residual, np.sqrt(1.25 / 2), rtol=1e-6)
+    slope, report = backward_report(
+        lambda z, x: z * jnp.array([1.0, 0.5]) + x,
+        jnp.zeros(2),
+        Unroll(3),
+        Implicit(fallback=fallback),
+    )
+    reasons = (report.fallback, report.untrusted, report.missed, report.oversized, report.series)
+    assert reasons == (1, 0, 1, 0, 1)
+    np.testing.assert_allclose(slope, sums, rtol=1e-6)
+    expected = np.hypot(1, 1 - sums[1] / 2) / np.sqrt(2)  # |(I - J) u - g| / |g|
+    np.testing.assert_allclose(report.residual, expected, rtol=1e-6)
 
 
 def test_a_backward_solve_that_misses_its_tolerance_keeps_its_best_iterate_and_says_so():
@@ -435,19 +449,79 @@ def test_a_backward_solve_that_misses_its_tolerance_keeps_its_best_iterate_and_s
     np.testing.assert_allclose(report.residual, np.sqrt(1 / 2), rtol=1e-4)
 
 
-def test_a_backward_solve_that_gets_nowhere_falls_back_to_one_step_and_says_so():
+def test_a_backward_solve_that_gets_nowhere_falls_back_to_the_series_and_says_so():
     """`z <- 4 z + x`, by plain iteration, which doubles what is left and more; and a loss whose
     cotangent is no number."""
-    slope, report = backward_report(
-        lambda z, x: 4 * z + x, jnp.ones(2), Unroll(3), Implicit(solver=eqloop.FixedPoint())
-    )
-    np.testing.assert_array_equal(slope, jnp.ones(2))
-    assert report.fallback == 1
-    np.testing.assert_allclose(report.residual, 4, rtol=1e-6)
+    for gradient, expected in (
+        (Implicit(solver=eqloop.FixedPoint(), fallback=Neumann(1)), 1),
+        (Implicit(solver=eqloop.FixedPoint(), largest=3.0), 3),  # the series is 508
+    ):
+        slope, report = backward_report(lambda z, x: 4 * z + x, jnp.ones(2), Unroll(3), gradient)
+        np.testing.assert_allclose(slope, expected, rtol=1e-6)
+        assert (report.fallback, report.series) == (1, 1)
+        np.testing.assert_allclose(report.residual, abs(expected - 4 * expected - 1), rtol=1e-6)
     _, report = backward_report(
         lambda z, x: jnp.sqrt(z - 1) + 1 + 0 * x, jnp.ones(2), Unroll(3), Implicit()
     )
     assert report.fallback == 1
+
+
+@jax.jit
+def slopes_of(rates, gradient):
+    """`z <- rate z + x` after ten iterations, at a batch of rates: slopes and reports."""
+
+    def slope(rate):
+        def loss(x, probe):
+            solver = Unroll(10)
+            f = lambda z, x: rate * z + x  # noqa: E731
+            return eqloop.equilibrium(
+                f, jnp.zeros(()), x, solver=solver, gradient=gradient, probe=probe
+            ).state
+
+        return jax.grad(loss, argnums=(0, 1))(jnp.ones(()), BackwardReport.zeros())
+
+    return jax.vmap(slope)(rates)
+
+
+def test_each_example_is_solved_only_where_loop_and_solution_can_be_trusted(x64):
+    """After ten iterations the residual is `rate^9 (1 - rate) / (1 - rate^10)`, and u is
+    `1 / (1 - rate)`."""
+    rates = jnp.array([0.3, 0.5, 0.9, 0.99])
+    solved = 1 / (1 - rates)
+    damped = (1 + rates) / 2
+    series = (1 - damped**8) / (1 - rates)
+    for gradient, expected, untrusted, oversized in (
+        (Implicit(), solved, [0, 0, 0, 0], [0, 0, 0, 0]),
+        (Implicit(trust=1e-2), [*solved[:2], *series[2:]], [0, 0, 1, 1], [0, 0, 0, 0]),
+        (Implicit(largest=5.0), [*solved[:2], *series[2:]], [0, 0, 0, 0], [0, 0, 1, 1]),
+        (Implicit(largest=1.5), [solved[0], 1.5, 1.5, 1.5], [0, 0, 0, 0], [0, 1, 1, 1]),
+        (Implicit(trust=0.0), series, [1, 1, 1, 1], [0, 0, 0, 0]),
+    ):
+        slopes, report = slopes_of(rates, gradient)
+        np.testing.assert_allclose(slopes, jnp.asarray(expected), rtol=1e-6)
+        np.testing.assert_array_equal(report.untrusted, untrusted)
+        np.testing.assert_array_equal(report.oversized, oversized)
+        replaced = jnp.asarray(untrusted) + jnp.asarray(oversized)
+        np.testing.assert_array_equal(report.fallback, replaced)
+        np.testing.assert_array_equal(report.series, replaced)
+        np.testing.assert_allclose(report.gain, slopes, rtol=1e-6)
+        np.testing.assert_allclose(report.residual, abs((1 - rates) * slopes - 1), atol=1e-6)
+    assert not jnp.any(slopes_of(rates, Implicit(trust=0.0))[1].products > 8 + 2)  # no solve
+
+
+def test_the_report_has_the_angle_between_solution_and_cotangent(x64):
+    """Of `z <- diag(0.5, -1) z + x`, whose u is (2, 0.5) for g = (1, 1)."""
+    f = lambda z, x: z * jnp.array([0.5, -1.0]) + x  # noqa: E731
+    probe = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), BackwardReport.zeros())
+
+    def loss(x, probe):
+        solver, gradient = Unroll(1), Implicit(1e-10)
+        out = eqloop.equilibrium(f, x, x, solver=solver, gradient=gradient, probe=probe)
+        return jnp.sum(out.state)
+
+    report = jax.grad(loss, argnums=1)(jnp.ones(2), probe)
+    np.testing.assert_allclose(report.gain, np.hypot(2, 0.5) / np.sqrt(2), rtol=1e-9)
+    np.testing.assert_allclose(report.cosine, 2.5 / np.hypot(2, 0.5) / np.sqrt(2), rtol=1e-9)
 
 
 # --- never an exception, whatever the map

@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Callable
 
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .._iteration import stop_gradient
 from .._solution import BackwardReport, Equilibrium
@@ -24,14 +24,19 @@ class AbstractCotangentSolve(AbstractGradient):
 
     @abc.abstractmethod
     def solve(
-        self, product: Callable[[PyTree], PyTree], cotangent: PyTree
+        self,
+        product: Callable[[PyTree], PyTree],
+        cotangent: PyTree,
+        residual: Float[Array, ""],
     ) -> tuple[PyTree, BackwardReport]:
-        """Return `u`, which approximates `(I - df/dz)^-T cotangent`, and a report on it.
+        """Return `u`, which approximates `(I - df/dz)^-T cotangent`, and a report on it, whose
+        `gain` and `cosine` are filled in by the caller.
 
         **Arguments:**
 
         - `product`: the map `u -> (df/dz)^T u`; for a tangent, `u -> (df/dz) u`.
         - `cotangent`: a pytree like the state.
+        - `residual`: the relative residual of the loop where it is differentiated.
         """
 
     def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:

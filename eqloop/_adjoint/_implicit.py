@@ -14,6 +14,7 @@ from .._norms import normalise, two_norm
 from .._solution import BackwardReport
 from .._solver import AbstractSolver, check_not_negative, iterate, traced_float
 from ._cotangent import AbstractCotangentSolve
+from ._neumann import Neumann
 
 
 class Implicit(AbstractCotangentSolve):
@@ -24,12 +25,15 @@ class Implicit(AbstractCotangentSolve):
     of f at z*. Memory does not depend on the number of iterations. The gradient with respect to z0
     is zero.
 
-    A linear solve that misses its tolerance does not raise. The backward pass uses the best
-    iterate if its residual is below those of `u = g`, which is `|J^T g| / |g|`, and of `u = 0`;
-    otherwise it uses `u = g`, the gradient of `OneStep`. A stricter tolerance therefore makes no
-    gradient worse. The `probe` reports residual and fallback (see `BackwardReport`). GMRES stops
-    after a cycle that reduces the residual by less than 10%, since later cycles rarely reduce it
-    at all: then a longer `restart` helps, more cycles do not.
+    The solution is used where it can be trusted: the relative residual of the loop is at most
+    `trust`, the linear solve reached its tolerance, and `|u| <= largest |g|` (near a merging of
+    fixed points u grows without bound, and one example outweighs its batch). Otherwise nothing
+    raises, and the backward pass uses a fallback: where the linear solve alone failed, its best
+    iterate if the residual of that is below those of `fallback` and of `u = 0`; else `fallback`,
+    scaled down to `largest |g|`. A stricter tolerance therefore makes no gradient worse. The
+    `probe` reports what was used and why (see `BackwardReport`). GMRES stops after a cycle that
+    reduces the residual by less than 10%, since later cycles rarely reduce it at all: then a
+    longer `restart` helps, more cycles do not.
 
     Derivatives of any order and in both modes (`jax.grad`, `jvp`, `jacfwd`, `hessian`, gradient
     penalties, ...) are those of the fixed point, to the tolerances of their linear solves and of
@@ -55,6 +59,10 @@ class Implicit(AbstractCotangentSolve):
     - `solver`: a fixed-point solver for `u = J^T u + g` instead of GMRES, for example `Anderson`.
         It stops at the product that reaches the tolerance, GMRES only after a full cycle. Its
         tolerances are replaced by `rtol`, and it makes at most `cycles * restart` steps.
+    - `trust`: largest relative residual of the loop (2-norm) at which the system is solved at all.
+    - `largest`: largest `|u| / |g|`.
+    - `fallback`: the gradient in place of the solution, which makes its `steps` products; by
+        default 8 terms of the series with damping 0.5. `Neumann(1)` is `u = g`.
 
     **Raises** `ValueError` for an argument out of range.
 
@@ -76,64 +84,98 @@ class Implicit(AbstractCotangentSolve):
     cycles: int = eqx.field(default=10, static=True)
     restart: int = eqx.field(default=10, static=True)
     solver: AbstractSolver | None = None
+    trust: Scalar = traced_float(jnp.inf)
+    largest: Scalar = traced_float(jnp.inf)
+    fallback: Neumann = Neumann(8, damping=0.5)
 
     def __check_init__(self):
-        check_not_negative(self, "rtol")
+        check_not_negative(self, "rtol", "trust", "largest")
         if not isinstance(self.solver, AbstractSolver | None):
             raise ValueError(
                 f"Implicit: solver = {type(self.solver).__name__} is not a solver of eqloop that "
                 "converges: use eqloop.Anderson(), say"
             )
+        if not isinstance(self.fallback, Neumann):
+            raise ValueError(
+                f"Implicit: fallback = {self.fallback!r} must be an eqloop.Neumann(steps, damping)"
+            )
         for name in ("cycles", "restart"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Implicit: {name} = {getattr(self, name)} must be at least 1")
 
-    def solve(self, product, cotangent):
-        if self.solver is None:
-            u, residual, products, solved, _ = solve_identity_minus(
-                product, cotangent, rtol=self.rtol, restart=self.restart, cycles=self.cycles
-            )
-        else:
-            u, residual, products, solved = self._iterate(self.solver, product, cotangent)
-        missed = jnp.logical_not(solved)
-        u, residual, further = jax.lax.cond(
-            eqxi.unvmap_any(missed),
-            lambda: _replace_missed(missed, product, cotangent, u, residual),
-            lambda: (u, residual, jnp.zeros_like(products)),
+    def solve(self, product, cotangent, residual):
+        # Comparisons with NaN are False: NaN is neither trusted nor small enough.
+        trusted = residual <= jnp.asarray(self.trust, residual.dtype)
+        # A right-hand side of zero takes no products, where the whole batch has it.
+        right_side = jtu.tree_map(lambda a: jnp.where(trusted, a, 0), cotangent)
+        u, remaining, products, solved = self._solve_linear(product, right_side)
+        size = two_norm(cotangent)
+        limit = jnp.asarray(self.largest, size.dtype) * size
+        small = (size == 0) | (two_norm(u) <= limit)
+        usable = trusted & solved & small
+        u, remaining, is_series, further = jax.lax.cond(
+            eqxi.unvmap_all(usable),
+            lambda: (u, remaining, jnp.zeros_like(usable), jnp.zeros_like(products)),
+            lambda: self._fall_back(
+                product, cotangent, residual, u, remaining, usable, trusted & small
+            ),
         )
-        products = (products + further).astype(residual.dtype)
-        return u, BackwardReport(residual, missed.astype(residual.dtype), products)
+        return u, BackwardReport.of(
+            residual=remaining,
+            products=products + further,
+            fallback=jnp.logical_not(usable),
+            untrusted=jnp.logical_not(trusted),
+            missed=trusted & jnp.logical_not(solved),
+            oversized=trusted & solved & jnp.logical_not(small),
+            series=is_series,
+        )
 
-    def _iterate(self, solver: AbstractSolver, product, cotangent):
+    def _solve_linear(self, product, g):
+        if self.solver is None:
+            return solve_identity_minus(
+                product, g, rtol=self.rtol, restart=self.restart, cycles=self.cycles
+            )[:4]
         # With a right-hand side of norm 1, the absolute tolerance is a relative one.
-        unit_cotangent, scale = normalise(cotangent)
+        unit_g, scale = normalise(g)
         rtol = jnp.asarray(self.rtol, scale.dtype)
-        solver = dataclasses.replace(solver, rtol=0.0, atol=rtol, norm=two_norm)
+        solver = dataclasses.replace(self.solver, rtol=0.0, atol=rtol, norm=two_norm)
 
         def adjoint(u):
-            return jtu.tree_map(lambda a, g: a + g, product(u), unit_cotangent)
+            return jtu.tree_map(lambda a, b: a + b, product(u), unit_g)
 
-        _, solve = iterate(adjoint, solver, unit_cotangent, max_steps=self.cycles * self.restart)
+        _, solve = iterate(adjoint, solver, unit_g, max_steps=self.cycles * self.restart)
         u = jtu.tree_map(lambda a: a * scale.astype(a.dtype), solve.best)
         # The solver's residual is relative to u (to first order), ours to g, which has norm 1.
         residual = solve.residual * two_norm(solve.best)
         return u, residual, solve.evaluations, solve.converged
 
+    def _fall_back(self, product, g, residual, u, remaining, usable, comparable):
+        """Where u is not `usable`: u all the same if it is `comparable` and leaves less than the
+        series and less than `u = 0`, which is no gradient; else the series.
 
-def _replace_missed(missed, product, g, u, residual):
-    """If the solve missed its tolerance, choose the better of its best iterate `u` and `g`.
+        **Returns:**
 
-    **Returns:**
+        The vector, its residual, whether it is the series, and the number of products made here.
+        """
+        size = two_norm(g)
+        series, report = self.fallback.solve(product, g, residual)
+        length = two_norm(series)
+        limit = jnp.asarray(self.largest, size.dtype) * size
+        shrink = jnp.where(length > limit, limit / length, 1)
+        series = jtu.tree_map(
+            lambda a, b: jnp.where(length < jnp.inf, a * shrink.astype(a.dtype), b), series, g
+        )
 
-    The chosen vector, its residual, and the number of products made to choose it.
-    """
-    unit_g, scale = normalise(g)
-    residual_of_g = two_norm(product(unit_g))
-    difference = jtu.tree_map(lambda a, b, c: a - b - c, u, product(u), g)
-    # Recomputed: far from the solution, a fixed-point solver's own residual is inexact.
-    residual_of_u = two_norm(difference) / scale
-    # `u = 0` has a residual of 1 and is not a gradient. A NaN compares as False: g is used.
-    uses_g = missed & jnp.logical_not(residual_of_u < jnp.minimum(residual_of_g, 1))
-    u = jtu.tree_map(lambda a, b: jnp.where(uses_g, b, a), u, g)
-    residual = jnp.where(missed, jnp.where(uses_g, residual_of_g, residual_of_u), residual)
-    return u, residual, jnp.where(missed, 2, 0).astype(jnp.int32)
+        def left_by(u):
+            difference = jtu.tree_map(lambda a, b, c: a - b - c, u, product(u), g)
+            return two_norm(difference) / jnp.where(size > 0, size, 1)
+
+        # Recomputed: far from the solution, a fixed-point solver's own residual is inexact.
+        left_by_u, left_by_series = left_by(u), left_by(series)
+        keeps_u = comparable & (left_by_u < jnp.minimum(left_by_series, 1))
+        is_series = jnp.logical_not(usable | keeps_u)
+        u = jtu.tree_map(lambda a, b: jnp.where(is_series, b, a), u, series)
+        left = jnp.where(is_series, left_by_series, left_by_u)
+        remaining = jnp.where(usable, remaining, left)
+        further = jnp.where(usable, 0, report.products.astype(jnp.int32) + 2)
+        return u, remaining, is_series, further

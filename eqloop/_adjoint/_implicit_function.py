@@ -1,6 +1,8 @@
 """The fixed point as a function of the map and its input, differentiable in both modes and to any
 order."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -10,10 +12,10 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.core import ShapedArray
 from jax.interpreters import ad
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
-from .._iteration import with_derivatives_of
-from .._norms import two_norm
+from .._iteration import stop_gradient, with_derivatives_of
+from .._norms import normalise, relative_residual, two_norm
 from .._remat import rematerialised
 from .._solution import BackwardReport
 
@@ -39,7 +41,23 @@ def fixed_point(
     """
     z = _constant_at_first(gradient, f, z, x, probe)
     value = rematerialised(lambda z: f(z, x))(z)
-    return _through_inverse(value, gradient, f, z, x, probe)
+    solve = _InverseSolve(gradient, relative_residual(*stop_gradient((value, z))))
+    return _through_inverse(value, solve, f, z, x, probe)
+
+
+class _InverseSolve(eqx.Module):
+    """How `(I - df/dz)^-1` or its transpose is applied to a vector at a state of the loop."""
+
+    gradient: Any
+    residual: Float[Array, ""]
+
+    def __call__(self, product: Callable, vector: PyTree) -> tuple[PyTree, BackwardReport]:
+        u, report = self.gradient.solve(product, vector, self.residual)
+        (unit_u, size), (unit_vector, scale) = normalise(u), normalise(vector)
+        products = jtu.tree_map(lambda a, b: jnp.sum(a * b), unit_u, unit_vector)
+        cosine = sum(jtu.tree_leaves(products), start=jnp.zeros((), size.dtype))
+        gain = two_norm(u) / scale
+        return u, dataclasses.replace(report, gain=gain, cosine=cosine)
 
 
 @eqx.filter_custom_jvp
@@ -57,17 +75,17 @@ def _(primals, tangents):
 
 
 @eqx.filter_custom_jvp
-def _through_inverse(value, gradient, f, z, x, probe):
+def _through_inverse(value, solve, f, z, x, probe):
     """`value`, whose tangent is multiplied by `(I - df/dz)^-1`."""
-    del gradient, f, z, x, probe
+    del solve, f, z, x, probe
     return value
 
 
 @_through_inverse.def_jvp
 def _(primals, tangents):
-    value, gradient, f, z, x, probe = primals
+    value, solve, f, z, x, probe = primals
     vector, report_to = _dense(value, tangents[0]), _report_to(probe, tangents[-1])
-    tangent, _ = _solve(gradient, False, f, z, x, vector, report_to, probe)
+    tangent, _ = _bind(solve, False, f, z, x, vector, report_to, probe)
     # After the first differentiation z carries the derivatives of the fixed point, so `value`,
     # which is f(z), must not add them a second time.
     return with_derivatives_of(z, value), tangent
@@ -86,8 +104,8 @@ def _dense(primal: PyTree, tangent: PyTree) -> PyTree:
 # --- the linear solve, a primitive because its transpose writes the report
 
 
-def _solve(
-    gradient: Any,
+def _bind(
+    solve: _InverseSolve,
     transposed: bool,
     f: Any,
     z: PyTree,
@@ -112,7 +130,7 @@ def _solve(
         lambda leaf: jnp.where(False, batched.astype(leaf.dtype), leaf), (vector, report_to)
     )
     return eqxi.filter_primitive_bind(
-        _solve_p, gradient, transposed, f, z, x, vector, report_to, probe
+        _solve_p, solve, transposed, f, z, x, vector, report_to, probe
     )
 
 
@@ -125,26 +143,26 @@ def _product(transposed: bool, f: Any, z: PyTree, x: PyTree) -> Any:
 
 
 @eqxi.filter_primitive_def
-def _impl(gradient, transposed, f, z, x, vector, report_to, probe):
+def _impl(solve, transposed, f, z, x, vector, report_to, probe):
     del report_to, probe
-    solution, report = gradient.solve(_product(transposed, f, z, x), vector)
+    solution, report = solve(_product(transposed, f, z, x), vector)
     dtype = two_norm(vector).dtype
     return solution, jtu.tree_map(lambda leaf: leaf.astype(dtype), report)
 
 
 @eqxi.filter_primitive_def
-def _abstract_eval(gradient, transposed, f, z, x, vector, report_to, probe):
-    del gradient, transposed, f, z, x, report_to, probe
+def _abstract_eval(solve, transposed, f, z, x, vector, report_to, probe):
+    del solve, transposed, f, z, x, report_to, probe
     structs = jtu.tree_map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), vector)
     number = ShapedArray((), jax.eval_shape(two_norm, structs).dtype)
-    return vector, BackwardReport(number, number, number)  # pyright: ignore[reportArgumentType]
+    return vector, jtu.tree_map(lambda _: number, BackwardReport.zeros())
 
 
 @eqxi.filter_primitive_jvp
 def _jvp(primals, tangents):
-    gradient, transposed, f, z, x, vector, _, probe = primals
+    solve, transposed, f, z, x, vector, _, probe = primals
     _, _, *moving, vector_tangent, _, probe_tangent = tangents
-    solution, report = _solve(*primals)
+    solution, report = _bind(*primals)
     right_side = _dense(vector, vector_tangent)
     if jtu.tree_leaves(moving):
         # (I - J) s = v: (I - J) ds = dv + dJ s
@@ -153,7 +171,7 @@ def _jvp(primals, tangents):
         )
         right_side = jtu.tree_map(lambda a, b: a + b, right_side, _dense(vector, change))
     report_to = _report_to(probe, probe_tangent)
-    tangent, _ = _solve(gradient, transposed, f, z, x, right_side, report_to, probe)
+    tangent, _ = _bind(solve, transposed, f, z, x, right_side, report_to, probe)
     return (solution, report), (tangent, jtu.tree_map(lambda _: None, report))
 
 
@@ -163,9 +181,9 @@ def _undefined(leaf: Any) -> bool:
 
 @eqxi.filter_primitive_transpose(materialise_zeros=True)  # pyright: ignore
 def _transpose(inputs, cotangents):
-    gradient, transposed, f, z, x, vector, report_to, probe = inputs
+    solve, transposed, f, z, x, vector, report_to, probe = inputs
     cotangent = _dense(z, cotangents[0])  # under `vmap`, zeros still arrive as None
-    solution, report = _solve(gradient, not transposed, f, z, x, cotangent, None, probe)
+    solution, report = _bind(solve, not transposed, f, z, x, cotangent, None, probe)
 
     def of_linear(linear, cotangent):
         return jtu.tree_map(
@@ -175,7 +193,7 @@ def _transpose(inputs, cotangents):
             is_leaf=_undefined,
         )
 
-    no_cotangents = jtu.tree_map(lambda _: None, (gradient, transposed, f, z, x))
+    no_cotangents = jtu.tree_map(lambda _: None, (solve, transposed, f, z, x))
     return (
         *no_cotangents,
         of_linear(vector, solution),

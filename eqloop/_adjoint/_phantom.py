@@ -8,7 +8,7 @@ from .._solution import Equilibrium
 from .._solver import solve_forward
 from ._base import AbstractGradient
 from ._make_equilibrium import make_equilibrium
-from ._tail import check_steps, tail_steps
+from ._tail import check_damping, check_steps, tail_steps
 
 
 class Phantom(AbstractGradient):
@@ -24,7 +24,8 @@ class Phantom(AbstractGradient):
     the damped and truncated Neumann series of `(I - J)^-T` ("unrolled phantom gradient"). Memory
     is `steps` states. Without damping it is `Truncated`. Derivatives of any order and in both modes
     are those of these iterations from a constant state. When not to use it: near a fixed point,
-    where `Neumann` gives the same with less memory, and if `Implicit` converges.
+    where `Neumann` with the same damping gives the same with less memory, and if `Implicit`
+    converges.
 
     **Arguments:**
 
@@ -52,8 +53,7 @@ class Phantom(AbstractGradient):
 
     def __check_init__(self):
         check_steps(self)
-        if not 0 <= self.damping < 1:
-            raise ValueError(f"Phantom: damping = {self.damping} must be in [0, 1)")
+        check_damping(self)
 
     def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:
         del probe

@@ -13,6 +13,13 @@ def check_steps(gradient: Any) -> None:
         raise ValueError(f"{name}: steps = {gradient.steps} must be at least 1")
 
 
+def check_damping(gradient: Any) -> None:
+    """**Raises** `ValueError` if `gradient.damping` is not in [0, 1)."""
+    if not 0 <= gradient.damping < 1:
+        name = type(gradient).__name__
+        raise ValueError(f"{name}: damping = {gradient.damping} must be in [0, 1)")
+
+
 def check_checkpoints(gradient: Any) -> None:
     """**Raises** `ValueError` if `gradient.checkpoints` is below 1."""
     if gradient.checkpoints is not None and gradient.checkpoints < 1:

@@ -75,7 +75,7 @@ class AuditedGradient:
         arguments and results (`temp_size_in_bytes`), or None where it does not say.
     - `residual`: of the loop, the mean; `converged`: share of examples whose solve did.
     - `backward_residual`: of the backward solve, the mean, or None where there is none;
-        `fallback`: share of examples in which it missed its tolerance (see `BackwardReport`).
+        `fallback`: share of examples whose solution was not used (see `BackwardReport`).
     """
 
     total: Comparison

@@ -135,9 +135,11 @@ class SolverSpec:
     memory: int = 5
     """Differences that `anderson` keeps; rank-one terms that `broyden` keeps."""
     gradient_steps: int = 6
-    """Iterations that `truncated` and `phantom` differentiate; terms of `neumann`."""
+    """Iterations that `truncated` and `phantom` differentiate; terms of `neumann`, and of the
+    damped series that `implicit` falls back to."""
     gradient_damping: float = 0.5
-    """`phantom`: share of the old state in a differentiated iteration."""
+    """`phantom`: share of the old state in a differentiated iteration; `implicit`: damping of the
+    series that it falls back to."""
     gradient_checkpoints: int = 0
     """States that `backprop` through `unroll` keeps with the losses `last` and `progressive`; 0 for
     one state per iteration."""
@@ -149,6 +151,12 @@ class SolverSpec:
     """`implicit`: vector-Jacobian products in one cycle of `gmres`; memory of `anderson`."""
     gradient_cycles: int = 10
     """`implicit`: cycles of its linear solve at most."""
+    gradient_trust: float = 0.0
+    """`implicit`: relative residual of the loop above which the series replaces the solution; 0 for
+    no limit."""
+    gradient_largest: float = 0.0
+    """`implicit`: ratio of the norms of solution and cotangent above which the series replaces the
+    solution; 0 for no limit."""
     object: str = ""
     """The solver from outside eqloop as text, with the SHA-256 of its file; the run sets it."""
     gradient_object: str = ""
@@ -170,7 +178,9 @@ class SolverSpec:
         for name in ("rtol", "gradient_rtol"):
             value = getattr(self, name)
             _check(_positive(value) and value < 1, f"solver.{name}", value, "between 0 and 1")
-        _check(math.isfinite(self.atol) and self.atol >= 0, "solver.atol", self.atol, "at least 0")
+        for name in ("atol", "gradient_trust", "gradient_largest"):
+            value = getattr(self, name)
+            _check(math.isfinite(value) and value >= 0, f"solver.{name}", value, "at least 0")
         for name in ("damping", "gradient_damping"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"solver.{name}", value, "in [0, 1)")

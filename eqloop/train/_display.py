@@ -49,10 +49,12 @@ class Recent:
         solver = self.solver
         told = (
             f"warning: {100 * self._mean('fallback'):.0f} % of the gradients of the last {WINDOW} "
-            "steps fell back to the one-step gradient: the backward solve did not reach "
-            f"solver.gradient_rtol = {solver.gradient_rtol:g} (mean residual "
-            f"{self._mean('backward_residual'):.1g} after {self._mean('backward_products'):.0f} "
-            "products). "
+            "steps are not those of fixed points: the loop was above solver.gradient_trust "
+            f"({100 * self._mean('untrusted'):.0f} %), the backward solve missed "
+            f"solver.gradient_rtol = {solver.gradient_rtol:g} ({100 * self._mean('missed'):.0f} %; "
+            f"mean residual {self._mean('backward_residual'):.1g} after "
+            f"{self._mean('backward_products'):.0f} products), or its solution exceeded "
+            f"solver.gradient_largest ({100 * self._mean('oversized'):.0f} %). "
         )
         if solver.converges and self._mean("converged") < 1 - _MOST:
             told += (

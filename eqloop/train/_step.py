@@ -30,6 +30,9 @@ class Data(NamedTuple):
     targets: UInt8[Array, "examples *grid"]
 
 
+SHARES = ("fallback", "untrusted", "missed", "oversized", "series")
+"""What the backward solve reports as 0 or 1 for each example."""
+
 METRICS = (
     "loss",
     "cells",
@@ -39,14 +42,17 @@ METRICS = (
     "evaluations",
     "residual",
     "converged",
-    "fallback",
+    *SHARES,
     "backward_residual",
     "backward_products",
+    "gain",
+    "gain_largest",
+    "cosine",
 )
 """What a step reports, means over its batch. `cells`: share of cells right after the last
 iteration; `iterations`: steps of the solver; `evaluations`: of the loop; `converged`: share of
-examples; `fallback`: share whose backward solve missed its tolerance (see `BackwardReport`);
-`backward_residual`, `backward_products`: of the backward solve, see `BackwardReport`."""
+examples. The others are of the backward solve, see `BackwardReport`: shares of examples from
+`fallback` to `series`; `gain` is the median of `|u| / |g|`, `gain_largest` its maximum."""
 
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[Data, TrainState, Int[np.ndarray, " batch"]], tuple[TrainState, Metrics]]
@@ -183,9 +189,12 @@ def _step(
         "evaluations": jnp.mean(examples.evaluations, dtype=jnp.float32),
         "residual": jnp.mean(examples.residual),
         "converged": jnp.mean(examples.converged, dtype=jnp.float32),
-        "fallback": jnp.mean(reports.fallback),
+        **{name: jnp.mean(getattr(reports, name)) for name in SHARES},
         "backward_residual": jnp.mean(reports.residual),
         "backward_products": jnp.mean(reports.products),
+        "gain": jnp.median(reports.gain),
+        "gain_largest": jnp.max(reports.gain),
+        "cosine": jnp.mean(reports.cosine),
     }
     ema = state.ema
     if ema is not None:
