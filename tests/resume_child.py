@@ -17,7 +17,13 @@ from eqloop.train import train
 
 SOLVERS = {
     "unroll": ["train.loss=progressive", "train.ema=0.9"],
-    "fixed-point": ["solver.name=fixed-point", "solver.gradient=implicit", "solver.max_steps=12"],
+    "fixed-point": [
+        "solver.name=fixed-point",
+        "solver.gradient=implicit",
+        "solver.max_steps=12",
+        "phases.1.until=17",
+        "phases.1.solver.name=unroll",
+    ],
 }
 STEPS = 40
 

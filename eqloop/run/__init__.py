@@ -37,6 +37,7 @@ from ._names import gradient_facts as gradient_facts
 from ._names import is_outside as is_outside
 from ._names import meanings as meanings
 from ._names import solver_facts as solver_facts
+from ._phases import Phase as Phase
 from ._records import EVAL as EVAL
 from ._records import MEASURES as MEASURES
 from ._records import REPORT as REPORT
@@ -73,6 +74,7 @@ from ._spec import OBJECTS as OBJECTS
 from ._spec import ModelSpec as ModelSpec
 from ._spec import SolverSpec as SolverSpec
 from ._spec import Spec as Spec
+from ._spec import Stage as Stage
 from ._spec import TrainSpec as TrainSpec
 from ._spec import trained_iterations as trained_iterations
 from ._sweep_records import GRID as GRID

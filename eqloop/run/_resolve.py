@@ -116,6 +116,10 @@ def overlay(
 ) -> Spec:
     """As `resolve`, on any tables in place of those of a preset."""
     preset = tables.get("preset", "")
+    phases: list[dict[str, Any]] = [
+        {name: dict(part) if isinstance(part, Mapping) else part for name, part in phase.items()}
+        for phase in tables.get("phases", ())
+    ]
     tables = {name: dict(tables.get(name, {})) for name in ("task", *GROUPS)}
     given: set[str] = set()
 
@@ -136,12 +140,17 @@ def overlay(
             put(group, field, value)
     for setting in settings:
         group, field, value = parse_setting(setting)
+        if group == "phases":
+            _put_in_phase(phases, field, value)
+            continue
         if group not in tables:
             known = {name: list(field_types(cls)) for name, cls in GROUPS.items()}
             raise InputError(f"unknown field {group}.{field}{nearest_field(group, field, known)}")
         put(group, field, value)
 
     _follow(tables, given)
+    for phase in phases:
+        _follow_in_phase(tables, phase)
     built = make_task(task, tables["task"])
     tables["task"] = {"name": task, **dataclasses.asdict(built)}
     tables["model"] |= {
@@ -151,7 +160,38 @@ def overlay(
     }
     if tables["model"].get("attention", "task") == "task":
         tables["model"]["attention"] = built.attention
-    return from_tables(tables | {"preset": preset})
+    return from_tables(tables | {"preset": preset, "phases": phases})
+
+
+def _put_in_phase(phases: list[dict[str, Any]], field: str, value: Any) -> None:
+    """Set `N.until`, `N.solver.FIELD` or `N.train.FIELD` of the N-th phase."""
+    number, _, name = field.partition(".")
+    group, _, inner = name.rpartition(".")
+    if not (number.isdecimal() and name) or group not in ("", "solver", "train"):
+        raise InputError(
+            f"phases.{field}: write phases.N.until, phases.N.solver.FIELD or phases.N.train.FIELD, "
+            "with N = 1 for the first phase"
+        )
+    if not 1 <= int(number) <= len(phases) + 1:
+        raise InputError(f"phases.{field}: the next phase to set is phases.{len(phases) + 1}")
+    check_storable(f"phases.{field}", value)
+    if int(number) > len(phases):
+        phases.append({})
+    phase = phases[int(number) - 1]
+    (phase.setdefault(group, {}) if group else phase)[inner] = value
+
+
+def _follow_in_phase(tables: dict[str, dict[str, Any]], phase: dict[str, Any]) -> None:
+    """`_follow` for the fields that a phase changes."""
+    changes = {group: dict(phase.get(group, {})) for group in ("solver", "train")}
+    merged = {group: tables[group] | changes[group] for group in changes}
+    followed = {group: dict(table) for group, table in merged.items()}
+    _follow(followed, {f"{group}.{name}" for group in changes for name in changes[group]})
+    for group, table in followed.items():
+        before = merged[group]
+        changes[group] |= {name: table[name] for name in table if table[name] != before.get(name)}
+        if changes[group]:
+            phase[group] = changes[group]
 
 
 def _follow(tables: dict[str, dict[str, Any]], given: set[str]) -> None:

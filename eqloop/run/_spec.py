@@ -21,6 +21,7 @@ from ._names import (
     is_outside,
     solver_facts,
 )
+from ._phases import Phase, phases_from_tables
 
 SPEC_FORMAT = 1
 """Version of `spec.toml`; raised when an old file can no longer be read as it stands."""
@@ -222,6 +223,9 @@ class TrainSpec:
     0.6 `epochs` on."""
     warmup: int = 100
     """Optimiser steps of linear warm-up in `warmup-cosine`."""
+    schedule_per_phase: bool = False
+    """Whether the schedule of the learning rate begins anew with every phase and ends with it,
+    instead of going over the whole run."""
     loss: Annotated[str, OneOf(LOSSES, is_outside)] = "progressive"
     """The loss: `progressive` (the paper's), `mean` over all iterations, after the `last`, or
     `PLACE:Class`."""
@@ -305,11 +309,30 @@ DERIVED = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Stage:
+    """Optimiser steps that are trained alike.
+
+    **Attributes:**
+
+    - `begin`, `end`: the steps done before the first of them, and after the last.
+    - `spec`: what holds for them; it has no phases.
+    - `schedule_begin`: the steps done before the first step of its schedule, whose length is
+      `spec.train.steps`.
+    """
+
+    begin: int
+    end: int
+    spec: "Spec"
+    schedule_begin: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Spec:
     """Everything that decides what a run computes, stored in it as `spec.toml`.
 
     `task` holds the name of the task under `"name"` and its fields; the task class itself checks
-    them, since the library knows no tasks. `preset` is only a record of where the values began.
+    them, since the library knows no tasks. `phases` come before what the tables say, see `stages`.
+    `preset` is only a record of where the values began.
     """
 
     task: Mapping[str, Any]
@@ -317,6 +340,7 @@ class Spec:
     solver: SolverSpec = SolverSpec()
     train: TrainSpec = TrainSpec()
     preset: str = ""
+    phases: tuple[Phase, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.task.get("name"), str):
@@ -337,6 +361,33 @@ class Spec:
                 f"solver.gradient_steps = {solver.gradient_steps} iterations cannot be "
                 f"differentiated out of solver.steps = {solver.steps}"
             )
+        for number, phase in enumerate(self.phases, 1):
+            try:
+                self._in_phase(phase)
+            except InputError as error:
+                raise InputError(f"phases.{number}: {error}") from None
+
+    def _in_phase(self, phase: Phase) -> "Spec":
+        solver, train = (
+            build(cls, name, dataclasses.asdict(getattr(self, name)) | dict(getattr(phase, name)))
+            for name, cls in (("solver", SolverSpec), ("train", TrainSpec))
+        )
+        return dataclasses.replace(self, solver=solver, train=train, phases=())
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The parts of the run that are trained alike: its phases, as far as `train.steps` reaches,
+        and then what the tables say."""
+        specs = [(phase.until, self._in_phase(phase)) for phase in self.phases]
+        stages, begin, last = [], 0, self.train.steps
+        for until, spec in [*specs, (last, dataclasses.replace(self, phases=()))]:
+            end = min(until, last)
+            if end <= begin:
+                continue
+            length, offset = (end - begin, begin) if self.train.schedule_per_phase else (last, 0)
+            stages.append(Stage(begin, end, spec.with_steps(length), offset))
+            begin = end
+        return tuple(stages)
 
     def _check_loss(self) -> None:
         """**Raises** `InputError` where the loss does not go with the solver or the gradient."""
@@ -376,7 +427,10 @@ class Spec:
         for group, field in OBJECTS.values():
             if not groups[group][field]:
                 del groups[group][field]
-        return {"format": SPEC_FORMAT, "preset": self.preset, "task": dict(self.task), **groups}
+        tables = {"format": SPEC_FORMAT, "preset": self.preset, "task": dict(self.task), **groups}
+        if self.phases:
+            tables["phases"] = [phase.table() for phase in self.phases]
+        return tables
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.tables())
@@ -410,22 +464,29 @@ class Spec:
                 counts = place or (group, name) != ("task", "data")
                 if counts and mine.get(name) != theirs.get(name):
                     found.append(f"{group}.{name}: {mine.get(name)!r} -> {theirs.get(name)!r}")
+        if self.phases != other.phases:
+            found.append("phases")
         return found
 
 
 def from_tables(tables: Mapping[str, Any]) -> Spec:
     """A spec from nested tables. **Raises** `InputError` naming the field that is wrong."""
     for name, table in tables.items():
-        if name in ("format", "preset"):
+        if name in ("format", "preset", "phases"):
             continue
         if name not in ("task", *GROUPS):
-            raise InputError(f"unknown table [{name}]{nearest(name, ['task', *GROUPS])}")
+            raise InputError(f"unknown table [{name}]{nearest(name, ['task', *GROUPS, 'phases'])}")
         if not isinstance(table, Mapping):
             raise InputError(f"[{name}] must be a table, got {quoted(table)}")
     for name, value in tables.get("task", {}).items():
         check_storable(f"task.{name}", value)
     groups = {name: build(cls, name, tables.get(name, {})) for name, cls in GROUPS.items()}
-    return Spec(task=dict(tables.get("task", {})), preset=str(tables.get("preset", "")), **groups)
+    return Spec(
+        task=dict(tables.get("task", {})),
+        preset=str(tables.get("preset", "")),
+        phases=phases_from_tables(tables.get("phases", ())),
+        **groups,
+    )
 
 
 def trained_iterations(spec: Spec) -> tuple[int, int]:

@@ -34,10 +34,13 @@ class Cost:
     def training(self, spec: Spec) -> float:
         """Of a whole training run, on average over what the loss draws. With a solver that stops
         by itself: an upper bound, as if no solve converged before `solver.max_steps`."""
-        forward, differentiated, reads = iterations(spec)
-        passes = forward + (1 + _BACKWARD) * differentiated
-        example = passes * self.iteration + (1 + _BACKWARD) * reads * self.ends
-        return spec.train.steps * spec.train.batch * example
+        total = 0.0
+        for stage in spec.stages:
+            forward, differentiated, reads = iterations(stage.spec)
+            passes = forward + (1 + _BACKWARD) * differentiated
+            example = passes * self.iteration + (1 + _BACKWARD) * reads * self.ends
+            total += (stage.end - stage.begin) * spec.train.batch * example
+        return total
 
     def evaluation(self, examples: int, iterations: float, reads: int) -> float:
         """Of `examples`, each iterated so often and read out `reads` times."""

@@ -42,6 +42,7 @@ from ..run import (
     NoLog,
     Run,
     Spec,
+    Stage,
     create_run,
     make_folder,
     make_next_folder,
@@ -302,7 +303,6 @@ class _Trainer:
         self.saved = self.surely_saved = self.done
         self.pending: deque[tuple[int, Metrics, Any]] = deque()
         self.heard: int | None = None
-        self.recent = Recent(spec.solver)
 
     def _begin(self) -> tuple[TrainState, tuple[int, dict[str, Any] | None, str]]:
         """The state on all devices, the step it is of, the best so far, and the path of the run as
@@ -369,9 +369,7 @@ class _Trainer:
         self.tracker: AbstractTracker = (
             make_tracker(self.spec, self.run.path, self.done) if is_main_process() else NoTracker()
         )
-        method = self.objects.method(self.spec)
-        self.step = make_step(self.spec, self.task, self.devices, method)
-        self.auditor = make_auditor(self.spec.solver, self.objects.gradient)
+        self.stages = deque(stage for stage in self.spec.stages if stage.end > self.done)
         self.clock = _Clock(self.done)
         if self.done:
             self.console.print(f"going on from step {self.done}", markup=False)
@@ -407,8 +405,31 @@ class _Trainer:
         """The signal to stop at: of several processes, once all of them have heard of it."""
         return self.heard if is_multiprocess() else self.received.signal
 
+    def _begin_stage(self, stage: Stage) -> None:
+        objects = self.objects.in_stage(self.spec, stage.spec)
+        self.step = make_step(
+            stage.spec,
+            self.task,
+            self.devices,
+            objects.method(stage.spec),
+            schedule_begin=stage.schedule_begin,
+        )
+        self.auditor = make_auditor(stage.spec.solver, objects.gradient)
+        self.recent = Recent(stage.spec.solver)
+        if self.spec.phases:
+            solver = stage.spec.solver
+            self.console.print(
+                f"steps {stage.begin + 1:,} to {stage.end:,}: solver {solver.name}, gradient "
+                f"{solver.gradient}",
+                markup=False,
+                soft_wrap=True,
+            )
+
     def _one_step(self) -> None:
         spec = self.spec.train
+        if self.stages and self.done >= self.stages[0].begin:
+            self._flush()
+            self._begin_stage(self.stages.popleft())
         self.state, metrics = self.step(self.data, self.state, self.order(self.done))
         self.done += 1
         heard = self.devices.largest(self.received.signal or 0)

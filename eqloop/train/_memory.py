@@ -47,8 +47,10 @@ def check_memory(
     limit, where = _limit()
     # Devices without memory of their own are parts of the host.
     copies = jax.local_device_count() if where == _HOST else 1
-    parts = {name: copies * size for name, size in memory_needed(spec, devices).items()}
-    _refuse_more_than(limit, where, parts, what, remedy)
+    for stage in spec.stages:
+        needed = memory_needed(stage.spec, devices)
+        parts = {name: copies * size for name, size in needed.items()}
+        _refuse_more_than(limit, where, parts, what, remedy)
 
 
 def check_examples(rows: int, grid: tuple[int, ...]) -> None:

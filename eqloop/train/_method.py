@@ -87,6 +87,16 @@ class Objects:
                     + f", not by {described(made)}: go on with that one, or begin a new run"
                 )
 
+    def in_stage(self, spec: Spec, stage: Spec) -> "Objects":
+        """The objects that a stage of the run is trained by: those whose names its phase leaves as
+        they are in `spec`."""
+        mine, theirs = spec.tables(), stage.tables()
+        kept = [
+            made if mine[group][field] == theirs[group][field] else None
+            for (group, field), _, made in self._places()
+        ]
+        return Objects(*kept)
+
     def method(self, spec: Spec) -> "Method | None":
         """What to train by; None where the spec names all of it: runs of one spec then share a
         program. **Raises** `InputError` as `make_method`."""

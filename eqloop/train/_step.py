@@ -12,6 +12,7 @@ import jax.random as jr
 import numpy as np
 import optax
 from jax.sharding import NamedSharding
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from .._errors import InputError
@@ -99,6 +100,7 @@ class _Fixed(NamedTuple):
     rows: Int[Array, " batch"]
     key: PRNGKeyArray
     lr: Float[Array, ""]
+    schedule_begin: Int[Array, ""]
 
 
 def make_step(
@@ -106,6 +108,8 @@ def make_step(
     task: Task,
     devices: Devices | None = None,
     method: Method | None = None,
+    *,
+    schedule_begin: int = 0,
 ) -> Step:
     """The compiled step `(data, state, indices) -> (state, metrics)`.
 
@@ -121,14 +125,16 @@ def make_step(
       by default.
     - `method`: the objects to train by; by default those that the spec names. Steps of one
       `Method` share a program.
+    - `schedule_begin`: the step at which the schedule of the learning rate begins.
     """
+    begin = jnp.asarray(schedule_begin, jnp.int32)
     key, lr = training_key(spec.train.seed), jnp.asarray(spec.train.lr, jnp.float32)
     everywhere = None if devices is None else devices.everywhere
     place = jnp.asarray if devices is None else devices.split
     compiled = _program(_shared(spec), task, everywhere, method)
 
     def step(data: Data, state: TrainState, index: np.ndarray) -> tuple[TrainState, Metrics]:
-        return compiled(_Fixed(data, place(index), key, lr), state)
+        return compiled(_Fixed(data, place(index), key, lr, begin), state)
 
     return step
 
@@ -159,7 +165,11 @@ def _step(
     spec: Spec, task: Task, method: Method, fixed: _Fixed, state: TrainState
 ) -> tuple[TrainState, Metrics]:
     batch = spec.train.batch
-    schedule = make_schedule(spec.train, fixed.lr)
+    rates = make_schedule(spec.train, fixed.lr)
+
+    def schedule(step: ArrayLike) -> Array:
+        return jnp.asarray(rates(jnp.asarray(step, jnp.int32) - fixed.schedule_begin), jnp.float32)
+
     keys = jr.split(jr.fold_in(fixed.key, state.step))
     tokens, targets = fixed.data.inputs[fixed.rows], fixed.data.targets[fixed.rows]
     if task.augment:
@@ -184,7 +194,7 @@ def _step(
         "loss": loss,
         "cells": jnp.mean(examples.cells),
         "grad_norm": optax.tree.norm(gradient),
-        "lr": jnp.asarray(schedule(state.step), jnp.float32),
+        "lr": schedule(state.step),
         "iterations": jnp.mean(examples.iterations, dtype=jnp.float32),
         "evaluations": jnp.mean(examples.evaluations, dtype=jnp.float32),
         "residual": jnp.mean(examples.residual),
