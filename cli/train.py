@@ -79,6 +79,12 @@ def train(
             "--from", help="Begin a new run with the spec and the best weights of this run."
         ),
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--from-raw", help="Begin with the raw weights, not their average.")
+    ] = False,
+    moments: Annotated[
+        bool, typer.Option("--from-moments", help="Begin with the moments of the optimiser, too.")
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,9 +114,10 @@ def train(
     metrics.jsonl, checkpoints/, eval/. Ctrl-C saves; --resume RUN goes on from there, and
     --resume RUN --steps N lengthens a run, whose learning rate then follows the schedule over N
     steps. --from RUN begins a new run with the best weights of RUN, and with its spec in place of a
-    preset; data.json records the checkpoint. eqloop fields lists what --set knows. Ends
-    with a table of accuracy against iterations on the splits test and hard. Exits with 1 where it
-    was stopped before its end: by Ctrl-C, a loss that is no longer finite, or a lost process.
+    preset, but for its phases; data.json records the checkpoint. eqloop fields lists what --set
+    knows. Ends with a table of accuracy against iterations on the splits test and hard. Exits with
+    1 where it was stopped before its end: by Ctrl-C, a loss that is no longer finite, or a lost
+    process.
 
     Refuses a run that the machine has not the memory for, by an estimate from its spec;
     EQLOOP_MEMORY_CHECK=off in the environment lets it try.
@@ -133,6 +140,9 @@ def train(
         "steps": steps,
         "seed": seed,
     }
+    if start is None and (raw or moments):
+        option = "--from-raw" if raw else "--from-moments"
+        raise InputError(f"{option}: is of a run to begin from; name it with --from RUN")
     if start is not None and preset is not None:
         raise InputError(f"--from {start}: begins with the spec of that run; leave out --preset")
     classes = {
@@ -157,6 +167,7 @@ def train(
     from ..train import (
         Diverged,
         LostProcess,
+        Start,
         broadcast_json,
         exit_now,
         is_main_process,
@@ -196,7 +207,7 @@ def train(
             resume or out,
             resume=resume is not None,
             steps=steps if resume is not None else None,
-            start=start,
+            start=None if start is None else Start(start, "raw" if raw else "average", moments),
             console=notes(),
             **objects,
         )
@@ -226,6 +237,7 @@ def _new_spec(
     if start is None:
         return resolve(name, preset or "quick", settings, make_task=make_task, **fields)
     tables = open_run(start).spec.tables()
+    tables.pop("phases", None)  # what prepares random weights
     if tables["task"].pop("name") != name:
         tables["task"] = {}
     return overlay(tables, name, settings, make_task=make_task, **fields)

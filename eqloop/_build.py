@@ -274,19 +274,20 @@ def same_name(one: str, other: str) -> bool:
     return one.replace("\\", "/").rpartition("/")[2] == other.replace("\\", "/").rpartition("/")[2]
 
 
-def restore(run: Run, which: Which = "best") -> tuple[LoopedTransformer, int]:
+def restore(run: Run, which: Which = "best", *, raw: bool = False) -> tuple[LoopedTransformer, int]:
     """The weights of a run to evaluate: the average, where the run keeps one.
 
     **Arguments:**
 
     - `run`: an opened run folder.
     - `which`: `"best"` (on validation), `"last"`, or a step.
+    - `raw`: whether to take the weights in training, even where there is an average.
 
     **Returns** the model and the step that it is of. The state of the optimiser is not kept.
 
     **Raises** `InputError` as `Run.load`, and for weights that are not finite.
     """
-    part = "ema" if run.spec.train.ema else "model"
+    part = "ema" if run.spec.train.ema and not raw else "model"
     model = eqx.filter_eval_shape(make_model, run.spec.model, jr.key(0))
     loaded, header = run.load(which, {part: model}, part=True)
     for name, array in named_arrays(loaded).items():

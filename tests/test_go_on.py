@@ -2,17 +2,22 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tiny_task import make_task, tiny_spec
 
 from eqloop import InputError
 from eqloop._build import restore
 from eqloop.run import open_run, read_metrics, read_run
-from eqloop.train import init_state, train
+from eqloop.train import Start, init_state, train
+from eqloop.train._start import start_from
+from eqloop.train._state import make_schedule, skeleton
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 EVERY = ("train.validate_every=4", "train.checkpoint_every=4", "train.ema=0.9")
@@ -70,6 +75,7 @@ def test_a_run_begins_from_the_weights_of_another(tmp_path):
         "path": str(source.path),
         "step": step,
         "weights": "average",
+        "moments": False,
         "sha256": hashlib.sha256(checkpoint).hexdigest(),
     }
     first, _ = run.load(0, eqx.filter_eval_shape(init_state, run.spec))
@@ -92,6 +98,35 @@ def test_a_run_begins_from_the_weights_of_another(tmp_path):
         trained(tmp_path / "wide", 4, "model.width=32", start=source.path)
     assert not (tmp_path / "wide").exists()
     assert json.loads((again / "data.json").read_text())["started_from"]["step"] == step
+
+
+def test_a_run_begins_from_raw_weights_and_moments_and_its_schedule_from_zero(tmp_path):
+    source = trained(tmp_path / "source", 8)
+    step = source.find("best")
+    whole, _ = source.load(step, skeleton(source.spec))
+    start = Start(source.path, weights="raw", moments=True)
+    run = trained(tmp_path / "run", 4, start=start)
+    first, _ = run.load(0, skeleton(run.spec))
+    assert first.ema is not None
+    for part in (first.model, first.ema):
+        for mine, theirs in zip(_arrays(part), _arrays(whole.model), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    for name in ("mu", "nu", "count"):
+        mine, theirs = (optax.tree.get(each.optimiser[1][0], name) for each in (first, whole))
+        for one, other in zip(_arrays(mine), _arrays(theirs), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert first.step == 0
+    rates = [row["lr"] for row in read_metrics(run.metrics) if row["kind"] == "train"]
+    expected = [jnp.asarray(make_schedule(run.spec.train)(step)) for step in range(4)]
+    np.testing.assert_allclose(rates, expected)
+    assert run.manifest["started_from"]["weights"] == "raw"
+    assert run.manifest["started_from"]["moments"] is True
+
+
+def test_weights_alone_have_no_moments():
+    release = Path(__file__).parents[1] / "benchmarks/release/prefix-sums-paper"
+    with pytest.raises(InputError, match="weights alone: begin from it without the moments"):
+        start_from(Start(release, moments=True), open_run(release).spec)
 
 
 def _arrays(tree):

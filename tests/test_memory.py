@@ -40,7 +40,8 @@ def test_the_estimate_is_below_what_xla_reserves():
     shape: Any = jax.ShapeDtypeStruct
     rows = shape((100, *task.grid), jnp.uint8)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    fixed = _Fixed(Data(rows, rows), shape((16,), jnp.int32), key, shape((), jnp.float32))
+    rate, begin = shape((), jnp.float32), shape((), jnp.int32)
+    fixed = _Fixed(Data(rows, rows), shape((16,), jnp.int32), key, rate, begin)
     state = eqx.filter_eval_shape(init_state, spec)
     dynamic, static = eqx.partition(state, lambda leaf: isinstance(leaf, shape))
 

@@ -477,7 +477,7 @@ def test_whole_numbers_of_numpy_are_static():
             kind(np.int32(0))
     assert of_scalar(jnp.add, eqloop.Unroll(np.int64(2))).steps == 2
     traced = eqloop.Neumann(jnp.asarray(0))
-    assert traced.solve(lambda u: 0.5 * u, jnp.ones(2))[1].products == 1
+    assert traced.solve(lambda u: 0.5 * u, jnp.ones(2), jnp.zeros(()))[1].products == 1
 
 
 def test_nothing_makes_a_nan_where_jax_looks_for_them():

@@ -255,7 +255,8 @@ def test_the_memory_of_the_state_is_given_to_the_next_one():
     made = spec("train.ema=0.9", "model.precision=bfloat16")
     task = make_task("tiny", made.task_fields)
     data, state = put(task.load().splits["train"]), init_state(made)
-    fixed = _step._Fixed(data, jnp.arange(8), jax.random.key(0), jnp.ones(()))
+    begin = jnp.zeros((), jnp.int32)
+    fixed = _step._Fixed(data, jnp.arange(8), jax.random.key(0), jnp.ones(()), begin)
     program = _step._program(_step._shared(made), task, None, None).lower(fixed, state).compile()
     arrays = [leaf for leaf in jax.tree.leaves(state) if eqx.is_array(leaf)]
     assert program.compiled.as_text().count("may-alias") == len(arrays)

@@ -23,6 +23,7 @@ from ._layout import SPEC as SPEC
 from ._layout import STARTED_FROM as STARTED_FROM
 from ._layout import checkpoint_path as checkpoint_path
 from ._layout import checkpoint_steps as checkpoint_steps
+from ._layout import parts_of as parts_of
 from ._log import AbstractLog as AbstractLog
 from ._log import MetricsLog as MetricsLog
 from ._log import NoLog as NoLog

@@ -2,15 +2,17 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 
 from .._errors import InputError
 from .._files import open_regular, read_bytes
 from .._tables import parse_json
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,10 +43,20 @@ def checkpoint_steps(run: Path) -> list[int]:
 def read_metadata(path: Path) -> dict[str, str]:
     """What a checkpoint says of itself, without reading its arrays. **Raises** `InputError` where
     it is none."""
+    return _look_into(path, lambda file: file.metadata() or {})
+
+
+def parts_of(path: Path) -> set[str]:
+    """The parts of the state that a checkpoint holds: `model`, `optimiser`, ... **Raises**
+    `InputError` where it is none."""
+    return _look_into(path, lambda file: {name.partition(".")[0] for name in list(file.keys())})
+
+
+def _look_into(path: Path, read: Callable[[Any], T]) -> T:
     try:
         open_regular(path).close()  # safetensors would wait for a FIFO
         with safetensors.safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
+            return read(file)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (safetensors.SafetensorError, OSError) as error:

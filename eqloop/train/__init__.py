@@ -18,6 +18,7 @@ from ._processes import is_main_process as is_main_process
 from ._processes import join_processes as join_processes
 from ._processes import raise_on_all as raise_on_all
 from ._processes import shutdown as shutdown
+from ._start import Start as Start
 from ._state import TrainState as TrainState
 from ._state import init_state as init_state
 from ._step import Order as Order

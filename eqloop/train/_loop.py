@@ -64,7 +64,7 @@ from ._processes import (
     raise_on_all,
     report_lost_process,
 )
-from ._start import lengthened_line, start_from
+from ._start import Start, lengthened_line, start_from
 from ._state import TrainState, init_state, skeleton
 from ._step import METRICS, Metrics, Order, make_step, put
 from ._tracker import AbstractTracker, NoTracker, make_tracker, require_tracker
@@ -103,7 +103,7 @@ def train(
     *,
     resume: bool = False,
     steps: int | None = None,
-    start: Path | None = None,
+    start: Path | Start | None = None,
     console: Console | None = None,
     solver: Solver | None = None,
     gradient: AbstractGradient | None = None,
@@ -130,8 +130,8 @@ def train(
         next step on the learning rate is that of the schedule over `steps`; the console says both
         rates, and `data.json` records the former number.
     - `start`: the folder of another run, whose best weights (the average, if it keeps one) are the
-        first weights of the new run. `data.json` records the path, the step and the SHA-256 of the
-        checkpoint. The optimiser begins anew.
+        first weights of the new run, or a `Start`, which says more. `data.json` records the path,
+        the step and the SHA-256 of the checkpoint.
     - `console`: where progress is shown; nowhere by default.
     - `solver`, `gradient`, `loss`: objects to train by; by default those that the spec names. The
       spec of the run records their classes and shows them as text, and `resume` takes equal ones.
@@ -182,7 +182,10 @@ def train(
                     old.describe()
                 return old
             _check_splits(begun, data)
-            first_state, origin = (None, {}) if start is None else start_from(start, begun)
+            first_state, origin = None, {}
+            if start is not None:
+                first = start if isinstance(start, Start) else Start(start)
+                first_state, origin = start_from(first, begun)
             folder = make_next_folder(Path("runs"), task.name) if path is None else path
             make_folder(folder)
             stack.enter_context(owned(folder))

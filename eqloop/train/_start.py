@@ -3,57 +3,103 @@
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 
 from .._build import restore
 from .._errors import InputError
-from ..run import STARTED_FROM, Spec, TrainSpec, open_run
-from ._state import TrainState, init_state, make_schedule
+from ..run import STARTED_FROM, Run, Spec, TrainSpec, open_run, parts_of
+from ._state import TrainState, init_state, make_schedule, skeleton
+
+T = TypeVar("T")
 
 _FREE = {"grid", "attention", "precision"}
 """Fields of the model that no weight depends on."""
 
 
-def start_from(path: Path, spec: Spec) -> tuple[TrainState, dict[str, Any]]:
-    """The first state of a run that begins from the best weights of the run in `path`.
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a new run gets its first weights from.
+
+    **Attributes:**
+
+    - `path`: the folder of another run, of which the checkpoint that is best on validation counts.
+    - `weights`: its averaged or its raw weights; a run that keeps no average has the raw ones.
+    - `moments`: whether Adam's moments come along. A model that has been trained has small
+      gradients; with moments that begin at zero, the first wrong example makes a large step. The
+      schedule of the learning rate begins anew all the same.
+    """
+
+    path: Path
+    weights: Literal["average", "raw"] = "average"
+    moments: bool = False
+
+
+def start_from(start: Start, spec: Spec) -> tuple[TrainState, dict[str, Any]]:
+    """The first state of a run that begins from another one.
 
     **Returns** the state and what `data.json` records of its origin.
 
-    **Raises** `InputError` for a `path` that is no run, and for a model of other settings.
+    **Raises** `InputError` for a path that is no run, for a model of other settings, and for a
+    checkpoint that lacks the moments.
     """
-    source = open_run(path)
+    source = open_run(start.path)
     mine, theirs = (dataclasses.asdict(each.model) for each in (spec, source.spec))
     for field in mine.keys() - _FREE:
         if mine[field] != theirs[field]:
             raise InputError(
-                f"model.{field} = {mine[field]!r}, but the weights of {path} are of a model with "
-                f"{theirs[field]!r}: choose the same, or train a new model without --from"
+                f"model.{field} = {mine[field]!r}, but the weights of {start.path} are of a model "
+                f"with {theirs[field]!r}: choose the same, or train a new model without --from"
             )
-    weights, step = restore(source)
     state = init_state(spec)
+    average = start.weights == "average" and bool(source.spec.train.ema)
+    weights, step = restore(source, raw=not average)
     # Grid, window and precision are those of the new spec; only the arrays come from the source.
-    static = eqx.filter(state.model, eqx.is_array, inverse=True)
-    model = eqx.combine(
-        jax.tree.unflatten(
-            jax.tree.structure(eqx.filter(state.model, eqx.is_array)),
-            jax.tree.leaves(eqx.filter(weights, eqx.is_array)),
-        ),
-        static,
-    )
-    average = None if state.ema is None else jax.tree.map(jnp.array, model)
+    model = _with_arrays(state.model, weights)
+    if start.moments:
+        state = dataclasses.replace(state, optimiser=_with_moments(state.optimiser, source, step))
+    ema = None if state.ema is None else jax.tree.map(jnp.array, model)
     with source.checkpoint(step).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     origin = {
-        "path": str(path),
+        "path": str(start.path),
         "step": step,
-        "weights": "average" if source.spec.train.ema else "raw",
+        "weights": "average" if average else "raw",
+        "moments": start.moments,
         "sha256": sha256,
     }
-    return dataclasses.replace(state, model=model, ema=average), {STARTED_FROM: origin}
+    return dataclasses.replace(state, model=model, ema=ema), {STARTED_FROM: origin}
+
+
+def _with_arrays(like: T, source: T) -> T:
+    arrays, static = eqx.partition(like, eqx.is_array)
+    leaves = jax.tree.leaves(eqx.filter(source, eqx.is_array))
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), leaves), static)
+
+
+def _with_moments(optimiser: Any, source: Run, step: int) -> Any:
+    """`optimiser` with Adam's moments, and its count of steps for their bias, from a checkpoint."""
+    if "optimiser" not in parts_of(source.checkpoint(step)):
+        raise InputError(
+            f"{source.path}: its checkpoint holds weights alone: begin from it without the moments "
+            "of the optimiser"
+        )
+    like = {"optimiser": skeleton(source.spec).optimiser}
+    theirs, _ = source.load(step, like, part=True)
+
+    def is_adam(part: Any) -> bool:
+        return isinstance(part, optax.ScaleByAdamState)
+
+    return jax.tree.map(
+        lambda mine, loaded: _with_arrays(mine, loaded) if is_adam(mine) else mine,
+        optimiser,
+        theirs["optimiser"],
+        is_leaf=is_adam,
+    )
 
 
 def lengthened_line(spec: TrainSpec, before: int, done: int) -> str:
