@@ -124,7 +124,7 @@ def test_a_run_trained_by_objects_goes_on_with_equal_ones(tmp_path):
     objects: dict[str, Any] = {
         "solver": cls(most=0.25),
         "gradient": eqloop.Phantom(3),
-        "loss": Scaled(2.0),
+        "loss": Scaled(factor=2.0),
     }
     assert train(made, task, path, **objects).status == "finished"
     stored = open_run(path).spec
@@ -150,7 +150,7 @@ def test_a_run_trained_by_objects_goes_on_with_equal_ones(tmp_path):
 class Scaled(Last):
     """A loss of a user."""
 
-    factor: float
+    factor: float = 1.0
 
     def __call__(self, *args, **options):
         told = super().__call__(*args, **options)

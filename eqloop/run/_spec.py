@@ -197,6 +197,10 @@ class SolverSpec:
         return solver_facts(self.name).converges
 
 
+PENALTIES = ("residual_penalty", "jacobian_penalty")
+"""Weights of penalties, which the loss `last` has."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
     """The `[train]` table: optimiser, schedule, loss, and what is written when."""
@@ -232,6 +236,12 @@ class TrainSpec:
     burn_in: int = 0
     """`mean`: iterations without gradient before the `solver.steps` that count; at most this
     number, drawn at every step."""
+    residual_penalty: float = 0.0
+    """`last`: weight of `|f(z) - z|^2 / |z|^2` at the state z where the solver stopped."""
+    jacobian_penalty: float = 0.0
+    """`last`: weight of an estimate of `|J|_F^2 / size` for the Jacobian J of the loop at z."""
+    penalty_share: float = 1.0
+    """`last`: share of the optimiser steps that have penalties."""
     ema: float = 0.0
     """Decay of the averaged weights, which are validated and evaluated; 0 for no average."""
     seed: int = 0
@@ -279,11 +289,12 @@ class TrainSpec:
         _check(self.seed < 2**32, "train.seed", self.seed, "below 2**32")
         _check(_positive(self.lr), "train.lr", self.lr, "above 0")
         _check(_positive(self.eps), "train.eps", self.eps, "above 0")
-        for name in ("weight_decay", "clip"):
+        for name in ("weight_decay", "clip", *PENALTIES):
             value = getattr(self, name)
             _check(math.isfinite(value) and value >= 0, f"train.{name}", value, "at least 0")
         _check(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "in [0, 1)")
         _check(0 <= self.ema < 1, "train.ema", self.ema, "in [0, 1)")
+        _check(0 < self.penalty_share <= 1, "train.penalty_share", self.penalty_share, "in (0, 1]")
         _check(
             self.validation_split.startswith("validation"),
             "train.validation_split",
@@ -392,6 +403,12 @@ class Spec:
     def _check_loss(self) -> None:
         """**Raises** `InputError` where the loss does not go with the solver or the gradient."""
         loss, solver = self.train.loss, self.solver
+        for name in PENALTIES:
+            if getattr(self.train, name) and loss != "last":
+                raise InputError(
+                    f'train.{name} is a term of train.loss = "last", which train.loss = {loss!r} '
+                    "does not have: set it to 0, in a phase too"
+                )
         facts, where = LOSSES[loss], f"train.loss = {loss!r}"
         if solver.converges and facts.counts:
             raise InputError(

@@ -11,6 +11,9 @@ from ._loss import Mean as Mean
 from ._loss import Progressive as Progressive
 from ._memory import check_examples as check_examples
 from ._memory import check_memory as check_memory
+from ._penalty import AbstractPenalty as AbstractPenalty
+from ._penalty import JacobianNorm as JacobianNorm
+from ._penalty import TerminalResidual as TerminalResidual
 from ._processes import LostProcess as LostProcess
 from ._processes import broadcast_json as broadcast_json
 from ._processes import exit_now as exit_now

@@ -16,6 +16,7 @@ from .._model import LoopedTransformer
 from .._norms import relative_residual
 from .._solution import RESULTS, BackwardReport
 from .._solver import Solver, Unroll
+from ._penalty import AbstractPenalty
 
 
 class Examples(eqx.Module):
@@ -75,15 +76,33 @@ class AbstractLoss(eqx.Module):
 
 
 class Last(AbstractLoss):
-    """The mean cross-entropy after the last iteration."""
+    """The mean cross-entropy after the last iteration, and penalties on the loop at its state.
+
+    **Arguments:**
+
+    - `penalties`: terms that are added, each times its weight.
+    - `share`: share of the steps that have the penalties; drawn for the whole batch.
+    """
+
+    penalties: tuple[AbstractPenalty, ...] = ()
+    share: float = eqx.field(default=1.0, static=True)
 
     def __call__(
         self, model, probes, inputs, targets, key, *, solver, gradient, max_steps
     ) -> Examples:
-        def one(x, wanted, probe):
+        share_key, penalty_key = jr.split(key)
+        is_due = jr.uniform(share_key) < self.share
+
+        def one(x, wanted, probe, key):
             out = model(x, solver=solver, gradient=gradient, max_steps=max_steps, probe=probe)
+            loss = cross_entropy(out.logits, wanted)
+            if self.penalties:
+                # One predicate for the batch: the other steps make no further evaluation.
+                loss += jax.lax.cond(
+                    is_due, lambda: self._penalty(model, x, out.state, key), lambda: jnp.zeros(())
+                )
             return Examples(
-                loss=cross_entropy(out.logits, wanted),
+                loss=loss,
                 cells=cells_right(out.logits, wanted),
                 iterations=out.steps,
                 evaluations=out.evaluations,
@@ -91,7 +110,23 @@ class Last(AbstractLoss):
                 converged=out.result == RESULTS.successful,
             )
 
-        return jax.vmap(one)(inputs, targets, probes)
+        keys = jr.split(penalty_key, len(inputs))
+        return jax.vmap(one)(inputs, targets, probes, keys)
+
+    def _penalty(
+        self,
+        model: LoopedTransformer,
+        x: Float[Array, "*grid channels"],
+        state: Float[Array, "*grid width"],
+        key: PRNGKeyArray,
+    ) -> Float[Array, ""]:
+        loop = model.loop()
+        r, z = loop.inject(model.embed(x)), jax.lax.stop_gradient(state)
+        total = jnp.zeros(())
+        for number, penalty in enumerate(self.penalties):
+            value = penalty(lambda z: loop(z, r), z, jr.fold_in(key, number))
+            total += penalty.weight * value.astype(total.dtype)
+        return total
 
 
 class Progressive(AbstractLoss):

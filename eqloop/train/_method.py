@@ -21,13 +21,26 @@ from .._errors import InputError
 from .._model import LoopedTransformer
 from .._solution import BackwardReport
 from .._solver import AbstractSolver, Solver, Unroll
-from ..run import OBJECTS, Spec, is_outside
+from ..run import OBJECTS, Spec, TrainSpec, is_outside
 from ._loss import AbstractLoss, Examples, Last, Mean, Progressive
+from ._penalty import AbstractPenalty, JacobianNorm, TerminalResidual
+
+PENALTIES: dict[str, Callable[[float], AbstractPenalty]] = {
+    "residual_penalty": TerminalResidual,
+    "jacobian_penalty": JacobianNorm,
+}
+"""The constructors of the penalties, by the field of a spec that holds the weight."""
+
+
+def _penalties(spec: TrainSpec) -> tuple[AbstractPenalty, ...]:
+    weights = {name: getattr(spec, name) for name in PENALTIES}
+    return tuple(PENALTIES[name](weight) for name, weight in weights.items() if weight)
+
 
 LOSSES: dict[str, Callable[[Spec], AbstractLoss]] = {
     "progressive": lambda spec: Progressive(),
     "mean": lambda spec: Mean(spec.train.burn_in),
-    "last": lambda spec: Last(),
+    "last": lambda spec: Last(_penalties(spec.train), spec.train.penalty_share),
 }
 """The constructors of the losses; `eqloop.run.LOSSES` has the facts of them."""
 
