@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import InputError
-from ._output import console, emit, percent, table
+from .._numbers import format_percent
+from ._output import console, emit, table
 from ._plot import save_plot
 from ._run import open_checkpoint
 
@@ -98,7 +99,7 @@ def _scalar(seed: int, plot: Path | None, as_json: bool) -> None:
             rows.append(
                 (
                     f"{recall}, sigma {sigma}",
-                    *(percent(each.share) for each in (case.stable, case.infinite)),
+                    *(format_percent(each.share) for each in (case.stable, case.infinite)),
                     *(f"{each:.2f}" for each in medians),
                 )
             )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._numbers import format_duration
 from .._text import one_line
 
 if TYPE_CHECKING:
@@ -65,11 +66,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
     return made
 
 
-def percent(share: float | None) -> str:
-    """A share as a percentage with one decimal; a dash where there is none."""
-    return "-" if share is None or math.isnan(share) else f"{100 * share:.1f}"
-
-
 @contextmanager
 def progress_of_work(label: str) -> Iterator[Any]:
     """A bar for work whose amount is known before: yields `report(done, total, part)`. The time
@@ -112,7 +108,7 @@ def time_left(done: float, total: float | None, at: float, now: float) -> str:
     if not total or done < total / 20:
         return "time left not known yet"
     left = max(at * (total - done) / done - (now - at), 0)
-    return f"about {left:.0f} s left" if left < 90 else f"about {left / 60:.0f} min left"
+    return f"about {format_duration(left)} left"
 
 
 @contextmanager

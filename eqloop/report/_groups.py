@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .._errors import InputError
+from .._numbers import typeset_value
 from ._cells import Cell, Scalar, read_cells
 
 SEED, RATE = "seed", "lr"
@@ -165,15 +166,6 @@ def _validated(group: Group) -> tuple[float, float]:
 def label(axes: Mapping[str, Scalar]) -> str:
     """The values in short: text as it is, anything else with the name of its axis."""
     return ", ".join(
-        value if isinstance(value, str) else f"{axis} {written(value)}"
+        value if isinstance(value, str) else f"{axis} {typeset_value(value)}"
         for axis, value in axes.items()
     )
-
-
-def written(value: Scalar) -> str:
-    """A value of an axis as text."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..._numbers import format_percent
 from .._escape import figure_text
 from ._style import COLOURS, legend_below, new_figure, note, tidy
 
@@ -44,7 +45,7 @@ def gradients_figure(audit: Mapping[str, Any], *, title: str = "") -> "Figure":
     figure = new_figure(9.6, 4.4)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     seconds = [each["seconds"] for each in audit["gradients"].values()]
-    converged = f"{audit['share']:.0%} converged"
+    converged = f"{format_percent(audit['share'], '.0f')} % converged"
     names = {
         "backprop": ("backprop", "against full backpropagation"),
         "implicit": (

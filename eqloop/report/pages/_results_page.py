@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from ..._numbers import typeset_value
 from ...run import SPLITS
 from .._escape import html_text
-from .._groups import Results, label, written
+from .._groups import Results, label
 from ..figures._results_figures import curves_figure, exponent, located, lyapunov_figure, rho_figure
 from ..tables._results_tables import all_tables
 from ..tables._table import html
@@ -26,7 +27,7 @@ def results_page(results: Results) -> bytes:
     parts.append(("figures", "Figures", "".join(_figures(results))))
     parts += [(name, title, body) for name, (title, body) in tables.items()]
     constants = "".join(
-        f"<div><dt>{html_text(axis)}</dt><dd>{html_text(written(value))}</dd></div>"
+        f"<div><dt>{html_text(axis)}</dt><dd>{html_text(typeset_value(value))}</dd></div>"
         for axis, value in results.constants.items()
     )
     return page(

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..._errors import InputError
+from ..._numbers import typeset_number
 from ...run import REPORT, STABILITY_AGAIN, Player, read_player, read_stability
 from .._escape import html_text
-from ..tables._stability_tables import Tables, extra_tables, main_table, number
+from ..tables._stability_tables import Tables, extra_tables, main_table
 from ._page import packaged, page, picture, saved, write_files
 from ._stability_panels import PANELS, Panel
 
@@ -106,7 +107,7 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from _settings({f"{name}.{key}": each for key, each in value.items()})
         elif value is not None:
-            shown = number(value) if isinstance(value, float) else str(value)
+            shown = typeset_number(value) if isinstance(value, float) else str(value)
             yield f"<div><dt>{html_text(name)}</dt><dd>{html_text(shown)}</dd></div>"
 
 

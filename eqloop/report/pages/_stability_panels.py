@@ -5,9 +5,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..._numbers import typeset_number, typeset_percent
 from ..figures import _stability_figures as figures
 from ..figures._stability_figures import Tables
-from ..tables._stability_tables import number, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,9 +34,9 @@ def _residual(report: Tables) -> str:
     part = report["reachability"]
     median, done = part["residual"]["median"] or [None], part["shares"]["converged"]
     return (
-        f"Relative residual against iterations: the median goes from {number(median[0])} to "
-        f"{number(median[-1])}; {done['hits']} of {done['count']} examples converged to "
-        f"{number(part['tolerance'])}."
+        f"Relative residual against iterations: the median goes from {typeset_number(median[0])} "
+        f"to {typeset_number(median[-1])}; {done['hits']} of {done['count']} examples converged to "
+        f"{typeset_number(part['tolerance'])}."
     )
 
 
@@ -44,7 +44,9 @@ def _solved(report: Tables) -> str:
     part = report["reachability"].get("accuracy")
     if not part:
         return "Empty: there is no task to solve."
-    last = ", ".join(f"{name} {percent(shares[-1])}" for name, shares in part["splits"].items())
+    last = ", ".join(
+        f"{name} {typeset_percent(shares[-1])}" for name, shares in part["splits"].items()
+    )
     trained = part.get("trained")
     seen = f", training with {trained[0]} to {trained[1]}" if trained else ""
     return f"Share solved against iterations: after {part['iterations'][-1]}, {last}{seen}."
@@ -54,7 +56,7 @@ def _eigenvalues(report: Tables) -> str:
     radius = report["spectrum"]["radius"]
     return (
         "Leading eigenvalues of the Jacobian in the complex plane: the largest modulus is "
-        f"{number(radius['mean'])} on average over {radius['count']} examples."
+        f"{typeset_number(radius['mean'])} on average over {radius['count']} examples."
     )
 
 
@@ -63,15 +65,15 @@ def _sensitivity(report: Tables) -> str:
     median = part["sensitivity"]["median"] or [None]
     return (
         f"Sensitivity of the state to the input against iterations: the median ends at "
-        f"{number(median[-1])}; the implicit value is {number(part['implicit']['mean'])} on "
-        "average."
+        f"{typeset_number(median[-1])}; the implicit value is "
+        f"{typeset_number(part['implicit']['mean'])} on average."
     )
 
 
 def _distinct(report: Tables) -> str:
     part = report["input_dependence"]
     pairs = zip(part["inputs"], part["clusters"], strict=True)
-    told = ", ".join(f"{number(found)} of {inputs} inputs" for inputs, found in pairs)
+    told = ", ".join(f"{typeset_number(found)} of {inputs} inputs" for inputs, found in pairs)
     return f"Distinct fixed points against inputs: {told or 'none'}."
 
 
@@ -80,7 +82,7 @@ def _points(report: Tables) -> str:
     there = sum(point is not None for point in part["points"])
     return (
         f"{there} fixed points in the plane of their two main directions, which holds "
-        f"{percent(part['plane'])} of their variance."
+        f"{typeset_percent(part['plane'])} of their variance."
     )
 
 
@@ -88,7 +90,7 @@ def _gradient(report: Tables) -> str:
     median = report["geometry"]["gradient_norm"]["median"] or [None]
     return (
         "Norm of the gradient that arrives at iteration t, relative to the last: the median at the "
-        f"first is {number(median[0])}."
+        f"first is {typeset_number(median[0])}."
     )
 
 

@@ -5,12 +5,20 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..._numbers import (
+    DASH,
+    format_duration,
+    format_number,
+    format_percent,
+    typeset_estimate,
+    typeset_number,
+    typeset_value,
+)
 from ...run import MEASURES, SPLITS
 from .._cells import Cell
 from .._correlation import Correlation, correlation_table, correlations
 from .._escape import csv_value
-from .._groups import SEED, Estimate, Group, Results, written
-from ._stability_tables import number
+from .._groups import SEED, Estimate, Group, Results
 from ._table import Table
 
 Column = tuple[str, Callable[[Group], str]]
@@ -113,7 +121,7 @@ def _score_tables(results: Results) -> Iterator[Table]:
     ]
     note = f"In %, {_MEANS}. last: {_last(results)}; best: over the iterations; lost: best − last."
     if results.chosen is not None:
-        columns = [("validation", lambda group: interval(group.validation()))]
+        columns = [("validation", lambda group: _percent(group.validation()))]
         columns += [column for column in everything if not column[0].endswith("best")]
         yield _table(
             results,
@@ -165,12 +173,12 @@ def _band_tables(results: Results) -> Iterator[Table]:
 
 
 def _cost_table(results: Results) -> Table:
-    def mean(of: Callable[[Cell], float | None], form: Callable[[float | None], str] = number):
+    def mean(
+        of: Callable[[Cell], float | None], form: Callable[[float | None], str] = typeset_number
+    ):
         return lambda group: form(group.estimate(of).mean)
 
-    columns: list[Column] = [
-        ("parameters", mean(lambda c: c.parameters, lambda n: "–" if n is None else f"{n:,.0f}"))
-    ]
+    columns: list[Column] = [("parameters", mean(lambda c: c.parameters, _count))]
     for what, costs in (("FLOPs", "flops"), ("s", "seconds")):
         for name in ("train", "evaluate"):
             columns.append((f"{name}, {what}", mean(_cost(costs, name))))
@@ -184,9 +192,8 @@ def _cost_table(results: Results) -> Table:
         )
         for what in ("flops", "seconds")
     }
-    flops = f"{number(sums['flops'])} FLOPs and " if sums["flops"] else ""
-    hours = sums["seconds"] / 3600
-    time = f"{number(hours)} hours" if hours >= 1 else f"{number(60 * hours)} minutes"
+    flops = f"{typeset_number(sums['flops'])} FLOPs and " if sums["flops"] else ""
+    time = format_duration(sums["seconds"])
     note = (
         f"Of one run, mean over the seeds. All runs together: {flops}{time} of training and "
         "evaluation."
@@ -249,7 +256,10 @@ def _table(
     """A line for each group: its axes, its number of seeds, `columns`."""
     columns = [("runs" if SEED not in results.cells[0].axes else "seeds", _seeds), *columns]
     rows = [
-        (*(written(value) for value in group.axes.values()), *(of(group) for _, of in columns))
+        (
+            *(typeset_value(value) for value in group.axes.values()),
+            *(of(group) for _, of in columns),
+        )
         for group in groups
     ]
     head = (*results.axes, *(head for head, _ in columns))
@@ -261,16 +271,16 @@ def _seeds(group: Group) -> str:
     return f"{len(group.cells)}{failed}"
 
 
-def interval(found: Estimate) -> str:
-    """A share in percent, ± half the width of its interval; a dash for what is not known."""
-    if found.mean is None:
-        return "–"
-    half = "–" if found.half_width is None else f"{100 * found.half_width:.1f}"
-    return f"{100 * found.mean:.1f} ± {half}"
+def _count(value: float | None) -> str:
+    return format_number(value, ",.0f", missing=DASH)
+
+
+def _percent(share: Estimate) -> str:
+    return typeset_estimate(share.mean, share.half_width)
 
 
 def _share(split: str, worth: str) -> Callable[[Group], str]:
-    return lambda group: interval(group.share(split, worth))
+    return lambda group: _percent(group.share(split, worth))
 
 
 def _band(split: str, name: str) -> Callable[[Group], str]:
@@ -279,7 +289,7 @@ def _band(split: str, name: str) -> Callable[[Group], str]:
         band = None if found is None else found.bands.get(name)
         return None if band is None else band.last
 
-    return lambda group: interval(group.estimate(of))
+    return lambda group: _percent(group.estimate(of))
 
 
 def _verdicts(axis: str) -> Callable[[Group], str]:
@@ -296,5 +306,5 @@ def _measure(name: str) -> Callable[[Group], str]:
         return None if cell.stability is None else cell.stability.measures[name]
 
     if name == "converged":
-        return lambda group: interval(group.estimate(of)).split(" ±")[0]
-    return lambda group: number(group.estimate(of).mean)
+        return lambda group: format_percent(group.estimate(of).mean, missing=DASH)
+    return lambda group: typeset_number(group.estimate(of).mean)

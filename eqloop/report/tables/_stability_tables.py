@@ -1,34 +1,14 @@
-"""The numbers of a stability report as HTML tables, and how a number is written."""
+"""The numbers of a stability report as HTML tables."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..._numbers import typeset_hits, typeset_interval, typeset_number, typeset_percent
 from .._escape import html_text
 
 Tables = Mapping[str, Any]
 Row = tuple[str, Any]
 """A label (HTML), and a `Summary`, a `Share` or a number."""
-
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-_SPACE = "\N{NO-BREAK SPACE}"
-"""So that on a narrow page an interval is broken before "to" and nowhere else."""
-
-
-def number(value: float | None) -> str:
-    """Three digits, with a power of ten where it is far from 1; a dash where there is none."""
-    if value is None or value != value:
-        return "–"
-    # A cosine of 0.9998 is not one of 1.
-    text = f"{value:.3g}" if not 0.995 <= abs(value) < 1 else f"{value:.4g}"
-    if "e" in text:
-        digits, power = text.split("e")
-        return f"{digits}×10{str(int(power)).translate(_RAISED)}".replace("-", "−")
-    return text.replace("-", "−")
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{100 * value:.3g}{_SPACE}%"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
@@ -65,7 +45,7 @@ def extra_tables(report: Tables) -> Iterator[tuple[str, str]]:
                 html_text(name),
                 _pair(each["cosine_backprop"], each["ratio_backprop"]),
                 _pair(each["cosine_implicit"], each["ratio_implicit"]),
-                number(each["seconds"]),
+                typeset_number(each["seconds"]),
             )
             for name, each in audit.items()
         ]
@@ -75,14 +55,18 @@ def extra_tables(report: Tables) -> Iterator[tuple[str, str]]:
     if noise := geometry.get("weight_noise"):
         columns = (noise[name] for name in ("levels", "accuracy", "low", "high"))
         rows = [
-            (percent(level), percent(solved), _interval(low, high, percent))
+            (
+                typeset_percent(level),
+                typeset_percent(solved),
+                typeset_interval(low, high, typeset_percent),
+            )
             for level, solved, low, high in zip(*columns, strict=True)
         ]
         heads = ("relative noise", "solved", "95 % interval")
         caption = "Share solved with noise added to every weight."
         yield "Noise on the weights", table(heads, rows, caption)
     if weights := spectrum.get("weights"):
-        rows = [(html_text(name), number(value)) for name, value in weights.items()]
+        rows = [(html_text(name), typeset_number(value)) for name, value in weights.items()]
         yield "Weight matrices", table(("quantity", "value"), rows, "Of the weights alone.")
 
 
@@ -108,7 +92,7 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
                     ("cosine", "path independence"),
                 )
             ),
-            (f"basin, tried up to {number(reach['basin_limit'])}", reach["basin"]),
+            (f"basin, tried up to {typeset_number(reach['basin_limit'])}", reach["basin"]),
         ],
     )
     clusters, inputs = dependence["clusters"], dependence["inputs"]
@@ -180,26 +164,20 @@ def _named(what: str, found: Tables) -> Iterator[Row]:
 def _cells(found: Any) -> tuple[str, str, str]:
     """Mean, interval and number of examples of a `Summary`, a `Share` or a plain number."""
     if not isinstance(found, Mapping):
-        return number(found), "", ""
+        return typeset_number(found), "", ""
     if "hits" in found:
-        interval = _interval(found["low"], found["high"], percent)
+        interval = typeset_interval(found["low"], found["high"], typeset_percent)
         return (
-            percent(found["share"]),
+            typeset_percent(found["share"]),
             interval,
-            f"{found['hits']}{_SPACE}of{_SPACE}{found['count']}",
+            typeset_hits(found["hits"], found["count"]),
         )
     count = "" if found["count"] is None else str(found["count"])
-    return number(found["mean"]), _interval(found["low"], found["high"], number), count
-
-
-def _interval(low: float | None, high: float | None, written: Any) -> str:
-    if low is None or high is None:
-        return "–"
-    return f"{written(low).removesuffix(f'{_SPACE}%')} to{_SPACE}{written(high)}"
+    return typeset_number(found["mean"]), typeset_interval(found["low"], found["high"]), count
 
 
 def _pair(cosine: float | None, ratio: float | None) -> str:
-    return f"{number(cosine)} (×{number(ratio)})"
+    return f"{typeset_number(cosine)} (×{typeset_number(ratio)})"
 
 
 def _row(cells: Sequence[str]) -> str:
