@@ -32,6 +32,7 @@ PUBLIC = [
     eqloop.claims.planned,
     eqloop.claims.weight_figures,
     eqloop.claims.make_problem,
+    eqloop.evaluate.geometric,
     eqloop.stability.follow_orbits,
     eqloop.stability.leading_eigenvalues,
     eqloop.stability.lyapunov_exponents,
