@@ -37,10 +37,10 @@ _NUMBERS = {
 
 
 def numbers_table(reports: dict[str, dict[str, Any]]) -> "Table":
-    """One line for each number, one column for each run: the mean and its 95 % interval."""
+    """One line per number, one column per run: the mean and its 95 % interval."""
     rows = []
     for name, path in _NUMBERS.items():
-        rows.append((name, *(format_measurement(_at(each, path)) for each in reports.values())))
+        rows.append((name, *(format_measurement(_at(report, path)) for report in reports.values())))
     return table(("mean [95 % interval]", *reports), rows)
 
 
@@ -67,7 +67,7 @@ def format_measurement(value: Any) -> str:
 
 
 def compare_runs(runs: list[Path], as_json: bool) -> None:
-    """Print the verdicts and the numbers of several runs, one column for each run."""
+    """Print the verdicts and the numbers of several runs, one column per run."""
     from ..run import read_stability
 
     if len(runs) < 2:
@@ -78,7 +78,7 @@ def compare_runs(runs: list[Path], as_json: bool) -> None:
         return
     out = console()
     verdicts = [
-        (name, *(each["verdict"][axis]["verdict"] for each in reports.values()))
+        (name, *(report["verdict"][axis]["verdict"] for report in reports.values()))
         for axis, name in AXES.items()
     ]
     out.print(table(("", *reports), verdicts))
