@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import InputError
+from .._numbers import format_number, format_with_interval
 from ._output import console, emit, table
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ _NUMBERS = {
 
 
 def numbers_table(reports: dict[str, dict[str, Any]]) -> "Table":
-    """One line for each number, one column for each run: the mean and its 95 % interval."""
+    """One line per number, one column per run: the mean and its 95 % interval."""
     rows = []
     for name, path in _NUMBERS.items():
-        rows.append((name, *(_figure(_at(each, path)) for each in reports.values())))
+        rows.append((name, *(format_measurement(_at(report, path)) for report in reports.values())))
     return table(("mean [95 % interval]", *reports), rows)
 
 
@@ -52,25 +53,21 @@ def _at(report: Any, path: str) -> Any:
     return report
 
 
-def _figure(value: Any) -> str:
-    if isinstance(value, dict) and "clusters" in value:  # has no interval: points are no sample
-        count, inputs = value["clusters"], value["inputs"]
-        known = count and count[-1] is not None
-        return f"{count[-1]:.0f} of {inputs[-1]}" if known else "-"
-    if isinstance(value, dict):
-        scale, unit = (100, " %") if "share" in value else (1, "")
-        mean = value.get("share", value.get("mean"))
-        if mean is None or mean != mean:
-            return "-"
-        low, high = value["low"], value["high"]
-        if low is None or low != low:
-            return f"{scale * mean:.3g}{unit}"
-        return f"{scale * mean:.3g} [{scale * low:.3g}, {scale * high:.3g}]{unit}"
-    return "-" if value is None or value != value else f"{value:.3g}"
+def format_measurement(value: Any) -> str:
+    """A number of a report, or a `Summary`, a `Share` or the clusters of an `InputDependence`."""
+    if not isinstance(value, dict):
+        return format_number(value)
+    if "clusters" in value:  # has no interval: the inputs that are counted are no sample
+        clusters, inputs = value["clusters"], value["inputs"]
+        known = clusters and clusters[-1] is not None
+        return f"{clusters[-1]:.0f} of {inputs[-1]}" if known else format_number(None)
+    percent = "share" in value
+    mean = value["share"] if percent else value.get("mean")
+    return format_with_interval(mean, value["low"], value["high"], percent=percent)
 
 
 def compare_runs(runs: list[Path], as_json: bool) -> None:
-    """Print the verdicts and the numbers of several runs, one column for each run."""
+    """Print the verdicts and the numbers of several runs, one column per run."""
     from ..run import read_stability
 
     if len(runs) < 2:
@@ -81,7 +78,7 @@ def compare_runs(runs: list[Path], as_json: bool) -> None:
         return
     out = console()
     verdicts = [
-        (name, *(each["verdict"][axis]["verdict"] for each in reports.values()))
+        (name, *(report["verdict"][axis]["verdict"] for report in reports.values()))
         for axis, name in AXES.items()
     ]
     out.print(table(("", *reports), verdicts))

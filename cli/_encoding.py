@@ -1,11 +1,11 @@
-"""What is written in place of characters that the encoding of the terminal lacks."""
+"""Substitutes for characters that the encoding of the terminal lacks."""
 
 import codecs
 import io
 import sys
 
 ERRORS = "eqloop-substitute"
-"""The error handler that does it, for `str.encode` and streams."""
+"""Name of the error handler, for `str.encode` and streams."""
 
 _SUBSTITUTES = {
     **dict.fromkeys("–−─", "-"),
@@ -17,7 +17,7 @@ _SUBSTITUTES = {
     "ρ": "rho",
     "λ": "lambda",
     "’": "'",
-    "·": "'",  # before a predicted digit; a blank cell is a dot already
+    "·": "'",  # precedes a predicted digit; a dot is a blank cell
     "…": "...",
     "\N{NO-BREAK SPACE}": " ",
 }
@@ -35,7 +35,7 @@ codecs.register_error(ERRORS, _substitute)
 
 
 def tolerate_any_text() -> None:
-    """No text that is printed from here on raises `UnicodeEncodeError`, whatever the encoding."""
+    """Make stdout and stderr print any text in any encoding without `UnicodeEncodeError`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ERRORS)

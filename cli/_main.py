@@ -1,10 +1,10 @@
-"""The entry point: the table of commands, and how a mistake becomes one line and an exit code.
+"""The entry point: the table of commands, and the conversion of errors to a line and an exit code.
 
-0: done. 1: done, and the answer is no (a puzzle not solved, a file with bad rows). 2: bad input.
-130: stopped by Ctrl-C. An exception that is no `InputError` and not what a file system says of a
-file is a defect of ours and keeps its traceback.
+Exit codes: 0, success. 1, the answer is no (a puzzle is not solved, a file has bad rows). 2, bad
+input. 130, stopped by Ctrl-C. An exception that is neither an `InputError` nor an error of the file
+system is a defect of the program and keeps its traceback.
 
-Nothing here imports JAX: `--help` answers at once, and a command pays for what it uses.
+This module does not import JAX, so that `--help` answers at once.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ app = typer.Typer(
     name="eqloop",
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help is the faster one, and rewraps its paragraphs
+    rich_markup_mode=None,  # plain help is faster, and rewraps its paragraphs
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(_train.train)
@@ -65,10 +65,10 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """Looped transformers: train a loop, run it for longer than it was trained, see what it does.
+    """Train looped transformers, run the loop longer than in training, and measure its stability.
 
-    A RUN is a folder: its spec, its metrics, its checkpoints. eqloop train with no options
-    trains prefix sums in a few minutes on a laptop.
+    A RUN is a folder with a spec, metrics and checkpoints. eqloop train without options trains
+    prefix sums in a few minutes on a laptop.
     """
     del version
     if ctx.invoked_subcommand is None:
@@ -76,15 +76,15 @@ def _root(
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Run one command and return its exit code."""
     tolerate_any_text()
-    if logging.lastResort is not None:  # what prints a warning that nobody else handles
+    if logging.lastResort is not None:  # prints the warnings that no other handler takes
         logging.lastResort.setFormatter(_Printable())
     command = typer.main.get_command(app)
     try:
         code = command.main(args=args, prog_name="eqloop", standalone_mode=False)
         if sys.stdout is not None:
-            sys.stdout.flush()  # at exit it would be too late to say that there is no room
+            sys.stdout.flush()  # an error at exit could not be reported
     except InputError as error:
         return _refuse(str(error))
     except TyperException as error:  # an unknown option, a value that is no number, ...
@@ -94,10 +94,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _refuse(f"there is not enough memory ({error}); ask for less")
     except RuntimeError as error:
-        if not str(error).startswith("RESOURCE_EXHAUSTED"):  # the same, of a device of JAX
+        # JAX reports in this way that a device has no memory left.
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
         return _refuse(f"there is not enough memory ({error}); ask for less")
-    except BrokenPipeError:  # `eqloop ... | head`: whoever read the output has seen enough
+    except BrokenPipeError:  # `eqloop ... | head` closes the pipe
         sys.stderr.close()
         return 1
     except OSError as error:
@@ -110,15 +111,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-"""What writing to a file that is open fails with."""
+"""Errors of writing to an open file."""
 
 
 def _drop_output() -> None:
-    """What is left of the output goes nowhere, or Python would try once more to write it."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be no file at all
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+    """Discard the rest of the output; otherwise Python tries to write it at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout may be no file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _refuse(message: str) -> int:

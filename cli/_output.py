@@ -1,4 +1,4 @@
-"""How commands print: text for people or JSON for machines on stdout, progress on stderr."""
+"""Output of commands: text or JSON on stdout, progress and notes on stderr."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._numbers import format_duration
 from .._text import one_line
 
 if TYPE_CHECKING:
@@ -19,24 +20,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 
 def console(*, stderr: bool = False) -> "SafeConsole":
-    """Made afresh for each use, because tests and shells replace `sys.stdout`."""
-    from ._console import SafeConsole  # here and below: `--help` does without Rich
+    """A new console for every use, because tests and shells replace `sys.stdout`."""
+    from ._console import SafeConsole  # here and below: `--help` does not import Rich
 
     return SafeConsole(stderr=stderr)
 
 
 def notes() -> "SafeConsole":
-    """For what is not the answer: progress, and remarks that a pipe should not see."""
+    """The console for progress and remarks, which a pipe should not see."""
     return console(stderr=True)
 
 
 def emit(answer: Mapping[str, Any]) -> None:
-    """One JSON object on stdout, in ASCII; NaN and infinity, which JSON lacks, become null."""
+    """Print one JSON object on stdout, in ASCII; NaN and infinity become null."""
     print(json.dumps(plain(answer), allow_nan=False))
 
 
 def plain(value: Any) -> Any:
-    """`value` in the types of JSON: NumPy scalars and arrays and paths included."""
+    """`value` in the types of JSON; NumPy scalars, arrays and paths are converted."""
     if isinstance(value, Mapping):
         return {str(name): plain(part) for name, part in value.items()}
     if hasattr(value, "tolist"):  # NumPy and JAX, without importing either
@@ -65,15 +66,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
     return made
 
 
-def percent(share: float | None) -> str:
-    """A share as a percentage with one decimal; a dash where there is none."""
-    return "-" if share is None or math.isnan(share) else f"{100 * share:.1f}"
-
-
 @contextmanager
 def progress_of_work(label: str) -> Iterator[Any]:
-    """A bar for work whose amount is known before: yields `report(done, total, part)`. The time
-    that is left follows from the work that is done. Silent in a pipe."""
+    """Show a bar for a known amount of work, with the remaining time; yields `report(done, total,
+    part)`. Nothing is shown in a pipe."""
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
     from rich.text import Text
 
@@ -107,17 +103,19 @@ def progress_of_work(label: str) -> Iterator[Any]:
 
 
 def time_left(done: float, total: float | None, at: float, now: float) -> str:
-    """What the rest takes at the speed so far, where `done` of `total` was reached after `at`
-    seconds, less the time since; from a twentieth of the work on."""
+    """The remaining time at the speed so far; it is known once a twentieth of the work is done.
+
+    The work `done` of `total` was reached after `at` seconds, and `now` seconds have passed.
+    """
     if not total or done < total / 20:
         return "time left not known yet"
     left = max(at * (total - done) / done - (now - at), 0)
-    return f"about {left:.0f} s left" if left < 90 else f"about {left / 60:.0f} min left"
+    return f"about {format_duration(left)} left"
 
 
 @contextmanager
 def finishing() -> Iterator[None]:
-    """Ctrl-C waits until what is being written is whole; a second one does not."""
+    """Delay Ctrl-C until the files are complete; a second Ctrl-C is not delayed."""
     import signal
 
     pressed: list[int] = []
@@ -139,8 +137,8 @@ def finishing() -> Iterator[None]:
 
 @contextmanager
 def progress(label: str) -> Iterator[Any]:
-    """A progress bar that a loader feeds: yields `report(done, total)`, or with the name of the
-    part that is being done as a third argument. Silent in a pipe."""
+    """Show a progress bar; yields `report(done, total, part)`, where `part` names the current part
+    and may be left out. Nothing is shown in a pipe."""
     from rich.progress import (
         BarColumn,
         Progress,

@@ -1,4 +1,4 @@
-"""`--plot FILE`: checked before the work is done, written after it."""
+"""`--plot FILE`: check the file before the work, write it after."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_plot(path: Path) -> None:
-    """What can go wrong with the picture goes wrong before the work is done."""
+    """**Raises** `InputError` if the figure could not be drawn or written to `path` later."""
     import importlib.util
 
     if path.suffix not in _FORMATS:
@@ -25,12 +25,14 @@ def check_plot(path: Path) -> None:
 
 
 def say_nothing_is_drawn() -> None:
-    """A report was written without its page, for want of matplotlib."""
-    told = "note: page and figures need matplotlib: pip install 'eqloop[plot]'"
-    notes().print(told, markup=False)
+    """Note that a report has no page because matplotlib is missing."""
+    notes().print(
+        "note: page and figures need matplotlib: pip install 'eqloop[plot]'", markup=False
+    )
 
 
 def save_plot(figure: "Figure", path: Path) -> None:
+    """Write a figure in the format of the suffix of `path`."""
     from .._task import write_atomic
 
     with write_atomic(path) as file:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import InputError
+from .._numbers import format_number, format_percent
 from ..run import SOLVERS, meanings
-from ._output import notes, percent, progress, progress_of_work, table
+from ._output import notes, progress, progress_of_work, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -284,7 +285,7 @@ def accuracy_table(measured: "Mapping[str, Evaluation]") -> "Table":
     rows = [
         (
             str(grid[place]),
-            *(percent(each.overall.scores["exact"][place]) for each in measured.values()),
+            *(format_percent(each.overall.scores["exact"][place]) for each in measured.values()),
         )
         for place in shown(grid)
     ]
@@ -318,7 +319,7 @@ def sample_line(measured: "Evaluation", examples: int) -> str:
     if count == examples:
         return line
     interval = share(np.arange(count) < solved)
-    low, high = percent(interval.low), percent(interval.high)
+    low, high = format_percent(interval.low), format_percent(interval.high)
     return f"{line}, a sample of {examples:,}: between {low} and {high} % (95 % confidence)"
 
 
@@ -327,8 +328,8 @@ def curve_table(name: str, grid: Sequence[int], curve: "Curve") -> "Table":
     rows = [
         (
             str(grid[place]),
-            *(percent(scores[place]) for scores in curve.scores.values()),
-            percent(curve.converged[place]),
+            *(format_percent(scores[place]) for scores in curve.scores.values()),
+            format_percent(curve.converged[place]),
             f"{curve.residual_median[place]:.1e}",
         )
         for place in shown(grid)
@@ -348,12 +349,12 @@ def band_table(measured: "Evaluation") -> "Table":
             (
                 name,
                 f"{curve.examples:,}",
-                *(percent(curve.scores[score][-1]) for score in scores),
-                percent(best["best"]),
+                *(format_percent(curve.scores[score][-1]) for score in scores),
+                format_percent(best["best"]),
                 f"{best['iterations']:.0f}",
-                percent(best["penalty"]),
-                percent(curve.settled),
-                "-" if math.isnan(curve.settled_median) else f"{curve.settled_median:.0f}",
+                format_percent(best["penalty"]),
+                format_percent(curve.settled),
+                format_number(curve.settled_median, ".0f"),
             )
         )
     columns = ("band", "examples", *scores, "best", "at", "lost", "settled", "median at")
@@ -367,17 +368,13 @@ def cost_table(name: str, solved: "Solved") -> "Table":
         (
             band,
             f"{cost.examples:,}",
-            percent(cost.solved),
-            percent(cost.converged),
+            format_percent(cost.solved),
+            format_percent(cost.converged),
             f"{cost.evaluations:.1f}",
-            _figure(cost.evaluations_per_solved, ".1f"),
-            _figure(cost.seconds_per_solved, ".2g"),
+            format_number(cost.evaluations_per_solved, ".1f"),
+            format_number(cost.seconds_per_solved, ".2g"),
         )
         for band, cost in {**bands, "all": solved.overall}.items()
     ]
     columns = ("band", "examples", "solved %", "converged %", "evaluations")
     return table((*columns, "per solved", "s per solved"), rows, title=name)
-
-
-def _figure(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)

@@ -1,4 +1,4 @@
-"""`eqloop data make | check | show`: the data of a task, without any model."""
+"""`eqloop data make | check | show`: make, check and show the data of a task."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=False,
-    help="Make a set, check any file, print an example as a board.",
+    help="Make a set of examples, check a file, or show an example as a board.",
 )
 
 TaskName = Annotated[
@@ -27,7 +27,7 @@ TaskName = Annotated[
     ),
 ]
 MOST_GENERATED = 10_000
-"""Examples that `show` generates for the sake of one."""
+"""Maximum number of examples that `show` generates to show one."""
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -37,7 +37,7 @@ Settings = Annotated[
 
 
 def build(name: str, settings: list[str] | None, **fields: Any) -> "Task":
-    """The task `name` with the fields that `--set task.FIELD=VALUE` gives."""
+    """The task `name` with the fields of `--set task.FIELD=VALUE`."""
     from ..run import parse_setting
     from ..tasks import make_task, named
 
@@ -61,17 +61,17 @@ def make(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a set with the task's own generator.
+    """Make a set of examples with the generator of a task.
 
-    Reads nothing. Writes OUT (compressed if its name ends in .gz or .zst), whole or not at all.
-    --force replaces a regular file, and never a link, a device or a pipe.
+    Reads nothing. Writes OUT, compressed if its name ends in .gz or .zst; an interrupted command
+    leaves no partial file. --force replaces a regular file, and never a link, a device or a pipe.
 
     Example: eqloop data make --task sudoku --rows 1000 --out sudoku.csv.gz
     """
     from .._task import replaceable
     from ..train import check_examples
 
-    made = build(task, settings, seed=seed)
+    built = build(task, settings, seed=seed)
     try:
         replaceable(out)
     except InputError as error:
@@ -80,11 +80,11 @@ def make(
         raise InputError(f"--out {out}: exists; add --force to replace it")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}; make it first")
-    check_examples(rows, made.grid)
+    check_examples(rows, built.grid)
     with progress("making") as report:
-        split = made.generate(rows, seed, progress=report)
-    made.write(split, out)
-    bands = {name: int(mask.sum()) for name, mask in made.bands(split).items()}
+        split = built.generate(rows, seed, progress=report)
+    built.write(split, out)
+    bands = {name: int(mask.sum()) for name, mask in built.bands(split).items()}
     if as_json:
         emit({"file": out, "task": task, "rows": len(split), "seed": seed, "bands": bands})
         return
@@ -98,31 +98,32 @@ def check(
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Check every row of a file: is it well formed, legal, and is its answer right.
+    """Check every row of a file: whether it is well formed and legal, and its answer right.
 
     Reads FILE, whatever its name: CSV (separated by commas, semicolons or tabs), JSON lines or
-    parquet (pip install 'eqloop[parquet]'), as it is or in gzip, bzip2, Zstandard or zip.
+    parquet (pip install 'eqloop[parquet]'), plain or compressed by gzip, bzip2, Zstandard or zip.
 
-    Chess: the columns FEN, Moves and Rating, and PuzzleId and Themes where they are known. FEN must
-    be the position before the opponent's first move, which is the first of Moves. Sudoku: question
-    (or puzzle, quizzes), and answer, rating and source where they are known; one puzzle a line; a
-    folder as HRM has it. Puzzles without a rating are rated by the program's own solver. Prefix
-    sums: question (input), and answer where it is known; one string a line.
+    Chess needs the columns FEN, Moves and Rating; PuzzleId and Themes are optional. FEN is the
+    position before the opponent's move, which is the first of Moves. Sudoku needs the column
+    question (or puzzle, quizzes); answer, rating and source are optional. A text file with one
+    puzzle per line and a folder in the format of HRM are read too. The program's own solver rates
+    puzzles without a rating. Prefix sums need the column question (or input), or one string per
+    line; answer is optional.
 
-    Writes nothing. Exits with 0 where every row is good, 1 where some are bad, 2 where FILE cannot
-    be read at all. Sudokus with several solutions and symmetric copies are counted.
+    Writes nothing. Exits with 0 if every row is good, 1 if some rows are bad, 2 if FILE cannot be
+    read. Counts sudokus with several solutions and symmetric copies.
 
     Example: eqloop data check lichess_db_puzzle.csv.zst --task chess
     """
     from .._task import Tally
 
-    made = build(task, settings)
+    built = build(task, settings)
     tally = Tally()
     with progress("checking") as report:
-        split = made.read(file, on_bad=tally, progress=report)
+        split = built.read(file, on_bad=tally, progress=report)
     good = len(split)
-    bands = {name: int(mask.sum()) for name, mask in made.bands(split).items()}
-    remarks = {phrase: count for phrase, count in made.remarks(split).items() if count}
+    bands = {name: int(mask.sum()) for name, mask in built.bands(split).items()}
+    remarks = {phrase: count for phrase, count in built.remarks(split).items() if count}
     if as_json:
         first = [{"where": bad.where, "why": bad.why} for bad in tally.first]
         emit(
@@ -142,8 +143,8 @@ def check(
             console().print(str(bad), markup=False, soft_wrap=True)
         if tally.count > len(tally.first):
             console().print(f"... and {tally.count - len(tally.first):,} more")
-        told = f"{file}: {good:,} rows are good, {tally.count:,} are bad"
-        console().print(told, markup=False, soft_wrap=True)
+        counts = f"{file}: {good:,} rows are good, {tally.count:,} are bad"
+        console().print(counts, markup=False, soft_wrap=True)
         for phrase, count in remarks.items():
             console().print(f"{count:,} {phrase}", markup=False, soft_wrap=True)
         if bands:
@@ -169,14 +170,14 @@ def show(
 ) -> None:
     """Print one example and its answer as a board.
 
-    Reads FILE, or where there is none generates all examples up to that one. Writes nothing.
+    Reads FILE. Without FILE the examples up to this one are generated. Writes nothing.
 
     Example: eqloop data show sudoku.csv.gz --task sudoku --index 3
     """
     from .._task import Tally
     from ..train import check_examples
 
-    made = build(task, settings)
+    built = build(task, settings)
     tally = Tally()
     if file is None and index >= MOST_GENERATED:
         raise InputError(
@@ -185,10 +186,10 @@ def show(
         )
     with progress("reading") as report:
         if file is None:
-            check_examples(index + 1, made.grid)
-            split = made.generate(index + 1, made.seed, progress=report)
+            check_examples(index + 1, built.grid)
+            split = built.generate(index + 1, built.seed, progress=report)
         else:
-            split = made.read(file, on_bad=tally, progress=report)
+            split = built.read(file, on_bad=tally, progress=report)
     bad = f" and {tally.count:,} bad ones, which do not count" if tally.count else ""
     if index >= len(split):
         raise InputError(
@@ -197,7 +198,7 @@ def show(
     if bad:
         notes().print(f"note: {file} has {len(split):,} good rows{bad}", markup=False)
     one = split.take(slice(index, index + 1))
-    bands = [name for name, mask in made.bands(one).items() if mask[0]]
+    bands = [name for name, mask in built.bands(one).items() if mask[0]]
     if as_json:
         emit(
             {
@@ -211,8 +212,8 @@ def show(
         return
     out = console()
     out.print(one.puzzles[0].decode(), markup=False, soft_wrap=True)
-    out.print(made.render(one), markup=True)
+    out.print(built.render(one), markup=True)
     out.print("answer:")
-    out.print(made.render(one, one.targets[0]), markup=True)
+    out.print(built.render(one, one.targets[0]), markup=True)
     among = f" ({', '.join(bands)})" if bands else ""
     out.print(f"difficulty {one.difficulty[0]:g}{among}", markup=False)

@@ -1,4 +1,4 @@
-"""`eqloop fields`: what `--set` can set."""
+"""`eqloop fields`: the fields that `--set` can set."""
 
 import dataclasses
 import textwrap
@@ -20,8 +20,8 @@ def fields(
 ) -> None:
     """Print every field that --set knows: meaning, default and allowed values.
 
-    The fields are those of a spec.toml. A default here is that of the field; a preset may set
-    another, and the run's spec.toml says what held.
+    The fields are those of a spec.toml. A preset may set another value than the default shown here;
+    the spec.toml of a run has the values that were used.
 
     Reads and writes nothing.
 

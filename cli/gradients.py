@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import InputError
-from ._output import Json, console, emit, percent, progress, table
+from .._numbers import format_number, format_percent
+from ._output import Json, console, emit, progress, table
 from ._plot import check_plot, save_plot
 from ._run import Checkpoint, TaskOfRun, load_splits, open_model
 
@@ -151,7 +152,7 @@ def audit_table(audit: "GradientAudit") -> "Table":
                 *(f"{count:.0f}" for count in (each.evaluations, each.repeated, each.products)),
                 "-" if each.memory is None else f"{each.memory / 2**20:.0f}",
                 f"{each.backward_residual:.0e}" if solved else "-",
-                percent(each.fallback) if solved else "-",
+                format_percent(each.fallback) if solved else "-",
             )
         )
     columns = ("gradient", *_COLUMNS, "seconds", "compile", "f", "again", "vjp", "MiB")
@@ -163,7 +164,7 @@ def layer_table(audit: "GradientAudit", name: str) -> "Table":
     each = audit.gradients[name]
     whole = each.total.norm**2 or 1.0
     rows = [
-        (layer, percent(part.norm**2 / whole), *_likenesses(part))
+        (layer, format_percent(part.norm**2 / whole), *_likenesses(part))
         for layer, part in each.layers.items()
     ]
     return table(("layer", "% of norm²", *_COLUMNS), rows, title=name)
@@ -174,11 +175,11 @@ _COLUMNS = ("bp cos", "size", "fix cos", "size")
 
 def _likenesses(part: "Comparison") -> list[str]:
     values = ((like.cosine, like.ratio) for like in (part.backprop, part.implicit))
-    return [text for cosine, ratio in values for text in (_number(cosine), _number(ratio, 3))]
-
-
-def _number(value: float, digits: int = 4) -> str:
-    return "-" if value != value else f"{value:.{digits}f}"
+    return [
+        text
+        for cosine, ratio in values
+        for text in (format_number(cosine, ".4f"), format_number(ratio, ".3f"))
+    ]
 
 
 def _reference(audit: "GradientAudit") -> str:

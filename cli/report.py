@@ -1,4 +1,4 @@
-"""`eqloop report RUN_OR_SWEEP...`: what runs came to, as tables, figures and a page."""
+"""`eqloop report RUN_OR_SWEEP...`: tables, figures and a page of the results of runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,15 +26,16 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Put runs side by side: tables, figures, one page.
+    """Compare runs in tables, figures and one page.
 
-    A line for each group of runs that differ in their seed alone: mean and 95 % interval of the
-    share solved after the last iteration, the best over iterations, and what is lost by going on
-    (overthinking). Where learning rates differ, also a short table with the rate of each group
-    that is best on validation. Besides: difficulty bands, cost, and, of runs that eqloop stability
-    has examined, what its numbers have to do with extrapolation. A sweep may still be going on.
+    The main table has one line per group of runs that differ only in their seed: mean and 95 %
+    interval of the share solved after the last iteration, of the best share over iterations, and of
+    the difference (overthinking). If learning rates differ, a short table has the rate of each
+    group with the best validation score. Further tables show difficulty bands, cost, and, for runs
+    with a report of eqloop stability, the correlation of its numbers with extrapolation. The sweep
+    need not have ended.
 
-    Reads of each run its spec, eval/test.json, eval/hard.json and stability/report.json.
+    Reads the spec, eval/test.json, eval/hard.json and stability/report.json of every run.
     Writes results.md, results.csv, results.tex, results.json and, with matplotlib, report.html
     (one page that opens from disk) and its figures.
 
@@ -52,11 +53,11 @@ def report(
     if as_json:
         emit({**results_tables(results), "files": written})
     else:
-        told = short_table(results)
+        best = short_table(results)
         out_ = console()
         out_.print(f"{results.title}: {counts(results)}\n", markup=False, soft_wrap=True)
-        out_.print(table(told.head, told.rows, title=told.title))
-        out_.print(f"\n{told.note}", markup=False, soft_wrap=True)
+        out_.print(table(best.head, best.rows, title=best.title))
+        out_.print(f"\n{best.note}", markup=False, soft_wrap=True)
         for cell in results.failed[:_SHOWN]:
             out_.print(f"failed: {cell.name}: {cell.error}", markup=False, soft_wrap=True)
         if more := len(results.failed[_SHOWN:]):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import InputError
+from .._numbers import format_duration, format_percent
 from ..tasks import named
-from ._output import Json, console, emit, notes, percent, table
+from ._output import Json, console, emit, notes, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -206,7 +207,7 @@ class _Shown:
         if end.status == "failed":
             return f"{cell.name}: failed: {end.error}"
         scores = ", ".join(
-            f"{name} {percent(score)} %" for name, score in _scores(self.sweep, cell).items()
+            f"{name} {format_percent(score)} %" for name, score in _scores(self.sweep, cell).items()
         )
         return f"{cell.name}: {scores}, {sum(end.seconds.values()):.0f} s"
 
@@ -231,8 +232,8 @@ class _Shown:
             )
         done, total = len(self.ended), len(self.sweep.grid.cells)
         spent, here = time.perf_counter() - self.began, done - self.before
-        left = f", about {_time(spent / here * (total - done))} left" if here else ""
-        head = Text(f"{done} of {total} cells, {_time(spent)} so far{left}")
+        left = f", about {format_duration(spent / here * (total - done))} left" if here else ""
+        head = Text(f"{done} of {total} cells, {format_duration(spent)} so far{left}")
         return Group(head, table(("cell", "step", "loss", "examples/s"), rows))
 
 
@@ -265,13 +266,6 @@ def _scores(begun: "Sweep", cell: "Cell") -> dict[str, float]:
         path = begun.run(cell) / "eval" / f"{name}.json"
         found[name] = json.loads(path.read_text("utf-8"))["overall"]["scores"]["exact"][-1]
     return found
-
-
-def _time(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def _state(cell: "Cell", end: "CellResult | None") -> str:
@@ -327,6 +321,8 @@ def _dry_run(planned: "Sweep", jobs: int, as_json: bool) -> None:
     out.print(table(("cell", "state", "FLOPs to train", "to evaluate, at most"), rows))
     said = f"{grid.name}: {len(left)} of {len(cells)} cells to do, {total:.1e} FLOPs"
     if rate is not None:
-        said += f", {_time(seconds)} at the {rate.flops / 1e9:.1f} GFLOP/s of a few steps of the "
-        said += "first one here"
+        said += (
+            f", {format_duration(seconds)} at the {rate.flops / 1e9:.1f} GFLOP/s of a few steps "
+        )
+        said += "of the first one here"
     out.print(f"\n{said}; nothing was written", markup=False, soft_wrap=True)

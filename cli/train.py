@@ -1,4 +1,4 @@
-"""`eqloop train`: a run from a preset, or one that goes on."""
+"""`eqloop train`: begin a run, or continue one."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..train import Outcome
 
 _ROWS, _LONGER = 500, 8
-"""Examples of each split for the table at the end, and how many times as many iterations as in
-training: `eqloop eval` takes more of both."""
+"""For the table at the end: number of examples per split, and number of iterations relative to
+training. `eqloop eval` uses more of both."""
 
 
 def train(
@@ -110,22 +110,22 @@ def train(
 ) -> None:
     """Train a looped transformer, then evaluate it.
 
-    Reads the file that --data names, or nothing. Writes the run folder: spec.toml, data.json,
-    metrics.jsonl, checkpoints/, eval/. Ctrl-C saves; --resume RUN goes on from there, and
-    --resume RUN --steps N lengthens a run, whose learning rate then follows the schedule over N
+    Reads the file of --data, or nothing. Writes the run folder: spec.toml, data.json,
+    metrics.jsonl, checkpoints/, eval/. Ctrl-C saves a checkpoint; --resume RUN continues from it.
+    --resume RUN --steps N lengthens a run, and its learning rate then follows the schedule over N
     steps. --from RUN begins a new run with the best weights of RUN, and with its spec in place of a
-    preset, but for its phases; data.json records the checkpoint. eqloop fields lists what --set
-    knows. Ends with a table of accuracy against iterations on the splits test and hard. Exits with
-    1 where it was stopped before its end: by Ctrl-C, a loss that is no longer finite, or a lost
-    process.
+    preset, but for its phases; data.json records the checkpoint. eqloop fields lists the fields of
+    --set. At the end the command prints a table of accuracy against iterations on the splits test
+    and hard. It exits with 1 if it was stopped early by Ctrl-C, by a loss that is not finite, or by
+    a lost process.
 
-    Refuses a run that the machine has not the memory for, by an estimate from its spec;
-    EQLOOP_MEMORY_CHECK=off in the environment lets it try.
+    The command refuses a run whose estimated memory exceeds that of the machine;
+    EQLOOP_MEMORY_CHECK=off in the environment turns the check off.
 
-    Uses all devices that it sees, each for a part of the batch. Started by srun or mpirun as
-    several processes, or with --coordinator, --num-processes and --process-id in each, it trains on
-    the devices of them all; the first process reads and writes the run folder. HOST:PORT has no
-    password: it belongs on a trusted network.
+    The command uses all visible devices, each for a part of the batch. If srun or mpirun starts
+    several processes, or every process gets --coordinator, --num-processes and --process-id, it
+    trains on the devices of all processes; the first process reads and writes the run folder.
+    HOST:PORT has no password: use it on a trusted network only.
 
     Example: eqloop train --task sudoku --set model.width=128
     """
@@ -151,15 +151,15 @@ def train(
     }
     for option, cls in classes.items():
         if cls is not None:
-            # The spec of a run that goes on names the class already.
+            # The spec of a resumed run already names the class.
             fields[option] = reference_of(cls) if resume is None else None
     if resume is not None:
         others = {"preset": preset, **fields, "out": out, "from": start}
         others |= {"set": settings or None, "skip-bad": skip_bad or None, "steps": None}
-        given = [name for name, value in others.items() if value is not None]
-        if given:
+        conflicts = [name for name, value in others.items() if value is not None]
+        if conflicts:
             raise InputError(
-                f"--resume {resume}: goes on as its spec.toml says; leave out --{given[0]}"
+                f"--resume {resume}: goes on as its spec.toml says; leave out --{conflicts[0]}"
             )
 
     from ..run import open_run
@@ -178,24 +178,24 @@ def train(
     )
     from ..train import train as run_training
 
-    def wanted() -> "Spec | None":
+    def spec_of_run() -> "Spec | None":
         if resume is not None:
             spec = open_run(resume).spec if is_main_process() else None
             if spec is not None and task is not None and name != spec.task_name:
                 raise InputError(f"--task {task}: is {name}, and {resume} has {spec.task_name}")
             return spec
-        wishes = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
-        return _new_spec(name, preset, start, wishes, fields)
+        all_settings = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
+        return _new_spec(name, preset, start, all_settings, fields)
 
-    def made_with() -> Mapping[str, Any]:
+    def manifest() -> Mapping[str, Any]:
         return {} if resume is None else open_run(resume).manifest
 
     name = named(task or ("prefix-sums" if start is None else open_run(start).spec.task_name))
-    waiting = partial(notes().print, markup=False, soft_wrap=True)
-    join_processes(coordinator, num_processes, process_id, timeout=join_timeout, say=waiting)
+    say = partial(notes().print, markup=False, soft_wrap=True)
+    join_processes(coordinator, num_processes, process_id, timeout=join_timeout, say=say)
     try:
-        spec = same_spec(raise_on_all(wanted))
-        built = task_of_run(spec.task_name, spec.task_fields, broadcast_json(made_with))
+        spec = same_spec(raise_on_all(spec_of_run))
+        built = task_of_run(spec.task_name, spec.task_fields, broadcast_json(manifest))
         objects = {
             option: make_outside(cls, spec.solver)
             for option, cls in classes.items()
@@ -244,7 +244,7 @@ def _new_spec(
 
 
 def _evaluate(outcome: "Outcome", as_json: bool, task_option: str) -> None:
-    """Evaluate a run that has ended and print it; `task_option` is what its commands need."""
+    """Evaluate a finished run and print the result. The next command needs `task_option`."""
     from ..run import trained_iterations
 
     path = outcome.run.path
@@ -265,7 +265,7 @@ def _evaluate(outcome: "Outcome", as_json: bool, task_option: str) -> None:
             }
         )
     else:
-        shown = console()
-        shown.print(accuracy_table(measured))
-        shown.print(f"\nrun: {path}   next: {again}", markup=False, soft_wrap=True)
+        out_ = console()
+        out_.print(accuracy_table(measured))
+        out_.print(f"\nrun: {path}   next: {again}", markup=False, soft_wrap=True)
     stop_if_missing(splits, measured, f"{again} measures")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What every part may use: the exception for users, how text from outside is shown, the words for
 # shapes, what to keep.
-WORDS = {"_errors", "_text", "_custom_types", "_remat"}
+WORDS = {"_errors", "_text", "_numbers", "_remat"}
 # The loop: its pieces, each of which may use those before it.
 PIECES = (
     *("_norms", "_solution", "_iteration", "_linear"),
@@ -29,7 +29,7 @@ MODEL = LOOP | {"nn", "_model", "_cross_entropy"}
 ARROWS: dict[str, set[str]] = {
     "_errors": set(),
     "_text": set(),
-    "_custom_types": set(),
+    "_numbers": set(),
     "_remat": set(),
     # Typed fields of tables, and how a wrong one is told.
     "_fields": {"_errors", "_text"},

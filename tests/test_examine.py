@@ -22,7 +22,7 @@ from eqloop.claims._checks import check_scan
 from eqloop.claims._theory import REACHED
 from eqloop.claims._weights import attention_entropy
 from eqloop.cli import main
-from eqloop.cli._compare import _at, _figure
+from eqloop.cli._compare import _at, format_measurement
 from eqloop.cli._output import finishing, time_left
 from eqloop.run import open_run
 from eqloop.stability import Statement, Verdict
@@ -128,7 +128,8 @@ def test_numbers_are_written_as_what_they_are():
     """Shares as shares, and distinct fixed points out of those that there are."""
     report = a_report()
     [share, distinct] = [
-        _figure(_at(report, path)) for path in ("reachability.shares.converged", "input_dependence")
+        format_measurement(_at(report, path))
+        for path in ("reachability.shares.converged", "input_dependence")
     ]
     assert share == "87.5 [69, 95.7] %"
     assert distinct == "16 of 16"

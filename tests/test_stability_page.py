@@ -10,9 +10,9 @@ import pytest
 from stability_example import a_player, a_report, without_numbers, write_example
 
 from eqloop import InputError
+from eqloop._numbers import typeset_number, typeset_percent
 from eqloop.report import write_stability
 from eqloop.report.pages._stability_panels import PANELS
-from eqloop.report.tables._stability_tables import number, percent
 from eqloop.tasks import make_task
 
 # --- numbers as text
@@ -32,12 +32,12 @@ from eqloop.tasks import make_task
     ],
 )
 def test_a_number_is_short(value, text):
-    assert number(value) == text
+    assert typeset_number(value) == text
 
 
 def test_a_share_is_in_percent():
-    assert percent(0.875) == "87.5\N{NO-BREAK SPACE}%"
-    assert percent(None) == "–"
+    assert typeset_percent(0.875) == "87.5\N{NO-BREAK SPACE}%"
+    assert typeset_percent(None) == "–"
 
 
 # --- the page
@@ -173,8 +173,8 @@ def test_the_frames_cannot_end_their_element(tmp_path):
 def test_tables_hold_the_numbers(page):
     cells = page.text("td")
     report = a_report()
-    assert number(report["reachability"]["rate"]["mean"]) in cells
-    assert percent(report["reachability"]["shares"]["converged"]["share"]) in cells
+    assert typeset_number(report["reachability"]["rate"]["mean"]) in cells
+    assert typeset_percent(report["reachability"]["shares"]["converged"]["share"]) in cells
     headings = page.text("h2")
     for heading in ("Gradients of the weights", "Noise on the weights", "Weight matrices"):
         assert heading in headings

@@ -1,6 +1,6 @@
-"""Five claims of the paper's framework that a program can check, each on several models.
+"""Checks of five claims of the paper's framework on several models.
 
-The sixth, the scalar regions, needs no model: `eqloop.stability.scalar_experiment`.
+The sixth claim, on the scalar regions, needs no model: `eqloop.stability.scalar_experiment`.
 """
 
 import dataclasses
@@ -25,13 +25,23 @@ from ._problem import RecurrentMap, own_start
 from ._weights import weight_figures
 
 LENGTHS = (1, 4, 16, 64, 256)
+"""Numbers of iterations of the unrolled gradient in `check_gradients`."""
 RADII = (0.5, 0.8, 0.95, 1.05, 1.25, 1.5, 2.0, 3.0)
+"""Values of rho(W_x) in `check_scan`."""
 SCANNED: tuple[NormKind, ...] = ("pre", "peri", "post")
+"""Placements of the norms in `check_scan`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A model that a claim is checked on: `inputs` are embeddings."""
+    """A model that a claim is checked on.
+
+    **Attributes:**
+
+    - `name`: its name in tables and figures.
+    - `model`: the model.
+    - `inputs`: embeddings of examples.
+    """
 
     name: str
     model: LoopedTransformer
@@ -45,22 +55,27 @@ class Subject:
     def f(self) -> RecurrentMap:
         return RecurrentMap(self.model.loop())
 
-    def limits(self, iterations: int) -> Orbits:
+    def orbits(self, iterations: int) -> Orbits:
+        """The orbits of the loop on all inputs, each from `z_0 = e`."""
         return follow_orbits(self.f, own_start, self.inputs, iterations=iterations)
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """How a claim came out.
+    """A claim, and whether the measurement confirms it.
 
     **Attributes:**
 
-    - `claim`: in words; `holds`: whether it does on every model that it speaks of, None where none
-      could be measured; `outcome`: in words, with the numbers.
-    - `columns`, `rows`: the table, one line for each model (or setting).
-    - `curves`: label -> points (x, y) for the picture; `axes`: the names of x and y; `logarithmic`:
-      which of them are.
-    - `scatter`: the points of a curve are separate measurements, compared with the line y = x.
+    - `claim`: the claim in words.
+    - `holds`: whether it holds on every model that it speaks of; None if none could be measured.
+    - `outcome`: the measurement in words, with numbers.
+    - `columns`: the heads of the table.
+    - `rows`: the table, one row per model or setting.
+    - `curves`: label -> points (x, y) of the figure.
+    - `axes`: the labels of x and y.
+    - `logarithmic`: whether x and y have logarithmic axes.
+    - `scatter`: whether the points of a curve are separate measurements, to be compared with the
+        line y = x.
     """
 
     claim: str
@@ -74,42 +89,54 @@ class Check:
     scatter: bool = False
 
     def tables(self) -> dict[str, Any]:
-        """As nested plain values."""
+        """The attributes as nested plain values."""
         return dataclasses.asdict(self)
 
 
 def random_subjects(
     *, key: PRNGKeyArray, examples: int = 32, norm: NormKind = "post", width: int = 32
 ) -> list[Subject]:
-    """Untrained models of each recall on random 4x4 boards, with the same key."""
+    """One untrained model per recall, all with the same key and the same random 4x4 boards.
+
+    **Arguments:**
+
+    - `key`: random key of the weights and the boards.
+    - `examples`: number of boards.
+    - `norm`: placement of the norms.
+    - `width`: width of the models.
+    """
     model_key, board_key = jr.split(key)
     boards = jax.nn.one_hot(jr.randint(board_key, (examples, 4, 4), 0, 5), 5)
-    found = []
+    subjects = []
     for recall in ("none", "external", "internal"):
         model = LoopedTransformer((4, 4), 5, 5, width, 4, recall=recall, norm=norm, key=model_key)
-        found.append(Subject(f"{recall}, {norm}, untrained", model, jax.vmap(model.embed)(boards)))
-    return found
+        inputs = jax.vmap(model.embed)(boards)
+        subjects.append(Subject(f"{recall}, {norm}, untrained", model, inputs))
+    return subjects
 
 
 def check_clusters(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations: int) -> Check:
-    """The number of distinct limits saturates without recall and grows with the inputs with it."""
+    """Without recall the number of distinct limits saturates; with recall it grows with the number
+    of inputs."""
     rows, curves = [], {}
     without: list[bool] = []
     with_recall: list[bool] = []
     for subject in subjects:
-        limits = subject.limits(iterations)
-        found = input_dependence(limits, key=key, detail=limits.take(np.arange(1)))
-        converged = int(limits.converged.sum())
-        count = found.clusters[-1] if found.clusters else math.nan
-        curves[subject.name] = list(zip(map(float, found.inputs), found.clusters, strict=True))
-        rows.append((subject.name, len(limits), converged, count))
+        orbits = subject.orbits(iterations)
+        measured = input_dependence(orbits, key=key, detail=orbits.take(np.arange(1)))
+        converged = int(orbits.converged.sum())
+        count = measured.clusters[-1] if measured.clusters else math.nan
+        curves[subject.name] = list(
+            zip(map(float, measured.inputs), measured.clusters, strict=True)
+        )
+        rows.append((subject.name, len(orbits), converged, count))
         if converged > 1:
             if subject.recall == "none":
-                without.append(found.distinct <= 0.5)
+                without.append(measured.distinct <= 0.5)
             else:
-                with_recall.append(found.distinct == 1)
-    told = "; ".join(
-        f"{name}: {count:.0f} limits of {converged} that converged"
+                with_recall.append(measured.distinct == 1)
+    outcome = "; ".join(
+        f"{name}: {count:.0f} distinct limits of {converged} that converged"
         if converged
         else f"{name}: none converged"
         for name, _, converged, count in rows
@@ -117,7 +144,7 @@ def check_clusters(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations
     return Check(
         "Without recall the number of distinct limits saturates; with it, it grows with the inputs",
         _both(without, with_recall),
-        told,
+        outcome,
         ("model", "inputs", "converged", "distinct limits"),
         rows,
         curves,
@@ -126,33 +153,33 @@ def check_clusters(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations
 
 
 def check_sensitivity(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations: int) -> Check:
-    """|dz_T/de| goes to nothing without recall, and to |(I - J)^-1 df/de| with it."""
+    """|dz_T/de| goes to zero without recall, and to |(I - J)^-1 df/de| with recall."""
     rows, curves = [], {}
     without: list[bool] = []
     with_recall: list[bool] = []
     for subject in subjects:
-        limits = subject.limits(iterations)
-        limits = limits.take(np.arange(min(8, len(limits))))
-        found = input_dependence(limits, key=key)
-        first, last = found.sensitivity.median[0], found.sensitivity.median[-1]
-        points = zip(map(float, found.iterations), found.sensitivity.median, strict=True)
+        orbits = subject.orbits(iterations)
+        orbits = orbits.take(np.arange(min(8, len(orbits))))
+        measured = input_dependence(orbits, key=key)
+        first, last = measured.sensitivity.median[0], measured.sensitivity.median[-1]
+        points = zip(map(float, measured.iterations), measured.sensitivity.median, strict=True)
         curves[subject.name] = list(points)
-        converged = int(limits.converged.sum())
-        rows.append((subject.name, converged, first, last, found.implicit.median,
-                     found.agreement.median))  # fmt: skip
+        converged = int(orbits.converged.sum())
+        rows.append((subject.name, converged, first, last, measured.implicit.median,
+                     measured.agreement.median))  # fmt: skip
         if converged:
             if subject.recall == "none":
                 without.append(last < 1e-3 * first)
             else:
-                with_recall.append(abs(found.agreement.median - 1) < 0.1)
-    told = "; ".join(
+                with_recall.append(abs(measured.agreement.median - 1) < 0.1)
+    outcome = "; ".join(
         f"{name}: {last:.2g} after the last iteration, {implicit:.2g} implicit"
         for name, _, _, last, implicit, _ in rows
     )
     return Check(
-        "|dz_T/de| goes to zero without recall, and to |(I - J)^-1 df/de| with it",
+        "|dz_T/de| goes to zero without recall, and to |(I - J)^-1 df/de| with recall",
         _both(without, with_recall),
-        told,
+        outcome,
         ("model", "converged", "after 1", "after the last", "implicit", "last / implicit"),
         rows,
         curves,
@@ -162,26 +189,27 @@ def check_sensitivity(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterati
 
 def check_return(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations: int) -> Check:
     """A small push along the leading eigenvector of a fixed point returns iff |lambda| < 1."""
-    rows, curves, good = [], {}, []
+    rows, curves = [], {}
+    as_predicted: list[bool] = []
     for subject in subjects:
-        limits = subject.limits(iterations)
-        limits = limits.take(np.arange(min(16, len(limits))))
-        leading = jacobian_eigenvalues(limits, key=key)
-        factor, returned = return_test(limits, leading)
+        orbits = subject.orbits(iterations)
+        orbits = orbits.take(np.arange(min(16, len(orbits))))
+        leading = jacobian_eigenvalues(orbits, key=key)
+        factor, returned = return_test(orbits, leading)
         modulus = np.abs(leading.values[:, 0])
         known = np.isfinite(factor)
-        agree = (returned == (modulus < 1))[known]
+        agrees = (returned == (modulus < 1))[known]
         curves[subject.name] = [
             (float(a), float(b)) for a, b in zip(modulus[known], factor[known], strict=True)
         ]
         rows.append((subject.name, int(known.sum()), _mean(modulus[known]), _mean(factor[known]),
-                     int(returned[known].sum()), int(agree.sum())))  # fmt: skip
-        good += agree.tolist()
+                     int(returned[known].sum()), int(agrees.sum())))  # fmt: skip
+        as_predicted += agrees.tolist()
     return Check(
         "A push along the leading eigenvector returns if and only if its eigenvalue is inside the "
         "unit circle",
-        bool(np.mean(good) >= 0.95) if good else None,
-        f"as predicted in {sum(good)} of {len(good)} fixed points",
+        bool(np.mean(as_predicted) >= 0.95) if as_predicted else None,
+        f"as predicted at {sum(as_predicted)} of {len(as_predicted)} fixed points",
         ("model", "fixed points", "|lambda|", "measured factor", "returned", "as predicted"),
         rows,
         curves,
@@ -192,33 +220,41 @@ def check_return(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations: 
 
 
 def check_scan(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations: int) -> Check:
-    """rho(W_x) from 0.5 to 3 for external recall: without outer normalisation it decides."""
+    """Without outer normalisation external recall diverges if rho(W_x) > 1; with it, never.
+
+    The weights W_x of one-block models with external recall are scaled to `RADII`, under every
+    placement of `SCANNED`.
+    """
     del key
-    externals = [
-        each for each in subjects if each.recall == "external" and len(each.model.blocks) == 1
+    scanned = [
+        subject
+        for subject in subjects
+        if subject.recall == "external" and len(subject.model.blocks) == 1
     ]
-    rows, curves, good = [], {}, []
-    for subject in externals:
+    rows, curves = [], {}
+    as_predicted: list[bool] = []
+    for subject in scanned:
         for norm in SCANNED:
             curve, name = [], f"{subject.name} as {norm}"
             for radius in RADII:
                 model = _rescaled(_placed(subject.model, norm), radius)
-                limits = Subject(name, model, subject.inputs).limits(iterations)
-                outcomes = limits.outcomes
-                growth = float(np.median(limits.sizes[:, -1] / limits.sizes[:, 0]))
+                orbits = Subject(name, model, subject.inputs).orbits(iterations)
+                outcomes = orbits.outcomes
+                growth = float(np.median(orbits.sizes[:, -1] / orbits.sizes[:, 0]))
                 shares = [outcomes.count(o) / len(outcomes) for o in ("converged", "diverged")]
                 curve.append((radius, growth if math.isfinite(growth) else math.inf))
                 rows.append((name, radius, *shares, growth))
                 bounded = outcomes.count("diverged") == 0
-                good.append(bounded if norm == "post" or radius < 1 else not bounded)
+                is_bounded_in_theory = norm == "post" or radius < 1
+                as_predicted.append(bounded == is_bounded_in_theory)
             curves[name] = curve
     return Check(
-        "External recall without outer normalisation diverges where rho(W_x) > 1; with it, it does "
-        "not",
-        all(good) if good else None,
-        f"as predicted in {sum(good)} of {len(good)} settings"
-        if good
-        else "no external recall in a loop of one block",
+        "External recall without outer normalisation diverges if rho(W_x) > 1; with it, it never "
+        "diverges",
+        all(as_predicted) if as_predicted else None,
+        f"as predicted in {sum(as_predicted)} of {len(as_predicted)} settings"
+        if as_predicted
+        else "no model has external recall and a loop of one block",
         ("model", "rho(W_x)", "converged", "diverged", "|z_T| / |z_1|"),
         rows,
         curves,
@@ -229,37 +265,39 @@ def check_scan(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations: in
 
 def check_gradients(subjects: Sequence[Subject], *, key: PRNGKeyArray, iterations: int) -> Check:
     """The unrolled gradient stays bounded, and becomes the implicit one, as T grows."""
-    lengths = [each for each in LENGTHS if each <= iterations]
-    rows, curves, good = [], {}, []
+    lengths = [length for length in LENGTHS if length <= iterations]
+    rows, curves = [], {}
+    as_predicted: list[bool] = []
     for subject in subjects:
         inputs = subject.inputs[: min(8, len(subject.inputs))]
-        wanted = jr.normal(key, inputs.shape[1:], inputs.dtype)
-        implicit, converged = _implicit(subject.f, inputs, wanted, iterations)
-        flat, there = np.asarray(implicit).reshape(len(inputs), -1), np.asarray(converged)
+        # The loss is a random linear function of the last state.
+        direction = jr.normal(key, inputs.shape[1:], inputs.dtype)
+        implicit, converged = map(np.asarray, _implicit(subject.f, inputs, direction, iterations))
+        implicit = implicit.reshape(len(inputs), -1)
         curve = []
         for length in lengths:
-            unrolled = np.asarray(_unrolled(subject.f, inputs, wanted, length))
+            unrolled = np.asarray(_unrolled(subject.f, inputs, direction, length))
             unrolled = unrolled.reshape(len(inputs), -1)
             norms = np.linalg.norm(unrolled, axis=1)
             with np.errstate(divide="ignore", invalid="ignore"):
-                cosines = np.sum(unrolled * flat, 1) / norms / np.linalg.norm(flat, axis=1)
-            cosine = _mean(cosines[there])
-            curve.append((float(length), float(np.median(norms))))
-            rows.append((subject.name, length, int(there.sum()), float(np.median(norms)), cosine))
+                cosines = np.sum(unrolled * implicit, 1) / norms / np.linalg.norm(implicit, axis=1)
+            cosine, norm = _mean(cosines[converged]), float(np.median(norms))
+            curve.append((float(length), norm))
+            rows.append((subject.name, length, int(converged.sum()), norm, cosine))
         curves[subject.name] = curve
-        if subject.recall != "none" and there.any():
-            good.append(rows[-1][-1] > 0.99 and curve[-1][1] < 100 * curve[0][1])
-    ends = [row for row in rows if row[1] == lengths[-1]]
-    told = "; ".join(f"{name}: cosine {cosine:.3f}" for name, _, _, _, cosine in ends)
+        if subject.recall != "none" and converged.any():
+            as_predicted.append(rows[-1][-1] > 0.99 and curve[-1][1] < 100 * curve[0][1])
+    last_rows = [row for row in rows if row[1] == lengths[-1]]
+    cosines = "; ".join(f"{name}: cosine {cosine:.3f}" for name, _, _, _, cosine in last_rows)
     return Check(
         "With recall and outer normalisation the unrolled gradient stays bounded and becomes the "
         "implicit one",
-        all(good) if good else None,
-        f"after {lengths[-1]} iterations: {told}",
+        all(as_predicted) if as_predicted else None,
+        f"after {lengths[-1]} iterations: {cosines}",
         ("model", "iterations", "converged", "|dL/de| unrolled", "cosine to implicit"),
         rows,
         curves,
-        ("iterations gone back through", "|dL/de|"),
+        ("iterations that are differentiated", "|dL/de|"),
     )
 
 
@@ -270,10 +308,12 @@ CHECKS: dict[str, Callable[..., Check]] = {
     "scan": check_scan,
     "gradients": check_gradients,
 }
+"""Name -> function of `subjects`, with the keywords `key` and `iterations`, that gives `Check`."""
 
 
 def _both(without: list[bool], with_recall: list[bool]) -> bool | None:
-    """Whether a claim of two halves holds: one that was not measured leaves it open."""
+    """Whether a claim about models without and with recall holds; None if one half was not
+    measured and nothing contradicts the other."""
     if not all(without + with_recall):
         return False
     return True if without and with_recall else None
@@ -284,7 +324,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _rescaled(model: LoopedTransformer, radius: float) -> LoopedTransformer:
-    """With W_x scaled to a spectral radius."""
+    """The model with W_x scaled to the spectral radius `radius`."""
 
     def weight(model: LoopedTransformer) -> Array:
         recall = model.blocks[0].recall
@@ -295,7 +335,7 @@ def _rescaled(model: LoopedTransformer, radius: float) -> LoopedTransformer:
 
 
 def _placed(model: LoopedTransformer, norm: NormKind) -> LoopedTransformer:
-    """The same weights under another placement of the norms, whose gains are one."""
+    """The same weights under another placement of the norms, whose gains are set to one."""
     block = model.blocks[0]
     other = LoopedTransformer(
         model.grid,
@@ -312,13 +352,13 @@ def _placed(model: LoopedTransformer, norm: NormKind) -> LoopedTransformer:
 
 
 @eqx.filter_jit
-def _implicit(f: RecurrentMap, inputs: Array, wanted: Array, iterations: int):
+def _implicit(f: RecurrentMap, inputs: Array, direction: Array, iterations: int):
     def one(e):
         def objective(e):
             out = equilibrium(
                 f, e, e, solver=FixedPoint(rtol=1e-5), gradient=Implicit(), max_steps=iterations
             )
-            return jnp.sum(out.state * wanted), out.residual
+            return jnp.sum(out.state * direction), out.residual
 
         gradient, residual = jax.grad(objective, has_aux=True)(e)
         return gradient, residual <= 1e-4
@@ -327,9 +367,9 @@ def _implicit(f: RecurrentMap, inputs: Array, wanted: Array, iterations: int):
 
 
 @eqx.filter_jit
-def _unrolled(f: RecurrentMap, inputs: Array, wanted: Array, length: int) -> Array:
+def _unrolled(f: RecurrentMap, inputs: Array, direction: Array, length: int) -> Array:
     def objective(e):
         out = equilibrium(f, e, e, solver=Unroll(length), gradient=Backprop())
-        return jnp.sum(out.state * wanted)
+        return jnp.sum(out.state * direction)
 
     return jax.vmap(jax.grad(objective))(inputs)

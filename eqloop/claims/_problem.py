@@ -1,4 +1,4 @@
-"""A model on examples of a task, as what stability is measured of: a map, inputs and a loss."""
+"""A model on examples of a task as a map, inputs and a loss, whose stability can be measured."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from ..nn import Loop
 
 
 class RecurrentMap(eqx.Module):
-    """`f(z, e)`: one iteration as a function of the state and of the embedding of the input."""
+    """`f(z, e)`: one iteration as a function of the state and the embedding of the input."""
 
     loop: Loop
 
@@ -27,12 +27,12 @@ class RecurrentMap(eqx.Module):
 
 
 def own_start(e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
-    """`z_0 = e`."""
+    """The start of the loop: `z_0 = e`."""
     return e
 
 
 class ReadOut(eqx.Module):
-    """The cross-entropy of the answer that is read off a state."""
+    """The loss of a state: the cross-entropy of the logits of the coda."""
 
     coda: Coda
 
@@ -42,8 +42,16 @@ class ReadOut(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """The arguments of `eqloop.stability.analyse`: `f`, `start` (for `z0s`), `inputs` (for `xs`),
-    `loss` and `targets`."""
+    """The arguments of `eqloop.stability.analyse` for a model on a task.
+
+    **Attributes:**
+
+    - `f`: the map; `f(z, e)`.
+    - `start`: the function from an embedding to the start of its loop; `z0s`.
+    - `inputs`: embeddings of the examples; `xs`.
+    - `loss`: the loss of a state and a target.
+    - `targets`: the targets of the examples.
+    """
 
     f: RecurrentMap
     start: Callable[[Any], Any]
@@ -53,7 +61,23 @@ class Problem:
 
 
 def make_problem(model: LoopedTransformer, task: Task, split: Split) -> Problem:
-    """The loop of a model on the examples of a split, as a function of their embeddings."""
+    """The loop of a model on the examples of a split.
+
+    **Arguments:**
+
+    - `model`, `task`: a model, and the task that encodes its inputs.
+    - `split`: the examples.
+
+    ```python
+    >>> import eqloop, jax.random as jr
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8, "rows": 8, "test_rows": 4})
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))
+    >>> problem = eqloop.claims.make_problem(model, task, task.load().splits["test"].evenly(3))
+    >>> problem.inputs.shape
+    (3, 8, 8)
+
+    ```
+    """
     return Problem(
         f=RecurrentMap(model.loop()),
         start=own_start,
@@ -65,4 +89,4 @@ def make_problem(model: LoopedTransformer, task: Task, split: Split) -> Problem:
 
 @eqx.filter_jit
 def _embed(model: LoopedTransformer, task: Task, tokens: Array) -> Array:
-    return jax.vmap(lambda each: model.embed(task.encode(each)))(tokens)
+    return jax.vmap(lambda puzzle: model.embed(task.encode(puzzle)))(tokens)

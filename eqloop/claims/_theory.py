@@ -1,4 +1,4 @@
-"""What the paper's framework says of a recall and a placement, and whether a measurement agrees."""
+"""Predictions of the paper's framework, and whether a measurement agrees with them."""
 
 import dataclasses
 import math
@@ -9,16 +9,20 @@ from ..nn import NormKind, RecallKind, ResidualKind
 from ..stability import CONSTANT, Statement, Verdict
 
 REACHED = (Verdict.REACHED_FROM_EVERY_START, Verdict.REACHED_FROM_OWN_START)
+"""The verdicts that confirm that fixed points are reached."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """**Attributes:**
+    """What the framework predicts for one axis.
 
-    - `claim`: in words; `because`: the argument.
-    - `expects`: verdicts that bear it out; None where the framework is silent.
-    - `bounds`: numbers of the statement, and what they must not exceed for "differs, not smoothly"
-        to be decisive.
+    **Attributes:**
+
+    - `claim`: the prediction in words.
+    - `because`: the argument for it.
+    - `expects`: the verdicts that confirm it; None if the framework predicts nothing.
+    - `bounds`: name of a number of the statement -> its upper bound. The verdict "differs, not
+        smoothly" confirms the prediction only if these numbers are within their bounds.
     """
 
     claim: str
@@ -30,18 +34,34 @@ class Prediction:
 def predict(
     recall: RecallKind, norm: NormKind, residual: ResidualKind, rho: float | None = None
 ) -> dict[str, Prediction]:
-    """Axis -> what "Stability and Generalization in Looped Transformers" (arXiv 2604.15259) has to
-    say of it; the argument is partly our own inference from its formulas.
+    """The predictions of the framework for a model. Some of the arguments are our own inference
+    from its formulas.
 
-    **Arguments:** `rho`: the spectral radius of W_x, where there is recall.
+    **Arguments:**
+
+    - `recall`, `norm`, `residual`: the parts of the block; see `eqloop.LoopedTransformer`.
+    - `rho`: the spectral radius of W_x, for a model with recall; see `weight_figures`.
+
+    **Returns:**
+
+    Axis ("reachability", "input_dependence", "geometry") -> `Prediction`.
+
+    **Source:** Stability and Generalization in Looped Transformers, arXiv 2604.15259.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.claims.predict("external", "pre", "add", rho=1.5)["reachability"].claim
+    'the loop diverges'
+
+    ```
     """
-    silent = Prediction("no claim", "the framework has nothing to say of this combination")
+    silent = Prediction("no claim", "the framework says nothing about this combination")
     if residual != "add":
         return dict.fromkeys(("reachability", "input_dependence", "geometry"), silent)
     if recall == "none":
         why = (
-            "without recall the fixed points are those of one map, whatever the input: countable, "
-            "so that z* is locally constant in it"
+            "without recall all inputs share the fixed points of one map: these are countable, so "
+            "that z* is locally constant in the input"
         )
         return {
             "reachability": dataclasses.replace(silent, because="it depends on the weights"),
@@ -90,24 +110,47 @@ def predict(
 def compare(
     predicted: Mapping[str, Prediction], verdict: Mapping[str, Statement]
 ) -> dict[str, dict[str, Any]]:
-    """Axis -> `{"claim", "because", "agrees"}`; `agrees` is None where nothing was claimed, where
-    the axis could not be measured, and where what was measured decides nothing."""
+    """Whether the verdicts of a report agree with predictions.
+
+    **Arguments:**
+
+    - `predicted`: the result of `predict`.
+    - `verdict`: axis -> `Statement`; see `eqloop.stability.StabilityReport`.
+
+    **Returns:**
+
+    Axis -> `{"claim", "because", "agrees"}`. `agrees` is None if the theory claims nothing, if the
+    axis could not be measured, and if the measurement is inconclusive.
+
+    ```python
+    >>> import eqloop
+    >>> from eqloop.stability import Statement, Verdict
+    >>> smooth = Statement(Verdict.SMOOTH, "z* is differentiable.", {})
+    >>> predicted = eqloop.claims.predict("internal", "post", "add")
+    >>> only = {"input_dependence": predicted["input_dependence"]}
+    >>> eqloop.claims.compare(only, {"input_dependence": smooth})["input_dependence"]["agrees"]
+    True
+
+    ```
+    """
     return {
         axis: {
-            "claim": each.claim,
-            "because": each.because,
-            "agrees": _agrees(each, verdict[axis]),
+            "claim": prediction.claim,
+            "because": prediction.because,
+            "agrees": _agrees(prediction, verdict[axis]),
         }
-        for axis, each in predicted.items()
+        for axis, prediction in predicted.items()
     }
 
 
-def _agrees(predicted: Prediction, found: Statement) -> bool | None:
-    if predicted.expects is None or not found.verdict.measured:
+def _agrees(predicted: Prediction, measured: Statement) -> bool | None:
+    if predicted.expects is None or not measured.verdict.measured:
         return None
-    if found.verdict not in predicted.expects:
+    if measured.verdict not in predicted.expects:
         return False
-    # Fixed points that differ are as predicted if they are locally constant; if z* moves with x,
-    # but not as its derivative says, neither is borne out.
-    within = (found.numbers.get(name, math.nan) <= most for name, most in predicted.bounds.items())
-    return None if found.verdict == Verdict.NOT_SMOOTH and not all(within) else True
+    # Different fixed points confirm the prediction if they are locally constant. If z* moves with
+    # x, but not as its derivative says, the measurement is inconclusive.
+    within = all(
+        measured.numbers.get(name, math.nan) <= bound for name, bound in predicted.bounds.items()
+    )
+    return None if measured.verdict == Verdict.NOT_SMOOTH and not within else True

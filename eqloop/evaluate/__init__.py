@@ -1,4 +1,5 @@
-"""A trained model on its task: accuracy over iterations, answers with a budget, traces."""
+"""Measurements of a trained model on its task: accuracy over iterations, solving with a budget,
+traces."""
 
 from ._curves import Curve as Curve
 from ._curves import Evaluation as Evaluation

@@ -1,4 +1,4 @@
-"""A queue of solves through a batch of fixed size: one that is done makes room for the next."""
+"""Continuous batching: finished starts are replaced from a queue, so that the batch stays full."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,22 +15,25 @@ from .._solver import AbstractSolver, SolveState
 from .._task import Split, Task
 
 CHUNK = 8
-"""Steps between two looks at what is done; a start that is done waits for the next look."""
+"""Number of steps between two checks for finished starts; a finished start waits for the next."""
 GROUP = 8
-"""Slots are emptied and filled an eighth of the batch at a time: few calls, little waiting."""
+"""An eighth of the batch is emptied and refilled at a time: few calls, and little idle time."""
 SMALL = 64
-"""Batches below this are not made smaller at the end: compiling costs more than it saves."""
+"""Smaller batches are not shrunk at the end: compiling costs more than it saves."""
 
 
 class Ends(NamedTuple):
-    """Where starts got to, one row for each.
+    """The results of the starts, one row per start.
 
     **Attributes:**
 
-    - `predictions`, `scores`: the answer and its scores by name, as the task gives them.
-    - `steps`, `evaluations`: of the solver; `residual`: the lowest relative residual.
-    - `converged`, `spent`: it reached the tolerance, or ran out of its budget; where neither, its
-      state was no longer finite.
+    - `predictions`: the answers.
+    - `scores`: name -> scores of the answers.
+    - `steps`: number of solver steps.
+    - `evaluations`: number of evaluations of f.
+    - `residual`: the lowest relative residual.
+    - `converged`: whether the start reached the tolerance.
+    - `spent`: whether the start used up its budget. If neither holds, its state was not finite.
     """
 
     predictions: Any
@@ -43,7 +46,7 @@ class Ends(NamedTuple):
 
 
 class _Problem(eqx.Module):
-    """What is the same for all starts."""
+    """The arguments that all starts share."""
 
     model: LoopedTransformer
     loop: Any
@@ -54,7 +57,8 @@ class _Problem(eqx.Module):
 
 
 class _Starts(eqx.Module):
-    """Where to begin: examples, and for each its place in the split and the number of the start."""
+    """Starts: the tokens and targets of the example, its index in the split, the number of the
+    start."""
 
     tokens: Shaped[Array, "slots *grid"]
     targets: Shaped[Array, "slots *grid"]
@@ -63,7 +67,7 @@ class _Starts(eqx.Module):
 
 
 class _Slots(eqx.Module):
-    """The starts that are being solved."""
+    """The starts that are being solved, one per slot."""
 
     start: _Starts
     z: Float[Array, "slots *grid width"]
@@ -73,21 +77,23 @@ class _Slots(eqx.Module):
 
 
 class Stream:
-    """Solve from each of a queue of starts, a batch at a time.
+    """Solve a queue of starts with a batch of fixed size.
 
-    `batch_size` slots take `CHUNK` steps together. A start that has converged, or has used up its
-    budget, is read out and its slot filled from the queue, so that the work follows the
-    difficulty. When the queue is empty and an eighth of the slots is enough, those go on alone.
-    Two shapes at most, then, and neither another queue nor another budget, tolerance or number of
-    a start compiles anew.
+    `batch_size` slots take `CHUNK` steps together. A start that has converged or used up its budget
+    is read out, and its slot is refilled from the queue, so that hard examples get more steps. When
+    the queue is empty and an eighth of the slots can hold all remaining starts, these continue in a
+    smaller batch. So there are at most two shapes, and another queue, budget, tolerance or number
+    of a start does not recompile.
 
-    Start k of an example begins at `e + noise rms(e) g`, with e the model's own z_0 and g Gaussian,
-    drawn from `fold_in(fold_in(key, example), k)`; start 0 at e itself.
+    Start k > 0 of an example begins at `e + noise rms(e) g`, where e is the model's own z_0 and g
+    is Gaussian, drawn from `fold_in(fold_in(key, example), k)`. Start 0 begins at e.
 
     **Arguments:**
 
-    - `loop`: that of the model.
-    - `examples`, `numbers`: of each start, its example in the split and its k.
+    - `model`, `task`, `split`, `solver`, `noise`, `key`, `batch_size`: see `solve`.
+    - `loop`: the loop of the model.
+    - `examples`: index in the split of the example of each start.
+    - `numbers`: the number k of each start.
     """
 
     def __init__(
@@ -109,11 +115,11 @@ class Stream:
         self.size = min(batch_size, len(examples))
         self.group = max(1, self.size // GROUP)
         self.slot_steps = 0
-        """Steps taken, times the slots that took them, also those that were done or empty."""
+        """Number of computed steps times slots, finished and empty slots included."""
 
     def run(self, budget: int, progress: Callable[[int], None]) -> Ends:
-        """`progress` is called with the number of starts that are done."""
-        # The start in each slot, -1 for none; and the first one that is still in the queue.
+        """Solve all starts; `progress` is called with the number of finished starts."""
+        # The start in each slot (-1 for an empty slot), and the first start in the queue.
         owner, first = np.arange(self.size), self.size
         slots, ends = _begin(self.problem, self._starts(owner)), None
         while (owner >= 0).any():
@@ -124,13 +130,13 @@ class Stream:
             shrinks = first == len(self.examples) and live <= self.group < len(owner) >= SMALL
             if live and np.count_nonzero(done) < self.group and not shrinks:
                 continue
-            for some in cut(np.flatnonzero(done), self.group):
-                ends = self._read(slots, some, owner[some], ends)
-                owner[some] = -1
-                new = np.arange(first, min(first + len(some), len(self.examples)))
+            for emptied in cut(np.flatnonzero(done), self.group):
+                ends = self._read(slots, emptied, owner[emptied], ends)
+                owner[emptied] = -1
+                new = np.arange(first, min(first + len(emptied), len(self.examples)))
                 if len(new):
-                    slots = self._refill(slots, some[: len(new)], new)
-                    owner[some[: len(new)]] = new
+                    slots = self._refill(slots, emptied[: len(new)], new)
+                    owner[emptied[: len(new)]] = new
                     first += len(new)
             progress(first - int(np.count_nonzero(owner >= 0)))
             if shrinks and live:
@@ -153,23 +159,23 @@ class Stream:
         )
 
     def _refill(self, slots: _Slots, where: np.ndarray, which: np.ndarray) -> _Slots:
-        # The same start twice in the same slot is the same as once.
+        # Padding repeats a slot and its start, which writes the same values twice.
         starts = self._starts(self._pad(which))
         return _refill(self.problem, slots, jnp.asarray(self._pad(where)), starts)
 
     def _read(self, slots: _Slots, where: np.ndarray, which: np.ndarray, ends: Ends | None) -> Ends:
-        """`ends`, brought up to date for the starts `which`, that are in the slots `where`."""
-        told = jax.device_get(_read(self.problem, slots, jnp.asarray(self._pad(where))))
+        """Write the results of the starts `which`, which are in the slots `where`, to `ends`."""
+        results = jax.device_get(_read(self.problem, slots, jnp.asarray(self._pad(where))))
         if ends is None:
             shape = lambda leaf: (len(self.examples), *leaf.shape[1:])  # noqa: E731
-            ends = jax.tree.map(lambda leaf: np.zeros(shape(leaf), leaf.dtype), told)
-        for all_starts, some in zip(jax.tree.leaves(ends), jax.tree.leaves(told), strict=True):
-            all_starts[which] = some[: len(which)]
-        return ends  # pyright: ignore[reportReturnType] (a tree of what `told` is)
+            ends = jax.tree.map(lambda leaf: np.zeros(shape(leaf), leaf.dtype), results)
+        for all_starts, rows in zip(jax.tree.leaves(ends), jax.tree.leaves(results), strict=True):
+            all_starts[which] = rows[: len(which)]
+        return ends  # pyright: ignore[reportReturnType] (a tree of the type of `results`)
 
 
 def cut(index: np.ndarray, size: int) -> list[np.ndarray]:
-    """Pieces of at most `size`."""
+    """`index` in pieces of at most `size`."""
     return [index[place : place + size] for place in range(0, len(index), size)]
 
 
@@ -205,12 +211,12 @@ def _refill(
 def _advance(
     problem: _Problem, slots: _Slots, budget: Int[Array, ""]
 ) -> tuple[_Slots, Int[Array, ""]]:
-    """`CHUNK` more steps, or fewer where all are done before; and how many it were."""
+    """Take up to `CHUNK` steps; also returns the number of steps taken."""
     progress, static = eqx.partition(slots.progress, eqx.is_array)
-    # A solver's count must be the same for all (see `Iterate`); that of fresh starts is behind.
+    # All slots must share the count of a solver (see `Iterate`); fresh starts have a smaller one.
     began = jnp.max(progress.count)
 
-    def going(carry):
+    def unfinished(carry):
         _, progress, _, count = carry
         return (count < began + CHUNK) & jnp.any(jnp.logical_not(progress.done))
 
@@ -228,7 +234,7 @@ def _advance(
         return *jax.vmap(one)(z, progress, spent, slots.r), count + 1
 
     z, progress, spent, count = jax.lax.while_loop(
-        going, body, (slots.z, progress, slots.spent, began)
+        unfinished, body, (slots.z, progress, slots.spent, began)
     )
     slots = _Slots(slots.start, z, slots.r, eqx.combine(progress, static), spent)
     return slots, count - began
@@ -241,15 +247,15 @@ def _take(slots: _Slots, where: Int[Array, " some"]) -> _Slots:
 
 @eqx.filter_jit
 def _read(problem: _Problem, slots: _Slots, where: Int[Array, " some"]) -> Ends:
-    task, some = problem.task, _take(slots, where)
+    task, ended = problem.task, _take(slots, where)
 
     def one(best, start):
         prediction = task.predict(problem.model.coda(best), start.tokens)
         scores = task.score(prediction, start.tokens, start.targets)
         return prediction, {name: jnp.asarray(s, jnp.float32) for name, s in scores.items()}
 
-    solving = some.progress
-    predictions, scores = jax.vmap(one)(solving.best, some.start)
+    solving = ended.progress
+    predictions, scores = jax.vmap(one)(solving.best, ended.start)
     return Ends(
         predictions,
         scores,
@@ -257,5 +263,5 @@ def _read(problem: _Problem, slots: _Slots, where: Int[Array, " some"]) -> Ends:
         solving.evaluations,
         solving.residual,
         solving.converged,
-        some.spent,
+        ended.spent,
     )

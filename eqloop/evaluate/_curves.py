@@ -18,38 +18,50 @@ from .._tables import plain
 from .._task import Progress, Split, Task
 
 CHECK = 8
-"""Iterations between two looks at whether an example has stopped changing."""
+"""Number of iterations between two checks whether an example has stopped changing."""
 QUIET = 1e-4
-"""Largest relative residual of an example that may stop early."""
+"""An example may stop early only if its relative residual is at most this."""
 REACH = 32.0
-"""How many times its movement over the last `CHECK` iterations an answer must withstand."""
+"""Safety factor: an example may stop only if its prediction survives a perturbation this many times
+the last movement of its logits over `CHECK` iterations."""
 SMALL = 64
-"""Batches below this are not made smaller: compiling for a new size costs more than it saves."""
+"""Smaller batches are not shrunk: compiling for a new size costs more than it saves."""
 SMALLEST = 16
-"""Examples in a batch at least, where `work` limits them."""
+"""Minimum number of examples in a batch if `work` limits their number."""
 NOISE = 16 * float(np.finfo(np.float32).eps)
-"""A relative residual that rounding alone explains."""
+"""A relative residual that rounding errors alone can cause."""
 
 
 def geometric(iterations: int) -> list[int]:
-    """1, 2, 3, 4, 6, 8, 12, 16, 24, ... and `iterations` itself."""
+    """A geometric grid of iteration counts: 1, 2, 3, 4, 6, 8, 12, ... up to `iterations` itself.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.evaluate.geometric(10)
+    [1, 2, 3, 4, 6, 8, 10]
+
+    ```
+    """
     powers = [2**k for k in range(iterations.bit_length())]
-    grid = {each for power in powers for each in (power, power * 3 // 2)}
-    return sorted(each for each in grid | {iterations} if 1 <= each <= iterations)
+    grid = {count for power in powers for count in (power, power * 3 // 2)}
+    return sorted(count for count in grid | {iterations} if 1 <= count <= iterations)
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A set of examples over the grid of iterations.
+    """The scores of a set of examples at each point of the grid of iterations.
 
     **Attributes:**
 
-    - `examples`: how many.
-    - `scores`: name -> mean at each point of the grid (`exact`, `cells`, ...).
-    - `residual_mean`, `residual_median`: relative residual `|z_t - z_{t-1}| / |z_t|` there.
-    - `converged`: share of examples whose residual there is below the tolerance.
-    - `settled`: share that ever got below it; `settled_median`: the median iteration of those.
-    - `overthinking`: name -> best over the grid, where, last, and `penalty` = best - last.
+    - `examples`: number of examples.
+    - `scores`: name (`exact`, `cells`, ...) -> mean score at each point of the grid, in [0, 1].
+    - `residual_mean`: mean relative residual `|z_t - z_{t-1}| / |z_t|` at each point.
+    - `residual_median`: median relative residual at each point.
+    - `converged`: share of examples whose residual is below the tolerance, at each point.
+    - `settled`: share of examples whose residual was below the tolerance at any iteration.
+    - `settled_median`: median of the first such iterations; NaN if there is none.
+    - `overthinking`: name of a score -> `{"best", "iterations", "last", "penalty"}`: the best mean
+        on the grid, the iterations of it, the last mean, and best - last.
     """
 
     examples: int
@@ -64,18 +76,20 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured.
+    """The result of `evaluate`.
 
     **Attributes:**
 
-    - `iterations`: the grid.
+    - `iterations`: the grid of iteration counts.
     - `tolerance`: relative residual below which an example counts as converged.
-    - `overall`, `bands`: a curve for all examples, and one for each band that has any.
-    - `settled`: per example the first iteration whose residual is below `tolerance`, 0 for none.
-    - `judged`: means of the task's host-side scores of the last prediction.
-    - `predictions`: the last prediction of each example that was measured.
-    - `iterations_run`: iterations of single examples that were computed;
-      `iterations_asked` without early exit.
+    - `overall`: the curve of all examples.
+    - `bands`: name of a difficulty band -> the curve of its examples; empty bands are left out.
+    - `settled`: for each example the first iteration whose residual is below `tolerance`; 0 if
+        there is none.
+    - `judged`: name -> mean of a score that the task computes on the host from the last prediction.
+    - `predictions`: the last prediction of each measured example.
+    - `iterations_run`: number of iterations of single examples that were computed.
+    - `iterations_asked`: number of iterations without early exit.
     - `seconds`: wall time, compilation included.
     """
 
@@ -91,20 +105,20 @@ class Evaluation:
     seconds: float
 
     def tables(self) -> dict[str, Any]:
-        """JSON-ready, NaN as null; without the predictions."""
-        found = {
+        """The attributes as plain values, NaN as None, without the predictions."""
+        tables = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.name != "predictions"
         }
-        found["overall"] = dataclasses.asdict(self.overall)
-        found["bands"] = {name: dataclasses.asdict(curve) for name, curve in self.bands.items()}
-        found["settled"] = self.settled.tolist()
-        return plain(found)
+        tables["overall"] = dataclasses.asdict(self.overall)
+        tables["bands"] = {name: dataclasses.asdict(curve) for name, curve in self.bands.items()}
+        tables["settled"] = self.settled.tolist()
+        return plain(tables)
 
 
 class _Active(eqx.Module):
-    """The examples of a batch that are still iterated, on the device."""
+    """The examples of a batch that are still iterated, as arrays on the device."""
 
     z: Float[Array, "batch *grid width"]
     r: PyTree
@@ -112,7 +126,7 @@ class _Active(eqx.Module):
     targets: Shaped[Array, "batch *grid"]
     residual: Float[Array, " batch"]
     settled: Int[Array, " batch"]
-    # At the last check: the logits, and how far they had moved since the one before.
+    # The logits at the last check, and their largest change since the check before.
     logits: Float[Array, "batch *grid classes"]
     moved: Float[Array, " batch"]
 
@@ -143,7 +157,7 @@ def _start(
 def _advance(
     loop: Any, active: _Active, done: Int[Array, ""], count: Int[Array, ""], tolerance: Array
 ) -> _Active:
-    """`count` more iterations after the `done` so far, both traced."""
+    """Compute `count` iterations after the first `done`; both are traced."""
 
     def body(i, carry):
         z, _, settled = carry
@@ -180,7 +194,7 @@ def _check(
         logits = model.coda(z)
         moved = jnp.max(jnp.abs(logits - before))
         prediction = task.predict(logits, tokens)
-        # The hardest push within the reach: down for what was chosen, up for all else.
+        # The worst perturbation of this size lowers the chosen class against all others.
         chosen = jax.nn.one_hot(prediction, logits.shape[-1], dtype=logits.dtype)
         pushed = task.predict(logits - 2 * REACH * moved * chosen, tokens)
         stable = jnp.all(pushed == prediction)
@@ -212,33 +226,42 @@ def evaluate(
     work: float | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Scores and residuals of plain iteration, on a geometric grid up to `iterations`.
+    """Measure scores and residuals of plain iteration on a geometric grid up to `iterations`.
 
-    **Early exit.** An example stops being iterated when its answer can no longer change, and
-    counts with that answer for the rest of the grid. Every 8 iterations an example is let go if
-    (1) its relative residual is at most 1e-4; (2) its logits moved less over these 8 iterations
-    than over the 8 before, by a tenth or more (or the residual is at the level of rounding); and
-    (3) its prediction stays the same when the logit of every class that it chose is lowered,
-    against all others, by twice 32 times that movement. Under (2) the iteration is contracting;
-    while its slowest mode shrinks by at least 1 in 33 per 8 iterations (a spectral radius up to
-    0.996), all movement still to come is below 32 times the last one, so (3) makes the
-    predictions those of the full run. An example that oscillates or drifts is iterated to the
-    end. Examples still going are gathered in batches of a quarter of the size.
+    **Early exit.** An example is no longer iterated once its answer cannot change, and keeps that
+    answer for the rest of the grid. A check every 8 iterations stops an example if (1) its relative
+    residual is at most 1e-4; (2) its logits moved at least a tenth less over these 8 iterations
+    than over the 8 before (or the residual is at the level of rounding); and (3) its prediction
+    stays the same if the logit of every chosen class is lowered, against all others, by twice 32
+    times that movement. Under (2) the iteration contracts; while its slowest mode shrinks by at
+    least 1 in 33 per 8 iterations (a spectral radius up to 0.996), all further movement is below 32
+    times the last one, so (3) gives the predictions of the full run. An example that oscillates or
+    drifts is iterated to the end. The remaining examples are gathered in batches of a quarter of
+    the size.
 
     **Arguments:**
 
-    - `iterations`: the most; `grid`: where to look, `geometric(iterations)` by default.
-    - `tolerance`: relative residual below which an example counts as converged (below 1e-4 it
-      also takes the place of 1e-4 in (1)).
-    - `batch_size`: examples iterated at once.
+    - `model`, `task`: the model, and the task that encodes puzzles and scores predictions.
+    - `split`: the examples.
+    - `iterations`: maximum number of iterations.
+    - `grid`: iteration counts at which to measure; `geometric(iterations)` by default.
+    - `tolerance`: relative residual below which an example counts as converged; if it is below
+        1e-4, it also replaces 1e-4 in (1).
+    - `batch_size`: number of examples iterated at once.
+    - `early_exit`: whether examples may stop early.
     - `fold`: fold internal recall into the weights: same function, fewer operations.
-    - `work`: iterations of single examples to compute. Once they are used no further batch begins,
-        and the figures are those of a random sample, always the same one, of `examples` examples.
+    - `work`: maximum number of iterations of single examples to compute. Once they are used no
+        further batch begins, and the results are those of a random sample (always the same one).
         By default all examples are measured.
-    - `progress`: called with the work done and an upper bound of all of it, both in iterations of
-        single examples.
+    - `progress`: called with the work done and an upper bound of the total work, both in iterations
+        of single examples.
 
-    **Raises** `InputError` for an empty split.
+    **Returns:**
+
+    An `Evaluation`.
+
+    **Raises** `InputError` for an empty split, `iterations` below 1, and puzzles that are too small
+    for the model.
     """
     began = time.perf_counter()
     if not len(split):
@@ -270,7 +293,7 @@ def evaluate(
 
         parts.append(batch.run(report))
         measured += len(index)
-        # What early exit saves is work done, unless the work computed is what is limited.
+        # Iterations saved by early exit count as done, unless `work` limits the computed ones.
         spent += parts[-1].computed if limited else points[-1] * batch_size
     split = split.take(order[:measured])
 
@@ -293,7 +316,7 @@ def evaluate(
         overall=curve(everything),
         bands={name: curve(mask) for name, mask in bands.items()},
         settled=settled,
-        judged={name: mean(each) for name, each in task.judge(split, predictions).items()},
+        judged={name: mean(values) for name, values in task.judge(split, predictions).items()},
         predictions=predictions,
         iterations_run=sum(part.iterations_run for part in parts),
         iterations_asked=points[-1] * len(split),
@@ -302,7 +325,7 @@ def evaluate(
 
 
 def check_grid(model: LoopedTransformer, grid: tuple[int, ...]) -> None:
-    """**Raises** `InputError` where a puzzle is smaller than the neighbourhood of a cell."""
+    """**Raises** `InputError` if a puzzle is smaller than the neighbourhood of a cell."""
     window = model.blocks[0].attention.window
     if window != "full" and min(grid) < window:
         raise InputError(
@@ -317,7 +340,7 @@ def make_loop(model: LoopedTransformer, fold: bool) -> Any:
 
 @dataclasses.dataclass
 class _Measured:
-    """Of one batch: grid points by examples, and what came last."""
+    """The measurement of one batch: arrays of shape (grid points, examples), and last values."""
 
     scores: dict[str, np.ndarray]
     residual: np.ndarray
@@ -325,18 +348,18 @@ class _Measured:
     predictions: np.ndarray
     iterations_run: int
     computed: int
-    """As `iterations_run`, with those of slots that are padding or done already."""
+    """`iterations_run` plus the iterations of slots that are padding or stopped."""
 
 
 class _Batch:
-    """Iterate one batch over the grid, dropping examples as they are done."""
+    """Iterate one batch over the grid, and drop the examples that stop."""
 
     def __init__(self, model, loop, task, split, index, real, points, tolerance, early_exit):
         self.model, self.loop, self.task = model, loop, task
         self.points, self.tolerance, self.early_exit = points, tolerance, early_exit
         self.real = real
-        # Row of the batch that each slot on the device holds, and which slots still count: the
-        # others are padding, or done and not yet dropped.
+        # The row of the batch in each slot on the device, and whether the slot is live: other slots
+        # are padding, or hold a stopped example that is not dropped yet.
         self.rows = np.arange(len(index))
         self.live = self.rows < real
         self.active = _start(
@@ -344,20 +367,20 @@ class _Batch:
         )
 
     def run(self, report: Callable[[int, int], None]) -> _Measured:
-        """Calls `report` now and then with the iterations of single examples that were computed,
-        and with those that were computed or need not be."""
+        """Call `report` repeatedly with two numbers of iterations of single examples: the computed
+        ones, and those that are computed or skipped."""
         points, size = self.points, len(self.rows)
         residual = np.full((len(points), size), np.nan, np.float32)
         settled = np.zeros(size, np.int32)
         scores: dict[str, np.ndarray] = {}
         predictions = np.zeros(0)
-        # As of the last look at each example.
+        # The values of each example when it was last read.
         last_scores: dict[str, np.ndarray] = {}
         last_residual = np.zeros(size, np.float32)
         now = run = computed = 0
         for place, point in enumerate(points):
             while now < point and self.live.any():
-                # To the next point of the grid or the next check, whichever comes first.
+                # Iterate to the next point of the grid or the next check.
                 step = min(point, now - now % CHECK + CHECK) if self.early_exit else point
                 self.active = _advance(
                     self.loop,
@@ -376,11 +399,11 @@ class _Batch:
                     )
                     stop = np.asarray(stopped) & self.live
                 if now == point or stop.any():
-                    noted = self.live if now == point else stop
-                    rows = self.rows[noted]
-                    last_residual[rows] = np.asarray(self.active.residual)[noted]
-                    settled[rows] = np.asarray(self.active.settled)[noted]
-                    predictions = self._note_scores(last_scores, predictions, size, noted)
+                    read = self.live if now == point else stop
+                    rows = self.rows[read]
+                    last_residual[rows] = np.asarray(self.active.residual)[read]
+                    settled[rows] = np.asarray(self.active.settled)[read]
+                    predictions = self._record_scores(last_scores, predictions, size, read)
                     self.live &= ~stop
                     self._shrink()
                 report(computed, now * size)
@@ -390,7 +413,7 @@ class _Batch:
                 scores[name][place] = value
         real = slice(0, self.real)
         return _Measured(
-            scores={name: each[:, real] for name, each in scores.items()},
+            scores={name: values[:, real] for name, values in scores.items()},
             residual=residual[:, real],
             settled=settled[real],
             predictions=predictions[real],
@@ -398,43 +421,42 @@ class _Batch:
             computed=computed,
         )
 
-    def _note_scores(self, last, predictions, size, mask) -> np.ndarray:
-        """Update the scores in `last` and the predictions of the rows whose slots are in `mask`."""
+    def _record_scores(self, last, predictions, size, mask) -> np.ndarray:
+        """Update `last` and `predictions` from the slots in `mask`; returns the predictions."""
         rows = self.rows[mask]
-        found, values = _read(self.model, self.task, self.active)
-        found = np.asarray(found)
+        current, values = _read(self.model, self.task, self.active)
+        current = np.asarray(current)
         if not len(predictions):
-            predictions = np.zeros((size, *found.shape[1:]), found.dtype)
-        predictions[rows] = found[mask]
+            predictions = np.zeros((size, *current.shape[1:]), current.dtype)
+        predictions[rows] = current[mask]
         for name, value in values.items():
             value = np.asarray(value)
             last.setdefault(name, np.zeros(size, value.dtype))[rows] = value[mask]
         return predictions
 
     def _shrink(self) -> None:
-        """Gather the live slots when a quarter of the room holds them all."""
+        """Gather the live slots if a quarter of the slots can hold them."""
         slots, count = len(self.rows), int(self.live.sum())
-        room = slots
-        while room >= SMALL and count <= room // 4:
-            room //= 4
-        if count == 0 or room == slots:
+        smaller = slots
+        while smaller >= SMALL and count <= smaller // 4:
+            smaller //= 4
+        if count == 0 or smaller == slots:
             return
-        keep = np.flatnonzero(self.live)
-        padded = np.pad(keep, (0, room - count), mode="edge")
+        padded = np.pad(np.flatnonzero(self.live), (0, smaller - count), mode="edge")
         self.active = _take(self.active, jnp.asarray(padded))
         self.rows = self.rows[padded]
-        self.live = np.arange(room) < count
+        self.live = np.arange(smaller) < count
 
 
 def mean(values: np.ndarray) -> float:
-    """Mean over those that apply (not NaN); NaN where none does."""
+    """NaN-ignoring mean; NaN if every value is NaN."""
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else float("nan")
 
 
 def _curve(points, scores, residual, settled, mask, tolerance) -> Curve:
-    means = {name: [mean(row[mask]) for row in each] for name, each in scores.items()}
+    means = {name: [mean(row[mask]) for row in rows] for name, rows in scores.items()}
     residual, settled = residual[:, mask].astype(np.float64), settled[mask]
     overthinking = {}
     for name, curve in means.items():

@@ -1,4 +1,4 @@
-"""`evaluate` on a split of a run, kept in its folder."""
+"""`evaluate` on a split of a run, saved in the run's folder."""
 
 from .._model import LoopedTransformer
 from .._task import Progress, Split, Task
@@ -7,7 +7,7 @@ from ._curves import Evaluation, evaluate
 
 
 def at_most(split: Split, rows: int) -> Split:
-    """At most `rows` examples of a split, evenly spread; 0 for all."""
+    """At most `rows` evenly spread examples of a split; the split itself if `rows` is 0."""
     return split.evenly(rows) if 0 < rows < len(split) else split
 
 
@@ -24,11 +24,23 @@ def measure(
     work: float | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """`evaluate` on the split `name`, at most `rows` examples of it (0: all), saved in the run;
-    `step` is that of the checkpoint that `model` is."""
-    some = at_most(split, rows)
-    found = evaluate(model, task, some, iterations=iterations, work=work, progress=progress)
-    record = record_of(task, name, step, found.overall.examples, split)
+    """Call `evaluate` on a split of a run, and save the result in the run's folder.
+
+    **Arguments:**
+
+    - `run`: the run, whose folder receives `eval/NAME.json`.
+    - `step`: step of the checkpoint that `model` was read from.
+    - `model`, `task`: the model of that checkpoint, and its task.
+    - `name`, `split`: the split.
+    - `rows`: maximum number of examples, evenly spread; 0 for all.
+    - `iterations`, `work`, `progress`: see `evaluate`.
+
+    **Returns** the `Evaluation`. **Raises** `InputError` as `evaluate`, and if the file cannot be
+    written.
+    """
+    sample = at_most(split, rows)
+    evaluation = evaluate(model, task, sample, iterations=iterations, work=work, progress=progress)
+    record = record_of(task, name, step, evaluation.overall.examples, split)
     record["trained_iterations"] = trained_iterations(run.spec)
-    save_evaluation(run, name, record | found.tables())
-    return found
+    save_evaluation(run, name, record | evaluation.tables())
+    return evaluation

@@ -1,5 +1,4 @@
-"""The loop at work on some examples: the board after each iteration, for the page to step
-through."""
+"""The answers of the loop after each iteration on a few examples, for the player of the page."""
 
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ from ..run import Frame, PlayedExample, Player
 from ._trace import trace
 
 CLOSE = 32
-"""Iterations that are all shown; later ones thin out."""
+"""Every iteration up to this one has a frame; later frames become sparse."""
 
 
 def player(
@@ -23,9 +22,16 @@ def player(
     iterations: int,
     rtol: float,
 ) -> Player:
-    """The answer of the loop after each of a number of iterations, for each example of a split.
+    """Record the answer of the loop after selected iterations, for each example of a split.
 
-    **Arguments:** `names`: a title for each example of the split.
+    **Arguments:**
+
+    - `model`, `task`: the model, and the task that draws puzzles and answers.
+    - `split`: the examples.
+    - `names`: one title per example.
+    - `iterations`, `rtol`: see `trace`.
+
+    **Returns** the content of `player.json`.
     """
     examples: list[PlayedExample] = []
     for number, name in enumerate(names):
@@ -33,7 +39,7 @@ def player(
         traced = trace(model, task, one.inputs[0], iterations=iterations, rtol=rtol)
         frames: list[Frame] = []
         before = None
-        for count in _shown(len(traced.residuals), traced.changes()):
+        for count in _frames(len(traced.residuals), traced.changes()):
             answer = traced.predictions[count - 1]
             picture = task.draw(one, answer)
             frames.append(
@@ -57,13 +63,13 @@ def player(
     return {"examples": examples}
 
 
-def _shown(last: int, changes: list[int]) -> list[int]:
-    """All of the first iterations, then where the answer changes (up to as many again), then each
-    an eighth later than the one before."""
-    found = {*range(1, min(last, CLOSE) + 1), last}
-    found |= set([each for each in changes if each > CLOSE][:CLOSE])
+def _frames(last: int, changes: list[int]) -> list[int]:
+    """The iterations with a frame: the first `CLOSE`, then the first `CLOSE` at which the answer
+    changes, and a geometric grid of ratio 9/8."""
+    counts = {*range(1, min(last, CLOSE) + 1), last}
+    counts |= set([count for count in changes if count > CLOSE][:CLOSE])
     later = CLOSE
     while later < last:
-        found.add(later)
+        counts.add(later)
         later += max(1, later // 8)
-    return sorted(found)
+    return sorted(counts)

@@ -1,4 +1,4 @@
-"""Test-time compute: each example is iterated as long as it needs, from one or several states."""
+"""Test-time compute: iterate each example as long as it needs, from one or several starts."""
 
 import dataclasses
 import time
@@ -23,16 +23,18 @@ Select = Literal["residual", "vote"]
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a set of examples cost.
+    """The cost of solving a set of examples.
 
     **Attributes:**
 
-    - `examples`: how many; `solved`: share whose whole answer is right; `converged`: share whose
-      chosen start reached the tolerance.
-    - `evaluations`: mean evaluations of f per example, over all of its starts.
-    - `evaluations_per_solved`, `seconds_per_solved`: those of the whole set, the unsolved examples
-      included, per solved one; NaN where none is. The wall time of the call is divided among the
-      examples by their evaluations.
+    - `examples`: number of examples.
+    - `solved`: share of examples whose whole answer is right.
+    - `converged`: share of examples whose chosen start reached the tolerance.
+    - `evaluations`: mean number of evaluations of f per example, summed over its starts.
+    - `evaluations_per_solved`: evaluations of the whole set per solved example; NaN if none is
+        solved.
+    - `seconds_per_solved`: the same for seconds; the wall time of the call is divided among the
+        examples in proportion to their evaluations.
     """
 
     examples: int
@@ -45,17 +47,24 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Solved:
-    """What `solve` found.
+    """The result of `solve`.
 
     **Attributes:**
 
-    - `predictions`: the answer of each example, that of the chosen start.
-    - `scores`: name -> score of each example; `judged`: means of the host-side scores.
-    - `chosen`: the number of that start.
-    - `votes`: how many starts of the example gave the answer of this one.
-    - `steps`, `evaluations`, `residual`, `converged`, `spent`: of each start; see `Ends`.
-    - `overall`, `bands`: the cost of all examples, and of each band that has any.
-    - `slot_steps`: steps times slots that were computed: the sum of `steps`, and what waited.
+    - `predictions`: the answer of the chosen start of each example.
+    - `scores`: name -> score of each example.
+    - `judged`: name -> mean of a score that the task computes on the host.
+    - `chosen`: number of the chosen start of each example.
+    - `votes`: for each start the number of starts of its example that gave the same answer.
+    - `steps`: number of solver steps of each start.
+    - `evaluations`: number of evaluations of f of each start.
+    - `residual`: lowest relative residual of each start.
+    - `converged`: whether the start reached the tolerance.
+    - `spent`: whether the start used up its budget. (If a start neither converged nor used up its
+        budget, its state was not finite.)
+    - `overall`: the cost of all examples.
+    - `bands`: name of a difficulty band -> its cost; empty bands are left out.
+    - `slot_steps`: number of computed steps times slots, idle slots included.
     - `seconds`: wall time, compilation included.
     """
 
@@ -75,10 +84,10 @@ class Solved:
     seconds: float
 
     def tables(self) -> dict[str, Any]:
-        """JSON-ready, NaN as null; without the predictions."""
-        found = dataclasses.asdict(self)
-        del found["predictions"]
-        return plain(jax.tree.map(lambda x: x.tolist() if hasattr(x, "tolist") else x, found))
+        """The attributes as plain values, NaN as None, without the predictions."""
+        tables = dataclasses.asdict(self)
+        del tables["predictions"]
+        return plain(jax.tree.map(lambda x: x.tolist() if hasattr(x, "tolist") else x, tables))
 
 
 def solve(
@@ -96,30 +105,32 @@ def solve(
     key: PRNGKeyArray | None = None,
     progress: Progress | None = None,
 ) -> Solved:
-    """Solve the loop for each example, and stop each when it has converged.
+    """Solve the loop for each example, and stop each example when it has converged.
 
-    The batch stays full: see `Stream`. What an example gets does not depend on its batch mates
-    (up to rounding, which may differ with the size of the batch). The answer is read off the
-    iterate with the lowest residual, which is what a solver returns.
+    Continuous batching keeps the batch full; see `Stream`. The result of an example does not depend
+    on the rest of the batch, up to rounding. The answer is read from the iterate with the lowest
+    residual. When not to use it: for the accuracy at given numbers of iterations, which `evaluate`
+    measures.
 
     **Arguments:**
 
-    - `budget`: evaluations of f that each start may take. A solver whose step takes several
-      exceeds it by less than one step.
-    - `solver`: `FixedPoint(rtol=1e-3)` by default; any `AbstractSolver`, with its own tolerance.
-    - `restarts`: starts of each example, the model's own and then noisy ones.
-    - `select`: the start whose answer counts: `"residual"`, the one with the lowest residual, or
-      `"vote"`, of those with the most frequent whole answer the one with the lowest residual
-      (which also decides between equally frequent answers).
-    - `noise`: of a noisy start, relative to the root mean square of the model's own. Much noise may
-      lead to other fixed points, with wrong answers and no larger a residual; see
-      benchmarks/LOG.md.
-    - `batch_size`: starts iterated at once.
+    - `model`, `task`: the model, and the task that encodes puzzles and scores predictions.
+    - `split`: the examples.
+    - `budget`: maximum number of evaluations of f per start; a solver whose step takes several
+        evaluations may exceed it by less than one step.
+    - `solver`: any `AbstractSolver` with its own tolerance; `FixedPoint(rtol=1e-3)` by default.
+    - `restarts`: number of starts per example: the model's own start, then noisy ones.
+    - `select`: which start gives the answer: `"residual"`, the start with the lowest residual, or
+        `"vote"`, the start with the lowest residual among those with the most frequent answer.
+    - `noise`: size of the noise of a start, relative to the root mean square of the model's own
+        start. Large noise can lead to other fixed points, with wrong answers and residuals that
+        are no larger; see benchmarks/LOG.md.
+    - `batch_size`: number of starts iterated at once.
     - `fold`: fold internal recall into the weights: same function, fewer operations.
-    - `key`: of the noise; `jax.random.key(0)` by default.
-    - `progress`: called with the examples done and their number.
+    - `key`: random key of the noise; `jax.random.key(0)` by default.
+    - `progress`: called with the number of solved examples and of all examples.
 
-    When not to use it: for accuracy at given numbers of iterations, which `evaluate` measures.
+    **Returns** a `Solved`.
 
     **Raises** `InputError` for an empty split or an argument out of range, `ValueError` for a
     solver that does not stop by itself.
@@ -163,7 +174,7 @@ def solve(
     votes = count_votes(answers)
     chosen = choose_start(residual, votes if select == "vote" else None)
     row = np.arange(count)
-    scores = {name: by_example(each)[row, chosen] for name, each in ends.scores.items()}
+    scores = {name: by_example(score)[row, chosen] for name, score in ends.scores.items()}
     predictions = answers[row, chosen]
     evaluations, converged = by_example(ends.evaluations), by_example(ends.converged)
     seconds = time.perf_counter() - began
@@ -183,7 +194,7 @@ def solve(
     return Solved(
         predictions=predictions,
         scores=scores,
-        judged={name: mean(each) for name, each in task.judge(split, predictions).items()},
+        judged={name: mean(values) for name, values in task.judge(split, predictions).items()},
         chosen=chosen,
         votes=votes,
         steps=by_example(ends.steps),
@@ -201,9 +212,9 @@ def solve(
 def count_votes(
     answers: Shaped[np.ndarray, "examples starts *grid"],
 ) -> Int[np.ndarray, "examples starts"]:
-    """For each start, how many of its example's starts gave the same whole answer."""
+    """For each start the number of starts of its example that gave the same whole answer."""
     flat = answers.reshape(*answers.shape[:2], -1)
-    # One start against all at a time: all against all would take starts^2 answers of memory.
+    # A loop over the starts: comparing all pairs at once takes memory for starts^2 answers.
     return np.stack([(flat == flat[:, [k]]).all(-1).sum(-1) for k in range(flat.shape[1])], axis=1)
 
 
@@ -211,10 +222,10 @@ def choose_start(
     residual: Float[np.ndarray, "examples starts"],
     votes: Int[np.ndarray, "examples starts"] | None = None,
 ) -> Int[np.ndarray, " examples"]:
-    """The start with the lowest residual, of those with the most votes where there are any; the
-    first of equals."""
+    """The start with the lowest residual, among those with the most votes if `votes` is given. Of
+    equal starts the first is chosen."""
     if votes is None:
         return np.argmin(residual, axis=1)
     most = votes == votes.max(axis=1, keepdims=True)
-    # inf is the residual of a start that never was finite, and may be all there is.
+    # The residual of a start that never was finite is inf; all residuals may be inf.
     return np.lexsort((residual, ~most))[:, 0]

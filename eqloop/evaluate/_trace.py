@@ -1,4 +1,4 @@
-"""One example, iteration by iteration: what the model would answer if the loop ended there."""
+"""The answer of the model after each iteration on one example."""
 
 import dataclasses
 import math
@@ -19,11 +19,13 @@ _CHUNK = 16
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """**Attributes:**
+    """The result of `trace`.
 
-    - `predictions`: the answer after each iteration, from the first.
-    - `residuals`: `|z_t - z_{t-1}| / |z_t|` of each iteration.
-    - `converged`: whether the last residual reached the tolerance.
+    **Attributes:**
+
+    - `predictions`: the answer after each iteration.
+    - `residuals`: the relative residual `|z_t - z_{t-1}| / |z_t|` of each iteration.
+    - `converged`: whether the last residual is at most the tolerance.
     """
 
     predictions: Shaped[np.ndarray, "iterations *grid"]
@@ -31,7 +33,7 @@ class Trace:
     converged: bool
 
     def changes(self) -> list[int]:
-        """The iterations, from 1, after which the answer was not what it was before."""
+        """The iterations, counted from 1, that change the answer; the first one always does."""
         flat = self.predictions.reshape(len(self.predictions), -1)
         return [1, *(2 + np.flatnonzero((flat[1:] != flat[:-1]).any(1))).tolist()]
 
@@ -44,17 +46,26 @@ def trace(
     iterations: int,
     rtol: float,
 ) -> Trace:
-    """Plain iterations on one example, until the relative residual is at most `rtol`, and at most
-    `iterations` of them. **Raises** `InputError` where the puzzle is too small for the model."""
+    """Iterate the loop on one example and read the answer after each iteration.
+
+    **Arguments:**
+
+    - `model`, `task`: the model, and the task that encodes the puzzle.
+    - `tokens`: the puzzle, as a row of `Split.inputs`.
+    - `iterations`: maximum number of iterations.
+    - `rtol`: relative residual at which iteration stops.
+
+    **Returns** a `Trace`. **Raises** `InputError` if the puzzle is too small for the model.
+    """
     check_grid(model, tokens.shape)
     on_device = jnp.asarray(tokens)
     z, r = _start(model, task, on_device)
     predictions, residuals = [], []
     for _ in range(math.ceil(iterations / _CHUNK)):
-        z, (some, errors) = _advance(model, task, on_device, z, r)
-        predictions.append(np.asarray(some))
+        z, (answers, errors) = _advance(model, task, on_device, z, r)
+        predictions.append(np.asarray(answers))
         residuals.append(np.asarray(errors))
-        # A NaN is no fixed point, but it stays one: nothing is gained by going on.
+        # A residual of NaN ends the trace as well: all later ones are NaN.
         if not np.all(residuals[-1] > rtol):
             break
     residual = np.concatenate(residuals)[:iterations]

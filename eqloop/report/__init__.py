@@ -1,4 +1,4 @@
-"""From run folders to tables and figures."""
+"""Tables, figures and pages of runs, sweeps, stability reports and checks."""
 
 from ._correlation import Correlation as Correlation
 from ._correlation import correlation_table as correlation_table

@@ -1,4 +1,4 @@
-"""Runs and sweeps as one list of cells: a run each, with the values of the axes it differs in."""
+"""Runs and sweeps as one list of cells: runs with their values on the axes in which they differ."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,23 +29,27 @@ from ..run import (
 SILENT = {
     f"train.{name}" for name in ("log_every", "checkpoint_every", "keep", "tracker", "audit_every")
 }
-"""Fields of a spec in which runs may differ that are the same but for their seed."""
+"""Spec fields that do not affect results: runs that differ only in these and in the seed are
+replicates."""
 
 Status = Literal["finished", "failed", "unfinished"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run, or what will be one.
+    """A run, or a cell of a sweep that has not run yet.
 
     **Attributes:**
 
-    - `source`, `name`: the folder that was given, and which of its runs it is.
-    - `axes`: the value on each axis; None where it has none.
-    - `error`: one line, of a failed cell.
-    - `results`: of a finished cell.
-    - `seconds`, `flops`: of `"train"` and `"evaluate"`, as far as known.
-    - `parameters`; `rho_w_x`: the spectral radius of the recall's weights on the state.
+    - `source`: the run or sweep folder that was read.
+    - `name`: the name of the run.
+    - `axes`: axis -> value; None if the cell has no value on the axis.
+    - `status`: whether the cell finished, failed, or has not ended.
+    - `error`: the error of a failed cell, one line.
+    - `results`: the records of a finished cell.
+    - `seconds`, `flops`: the known costs of `"train"` and `"evaluate"`.
+    - `parameters`: number of weights of the model.
+    - `rho_w_x`: spectral radius of the recall's weights on the state.
     """
 
     source: str
@@ -70,17 +74,18 @@ class Cell:
 def read_cells(paths: Sequence[Path]) -> list[Cell]:
     """The cells of runs and sweeps, in order, all with the same axes.
 
-    A sweep that is given alone has its own axes. Otherwise there are those of `SPEC_AXES`, which
-    are read from the specs; any other field in which runs differ that agree on all of these but
-    the seed; and where that leaves two sources with one run of the same axes, the axis "source".
+    A single sweep has its own axes. Otherwise the axes are: `SPEC_AXES`, read from the specs; every
+    other field that distinguishes runs which agree on `SPEC_AXES` up to the seed; and "source" if
+    two sources still have runs with equal axes.
 
-    **Raises** `InputError` for a folder that is neither, or given twice, and for what is damaged.
+    **Raises** `InputError` for a folder that is neither a run nor a sweep, a folder that is named
+    twice, and a damaged file.
     """
     if not paths:
         raise InputError("name a run folder or a sweep folder")
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("a folder is given twice: leave one of them out")
-    found: list[Cell] = []
+    all_cells: list[Cell] = []
     specs: dict[tuple[str, str], dict[str, Any]] = {}
     for path in paths:
         if is_sweep(path):
@@ -89,33 +94,34 @@ def read_cells(paths: Sequence[Path]) -> list[Cell]:
                 known = _specs(path, cells)
                 specs |= {(cell.source, cell.name): known[cell.name] for cell in cells}
                 cells = [_with(c, {**spec_axes(known[c.name]), **c.axes}) for c in cells]
-            found += cells
+            all_cells += cells
         elif (path / SPEC).exists():
             spec = read_spec(path)
             cell = _run(path, spec_axes(spec))
             specs[cell.source, cell.name] = spec
-            found.append(cell)
+            all_cells.append(cell)
         elif path.is_dir():
             raise InputError(f"{path} is neither a run (no {SPEC}) nor a sweep (no cells.json)")
         else:
             raise InputError(f"{path}: there is no such folder")
-    axes = list(dict.fromkeys(axis for cell in found for axis in cell.axes))
-    found = [_with(cell, {axis: cell.axes.get(axis) for axis in axes}) for cell in found]
-    for field in _other_fields(found, specs):
-        found = [
+    axes = list(dict.fromkeys(axis for cell in all_cells for axis in cell.axes))
+    all_cells = [_with(cell, {axis: cell.axes.get(axis) for axis in axes}) for cell in all_cells]
+    for field in _other_fields(all_cells, specs):
+        all_cells = [
             _with(cell, {**cell.axes, field: specs[cell.source, cell.name].get(field)})
-            for cell in found
+            for cell in all_cells
         ]
-    places: dict[tuple[Scalar, ...], set[str]] = {}
-    for cell in found:
-        places.setdefault(tuple(cell.axes.values()), set()).add(cell.source)
-    if any(len(sources) > 1 for sources in places.values()):
-        found = [_with(cell, {"source": cell.source, **cell.axes}) for cell in found]
-    return found
+    sources_of: dict[tuple[Scalar, ...], set[str]] = {}
+    for cell in all_cells:
+        sources_of.setdefault(tuple(cell.axes.values()), set()).add(cell.source)
+    if any(len(sources) > 1 for sources in sources_of.values()):
+        all_cells = [_with(cell, {"source": cell.source, **cell.axes}) for cell in all_cells]
+    return all_cells
 
 
 def _specs(path: Path, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-    """Of the cells of a sweep by name; of one that has not run the fields that all others share."""
+    """Name of a cell -> the fields of its spec; for a cell that has not run, the fields that all
+    others share."""
     known = {c.name: read_spec(path / RUNS / c.name) for c in cells if c.status == "finished"}
     first = next(iter(known.values()), {})
     shared = {
@@ -129,7 +135,7 @@ def _specs(path: Path, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
 def _other_fields(
     cells: Sequence[Cell], specs: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> list[str]:
-    """Those in which finished cells differ that would else be taken for seeds of one another."""
+    """The fields in which finished cells differ that agree on all axes but the seed."""
     alike: dict[tuple[Scalar, ...], list[Mapping[str, Any]]] = {}
     for cell in cells:
         spec = specs.get((cell.source, cell.name))
@@ -153,8 +159,8 @@ def _run(path: Path, axes: Mapping[str, Scalar]) -> Cell:
     if not results.splits:
         raise InputError(f"{path} has no evaluation of test or hard yet: eqloop eval {path}")
     say_steps(path, results)
-    evaluations = [each.seconds for each in results.splits.values()]
-    known = [each for each in evaluations if each is not None]
+    evaluations = [evaluated.seconds for evaluated in results.splits.values()]
+    known = [seconds for seconds in evaluations if seconds is not None]
     return Cell(
         source=str(path),
         name=path.resolve().name,
@@ -178,7 +184,7 @@ def _sweep(path: Path) -> Iterator[Cell]:
 def _with_result(cell: Cell, result: CellResult, run: Path) -> Cell:
     costs: dict[str, Any] = {name: getattr(result, name) for name in _COSTS}
     if result.status == "failed":
-        error = result.error or "it does not say why"
+        error = result.error or "no reason is recorded"
         return dataclasses.replace(cell, status="failed", error=error, **costs)
     if not (run / SPEC).exists():  # the sweep will train this cell again
         return cell

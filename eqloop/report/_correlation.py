@@ -1,4 +1,4 @@
-"""Does a number go with another one over models? Rank correlation, with an interval."""
+"""Rank correlation of a number with an outcome over models, with an interval."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,14 +9,22 @@ from jaxtyping import Float
 from .tables._table import Table
 
 FEWEST = 5
-"""Of fewer models no correlation is given."""
+"""Minimum number of models for a correlation."""
 RESAMPLES = 1000
+"""Number of bootstrap resamples of the models."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation of `name` with an outcome, over `count` models, and its 95 %
-    interval by resampling models; None where there are fewer than 5, or all are alike."""
+    """Spearman's rank correlation of a number with an outcome over models.
+
+    **Attributes:**
+
+    - `name`: name of the number.
+    - `count`: number of models for which it is known.
+    - `value`: the correlation; None for fewer than 5 models or if all values are equal.
+    - `low`, `high`: its 95 % interval, by resampling models; None if `value` is None.
+    """
 
     name: str
     count: int
@@ -28,33 +36,51 @@ class Correlation:
 def correlations(
     measures: Mapping[str, Sequence[float | None]], outcome: Sequence[float]
 ) -> list[Correlation]:
-    """One for each of `measures`: name -> a number for each model (None or not finite where it is
-    not known; such models are left out), in the order of `outcome`."""
-    found = []
+    """Correlate numbers with an outcome over models.
+
+    **Arguments:**
+
+    - `measures`: name -> one number per model. Models whose number is None or not finite are left
+        out.
+    - `outcome`: one number per model, in the same order.
+
+    **Returns** one `Correlation` per entry of `measures`.
+
+    ```python
+    >>> import eqloop
+    >>> radii, solved = [0.5, 0.8, 0.9, 1.1, 1.3, 1.4], [0.9, 0.8, 0.7, 0.5, 0.2, 0.1]
+    >>> [radius] = eqloop.report.correlations({"spectral radius": radii}, solved)
+    >>> round(radius.value, 2), radius.count
+    (-1.0, 6)
+
+    ```
+    """
+    results = []
     for name, values in measures.items():
         measured = np.array([np.nan if value is None else value for value in values], np.float64)
         known = np.isfinite(measured)
         pairs = np.stack([measured[known], np.asarray(outcome, np.float64)[known]])
         if pairs.shape[1] < FEWEST or not _varies(pairs).all():
-            found.append(Correlation(name, pairs.shape[1], None, None, None))
+            results.append(Correlation(name, pairs.shape[1], None, None, None))
             continue
         low, high = np.quantile(_resampled(pairs), [0.025, 0.975])
         value = float(_correlate(pairs[:, None])[0])
-        found.append(Correlation(name, pairs.shape[1], value, float(low), float(high)))
-    return found
+        results.append(Correlation(name, pairs.shape[1], value, float(low), float(high)))
+    return results
 
 
-def correlation_table(found: Iterable[Correlation], outcome: str = "hard") -> Table:
+def correlation_table(results: Iterable[Correlation], outcome: str = "hard") -> Table:
+    """The table of `correlations` with the share of the split `outcome` that is solved."""
     rows = [
-        (each.name, str(each.count), "-", "too few" if each.count < FEWEST else "all alike")
-        if each.value is None
+        (result.name, str(result.count), "-", "too few" if result.count < FEWEST else "all alike")
+        if result.value is None
         else (
-            each.name,
-            str(each.count),
-            f"{each.value:.2f}",
-            f"{each.low:.2f} to {each.high:.2f}",
+            result.name,
+            str(result.count),
+            f"{result.value:.2f}",
+            f"{result.low:.2f} to {result.high:.2f}",
         )
-        for each in found
+        for result in results
     ]
     return Table(
         "correlation",
@@ -62,8 +88,8 @@ def correlation_table(found: Iterable[Correlation], outcome: str = "hard") -> Ta
         ("instrument", "models", f"rank correlation with {outcome}", "95 %"),
         rows,
         f"Spearman’s rank correlation, over models, of each number with the share of {outcome} "
-        "examples solved at the last iteration; the interval is by resampling models. Correlation "
-        "over a few models is no cause.",
+        "examples solved at the last iteration; the interval is by resampling models. A "
+        "correlation over a few models does not show a cause.",
     )
 
 
@@ -72,20 +98,20 @@ def _varies(pairs: Float[np.ndarray, "2 *draws models"]) -> np.ndarray:
 
 
 def _resampled(pairs: Float[np.ndarray, "2 models"]) -> Float[np.ndarray, " draws"]:
-    """The correlation of `RESAMPLES` draws of the models, from a fixed seed; draws in which all
-    are alike have none, and are drawn again."""
+    """The correlations of `RESAMPLES` resamples of the models, from a fixed seed. A resample whose
+    values are all equal has no correlation and is drawn again."""
     random = np.random.default_rng(0)
     count = pairs.shape[1]
     drawn: list[np.ndarray] = []
     while len(drawn) < RESAMPLES:
-        each = pairs[:, random.integers(0, count, count)]
-        if _varies(each).all():
-            drawn.append(each)
+        resample = pairs[:, random.integers(0, count, count)]
+        if _varies(resample).all():
+            drawn.append(resample)
     return _correlate(np.stack(drawn, axis=1))
 
 
 def _correlate(pairs: Float[np.ndarray, "2 draws models"]) -> Float[np.ndarray, " draws"]:
-    """Pearson's correlation of the ranks, equal values sharing theirs."""
+    """Pearson's correlation of the ranks; equal values share the mean of their ranks."""
     from scipy.stats import rankdata
 
     x, y = rankdata(pairs, axis=-1) - (pairs.shape[-1] + 1) / 2

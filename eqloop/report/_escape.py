@@ -1,4 +1,4 @@
-"""How text that may come from a file is written in each format, so that it only ever is text."""
+"""Escapes text from files for each output format, so that none of it acts as markup."""
 
 import re
 from html import escape
@@ -7,11 +7,12 @@ from typing import Any
 from .._text import one_line, printable
 
 _MARKS = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown reads as more than a letter; an underscore only at the edge of a word."""
+"""The special characters of Markdown; an underscore is special only at the edge of a word."""
 
 
 def markdown_text(text: str) -> str:
-    """On one line, and without what ends a cell, begins a tag or a link, or changes the font."""
+    """Text for Markdown on one line: nothing in it ends a cell, begins a tag or a link, or changes
+    the font."""
     marked = _MARKS.sub(r"\\\g<0>", one_line(text))
     return marked.replace("&", "&amp;").replace("<", "&lt;")
 
@@ -40,19 +41,18 @@ _LOWERED = str.maketrans(_RAISED, "-0123456789")
 
 
 def latex_text(text: str) -> str:
-    """On one line, with every character that LaTeX would take for a command written so that it is
-    printed."""
+    """Text for LaTeX on one line, in which every special character is printed."""
     escaped = one_line(text).translate(_LATEX)
     return re.sub(f"[{_RAISED}]+", lambda m: f"$^{{{m[0].translate(_LOWERED)}}}$", escaped)
 
 
 def html_text(text: str) -> str:
-    """For the text of an element or the value of an attribute in quotes."""
+    """Text for an HTML element or for an attribute in quotes."""
     return escape(printable(text))
 
 
 def csv_value(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula with an apostrophe before it; numbers stay.
+    """A value for CSV: text that a spreadsheet would run as a formula gets an apostrophe in front.
 
     Source: https://owasp.org/www-community/attacks/CSV_Injection.
     """
@@ -63,7 +63,7 @@ def csv_value(value: Any) -> Any:
 
 
 def figure_text(text: str) -> str:
-    """For a label or title of matplotlib, which reads `$` as mathematics and leaves a label that
-    begins with `_` out of the legend."""
+    """Text for matplotlib, which would typeset `$` as mathematics and leave a label that begins
+    with `_` out of the legend."""
     shown = one_line(text).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown

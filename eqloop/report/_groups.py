@@ -1,4 +1,4 @@
-"""Cells that differ in their seed alone, as one group: means, intervals, the learning rate."""
+"""Groups of cells that differ only in their seed: means, intervals, the best learning rate."""
 
 import dataclasses
 import math
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .._errors import InputError
+from .._numbers import typeset_value
 from ._cells import Cell, Scalar, read_cells
 
 SEED, RATE = "seed", "lr"
@@ -14,8 +15,14 @@ SEED, RATE = "seed", "lr"
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """The mean of so many numbers, and half the width of its 95 % interval (Student's t; None for
-    fewer than two)."""
+    """The mean of some numbers, with its 95 % interval.
+
+    **Attributes:**
+
+    - `mean`: the mean; None for no numbers.
+    - `half_width`: half the width of the interval by Student's t; None for fewer than two numbers.
+    - `count`: number of numbers.
+    """
 
     mean: float | None
     half_width: float | None
@@ -23,7 +30,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:
-    """Of those that are known."""
+    """Mean and confidence interval, ignoring missing values."""
     known = [value for value in values if value is not None]
     if not known:
         return Estimate(None, None, 0)
@@ -38,42 +45,50 @@ def estimate(values: Sequence[float | None]) -> Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """**Attributes:** `axes`: what its cells share; `cells`: the finished ones; `failed`: those
-    that failed."""
+    """Cells with the same values on all axes but the seed.
+
+    **Attributes:**
+
+    - `axes`: the common values.
+    - `cells`: the finished cells.
+    - `failed`: the failed cells.
+    """
 
     axes: Mapping[str, Scalar]
     cells: Sequence[Cell]
     failed: Sequence[Cell]
 
     def estimate(self, of: Callable[[Cell], float | None]) -> Estimate:
+        """The mean of `of(cell)` over the finished cells."""
         return estimate([of(cell) for cell in self.cells])
 
     def share(self, split: str, name: str) -> Estimate:
-        """Of the examples of a split that are solved: `name` is last, best or lost."""
-        found = [cell.split(split) for cell in self.cells]
-        return estimate([None if each is None else getattr(each.overall, name) for each in found])
+        """The mean share of examples of a split that are solved; `name` is last, best or lost."""
+        splits = [cell.split(split) for cell in self.cells]
+        return estimate([None if data is None else getattr(data.overall, name) for data in splits])
 
     def validation(self, place: int = 0) -> Estimate:
-        """Of the examples solved (or, `place` 1, of the cells right) at the best step of each run.
-        A failed run counts as one that solves nothing: a learning rate is no better for those of
-        its runs that diverged."""
-        scores = [each.results.validation for each in self.cells if each.results is not None]
-        known = [None if each is None else each[place] for each in scores]
+        """The mean validation score at the best step of each run: the share of examples solved, or
+        with `place` 1 of cells right. A failed run counts as 0, so that a learning rate gains
+        nothing from runs that diverge."""
+        scores = [cell.results.validation for cell in self.cells if cell.results is not None]
+        known = [None if score is None else score[place] for score in scores]
         return estimate([*known, *(0.0 for _ in self.failed)])
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """All that a report is made of.
+    """The content of a report on runs.
 
     **Attributes:**
 
-    - `title`: of what.
-    - `cells`: every one, also those that failed or have not ended.
-    - `axes`: those that tell groups apart; `constants`: those on which all cells agree.
-    - `groups`: those in which something has ended.
-    - `chosen`: where learning rates differ, for all else the group whose rate is best on
-      validation; else None.
+    - `title`: the folder, or the number of folders.
+    - `cells`: all cells, including those that failed or have not ended.
+    - `axes`: the axes that distinguish groups.
+    - `constants`: axis -> the value that all cells share.
+    - `groups`: the groups with an ended cell.
+    - `chosen`: if learning rates differ, the group with the best validation score for each
+        combination of the other axes; else None.
     """
 
     title: str
@@ -85,7 +100,7 @@ class Results:
 
     @property
     def shown(self) -> Sequence[Group]:
-        """The groups for what has no room for every learning rate."""
+        """The groups to show if there is no room for every learning rate."""
         return self.groups if self.chosen is None else self.chosen
 
     @property
@@ -98,21 +113,25 @@ class Results:
 
 
 def read_results(paths: Sequence[Path]) -> Results:
-    """What run folders and sweep folders hold.
+    """Read run folders and sweep folders.
 
-    **Raises** `InputError` for a folder that is neither, for a run without an evaluation, for a
-    damaged file, and for a sweep in which nothing has ended.
+    **Arguments:**
+
+    - `paths`: the folders.
+
+    **Raises** `InputError` for a folder that is neither a run nor a sweep, a run without an
+    evaluation, a damaged file, and a sweep without an ended cell.
     """
     cells = read_cells(paths)
     if all(cell.status == "unfinished" for cell in cells):
         raise InputError(f"none of the {len(cells)} runs of {paths[0]} has ended yet: wait for one")
-    if not set(cells[0].axes) - {SEED}:  # something must name a row
+    if not set(cells[0].axes) - {SEED}:  # a row needs a label
         cells = [
             dataclasses.replace(cell, axes={"source": cell.source, **cell.axes}) for cell in cells
         ]
     values = {axis: [cell.axes[axis] for cell in cells] for axis in cells[0].axes}
     varying = [
-        axis for axis, found in values.items() if axis != SEED and len(set(map(repr, found))) > 1
+        axis for axis, column in values.items() if axis != SEED and len(set(map(repr, column))) > 1
     ]
     axes = varying or [axis for axis in values if axis != SEED][:1]
     groups = grouped(cells, axes)
@@ -121,9 +140,9 @@ def read_results(paths: Sequence[Path]) -> Results:
         cells=cells,
         axes=axes,
         constants={
-            axis: found[0]
-            for axis, found in values.items()
-            if axis not in axes and len(set(map(repr, found))) == 1 and found[0] is not None
+            axis: column[0]
+            for axis, column in values.items()
+            if axis not in axes and len(set(map(repr, column))) == 1 and column[0] is not None
         },
         groups=groups,
         chosen=choose_rates(groups) if RATE in varying else None,
@@ -131,49 +150,40 @@ def read_results(paths: Sequence[Path]) -> Results:
 
 
 def grouped(cells: Sequence[Cell], axes: Sequence[str]) -> list[Group]:
-    """In the order of the cells; those that have not ended are in none."""
-    found: dict[tuple[Scalar, ...], list[Cell]] = {}
+    """The ended cells in groups, in the order of the cells."""
+    members_of: dict[tuple[Scalar, ...], list[Cell]] = {}
     for cell in cells:
         if cell.status != "unfinished":
-            found.setdefault(tuple(cell.axes[axis] for axis in axes), []).append(cell)
+            members_of.setdefault(tuple(cell.axes[axis] for axis in axes), []).append(cell)
     return [
         Group(
             axes=dict(zip(axes, key, strict=True)),
             cells=[cell for cell in members if cell.status == "finished"],
             failed=[cell for cell in members if cell.status == "failed"],
         )
-        for key, members in found.items()
+        for key, members in members_of.items()
     ]
 
 
 def choose_rates(groups: Sequence[Group]) -> list[Group]:
-    """For all that agree but for the learning rate the group with the best mean validation score:
-    most examples solved, then most cells right, then the first. Test scores have no say."""
+    """Of groups that differ only in the learning rate, the one with the best mean validation score:
+    most examples solved, then most cells right, then the first. Test scores are not used."""
     rivals: dict[tuple[Scalar, ...], list[Group]] = {}
     for group in groups:
         key = tuple(value for axis, value in group.axes.items() if axis != RATE)
         rivals.setdefault(key, []).append(group)
-    return [max(each, key=_validated) for each in rivals.values()]
+    return [max(groups, key=_validation_scores) for groups in rivals.values()]
 
 
-def _validated(group: Group) -> tuple[float, float]:
+def _validation_scores(group: Group) -> tuple[float, float]:
     means = (group.validation(place).mean for place in (0, 1))
     first, second = (-1.0 if mean is None else mean for mean in means)
     return first, second
 
 
 def label(axes: Mapping[str, Scalar]) -> str:
-    """The values in short: text as it is, anything else with the name of its axis."""
+    """A short label: text values as they are, other values with the names of their axes."""
     return ", ".join(
-        value if isinstance(value, str) else f"{axis} {written(value)}"
+        value if isinstance(value, str) else f"{axis} {typeset_value(value)}"
         for axis, value in axes.items()
     )
-
-
-def written(value: Scalar) -> str:
-    """A value of an axis as text."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.10g}" if isinstance(value, float) else str(value)

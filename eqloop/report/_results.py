@@ -1,16 +1,18 @@
-"""A report on runs, written: tables, figures and one page."""
+"""Writes a report on runs: tables, figures and one page."""
 
 import dataclasses
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
 from .._text import one_line
 from ..run import SPLITS
+from ._cells import Cell
 from ._escape import markdown_text
-from ._groups import Estimate, Group, Results
+from ._groups import Group, Results
 from .figures._results_figures import curves_figure, exponent, located, lyapunov_figure, rho_figure
 from .pages._page import saved, write_files
 from .pages._results_page import counts, results_page
@@ -21,12 +23,17 @@ PAGE = "report.html"
 
 
 def write_results(results: Results, folder: Path) -> list[Path]:
-    """Write `results.md`, `.csv`, `.tex` and `.json` into `folder`, which is made, and, where
-    matplotlib is installed, `report.html` and its figures as PNG.
+    """Write `results.md`, `.csv`, `.tex` and `.json`, and with matplotlib `report.html` and its
+    figures as PNG.
 
-    All of it is made before any of it is written.
+    All files are made before the first is written.
 
-    **Returns** the files written. **Raises** `InputError` where nothing can be written.
+    **Arguments:**
+
+    - `results`: see `read_results`.
+    - `folder`: the folder for the files; it is made if it is missing.
+
+    **Returns** the paths of the files. **Raises** `InputError` if a file cannot be written.
     """
     tables = all_tables(results)
     title = f"Results of {results.title}"
@@ -58,7 +65,7 @@ def write_results(results: Results, folder: Path) -> list[Path]:
 
 
 def results_tables(results: Results) -> dict[str, Any]:
-    """As nested plain values, for JSON: shares between 0 and 1, None for what is not known."""
+    """The content of `results.json`: shares are between 0 and 1, unknown values are None."""
     return {
         "title": results.title,
         "cells": {
@@ -69,32 +76,35 @@ def results_tables(results: Results) -> dict[str, Any]:
         "constants": dict(results.constants),
         "rows": [_row(group) for group in results.groups],
         "chosen": None if results.chosen is None else [_row(group) for group in results.chosen],
-        "correlations": [dataclasses.asdict(each) for each in hard_correlations(results)],
+        "correlations": list(map(dataclasses.asdict, hard_correlations(results))),
         "as_predicted": {
             axis: {"hits": hits, "count": count} for axis, hits, count in agreement(results)
         },
-        "failed": [{"cell": each.name, "error": each.error} for each in results.failed],
+        "failed": [{"cell": cell.name, "error": cell.error} for cell in results.failed],
     }
 
 
 def _row(group: Group) -> dict[str, Any]:
-    def of(found: Estimate) -> dict[str, Any]:
-        return dataclasses.asdict(found)
+    def mean(of: Callable[[Cell], float | None]) -> dict[str, Any]:
+        return dataclasses.asdict(group.estimate(of))
 
     return {
         "axes": dict(group.axes),
         "runs": len(group.cells),
         "failed": len(group.failed),
-        "validation": of(group.validation()),
+        "validation": dataclasses.asdict(group.validation()),
         "splits": {
-            split: {worth: of(group.share(split, worth)) for worth in ("last", "best", "lost")}
+            split: {
+                worth: dataclasses.asdict(group.share(split, worth))
+                for worth in ("last", "best", "lost")
+            }
             for split in SPLITS
         },
-        "parameters": of(group.estimate(lambda cell: cell.parameters)),
-        "rho_w_x": of(group.estimate(lambda cell: cell.rho_w_x)),
+        "parameters": mean(lambda cell: cell.parameters),
+        "rho_w_x": mean(lambda cell: cell.rho_w_x),
         **{
             what: {
-                name: of(group.estimate(lambda cell, w=what, n=name: getattr(cell, w).get(n)))
+                name: mean(lambda cell, w=what, n=name: getattr(cell, w).get(n))
                 for name in ("train", "evaluate")
             }
             for what in ("flops", "seconds")

@@ -1,6 +1,6 @@
-"""What a run is on disk: spec, presets, folder, log, records and checkpoints.
+"""Runs on disk: spec, presets, folder, log, records and checkpoints.
 
-Importing it loads no JAX: only reading and writing checkpoints does.
+Importing this package loads no JAX; only reading and writing checkpoints does.
 """
 
 import importlib

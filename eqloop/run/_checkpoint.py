@@ -1,9 +1,9 @@
-"""One checkpoint: raw arrays under readable names, in a safetensors file.
+"""A checkpoint: named raw arrays in a safetensors file.
 
 The JSON header of the file names every array by its path in the state (`model.prelude.weight`),
-with dtype and shape; its `__metadata__` holds the format version, the step, the whole `spec.toml`
-and a SHA-256 over all of it and the arrays. Nothing in it can run code: the state is rebuilt from
-the spec, and the file only fills in arrays whose path, shape and dtype it must match.
+with dtype and shape. Its `__metadata__` contains the format version, the step, the text of
+`spec.toml`, and a SHA-256 of all of this and the arrays. Nothing in the file can run code: the
+state is built from the spec, and the file fills in arrays of matching path, shape and dtype.
 """
 
 import dataclasses
@@ -35,10 +35,14 @@ _DTYPES = {"float32": "F32", "float64": "F64", "int32": "I32", "uint32": "U32", 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a checkpoint says about itself.
+    """The metadata of a checkpoint.
 
-    `spec` is the text of `spec.toml`; `notes` whatever else the training loop must know to go on
-    (which step was best on validation, and how good it was).
+    **Attributes:**
+
+    - `step`: number of optimiser steps taken.
+    - `spec`: the text of `spec.toml`.
+    - `notes`: what the training loop needs to continue: the step with the best validation scores,
+        and these scores.
     """
 
     step: int
@@ -47,10 +51,10 @@ class Header:
 
 
 def _digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over everything a checkpoint says except this digest itself."""
+    """SHA-256 of the metadata, without the digest itself, and of the arrays."""
     sha = hashlib.sha256()
-    told = {name: metadata[name] for name in sorted(metadata) if name != "sha256"}
-    sha.update(json.dumps(told).encode())
+    rest = {name: metadata[name] for name in sorted(metadata) if name != "sha256"}
+    sha.update(json.dumps(rest).encode())
     for name in sorted(arrays):
         array = arrays[name]
         sha.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())
@@ -59,15 +63,15 @@ def _digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> st
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    """The memory of a contiguous array, as it lies there."""
+    """The memory of a contiguous array."""
     return array.reshape(-1).view(np.uint8).data
 
 
 def save(path: Path, state: Any, header: Header) -> None:
     """Write the arrays of `state` and `header` to `path`, atomically.
 
-    The same state gives the same bytes: safetensors' own writer orders the metadata at random,
-    so the few lines of the format are written out here.
+    Equal states give equal bytes. The writer of safetensors orders the metadata at random, so this
+    module writes the format itself. **Raises** `OSError` if the file cannot be written.
     """
     arrays = {
         name: np.ascontiguousarray(jax.device_get(leaf)).reshape(leaf.shape)
@@ -86,7 +90,7 @@ def save(path: Path, state: Any, header: Header) -> None:
 def _serialise(
     metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]
 ) -> Iterator[bytes | memoryview]:
-    """The safetensors format: length of the header, JSON header, arrays one after the other."""
+    """The safetensors format: length of the header, JSON header, then the arrays."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     start = 0
     for name, array in arrays.items():
@@ -104,7 +108,7 @@ def _serialise(
 
 
 def load_header(path: Path) -> Header:
-    """What a checkpoint says about itself, without reading its arrays."""
+    """Read the metadata of a checkpoint, without its arrays. **Raises** `InputError` as `load`."""
     return _parse(path, read_metadata(path))
 
 
@@ -125,16 +129,18 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
 
 
 def load(path: Path, skeleton: T, *, part: bool = False) -> tuple[T, Header]:
-    """The state in `path`, on the device.
+    """Read a checkpoint.
 
     **Arguments:**
 
-    - `skeleton`: what the state must look like: the same pytree with a `jax.ShapeDtypeStruct`
-      (or an array) for each array.
-    - `part`: whether the file may hold more arrays than `skeleton`.
+    - `path`: the file.
+    - `skeleton`: the state, with a `jax.ShapeDtypeStruct` or an array in place of every array.
+    - `part`: whether the file may contain more arrays than `skeleton`.
 
-    **Raises** `InputError` where the file is truncated or altered, is of another version, or
-    holds other arrays than `skeleton`: one line that names the first difference.
+    **Returns** the state with the arrays of the file, on the device, and the header.
+
+    **Raises** `InputError` if the file is truncated or altered, has another format version, or
+    contains other arrays than `skeleton`; the message names the first difference.
     """
     metadata = read_metadata(path)
     header = _parse(path, metadata)
@@ -144,33 +150,33 @@ def load(path: Path, skeleton: T, *, part: bool = False) -> tuple[T, Header]:
         raise InputError(f"{path} is not a whole checkpoint ({_first_line(error)})") from None
     if metadata.get("sha256") != _digest(metadata, arrays):
         raise InputError(f"{path} is damaged or was altered: its SHA-256 does not fit its content")
-    wanted = named_arrays(skeleton)
+    expected = named_arrays(skeleton)
     if part:
-        arrays = {name: arrays[name] for name in arrays.keys() & wanted.keys()}
-    _compare(path, arrays, wanted)
+        arrays = {name: arrays[name] for name in arrays.keys() & expected.keys()}
+    _compare(path, arrays, expected)
 
     def fill(place: Any, leaf: Any) -> Any:
         if not is_array(leaf):
             return leaf
-        # A copy: the training step reuses the memory of the state it is given.
+        # Copy the array: the training step reuses the memory of its arguments.
         return jnp.array(arrays[jtu.keystr(place, simple=True, separator=".")], copy=True)
 
     return jtu.tree_map_with_path(fill, skeleton), header
 
 
-def _compare(path: Path, arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Any]) -> None:
+def _compare(path: Path, arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]) -> None:
     for kind, names in (
-        ("lacks the array", wanted.keys() - arrays.keys()),
-        ("holds the unknown array", arrays.keys() - wanted.keys()),
+        ("lacks the array", expected.keys() - arrays.keys()),
+        ("holds the unknown array", arrays.keys() - expected.keys()),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise InputError(f"{path} {kind} {min(names)}{more}: it belongs to another model")
-    for name, leaf in wanted.items():
-        found = arrays[name]
-        if found.shape != tuple(leaf.shape) or found.dtype != np.dtype(leaf.dtype):
+    for name, leaf in expected.items():
+        array = arrays[name]
+        if array.shape != tuple(leaf.shape) or array.dtype != np.dtype(leaf.dtype):
             raise InputError(
-                f"{path}: {name} is {found.dtype} {list(found.shape)} where the spec makes it "
+                f"{path}: {name} is {array.dtype} {list(array.shape)} where the spec makes it "
                 f"{np.dtype(leaf.dtype)} {list(leaf.shape)}"
             )
 

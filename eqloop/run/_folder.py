@@ -1,4 +1,4 @@
-"""A run is a folder: its spec, its data, its log and its checkpoints."""
+"""A run folder: spec, manifest of the data, log and checkpoints."""
 
 import contextlib
 import dataclasses
@@ -38,13 +38,19 @@ class Run:
     """A run folder.
 
     ```
-    spec.toml                              everything that decides what it computes
-    data.json                              where its data came from, with hashes
+    spec.toml                              the settings that determine the result
+    data.json                              the source of the data, with hashes
     metrics.jsonl                          one line per logged step and per validation
     checkpoints/step-00001200.safetensors  the state after a step
-    checkpoints/best.json                  the step that was best on validation
-    lock                                   held by the process that trains it, else absent
+    checkpoints/best.json                  the step with the best validation scores
+    lock                                   held by the process that trains the run, else absent
     ```
+
+    **Attributes:**
+
+    - `path`: the folder.
+    - `spec`: the content of `spec.toml`.
+    - `manifest`: the content of `data.json`.
     """
 
     path: Path
@@ -53,23 +59,25 @@ class Run:
 
     @property
     def metrics(self) -> Path:
+        """The path of `metrics.jsonl`."""
         return self.path / METRICS
 
     def checkpoint(self, step: int) -> Path:
+        """The path of the checkpoint of a step."""
         return checkpoint_path(self.path, step)
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, in order."""
+        """The steps that have a checkpoint, in order."""
         return checkpoint_steps(self.path)
 
     def best(self) -> int | None:
-        """The step that was best on validation, or None before the first validation."""
+        """The step with the best validation scores; None before the first validation."""
         best = read_best(self.path)
         return None if best is None else best["step"]
 
     def find(self, which: Which) -> int:
-        """The step that `which` means: itself, "last", or "best" (the last where no validation
-        has run yet). **Raises** `InputError` where there is no such checkpoint."""
+        """The step of a checkpoint: a number, "last", or "best" (the last one before the first
+        validation). **Raises** `InputError` if there is no such checkpoint."""
         steps = self.steps()
         if not steps:
             raise InputError(f"{self.path} has no checkpoint yet: resume it, or let it run longer")
@@ -86,23 +94,25 @@ class Run:
         return which
 
     def load(self, which: Which, like: T, *, part: bool = False) -> tuple[T, "Header"]:
-        """The arrays of a checkpoint in the structure of `like`, and what it says of itself.
+        """Read a checkpoint.
 
         **Arguments:**
 
         - `which`: see `find`.
-        - `like`: a pytree with an array, or a `jax.ShapeDtypeStruct`, for each array to read.
-        - `part`: whether the checkpoint may hold more arrays than `like`.
+        - `like`: a pytree with an array or a `jax.ShapeDtypeStruct` in place of every array.
+        - `part`: whether the checkpoint may contain more arrays than `like`.
 
-        **Raises** `InputError` for a checkpoint that is damaged or not of this run, and names the
-        checkpoint before it.
+        **Returns** the arrays in the structure of `like`, and the header.
+
+        **Raises** `InputError` for a checkpoint that is damaged or belongs to another run; the
+        message names the checkpoint before it.
         """
-        from ._checkpoint import load, load_header  # JAX, which the rest of a folder does not need
+        from ._checkpoint import load, load_header  # imports JAX, which no other method needs
 
         step = self.find(which)
         path = self.checkpoint(step)
         try:
-            # The header first: the spec decides what the arrays must look like.
+            # The header comes first: its spec determines the shapes of the arrays.
             header = load_header(path)
             if header.step != step:
                 raise InputError(
@@ -112,7 +122,7 @@ class Run:
             if not (changed := self.differences(stored)):
                 return load(path, like, part=part)
         except InputError as error:
-            before = [each for each in self.steps() if each < step]
+            before = [earlier for earlier in self.steps() if earlier < step]
             offer = f"; the checkpoint before it is of step {before[-1]}" if before else ""
             if before and step == self.steps()[-1]:
                 offer += ": delete the file to go on from there"
@@ -123,16 +133,18 @@ class Run:
         )
 
     def differences(self, stored: Spec) -> list[str]:
-        """In what the spec of a checkpoint differs from that of the run. Where the data lies does
-        not count, nor a number of steps that the run had before it was lengthened."""
+        """The differences between the spec of a checkpoint and that of the run. The place of the
+        data is ignored, and so is a number of steps from before the run was lengthened."""
         train = stored.train
         if train.steps in self.manifest.get(LENGTHENED, ()):
             stored = stored.with_steps(self.spec.train.steps)
         return stored.differences(self.spec, place=False)
 
     def lengthened(self, steps: int) -> "Run":
-        """The run with `steps` optimiser steps in all; nothing is written before `describe`.
-        **Raises** `InputError` for fewer steps than it has."""
+        """The run with `steps` optimiser steps in total; `describe` writes it.
+
+        **Raises** `InputError` if the run already has more steps.
+        """
         now = self.spec.train.steps
         if steps < now:
             raise InputError(
@@ -145,16 +157,16 @@ class Run:
         return Run(self.path, self.spec.with_steps(steps), manifest)
 
     def describe(self) -> None:
-        """Write `data.json`, then `spec.toml`: whenever it is cut off, the checkpoints that there
-        are fit both."""
+        """Write `data.json`, then `spec.toml`. In this order all checkpoints fit both files, even
+        if the process is killed in between."""
         write_json(self.path / MANIFEST, self.manifest)
         write_atomic(self.path / SPEC, [self.spec.to_toml().encode()])
 
     def save(self, state: Any, step: int, best: Mapping[str, Any] | None) -> None:
-        """Write the checkpoint of a step, point at the best, and drop those no longer wanted.
+        """Write the checkpoint of a step, write `best.json`, and delete old checkpoints.
 
-        In this order: whenever it is cut off, the best and the last checkpoint are there whole,
-        and going on from the last one does again what was left to do.
+        In this order the best and the last checkpoint are always complete: if the process is
+        killed in between, the resumed run does the rest.
         """
         from ._checkpoint import Header, save
 
@@ -164,8 +176,9 @@ class Run:
         self.prune(best)
 
     def point(self, best: Mapping[str, Any] | None) -> None:
+        """Write `best.json`."""
         if best is not None:
-            # Sorted, as a checkpoint has it: a run that is resumed writes the same bytes.
+            # Sorted like the notes of a checkpoint, so that a resumed run writes the same bytes.
             text = format_json(dict(sorted(best.items())))
             write_atomic(self.path / CHECKPOINTS / BEST, [text])
 
@@ -178,8 +191,10 @@ class Run:
 
 @contextlib.contextmanager
 def owned(path: Path) -> Iterator[None]:
-    """Train in the run folder `path`, which is there, for as long as the context lasts: no other
-    process does. **Raises** `InputError` where one does."""
+    """Hold the lock of the existing run folder `path`, so that no other process trains in it.
+
+    **Raises** `InputError` if another process holds the lock.
+    """
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(exclusive(path / LOCK))
@@ -194,16 +209,17 @@ def owned(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """The folder of a new run. **Raises** `InputError` where something is in the way."""
+    """Make the folder of a new run. **Raises** `InputError` if `path` is a run, a file, or a folder
+    with other files."""
     if (path / SPEC).exists():
         raise InputError(f"{path} is a run already: go on with --resume {path}, or choose --out")
     try:
         if path.exists():
             if not path.is_dir():
                 raise InputError(f"{path} is a file: choose another --out")
-            # What a run leaves that was killed while it began is not in the way.
+            # A run that was killed at its beginning leaves only these files, which are overwritten.
             own = {MANIFEST, CHECKPOINTS, LOCK}
-            if any(each.name not in own and each.suffix != TEMPORARY for each in path.iterdir()):
+            if any(file.name not in own and file.suffix != TEMPORARY for file in path.iterdir()):
                 raise InputError(f"{path} is not empty and not a run: choose another --out")
         (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -211,7 +227,7 @@ def make_folder(path: Path) -> None:
 
 
 def make_next_folder(folder: Path, name: str) -> Path:
-    """`folder/name-001`, or the first number that is not taken, made by this process alone."""
+    """Make `folder/name-001`, or the first number that is free; two processes never share one."""
     for number in itertools.count(1):
         path = folder / f"{name}-{number:03d}"
         try:
@@ -225,7 +241,7 @@ def make_next_folder(folder: Path, name: str) -> Path:
 
 
 def create_run(path: Path, spec: Spec, manifest: Mapping[str, object]) -> Run:
-    """Begin a run. **Raises** `InputError` where something is in the way."""
+    """Make a run folder with spec and manifest. **Raises** `InputError` as `make_folder`."""
     make_folder(path)
     try:
         remove_leftovers(path)
@@ -236,7 +252,7 @@ def create_run(path: Path, spec: Spec, manifest: Mapping[str, object]) -> Run:
 
 
 def open_run(path: Path | str) -> Run:
-    """An existing run. **Raises** `InputError` where `path` is not one."""
+    """Open an existing run folder. **Raises** `InputError` if `path` is not one or is damaged."""
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path} is not a run: there is no such folder")
@@ -252,15 +268,15 @@ def open_run(path: Path | str) -> Run:
 
 
 def same_content(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """The first part in which two manifests tell of different data, or "". Where it lies does not
-    count: hashes say what it is."""
+    """The name of the first part in which two manifests describe different data, or "". Paths are
+    ignored: hashes identify the data."""
     mine, theirs = _content(one), _content(other)
     parts = sorted(mine.keys() | theirs.keys())
     return next((part for part in parts if mine.get(part) != theirs.get(part)), "")
 
 
 def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest without paths, and without what the run adds to it."""
+    """A manifest without paths, and without the keys that a run adds."""
     own = (LENGTHENED, STARTED_FROM)
     content = {name: value for name, value in manifest.items() if name not in own}
     for part, name in (("source", "path"), ("fields", "data"), ("code", "file")):

@@ -1,4 +1,4 @@
-"""What the files of a run folder say, for whoever reads one without training: no JAX in here."""
+"""The names of the files of a run folder, and readers that need no JAX."""
 
 import logging
 import re
@@ -25,30 +25,31 @@ SPEC, MANIFEST, METRICS, CHECKPOINTS, BEST = (
 )
 
 LENGTHENED, STARTED_FROM = "lengthened", "started_from"
-"""Keys of data.json that the run itself adds: the numbers of steps that it had before it was
-lengthened, and the checkpoint that its first weights are from."""
+"""Keys that a run adds to data.json: the numbers of steps before it was lengthened, and the
+checkpoint with its initial weights."""
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
+    """The path of the checkpoint of a step."""
     return run / CHECKPOINTS / f"step-{step:08d}.safetensors"
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """The steps that there are checkpoints of, in order."""
-    names = (each.name for each in (run / CHECKPOINTS).glob("step-*.safetensors"))
+    """The steps that have a checkpoint, in order."""
+    names = (file.name for file in (run / CHECKPOINTS).glob("step-*.safetensors"))
     matches = (re.fullmatch(r"step-([0-9]{8,})\.safetensors", name) for name in names)
     return sorted(int(match[1]) for match in matches if match)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a checkpoint says of itself, without reading its arrays. **Raises** `InputError` where
-    it is none."""
+    """Read the metadata of a checkpoint without its arrays. **Raises** `InputError` if the file is
+    not a checkpoint."""
     return _look_into(path, lambda file: file.metadata() or {})
 
 
 def parts_of(path: Path) -> set[str]:
-    """The parts of the state that a checkpoint holds: `model`, `optimiser`, ... **Raises**
-    `InputError` where it is none."""
+    """Read which parts of the state a checkpoint holds: `model`, `optimiser`, ... **Raises**
+    `InputError` if the file is not a checkpoint."""
     return _look_into(path, lambda file: {name.partition(".")[0] for name in list(file.keys())})
 
 
@@ -65,36 +66,36 @@ def _look_into(path: Path, read: Callable[[Any], T]) -> T:
 
 
 def read_best(run: Path) -> dict[str, Any] | None:
-    """The step that was best on validation and its scores; None before the first validation.
+    """The step with the best validation scores, and these scores; None before the first validation.
 
-    `best.json` says it, and so does the last checkpoint, whose word counts: where the two differ
-    that is logged as a warning. **Raises** `InputError` for a damaged `best.json`.
+    Both `best.json` and the last checkpoint record it. If they differ, the checkpoint counts, and a
+    warning is logged. **Raises** `InputError` for a damaged `best.json`.
     """
     path = run / CHECKPOINTS / BEST
     try:
-        said = parse_json(read_bytes(path))
-        if type(said.get("step")) is not int:
+        written = parse_json(read_bytes(path))
+        if type(written.get("step")) is not int:
             raise ValueError
     except FileNotFoundError:
-        said = None
+        written = None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; delete it") from None
     except ValueError:
         raise InputError(f"{path} is damaged: delete it, or name a step") from None
     steps = checkpoint_steps(run)
-    if not steps or (said is not None and said["step"] not in steps):
-        return said
+    if not steps or (written is not None and written["step"] not in steps):
+        return written
     try:
         known = parse_json(read_metadata(checkpoint_path(run, steps[-1]))["notes"])["best"]
     except (InputError, ValueError, KeyError):
-        return said  # whoever loads that checkpoint hears of it
+        return written  # loading that checkpoint reports the error
     if not (known is None or (isinstance(known, dict) and type(known.get("step")) is int)):
-        return said
-    if said is not None and said != known:
+        return written
+    if written is not None and written != known:
         _LOG.warning(
             "%s says %s, but the last checkpoint, of step %d, says %s: the checkpoint counts",
             path,
-            _in_words(said),
+            _in_words(written),
             steps[-1],
             _in_words(known),
         )

@@ -16,23 +16,23 @@ _LOG = logging.getLogger(__name__)
 
 
 class AbstractLog(abc.ABC):
-    """Where the lines of one run go."""
+    """The destination of the lines of one run."""
 
     @abc.abstractmethod
     def write(self, line: Mapping[str, Any]) -> None:
-        """One line, with its `kind` and `step`."""
+        """Write one line; it has a `kind` and a `step`."""
 
     @abc.abstractmethod
     def sync(self) -> None:
-        """Put what is written on the disk: before a checkpoint, whose log it is."""
+        """Flush the written lines to the disk; a checkpoint is written after it."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Nothing is written after it."""
+        """Close the log."""
 
 
 class NoLog(AbstractLog):
-    """Of a process that only computes."""
+    """The log of a process that only computes: it drops all lines."""
 
     def write(self, line: Mapping[str, Any]) -> None:
         pass
@@ -45,13 +45,18 @@ class NoLog(AbstractLog):
 
 
 class MetricsLog(AbstractLog):
-    """Appends to `metrics.jsonl`; only for whoever owns the run folder.
+    """Appends lines to `metrics.jsonl`; only the process that owns the run folder may open it.
 
-    Opening it for a run that goes on from `start` first takes back every line past that step
-    (and a last line that was cut off), so that the log of a resumed run reads like that of one
-    that was never stopped. A damaged line is left out too, which is logged as a warning.
+    Opening it deletes all lines after the step `start` and an incomplete last line, so that the log
+    of a resumed run equals that of a run that was never stopped. Damaged lines are deleted too, and
+    a warning is logged.
 
-    **Raises** `OSError` where it cannot be read or written.
+    **Arguments:**
+
+    - `path`: the path of the log.
+    - `start`: the step from which the run continues.
+
+    **Raises** `OSError` if the log cannot be read or written.
     """
 
     def __init__(self, path: Path, start: int):
@@ -71,11 +76,11 @@ class MetricsLog(AbstractLog):
 
 
 def _whole_lines(content: bytes) -> list[bytes]:
-    """The lines of a log, without the newline that ends them. What follows the last newline was cut
-    off in the middle of a write, unless it is a whole line whose newline is another byte now: that
-    line is damaged, and is returned as it is.
+    """The complete lines of a log, without their newlines.
 
-    Lines end in a newline alone: `bytes.splitlines` would take a damaged byte for an end of line.
+    An incomplete line after the last newline was cut off by a kill and is left out. If it is a
+    complete line whose newline was changed to another byte, it is damaged and is returned as it is.
+    `bytes.splitlines` cannot be used: it would take some damaged bytes for line ends.
     """
     *lines, rest = content.split(b"\n")
     try:
@@ -86,12 +91,12 @@ def _whole_lines(content: bytes) -> list[bytes]:
 
 
 def _until(path: Path, step: int) -> list[bytes]:
-    """The lines of a log up to a step."""
-    kept, damaged = [], []
+    """The lines of a log up to a step, without damaged lines."""
+    lines, damaged = [], []
     for number, line in enumerate(_whole_lines(read_bytes(path)), 1):
         try:
             if parse_json(line)["step"] <= step:
-                kept.append(line + b"\n")
+                lines.append(line + b"\n")
         except (ValueError, KeyError, TypeError):
             damaged.append(str(number))
     if damaged:
@@ -102,13 +107,13 @@ def _until(path: Path, step: int) -> list[bytes]:
             ", ".join(damaged[:5]),
             ", ..." if damaged[5:] else "",
         )
-    return kept
+    return lines
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a `metrics.jsonl`; the last may be in the middle of being written.
+    """The complete lines of a `metrics.jsonl`, which another process may be writing.
 
-    **Raises** `InputError` naming the first line that is damaged.
+    **Raises** `InputError` if the file does not exist or a line is damaged; the message names it.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist: the run has logged nothing yet")
@@ -116,10 +121,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and content of each whole line of a `metrics.jsonl`; the last line may be in the
-    middle of being written.
+    """Number and content of the complete lines of a `metrics.jsonl`.
 
-    **Raises** `InputError` naming the first line that is damaged.
+    **Raises** `InputError` if a line is damaged; the message names it.
     """
     try:
         lines = _whole_lines(read_bytes(path))
@@ -135,9 +139,11 @@ def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def trained_seconds(log: Path) -> float | None:
-    """Wall time of the steps in a log that count, over all the processes that trained the run:
-    each begins its clock anew, and what it did past the last checkpoint is done again. None where
-    nothing was logged."""
+    """Wall time of the training steps in a log, in seconds; None if nothing was logged.
+
+    The time is summed over all processes that trained the run: the clock of a process starts at 0.
+    The steps after its last checkpoint are repeated by the next process and count once.
+    """
     total = last = 0.0
     for number, row in read_log(log) if log.exists() else ():
         now = row.get("seconds")

@@ -1,7 +1,7 @@
-"""The names that a spec knows, and the plain facts of what they name: no JAX in here.
+"""The names in a spec, and facts about the solvers, gradients and losses; needs no JAX.
 
-`eqloop._build` has the constructors of solvers and gradients, `eqloop.train` those of losses,
-`eqloop.nn` the layers; the tests hold that each of those tables has the names of this one.
+`eqloop._build` has the constructors of solvers and gradients, `eqloop.train` those of losses, and
+`eqloop.nn` the layers. Tests check that these tables have the same names.
 """
 
 import dataclasses
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class SolverFacts:
-    """What is known of a solver without making one.
+    """Facts about a solver.
 
     **Attributes:**
 
-    - `meaning`: one phrase, for help texts.
+    - `meaning`: a phrase for help texts.
     - `converges`: whether it stops by itself, at a fixed point.
-    - `followed`: whether `backprop` can go back through its steps.
-    - `history`: the states that it remembers, from the spec.
+    - `followed`: whether `backprop` can differentiate through its steps.
+    - `history`: spec -> number of states that it stores.
     """
 
     meaning: str
@@ -32,20 +32,20 @@ class SolverFacts:
 
 @dataclasses.dataclass(frozen=True)
 class GradientFacts:
-    """What is known of a gradient without making one.
+    """Facts about a gradient.
 
     **Attributes:**
 
-    - `meaning`: one phrase, for help texts.
-    - `differentiated`: how many iterations it differentiates, from the spec and the number of
-      iterations that the loop makes.
-    - `states`: how many states a step keeps for it at least, from the spec, the states that one
-      differentiated iteration keeps, and those that one step of the solver keeps.
-    - `losses`: the losses of the package that it goes with.
-    - `inside`: whether the iterations that it differentiates are counted among those of the loop.
-    - `whole`: whether it goes back through every step of the loop.
+    - `meaning`: a phrase for help texts.
+    - `differentiated`: spec, number of iterations of the loop -> number of iterations that it
+        differentiates.
+    - `states`: spec, states stored by one differentiated iteration, states stored by one step of
+        the solver -> minimum number of states that it stores.
+    - `losses`: names of the losses of the package that it supports.
+    - `inside`: whether its differentiated iterations count as iterations of the loop.
+    - `whole`: whether it differentiates through every step of the loop.
     - `cuts`: whether it takes `solver.gradient_steps` from the iterations of `unroll`.
-    - `solves`: whether it solves a linear system, and may fall back where that fails.
+    - `solves`: whether it solves a linear system, and may fall back if the solve fails.
     """
 
     meaning: str
@@ -60,13 +60,13 @@ class GradientFacts:
 
 @dataclasses.dataclass(frozen=True)
 class LossFacts:
-    """What is known of a loss without making one.
+    """Facts about a loss.
 
     **Attributes:**
 
-    - `meaning`: one phrase, for help texts.
-    - `counts`: whether it draws or averages over numbers of iterations, which only `unroll` has.
-    - `clash`: why some gradients do not go with it, as a predicate of the loss.
+    - `meaning`: a phrase for help texts.
+    - `counts`: whether it draws, or averages over, numbers of iterations; only `unroll` has these.
+    - `clash`: why it does not support some gradients, as a predicate of the loss.
     """
 
     meaning: str
@@ -92,9 +92,9 @@ SOLVERS: dict[str, SolverFacts] = {
 def _states_of_backprop(spec: "SolverSpec", iteration: int, step: int) -> int:
     if spec.converges:
         return spec.max_steps * (iteration + step)
-    kept = spec.gradient_checkpoints
-    inside = spec.steps // kept if 0 < kept < spec.steps else spec.steps
-    return kept + inside * iteration
+    segments = spec.gradient_checkpoints
+    inside = spec.steps // segments if 0 < segments < spec.steps else spec.steps
+    return segments + inside * iteration
 
 
 def _states_of_steps(spec: "SolverSpec", iteration: int, step: int) -> int:
@@ -169,7 +169,7 @@ NORMS: dict[str, str] = {
 }
 
 _OUTSIDE_SOLVER = SolverFacts("a class from outside the package")
-# Nothing is known of it but that it runs after the solve: it is counted as one iteration.
+# The only known fact is that it runs after the solve: it counts as one iteration.
 _OUTSIDE_GRADIENT = GradientFacts(
     "a class from outside the package", differentiated=lambda spec, total: 1, losses=("last",)
 )
@@ -181,15 +181,17 @@ def is_outside(name: str) -> bool:
 
 
 def solver_facts(name: str) -> SolverFacts:
+    """The facts about a solver of the package or from outside."""
     return _OUTSIDE_SOLVER if is_outside(name) else SOLVERS[name]
 
 
 def gradient_facts(name: str) -> GradientFacts:
+    """The facts about a gradient of the package or from outside."""
     return _OUTSIDE_GRADIENT if is_outside(name) else GRADIENTS[name]
 
 
 def meanings(table: Mapping[str, SolverFacts | GradientFacts | LossFacts | str]) -> str:
-    """`name (meaning), ...`, for the help of an option."""
+    """`name (meaning), ...` for the help of an option."""
     parts = []
     for name, facts in table.items():
         parts.append(f"{name} ({facts if isinstance(facts, str) else facts.meaning})")

@@ -1,4 +1,4 @@
-"""From a preset, shortcuts and `--set a.b=c` to one resolved spec."""
+"""Resolves a preset, shortcuts and `--set a.b=c` to one spec."""
 
 import dataclasses
 import importlib.resources
@@ -26,24 +26,33 @@ SHORTCUTS = {
     "steps": "train.steps",
     "seed": "train.seed",
 }
-"""Options of `eqloop train` that are another name for a field."""
+"""Option of `eqloop train` -> the field that it sets."""
 
 MakeTask = Callable[[str, Mapping[str, Any]], "Task"]
 
 
 def presets() -> dict[str, list[str]]:
-    """Preset -> the tasks that it exists for."""
+    """Preset -> the tasks that have settings of their own in it.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.presets()["quick"]
+    ['chess', 'prefix-sums', 'sudoku']
+
+    ```
+    """
     root = importlib.resources.files(PACKAGE) / "presets"
-    folders = sorted((each for each in root.iterdir() if each.is_dir()), key=lambda f: f.name)
+    folders = sorted((item for item in root.iterdir() if item.is_dir()), key=lambda f: f.name)
     return {
-        folder.name: sorted(each.name.removesuffix(".toml") for each in folder.iterdir())
+        folder.name: sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
         for folder in folders
     }
 
 
 def load_preset(task: str, preset: str) -> dict[str, Any]:
     """The tables of a preset: `presets/PRESET/TASK.toml`, or `presets/PRESET.toml` for a task that
-    has none of its own. **Raises** `InputError` naming the nearest task or preset."""
+    has no file of its own. **Raises** `InputError` for an unknown preset; the message names the
+    nearest one."""
     known = presets()
     if preset not in known:
         raise InputError(f"unknown preset {preset!r}{nearest(preset, known)}")
@@ -57,7 +66,17 @@ def load_preset(task: str, preset: str) -> dict[str, Any]:
 
 
 def parse_setting(setting: str) -> tuple[str, str, Any]:
-    """`"a.b=c"` as `("a", "b", c)`: `c` in TOML's syntax, or a bare word taken as text."""
+    """Parse `"group.field=value"`; the value is TOML, or else text.
+
+    **Raises** `InputError` for a setting of another form.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.parse_setting("model.width=64"), eqloop.run.parse_setting("model.norm=post")
+    (('model', 'width', 64), ('model', 'norm', 'post'))
+
+    ```
+    """
     key, equals, text = setting.partition("=")
     group, dot, field = key.strip().partition(".")
     if not (equals and dot and group and field):
@@ -86,21 +105,36 @@ def resolve(
     make_task: MakeTask,
     **shortcuts: str | int | None,
 ) -> Spec:
-    """The spec that a preset and a user's wishes amount to.
+    """Make the spec of a run from a preset and the settings of a user.
 
-    Later wins: the preset, then `shortcuts` (those that are not None), then `settings` in their
-    order. A field that only makes sense with another one follows it unless it is set itself:
-    with a solver that converges the gradient is `implicit` and the loss that after the last
-    iteration; without full backpropagation the loss is not a mean over iterations.
+    `shortcuts` that are not None override the preset, and `settings` override both, in order. Some
+    fields follow from others unless they are set: with a solver that converges the gradient is
+    `implicit` and the loss is that of the last iteration; without full back-propagation the loss is
+    not the mean over iterations.
 
     **Arguments:**
 
-    - `task`, `preset`: names; see `presets()`.
-    - `settings`: `"group.field=value"`, see `parse_setting`.
-    - `make_task`: builds (and so checks) a task from its name and fields; `eqloop.tasks.make_task`.
-    - `shortcuts`: `data`, `recall`, `norm`, `solver`, `gradient`, `steps`, `seed`.
+    - `task`: name of the task.
+    - `preset`: name of the preset; see `presets`.
+    - `settings`: texts `"group.field=value"`; see `parse_setting`.
+    - `make_task`: makes and checks a task from its name and fields; `eqloop.tasks.make_task`.
+    - `shortcuts`: `data`, `recall`, `norm`, `solver`, `gradient`, `steps`, `seed`; see `SHORTCUTS`.
 
-    **Raises** `InputError` for anything unknown, of the wrong type or out of range.
+    **Returns** the `Spec`.
+
+    **Raises** `InputError` for a name that is unknown, and a value of the wrong type or out of
+    range.
+
+    ```python
+    >>> import eqloop
+    >>> make_task = eqloop.tasks.make_task
+    >>> spec = eqloop.run.resolve(
+    ...     "prefix-sums", "quick", ["model.width=64"], make_task=make_task, solver="anderson"
+    ... )
+    >>> spec.model.width, spec.solver.gradient, spec.train.loss
+    (64, 'implicit', 'last')
+
+    ```
     """
     tables = load_preset(task, preset) | {"preset": preset}
     return overlay(tables, task, settings, make_task=make_task, **shortcuts)
@@ -114,14 +148,14 @@ def overlay(
     make_task: MakeTask,
     **shortcuts: str | int | None,
 ) -> Spec:
-    """As `resolve`, on any tables in place of those of a preset."""
+    """Like `resolve`, but with any tables in place of a preset."""
     preset = tables.get("preset", "")
     phases: list[dict[str, Any]] = [
         {name: dict(part) if isinstance(part, Mapping) else part for name, part in phase.items()}
         for phase in tables.get("phases", ())
     ]
     tables = {name: dict(tables.get(name, {})) for name in ("task", *GROUPS)}
-    given: set[str] = set()
+    assigned: set[str] = set()
 
     def put(group: str, field: str, value: Any) -> None:
         if source := DERIVED.get((group, field)):
@@ -130,7 +164,7 @@ def overlay(
             raise InputError("task.name cannot be set: name the task with --task")
         check_storable(f"{group}.{field}", value)
         tables[group][field] = value
-        given.add(f"{group}.{field}")
+        assigned.add(f"{group}.{field}")
 
     for name, value in shortcuts.items():
         if name not in SHORTCUTS:
@@ -148,9 +182,9 @@ def overlay(
             raise InputError(f"unknown field {group}.{field}{nearest_field(group, field, known)}")
         put(group, field, value)
 
-    _follow(tables, given)
+    _fill_in(tables, assigned)
     for phase in phases:
-        _follow_in_phase(tables, phase)
+        _fill_in_phase(tables, phase)
     built = make_task(task, tables["task"])
     tables["task"] = {"name": task, **dataclasses.asdict(built)}
     tables["model"] |= {
@@ -181,30 +215,30 @@ def _put_in_phase(phases: list[dict[str, Any]], field: str, value: Any) -> None:
     (phase.setdefault(group, {}) if group else phase)[inner] = value
 
 
-def _follow_in_phase(tables: dict[str, dict[str, Any]], phase: dict[str, Any]) -> None:
-    """`_follow` for the fields that a phase changes."""
+def _fill_in_phase(tables: dict[str, dict[str, Any]], phase: dict[str, Any]) -> None:
+    """Apply `_fill_in` to the fields that a phase changes."""
     changes = {group: dict(phase.get(group, {})) for group in ("solver", "train")}
     merged = {group: tables[group] | changes[group] for group in changes}
-    followed = {group: dict(table) for group, table in merged.items()}
-    _follow(followed, {f"{group}.{name}" for group in changes for name in changes[group]})
-    for group, table in followed.items():
+    filled = {group: dict(table) for group, table in merged.items()}
+    _fill_in(filled, {f"{group}.{name}" for group in changes for name in changes[group]})
+    for group, table in filled.items():
         before = merged[group]
         changes[group] |= {name: table[name] for name in table if table[name] != before.get(name)}
         if changes[group]:
             phase[group] = changes[group]
 
 
-def _follow(tables: dict[str, dict[str, Any]], given: set[str]) -> None:
-    """Fill in the fields that follow from others, unless they were set themselves."""
+def _fill_in(tables: dict[str, dict[str, Any]], assigned: set[str]) -> None:
+    """Fill in the fields that follow from others and were not set."""
     solver, train = tables["solver"], tables["train"]
     for name in ("name", "gradient"):
-        if name in solver:  # so that a wrong name is reported as such, and not what follows it
+        if name in solver:  # report a wrong name itself, not its consequences
             typed(f"solver.{name}", solver[name], field_types(GROUPS["solver"])[name])
     converges = solver_facts(solver.get("name", "unroll")).converges
-    if "solver.name" in given and "solver.gradient" not in given:
+    if "solver.name" in assigned and "solver.gradient" not in assigned:
         solver["gradient"] = "implicit" if converges else "backprop"
     loss = train.get("loss", "progressive")
-    if "train.loss" not in given and loss in LOSSES:
+    if "train.loss" not in assigned and loss in LOSSES:
         known = gradient_facts(solver.get("gradient", "backprop")).losses
         if (converges and LOSSES[loss].counts) or loss not in known:
             train["loss"] = "last"

@@ -1,4 +1,4 @@
-"""What values in the files of a run folder may be."""
+"""Checks of values from the files of a run folder."""
 
 import math
 from pathlib import Path
@@ -8,8 +8,17 @@ from .._errors import InputError
 
 
 def finite(value: Any) -> float | None:
-    """A number; null stays None. **Raises** `TypeError` for anything else, `ValueError` for what
-    overflows."""
+    """A finite number as a float; None for None.
+
+    **Raises** `TypeError` for a value that is no number, `ValueError` for one that is not finite.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.finite(3), eqloop.run.finite(None)
+    (3.0, None)
+
+    ```
+    """
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -20,16 +29,20 @@ def finite(value: Any) -> float | None:
 
 
 def check_format(path: Path, version: Any, known: int, again: str | None = None) -> None:
-    """**Raises** `InputError` unless the format `version` of the file is `known`; `again` says what
-    to do next."""
+    """**Raises** `InputError` unless the format `version` of the file is `known`. The message ends
+    with `again`, which says what to do next."""
     if version != known:
         again = again or "use the version of eqloop that wrote it"
         raise InputError(f"{path}: format {version!r}, where {known} is understood; {again}")
 
 
 def share(value: Any) -> float:
-    """A number between 0 and 1; else as `finite`, and null is an error too."""
-    found = finite(value)
-    if found is None or not 0 <= found <= 1:
+    """A number between 0 and 1 as a float.
+
+    **Raises** `TypeError` for a value that is no number, `ValueError` for None and for a number out
+    of range.
+    """
+    number = finite(value)
+    if number is None or not 0 <= number <= 1:
         raise ValueError(f"{value!r} is not a share")
-    return found
+    return number

@@ -54,20 +54,24 @@ class Reachability:
     **Attributes:**
 
     - `tolerance`: relative residual at which a loop has settled.
-    - `outcomes`: of each example; `shares`: of the examples, for every outcome. `periods`: of
-        those that ended in a cycle, 0 for the others.
-    - `iterations`: a geometric grid; `residual`, `residual_cell`: `|f(z) - z| / |f(z)|` there, in
-        the 2-norm and by the largest cell; `curves`: the former for each example.
+    - `outcomes`: the outcome of each example.
+    - `shares`: outcome -> share of the examples.
+    - `periods`: the period of each example that ended in a cycle, 0 for the others.
+    - `iterations`: a geometric grid of iteration counts.
+    - `residual`: `|f(z) - z| / |f(z)|` on the grid, in the 2-norm.
+    - `residual_cell`: the same by the largest cell.
+    - `curves`: the residual in the 2-norm on the grid, for each example.
     - `settle_step`: the first iteration whose residual is below the tolerance.
-    - `rate`: the measured factor per iteration by which the residual falls at the end;
-        `predicted_rate`: the spectral radius of df/dz where it ended.
-    - `remaining`: estimate of the relative distance from the fixed point, where the residual was
-        below the tolerance; "converged" where it is at most 0.005, "unresolved" where it is more.
+    - `rate`: the measured factor per iteration by which the residual falls at the end.
+    - `predicted_rate`: the spectral radius of df/dz at the last state.
+    - `remaining`: estimate of the relative distance from the fixed point if the residual is below
+        the tolerance: at most 0.005 for "converged", more for "unresolved".
     - `growth`: `|z_T| / |z_1|`.
     - `starts`: "gaussian" (noise of the same size as the own start) and "other" (the fixed point of
-        another example).
-    - `basin`: the largest perturbation, relative to `|z*|`, from which it came back in every
-        direction tried, and `basin_limit`, the largest that was tried.
+        another example) -> `Start`.
+    - `basin`: the largest perturbation, relative to `|z*|`, from which the loop returned in every
+        tested direction.
+    - `basin_limit`: the largest tested perturbation.
     """
 
     tolerance: float
@@ -95,8 +99,10 @@ class InputDependence:
     **Attributes:**
 
     - `tolerance`: relative distance below which two fixed points count as one.
-    - `inputs`: 1, 2, 4, ...; `clusters`: distinct fixed points among so many (mean over orders of
-        the examples). `distinct`: clusters over inputs, of all that converged.
+    - `inputs`: numbers of inputs: 1, 2, 4, ...
+    - `clusters`: number of distinct fixed points among these inputs, averaged over orders of the
+        examples.
+    - `distinct`: clusters over inputs, for all examples that converged.
     - `spread`: mean pairwise distance of the fixed points, relative to their size, over that of
         the inputs; an interval by resampling examples.
     - `recall`: whether f sees the input at all, beyond the start.
@@ -136,19 +142,21 @@ class InputDependence:
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """What going back through the loop is like. See `geometry`.
+    """The backward pass: gradient norms, conditioning of I - J, local stability. See `geometry`.
 
     **Attributes:**
 
-    - `iterations`: 0 to the last iteration gone back through; `gradient_norm`: `|dL/dz_t|` there,
-        over `|dL/dz_T|`.
-    - `cosines`: gradient -> cosine of its cotangent to that of the implicit gradient; `ratios`: of
-        their norms.
-    - `sigma_min`, `sigma_max`: of I - J; `condition`: their quotient.
-    - `products`: with J^T that the backward solve took; `solved`: share that reached the tolerance.
-    - `return_factor`: measured growth per iteration of a small push along the leading eigenvector;
-        `return_predicted`: the modulus of its eigenvalue; `returned`: share that came back,
-        of those whose eigenvector is known.
+    - `iterations`: 0 to the last differentiated iteration.
+    - `gradient_norm`: `|dL/dz_t| / |dL/dz_T|` at these iterations.
+    - `cosines`: gradient -> cosine of its cotangent to that of the implicit gradient.
+    - `ratios`: gradient -> ratio of the norms of these cotangents.
+    - `sigma_min`, `sigma_max`: the extreme singular values of I - J.
+    - `condition`: their quotient.
+    - `products`: number of products with J^T in the backward solve.
+    - `solved`: share of backward solves that reached their tolerance.
+    - `return_factor`: measured growth per iteration of a small push along the leading eigenvector.
+    - `return_predicted`: the modulus of its eigenvalue.
+    - `returned`: share of pushes that returned, among examples with a known eigenvector.
     """
 
     iterations: list[int]
@@ -213,15 +221,15 @@ class Statement:
 
 @dataclasses.dataclass(frozen=True)
 class StabilityReport:
-    """Three axes, each by itself, and what they rest on. There is no overall score.
+    """The three axes of stability, and their measurements. There is no overall score.
 
     **Attributes:**
 
     - `reachability`, `input_dependence`, `geometry`, `spectrum`: see their types.
     - `verdict`: axis -> `Statement`.
-    - `predicted`: axis -> `{"claim", "agrees", "because"}`, what a theory says of this map, where
-        there is one; None for a map that nothing is known about.
-    - `settings`: how it was measured; includes `format`, `seconds`.
+    - `predicted`: axis -> `{"claim", "agrees", "because"}`, the predictions of a theory; None for a
+        map without a theory.
+    - `settings`: the arguments of the measurement, with `format` and `seconds`.
     """
 
     reachability: Reachability
@@ -233,7 +241,7 @@ class StabilityReport:
     settings: dict[str, Any]
 
     def tables(self) -> dict[str, Any]:
-        """As nested plain values."""
+        """The attributes as nested plain values."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:

@@ -1,5 +1,6 @@
 """From numbers to three statements, each with what it rests on. There is no score."""
 
+from .._numbers import format_number
 from ._orbits import NEAR
 from ._report import Geometry, InputDependence, Reachability, Spectrum, Statement
 from ._statistics import Share, Summary
@@ -168,9 +169,10 @@ def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> 
         what = "none looked at here" if reach.shares["converged"].hits else "nothing"
         because += f"; {what} converged, so that there is no implicit gradient to condition"
     else:
+        condition = format_number(shape.condition.median, ".2g", missing=Verdict.NOT_MEASURABLE)
         because += (
             f"; at the {_fixed_points(shape.solved.count)} the spectral radius is "
-            f"{_radius(spectrum)}, I - J has condition {_figure(shape.condition, '.2g')}, and "
+            f"{_radius(spectrum)}, I - J has condition {condition}, and "
             f"{_of(shape.solved)} backward solves reached their tolerance"
         )
     if not largest <= EXPLODES:
@@ -213,10 +215,6 @@ def _of(share: Share) -> str:
 
 def _known(summary: Summary) -> bool:
     return summary.count > 0
-
-
-def _figure(summary: Summary, form: str) -> str:
-    return f"{summary.median:{form}}" if _known(summary) else Verdict.NOT_MEASURABLE
 
 
 def _within(summary: Summary, low: float, high: float) -> bool:

@@ -1,4 +1,4 @@
-"""Accuracy against iterations, as a picture: does running the loop longer help, and when not."""
+"""The figure of accuracy against iterations: does running the loop longer help?"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -19,23 +19,24 @@ def accuracy_figure(
     title: str = "",
     score: str = "examples solved",
 ) -> "Figure":
-    """One line for each curve, over a logarithmic axis of iterations.
+    """Draw accuracy against iterations, one line per curve; the axis of iterations is logarithmic.
 
     **Arguments:**
 
-    - `curves`: label -> shares in [0, 1], one for each of `iterations`.
+    - `curves`: label -> shares in [0, 1], one per entry of `iterations`.
     - `iterations`: the test-time iteration counts, ascending, from 1.
-    - `trained`: the fewest and most iterations in training; shaded.
-    - `score`: what the shares are shares of, for the axis.
+    - `trained`: the least and most iterations in training; this range is shaded.
+    - `title`: the title of the figure.
+    - `score`: the label of the vertical axis.
 
-    **Raises** `InputError` where matplotlib is not installed.
+    **Returns** a `matplotlib.figure.Figure`. **Raises** `InputError` if matplotlib is missing.
     """
     figure = new_figure(7.2, 4.0)
     axes = figure.add_subplot()
     accuracy_lines(axes, curves, iterations, trained=trained, score=score)
     if title:
         axes.set_title(figure_text(title), loc="left", fontsize="medium")
-    # Beside the lines and not on them: where they run is not known beforehand.
+    # The legend is beside the panel, where no line can run through it.
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
 
@@ -48,7 +49,7 @@ def accuracy_lines(
     trained: tuple[int, int] | None = None,
     score: str = "examples solved",
 ) -> None:
-    """What `accuracy_figure` draws, without its legend, into `axes`."""
+    """Draw the lines of `accuracy_figure` into `axes`, without a legend."""
     accuracy_axes(axes, iterations, trained=trained, score=score)
     for number, (label, shares) in enumerate(curves.items()):
         axes.plot(
@@ -70,7 +71,7 @@ def accuracy_axes(
     trained: tuple[int, int] | None = None,
     score: str = "examples solved",
 ) -> None:
-    """Iterations across, shares from 0 to 1 up, and the iterations in training shaded."""
+    """Set up axes: iterations across, shares from 0 to 1 up, the range of training shaded."""
     from matplotlib.ticker import PercentFormatter
 
     if trained is not None:

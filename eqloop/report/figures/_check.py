@@ -1,4 +1,4 @@
-"""The picture of one checked claim."""
+"""The figure of one checked claim."""
 
 import math
 from collections.abc import Mapping
@@ -12,17 +12,19 @@ if TYPE_CHECKING:
 
 
 def check_figure(check: Mapping[str, Any]) -> "Figure":
-    """One line for each model, the claim above and whether it holds.
+    """Draw a check, one line per model; the title says the claim and whether it holds.
 
-    **Arguments:** `check`: the tables of an `eqloop.claims.Check`.
+    **Arguments:**
 
-    **Raises** `InputError` where matplotlib is not installed.
+    - `check`: the tables of an `eqloop.claims.Check`.
+
+    **Returns** a `matplotlib.figure.Figure`. **Raises** `InputError` if matplotlib is missing.
     """
     figure = new_figure(8.4, 4.2)
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(check["curves"].items()):
-        # What is infinite, or not positive on a logarithmic axis, has no place in the picture.
-        shown = [
+        # Points that are infinite, or not positive on a logarithmic axis, cannot be drawn.
+        drawable = [
             (x, y)
             for x, y in points
             if all(
@@ -31,7 +33,7 @@ def check_figure(check: Mapping[str, Any]) -> "Figure":
             )
         ]
         axes.plot(
-            *(zip(*shown, strict=True) if shown else ([], [])),
+            *(zip(*drawable, strict=True) if drawable else ([], [])),
             label=figure_text(name),
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
@@ -39,15 +41,17 @@ def check_figure(check: Mapping[str, Any]) -> "Figure":
             markersize=4.5,
             linewidth=1.4,
         )
-        if check["scatter"] and shown:
-            most = max(max(point) for point in shown)
-            axes.plot([0, most], [0, most], color="0.6", linewidth=0.8, zorder=0)
+        if check["scatter"] and drawable:
+            largest = max(max(point) for point in drawable)
+            axes.plot([0, largest], [0, largest], color="0.6", linewidth=0.8, zorder=0)
     for name, logarithmic in zip(("x", "y"), check["logarithmic"], strict=True):
         if logarithmic:
             axes.set(**{f"{name}scale": "log"})
     axes.set_xlabel(check["axes"][0])
     axes.set_ylabel(check["axes"][1])
     tidy(axes)
-    said = {True: "holds", False: "does not hold", None: "could not be measured"}[check["holds"]]
-    axes.set_title(f"{check['claim']}:\n{said} here", loc="left", fontsize="medium", wrap=True)
+    outcomes = {True: "holds here", False: "does not hold here", None: "could not be measured"}
+    axes.set_title(
+        f"{check['claim']}:\n{outcomes[check['holds']]}", loc="left", fontsize="medium", wrap=True
+    )
     return legend_below(figure, [axes], columns=3)

@@ -1,8 +1,9 @@
-"""Gradients as points, cosine against cost: what is bought by a more expensive one."""
+"""The figure of an audit of gradients: cosine against cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..._numbers import format_percent, is_known
 from .._escape import figure_text
 from ._style import COLOURS, legend_below, new_figure, note, tidy
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BLUE, _ORANGE, _GREEN, _PINK, _, _SKY, _BLACK = COLOURS
-# Family -> its marker, its colour, its label. The marker alone tells families apart.
+# Family -> marker, colour, label. The markers alone distinguish the families.
 _FAMILIES = {
     "backprop": ("*", _BLACK, "full backpropagation"),
     "truncated": ("o", _BLUE, "truncated: last K iterations"),
@@ -23,28 +24,29 @@ _FAMILIES = {
 }
 _OTHER = ("X", _SKY)
 _FINEST = 1e-6
-"""Of 1 - cosine: what float32 can tell from none."""
+"""The smallest value of 1 - cosine that float32 resolves."""
 _TICKS = {2: "-1", 1: "0", 0.5: "0.5", 0.1: "0.9", 1e-2: "0.99", 1e-3: "0.999"}
 _TICKS |= {1e-4: "0.9999", 1e-5: "0.99999", _FINEST: "1.0"}
 
 
 def gradients_figure(audit: Mapping[str, Any], *, title: str = "") -> "Figure":
-    """One point for each gradient, families joined, in one panel for each reference.
+    """Draw one point per gradient, in one panel per reference; lines join a family.
 
     The vertical axis is `1 - cosine`, logarithmic and downwards, labelled with the cosine: 0.99 and
-    0.999 are as far apart as 0.9 and 0.99. A reference is not drawn against itself. Where no
-    example converged the second panel says so.
+    0.999 are as far apart as 0.9 and 0.99. A reference is not compared with itself. If no example
+    converged, the second panel says so.
 
     **Arguments:**
 
-    - `audit`: the tables of a `GradientAudit`, or what `gradients.json` holds of them.
+    - `audit`: the tables of a `GradientAudit`, or the content of `gradients.json`.
+    - `title`: the title of the figure.
 
-    **Raises** `InputError` where matplotlib is not installed.
+    **Returns** a `matplotlib.figure.Figure`. **Raises** `InputError` if matplotlib is missing.
     """
     figure = new_figure(9.6, 4.4)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    seconds = [each["seconds"] for each in audit["gradients"].values()]
-    converged = f"{audit['share']:.0%} converged"
+    seconds = [gradient["seconds"] for gradient in audit["gradients"].values()]
+    converged = f"{format_percent(audit['share'], '.0f')} % converged"
     names = {
         "backprop": ("backprop", "against full backpropagation"),
         "implicit": (
@@ -55,9 +57,9 @@ def gradients_figure(audit: Mapping[str, Any], *, title: str = "") -> "Figure":
     distances: list[float] = []
     for axes, (reference, (itself, heading)) in zip(panels, names.items(), strict=True):
         points = {
-            name: (each["seconds"], _distance(each["total"][reference]["cosine"]))
-            for name, each in audit["gradients"].items()
-            if name != itself and _known(each["total"][reference]["cosine"])
+            name: (gradient["seconds"], _distance(gradient["total"][reference]["cosine"]))
+            for name, gradient in audit["gradients"].items()
+            if name != itself and is_known(gradient["total"][reference]["cosine"])
         }
         distances += [distance for _, distance in points.values()]
         _points(axes, points)
@@ -71,10 +73,6 @@ def gradients_figure(audit: Mapping[str, Any], *, title: str = "") -> "Figure":
         figure.suptitle(figure_text(title), x=0.01, ha="left")
     order = [label for _, _, label in _FAMILIES.values()]
     return legend_below(figure, panels, columns=4, order=order)
-
-
-def _known(cosine: float | None) -> bool:
-    return cosine is not None and cosine == cosine
 
 
 def _distance(cosine: float) -> float:
@@ -119,7 +117,7 @@ def _points(axes: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
 
 
 def _family(name: str) -> tuple[str, str]:
-    """A family and its K: the one-step gradient is a truncation to one."""
+    """A family and its K; the one-step gradient is truncated to one iteration."""
     if name == "one-step":
         return "truncated", "1"
     family, _, terms = name.rpartition("-")

@@ -1,4 +1,4 @@
-"""The figures of a report on runs. Narrow panels, so that their text can be read on a phone."""
+"""The figures of a report on runs. Their panels are narrow, so that a phone can show their text."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LINES = 7
-"""In one panel; from there on groups are spread over panels by their first axes."""
+"""Maximum number of lines in a panel; more groups are spread over panels by their first axes."""
 _WIDTH, _HEIGHT = 4.0, 2.7
 _LONGEST = 44
-"""Letters of a label of the legend that have room in a panel."""
+"""Number of letters of a legend label that fit into a panel."""
 _TRAINED = "iterations in training"
 _WIDE = 30
-"""Ratio of the largest to the smallest number from which an axis is logarithmic."""
+"""An axis is logarithmic if the ratio of its largest to its smallest number exceeds this."""
 
 
 def curves_figure(results: Results, splits: Sequence[str] = SPLITS) -> "Figure":
-    """Share solved against iterations: a column of panels for each split, a line for each group
-    (its mean over the seeds) with a band from the least to the most."""
+    """Share solved against iterations: one column of panels per split, one line per group (its mean
+    over the seeds) with a band from the worst to the best seed."""
     groups = [group for group in results.shown if group.cells]
     facets = _facets(groups, _drawn_axes(results))
     names = list(dict.fromkeys(name for members in facets.values() for name in members))
@@ -40,16 +40,16 @@ def curves_figure(results: Results, splits: Sequence[str] = SPLITS) -> "Figure":
     panels = figure.subplots(rows, len(splits), squeeze=False, sharey=True)
     for line, (title, members) in zip(panels, facets.items(), strict=False):
         for axes, split in zip(line, splits, strict=True):
-            # One axis for all panels of a column: only the lowest has its numbers on it.
+            # All panels of a column share an axis; the lowest panel labels it.
             _curves(axes, members, names, split, _iterations(groups, split))
             axes.set_title(f"{title}: {split}" if title else split, loc="left", fontsize="medium")
             axes.label_outer()
-    panels[0, 0].set_ylim(0, _top(results, splits, lambda found: found.overall.best))
+    panels[0, 0].set_ylim(0, _top(results, splits, lambda evaluated: evaluated.overall.best))
     return _legend(figure, panels.flat)
 
 
 def rho_figure(results: Results, splits: Sequence[str] = SPLITS) -> "Figure":
-    """Share solved against the spectral radius of the recall's weights, a point for each run."""
+    """Share solved against the spectral radius of the recall's weights, one point per run."""
     figure = new_figure(_WIDTH * len(splits), 3.4)
     panels = figure.subplots(1, len(splits), squeeze=False, sharey=True)
     for axes, split in zip(panels.flat, splits, strict=True):
@@ -62,7 +62,7 @@ def rho_figure(results: Results, splits: Sequence[str] = SPLITS) -> "Figure":
 
 
 def lyapunov_figure(results: Results) -> "Figure":
-    """Share of hard examples solved against the leading Lyapunov exponent, a point for each run."""
+    """Share of hard examples solved against the leading Lyapunov exponent, one point per run."""
     figure = new_figure(_WIDTH, 3.4)
     axes = figure.add_subplot()
     _points(axes, results, exponent, "hard")
@@ -79,34 +79,37 @@ def exponent(cell: Cell) -> float | None:
 def located(
     results: Results, of: Callable[[Cell], float | None], split: str
 ) -> Iterator[tuple[Cell, float, float]]:
-    """The finished runs of which both are known: a number, and the share of `split` solved."""
+    """Cell, number and share of `split` solved, of the finished runs for which both are known."""
     for cell in results.finished:
-        value, found = of(cell), cell.split(split)
-        if value is not None and found is not None:
-            yield cell, value, found.overall.last
+        value, evaluated = of(cell), cell.split(split)
+        if value is not None and evaluated is not None:
+            yield cell, value, evaluated.overall.last
 
 
 # --- parts of a figure
 
 
 def _drawn_axes(results: Results) -> list[str]:
-    """Where the learning rate was chosen, it tells no two groups apart."""
+    """The axes that distinguish groups; a chosen learning rate does not."""
     axes = [axis for axis in results.axes if results.chosen is None or axis != RATE]
     return axes or list(results.axes)
 
 
 def _facets(groups: Sequence[Group], axes: Sequence[str]) -> dict[str, dict[str, Group]]:
-    """Title of a panel -> label of a line -> group: by as few of the first axes as leave each
-    panel with no more than `MOST_LINES`, and at least one axis for the lines."""
-    found: dict[str, dict[str, Group]] = {}
+    """Title of a panel -> label of a line -> group.
+
+    The title has the fewest first axes for which no panel has more than `MOST_LINES` lines; at
+    least one axis is left for the lines.
+    """
+    facets: dict[str, dict[str, Group]] = {}
     for count in range(max(len(axes), 1)):
-        found = {}
+        facets = {}
         for group in groups:
-            title, name = (_label(group.axes, some) for some in (axes[:count], axes[count:]))
-            found.setdefault(title, {})[name] = group
-        if max(map(len, found.values()), default=0) <= MOST_LINES:
+            title, name = (_label(group.axes, part) for part in (axes[:count], axes[count:]))
+            facets.setdefault(title, {})[name] = group
+        if max(map(len, facets.values()), default=0) <= MOST_LINES:
             break
-    return found
+    return facets
 
 
 def _label(axes: Mapping[str, Scalar], names: Sequence[str]) -> str:
@@ -114,8 +117,8 @@ def _label(axes: Mapping[str, Scalar], names: Sequence[str]) -> str:
 
 
 def _iterations(groups: Sequence[Group], split: str) -> list[int]:
-    cells = (cell.split(split) for group in groups for cell in group.cells)
-    return sorted({n for found in cells if found is not None for n in found.iterations})
+    evaluations = (cell.split(split) for group in groups for cell in group.cells)
+    return sorted({n for data in evaluations if data is not None for n in data.iterations})
 
 
 def _curves(
@@ -126,22 +129,26 @@ def _curves(
     iterations: Sequence[int],
 ) -> None:
     drawn = {
-        name: each
+        name: evaluations
         for name, group in members.items()
-        if (each := [found for cell in group.cells if (found := cell.split(split)) is not None])
+        if (evaluations := [data for c in group.cells if (data := c.split(split)) is not None])
     }
-    every = [found for each in drawn.values() for found in each]
-    if not every:
+    if not drawn:
         note(axes, "not evaluated")
         return
-    trained = [found.trained for found in every if found.trained is not None]
+    trained = [
+        data.trained
+        for evaluations in drawn.values()
+        for data in evaluations
+        if data.trained is not None
+    ]
     accuracy_axes(
         axes,
         iterations,
         trained=(min(t[0] for t in trained), max(t[1] for t in trained)) if trained else None,
     )
-    for name, found in drawn.items():
-        common, shares = _together(found)
+    for name, evaluations in drawn.items():
+        common, shares = _on_common_grid(evaluations)
         style = line_style(names.index(name))
         if len(shares) > 1:
             low, high = shares.min(axis=0), shares.max(axis=0)
@@ -158,12 +165,12 @@ def _curves(
         )
 
 
-def _together(found: Sequence[Evaluated]) -> tuple[list[int], np.ndarray]:
-    """The iterations that all were evaluated after, and the shares there, `(runs, iterations)`."""
-    common = sorted(set.intersection(*(set(each.iterations) for each in found)))
+def _on_common_grid(evaluations: Sequence[Evaluated]) -> tuple[list[int], np.ndarray]:
+    """The iteration counts of all evaluations, and the shares there, `(runs, iterations)`."""
+    common = sorted(set.intersection(*(set(data.iterations) for data in evaluations)))
     shares = [
-        [each.overall.exact[each.iterations.index(n)] for n in common] for each in found
-    ]  # fmt: skip
+        [data.overall.exact[data.iterations.index(n)] for n in common] for data in evaluations
+    ]
     return common, np.array(shares)
 
 
@@ -171,16 +178,16 @@ def _points(axes: "Axes", results: Results, of: Callable[[Cell], float | None], 
     from matplotlib.ticker import PercentFormatter
 
     tidy(axes)
-    top = _top(results, SPLITS, lambda found: found.overall.last)
+    top = _top(results, SPLITS, lambda evaluated: evaluated.overall.last)
     axes.set_ylim(-0.03 * top, 1.03 * top)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylabel("examples solved")
     first = results.axes[0]
     names = list(dict.fromkeys(_label(group.axes, [first]) for group in results.groups))
-    found: dict[str, list[tuple[float, float]]] = {}
+    points_of: dict[str, list[tuple[float, float]]] = {}
     for cell, value, solved in located(results, of, split):
-        found.setdefault(_label(cell.axes, [first]), []).append((value, solved))
-    for name, points in found.items():
+        points_of.setdefault(_label(cell.axes, [first]), []).append((value, solved))
+    for name, points in points_of.items():
         style = line_style(names.index(name))
         style["linestyle"] = ""
         values, solved = np.array(points).T
@@ -195,26 +202,26 @@ def _points(axes: "Axes", results: Results, of: Callable[[Cell], float | None], 
             zorder=3,
             **style,
         )
-    every = [value for points in found.values() for value, _ in points]
-    if not every:
-        note(axes, "of no run is this known")
-    elif min(every) > 0 and max(every) > _WIDE * min(every):
+    values = [value for points in points_of.values() for value, _ in points]
+    if not values:
+        note(axes, "not known for any run")
+    elif min(values) > 0 and max(values) > _WIDE * min(values):
         axes.set_xscale("log")
 
 
 def _top(results: Results, splits: Iterable[str], of: Callable[[Evaluated], float]) -> float:
-    """Of the axis of shares: where all are small, there is something to see all the same."""
+    """The upper limit of the axis of shares; it is below 1 if all shares are small."""
     shares = [
-        of(found)
+        of(evaluated)
         for cell in results.finished
         for split in splits
-        if (found := cell.split(split)) is not None
+        if (evaluated := cell.split(split)) is not None
     ]
     return next(top for top in (0.1, 0.25, 0.5, 1.0) if top >= max(shares, default=1.0))
 
 
 def _legend(figure: "Figure", panels: Iterable["Axes"]) -> "Figure":
-    """One for all panels, below them."""
+    """Draw one legend for all panels, below them."""
     panels = list(panels)
     names = [name for axes in panels for name in axes.get_legend_handles_labels()[1]]
     return legend_below(
@@ -223,6 +230,6 @@ def _legend(figure: "Figure", panels: Iterable["Axes"]) -> "Figure":
 
 
 def _legend_columns(width: float, names: Iterable[str]) -> int:
-    """As many as have room: so many inches for a handle, and for a letter of small print."""
+    """Number of columns of the legend that fit; a handle takes 0.55 inches, a letter 0.075."""
     longest = min(max(map(len, names), default=0), _LONGEST)
     return max(1, int(width / (0.55 + 0.075 * max(longest, len(_TRAINED)))))

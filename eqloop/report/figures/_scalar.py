@@ -1,4 +1,4 @@
-"""The scalar model as a picture: where each recall is stable, and how far from balance that is."""
+"""The figure of the scalar model: the stable regions, and the distance from balance."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,24 +12,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Recall -> colour and width of its lines. The dash of a line is that of its sigma.
+# Recall -> colour and width of its lines; the dash depends on sigma.
 _RECALLS = {"external": (COLOURS[0], 1.2), "internal": (COLOURS[1], 2.4)}
 _STABLE = {"external": r"$|(1 + y)\,x| \leq 1$", "internal": r"$-2 \leq x\,y \leq 0$"}
 
 
 def scalar_figure(scalar: Mapping[str, Any], *, sigma: float | None = None) -> "Figure":
-    """The two regions, with draws moved into them, and the distribution of the anisotropy.
+    """Draw the two stable regions with draws, and the distribution of the anisotropy.
 
-    Hatched is stable. A dot is a draw that stays; an open circle one that moves along its arrow to
-    the nearest stable point. In the third panel a line that ends below 100 % has the rest on an
-    axis, where the anisotropy is infinite.
+    The hatched region is stable. A dot is a stable draw; an open circle is an unstable draw, and
+    its arrow ends at the nearest stable point. In the third panel a line that ends below 100 %
+    leaves out the draws on an axis, where the anisotropy is infinite.
 
     **Arguments:**
 
     - `scalar`: the tables of a `ScalarReport`.
-    - `sigma`: whose draws are shown; left out, the middle one.
+    - `sigma`: the standard deviation whose draws are drawn; the middle one by default.
 
-    **Raises** `InputError` where matplotlib is not installed or there is no such sigma.
+    **Returns** a `matplotlib.figure.Figure`. **Raises** `InputError` if matplotlib is missing, and
+    if the report has no such sigma.
     """
     sigmas = sorted(scalar["settings"]["sigmas"])
     chosen = sigmas[len(sigmas) // 2] if sigma is None else sigma
@@ -43,7 +44,7 @@ def scalar_figure(scalar: Mapping[str, Any], *, sigma: float | None = None) -> "
     for recall, axes in zip(_RECALLS, regions, strict=True):
         _region(axes, recall, 3 * chosen)
         _moves(axes, np.array(shown["drawn"]), np.array(shown[recall]))
-        axes.set_title(f"{recall}: stable where {_STABLE[recall]}", loc="left", fontsize="medium")
+        axes.set_title(f"{recall}: stable if {_STABLE[recall]}", loc="left", fontsize="medium")
         axes.set_xlabel(f"x, weight on the state (draws: $\\sigma$ = {name})")
     regions[0].set_ylabel("y, Jacobian of the block")
     _distribution(curves, scalar)
@@ -63,7 +64,7 @@ def _region(axes: "Axes", recall: str, reach: float) -> None:
     )
     for edge in (low, high):
         axes.plot(x, edge, color="0.35", linewidth=1, zorder=1)
-    if recall == "internal":  # the axes are stable all along, and the edge of the other quadrants
+    if recall == "internal":  # the axes are stable, and bound the unstable quadrants
         axes.axvline(0, color="0.35", linewidth=1, zorder=1)
     axes.set_xlim(-reach, reach)
     axes.set_ylim(-reach, reach)

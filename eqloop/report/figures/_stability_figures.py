@@ -1,6 +1,7 @@
-"""The figures of a stability report, from the plain tables of `report.json` (NaN may be null).
+"""The figures of a stability report, from the tables of `report.json`, in which NaN may be None.
 
-Narrow, so that their text can still be read on a phone. A panel without anything to draw says why.
+The figures are narrow, so that their text can be read on a phone. An empty panel says why it is
+empty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,15 +21,15 @@ Tables = Mapping[str, Any]
 
 _SIZE = (4.0, 3.2)
 _THIN_LINES = 64
-"""Curves of single examples: more of them make a blot and a large file."""
+"""Maximum number of curves of single examples; more make a blot and a large file."""
 _MANY_POINTS = 2000
-"""From so many on, points become pixels: as shapes they make a large file."""
+"""Rasterise scatter plots with more points than this, to keep the SVG small."""
 _BLUE, _ORANGE, _GREEN, *_ = COLOURS
 
 
 def residual_figure(report: Tables) -> "Figure":
-    """Relative residual against iterations, both logarithmic: the median, the band, each example,
-    and the tolerance."""
+    """Relative residual against iterations, both logarithmic: median, band, single examples and
+    tolerance."""
     figure, axes = _begin("iterations of the loop", "relative residual")
     part = report["reachability"]
     iterations = _numbers(part["iterations"])
@@ -53,15 +54,15 @@ def residual_figure(report: Tables) -> "Figure":
 
 
 def eigenvalue_figure(report: Tables) -> "Figure":
-    """Leading eigenvalues of df/dz in the complex plane, with the unit circle."""
+    """The leading eigenvalues of df/dz in the complex plane, with the unit circle."""
     figure, axes = _begin("real part", "imaginary part")
-    found = [
+    rows = [
         _numbers(values)
-        for each in report["spectrum"]["eigenvalues"]
-        for values in each
+        for example in report["spectrum"]["eigenvalues"]
+        for values in example
         if len(values) == 3
     ]
-    points = np.array(found).reshape(-1, 3)
+    points = np.array(rows).reshape(-1, 3)
     points = points[np.isfinite(points[:, :2]).all(axis=1)]
     turn = np.linspace(0, 2 * np.pi, 181)
     axes.plot(
@@ -90,7 +91,7 @@ def eigenvalue_figure(report: Tables) -> "Figure":
 
 
 def gradient_norm_figure(report: Tables) -> "Figure":
-    """The norm of the gradient that arrives at iteration t, over that at the last."""
+    """The norm of the gradient at iteration t, over that at the last iteration."""
     figure, axes = _begin("iteration t", "|dL/dz$_t$| / |dL/dz$_T$|")
     part = report["geometry"]
     floor = _smallest(*part["gradient_norm"].values())
@@ -103,14 +104,14 @@ def gradient_norm_figure(report: Tables) -> "Figure":
 
 
 def solved_figure(report: Tables) -> "Figure":
-    """Share solved against iterations, with those of training shaded; `reachability.accuracy`."""
+    """Share solved against iterations, with the range of training shaded."""
     figure, axes = _begin("iterations of the loop", "examples solved")
     part = report["reachability"].get("accuracy")
     if not part or not part["iterations"]:
         return _empty(axes, "this map has no task to solve")
     curves = {name: _numbers(shares).tolist() for name, shares in part["splits"].items()}
     if not np.isfinite(np.concatenate(list(curves.values()))).any():
-        return _empty(axes, "nothing was scored")
+        return _empty(axes, "no score is finite")
     trained = part.get("trained")
     accuracy_lines(
         axes, curves, part["iterations"], trained=(trained[0], trained[1]) if trained else None
@@ -122,18 +123,18 @@ def fixed_points_figure(report: Tables) -> "Figure":
     """The fixed points of the inputs in the plane of their two main directions."""
     figure, axes = _begin("first main direction", "second main direction")
     part = report["input_dependence"]
-    found = [_numbers(point) for point in part["points"] if point is not None]
-    points = np.array([point for point in found if np.isfinite(point).all()]).reshape(-1, 2)
+    known = [_numbers(point) for point in part["points"] if point is not None]
+    points = np.array([point for point in known if np.isfinite(point).all()]).reshape(-1, 2)
     if not len(points):
         return _empty(axes, "nothing converged")
-    label = f"one input each ({len(points)} of {len(part['points'])} converged)"
+    label = f"one point per input ({len(points)} of {len(part['points'])} converged)"
     axes.scatter(*points.T, s=24, marker="o", facecolors=_BLUE, alpha=0.45, label=label)
     axes.set_aspect("equal", adjustable="datalim")
     return legend_below(figure, [axes], columns=2)
 
 
 def sensitivity_figure(report: Tables) -> "Figure":
-    """|dz_t/dx| against t, and what the implicit function theorem gives for the fixed point."""
+    """|dz_t/dx| against t, and the derivative of the fixed point (implicit function theorem)."""
     figure, axes = _begin("iterations of the loop", "|dz$_t$/dx|")
     part = report["input_dependence"]
     floor = _smallest(*part["sensitivity"].values())
@@ -150,7 +151,7 @@ def sensitivity_figure(report: Tables) -> "Figure":
 
 
 def distinct_figure(report: Tables) -> "Figure":
-    """Distinct fixed points against inputs, both in powers of two."""
+    """Number of distinct fixed points against number of inputs, both on axes of powers of two."""
     figure, axes = _begin("inputs", "distinct fixed points")
     part = report["input_dependence"]
     inputs, clusters = _numbers(part["inputs"]), _numbers(part["clusters"])
@@ -170,7 +171,7 @@ def distinct_figure(report: Tables) -> "Figure":
     return legend_below(figure, [axes], columns=2)
 
 
-# --- what they share
+# --- shared parts
 
 
 def _begin(across: str, up: str) -> "tuple[Figure, Axes]":
@@ -183,7 +184,7 @@ def _begin(across: str, up: str) -> "tuple[Figure, Axes]":
 
 
 def _log_up(axes: "Axes") -> None:
-    """A logarithmic vertical axis, labelled also where it spans less than two powers of ten."""
+    """Make the vertical axis logarithmic; label it even if it spans less than two decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")
@@ -195,7 +196,7 @@ def _log_up(axes: "Axes") -> None:
 
 
 def _empty(axes: "Axes", text: str) -> "Figure":
-    """An empty panel that says why it is empty."""
+    """An empty panel with a sentence that says why it is empty."""
     note(axes, text)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -203,7 +204,7 @@ def _empty(axes: "Axes", text: str) -> "Figure":
 
 
 def _band(axes: "Axes", at: NDArray[np.float64], band: Tables, floor: float) -> None:
-    """The median over the examples, and a band from the 5 % to the 95 % quantile."""
+    """Draw the median over the examples and a band from the 5 % to the 95 % quantile."""
     low, median, high = (_positive(_numbers(band[key]), floor) for key in ("low", "median", "high"))
     axes.fill_between(at, low, high, color=_BLUE, alpha=0.2, linewidth=0, label="5 to 95 %")
     marker = "o" if len(at) <= 24 else ""
@@ -211,17 +212,17 @@ def _band(axes: "Axes", at: NDArray[np.float64], band: Tables, floor: float) -> 
 
 
 def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
-    """null as NaN."""
-    return np.array([np.nan if each is None else each for each in values], np.float64)
+    """The values as an array, with NaN for None."""
+    return np.array([np.nan if value is None else value for value in values], np.float64)
 
 
 def _smallest(*lists: Sequence[float | None] | ArrayLike) -> float | None:
-    """The smallest positive number, for the axes are logarithmic; None where there is none."""
-    every = np.concatenate([np.array(each, np.float64) for each in lists])
-    every = every[np.isfinite(every) & (every > 0)]
-    return float(every.min()) if every.size else None
+    """The smallest positive number, the floor of a logarithmic axis; None if there is none."""
+    values = np.concatenate([np.array(numbers, np.float64) for numbers in lists])
+    values = values[np.isfinite(values) & (values > 0)]
+    return float(values.min()) if values.size else None
 
 
 def _positive(values: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
-    """What is exactly 0, which has no logarithm, at the smallest number of the figure."""
+    """The values with 0, which has no logarithm, replaced by `floor`."""
     return np.where(values <= 0, floor, values)

@@ -1,4 +1,4 @@
-"""What all figures share: size and layout, colours and markers, legend, notes, axes."""
+"""The style of all figures: size and layout, colours and markers, legend, notes, axes."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -10,27 +10,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Told apart by marker and dash as well as by colour: the colours are those of Okabe and Ito, which
-# differ in lightness too, so the lines also survive a black-and-white printer.
+# Markers and dashes distinguish lines as well as colours. The colours of Okabe and Ito also differ
+# in lightness, so that the lines survive a black-and-white printer.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches. **Raises** `InputError` where matplotlib is missing."""
+    """An empty figure; sizes in inches. **Raises** `InputError` if matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise InputError("drawing needs matplotlib: pip install 'eqloop[plot]'") from None
 
-    # Not pyplot: it keeps figures alive and may want a display.
+    # pyplot would keep figures alive, and may need a display.
     return Figure(figsize=(width, height), dpi=160, layout="constrained")
 
 
 def line_style(number: int) -> dict[str, Any]:
-    """Colour, marker and dash of the `number`-th line or set of points: as many pairs of a marker
-    and a dash as there are of both, so that no two of the first 49 are alike."""
+    """Colour, marker and dash of the `number`-th line or set of points. The first 49 differ in
+    marker or dash."""
     place, turn = number % len(COLOURS), number // len(COLOURS)
     return {
         "color": COLOURS[place],
@@ -40,14 +40,14 @@ def line_style(number: int) -> dict[str, Any]:
 
 
 def tidy(axes: "Axes", *, grid: Literal["both", "y"] = "both") -> None:
-    """A light grid and no box."""
+    """Draw a light grid, and no box."""
     axes.grid(axis=grid, color="0.88", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def note(axes: "Axes", text: str) -> None:
-    """A sentence in the middle of a panel that has nothing to draw."""
+    """Write a sentence in the middle of an empty panel."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", style="italic")
     axes.grid(visible=False)
 
@@ -60,13 +60,14 @@ def legend_below(
     order: Sequence[str] = (),
     wrap: int | None = None,
 ) -> "Figure":
-    """One legend for all panels, below them. A label that several panels have appears once.
+    """Draw one legend for all panels, below them. A label of several panels appears once.
 
     **Arguments:**
 
+    - `figure`, `panels`: the figure, and its panels with labelled lines.
     - `columns`: number of columns.
-    - `order`: labels that come first, as far as a panel has them.
-    - `wrap`: number of letters after which a label goes on in a new line.
+    - `order`: labels that come first, if a panel has them.
+    - `wrap`: number of letters after which a label continues on a new line.
 
     **Returns** `figure`.
     """
@@ -89,14 +90,17 @@ def legend_below(
 
 
 def iteration_axis(axes: "Axes", iterations: Sequence[int]) -> None:
-    """Ascending iterations, from 1 or more, on a logarithmic axis with powers of two on it."""
+    """Make the horizontal axis logarithmic, with ticks at powers of two.
+
+    `iterations` are ascending and at least 1.
+    """
     from matplotlib.ticker import NullLocator
 
     first, last = iterations[0], iterations[-1]
     axes.set_xscale("log", base=2)
     axes.set_xlim(first, max(last, 2 * first))
     ticks = [1 << n for n in range(last.bit_length()) if 1 << n >= first]
-    ticks = ticks[:: 1 + len(ticks) // 10]  # as many as have room
+    ticks = ticks[:: 1 + len(ticks) // 10]  # about ten have room
     axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("iterations of the loop")

@@ -1,7 +1,7 @@
-"""What pages have in common: the skeleton, the pictures in it, and how all of it is written.
+"""The skeleton of a page, its pictures, and the writer of its files.
 
-Nothing is fetched: style, script and pictures are in the file, and a content security policy, which
-names the one script there may be by its hash, keeps everything else from running or loading.
+A page fetches nothing: it contains its style, script and pictures. Its content security policy
+allows the one script by its hash, and keeps everything else from running or loading.
 """
 
 import base64
@@ -24,14 +24,19 @@ if TYPE_CHECKING:
 def page(
     name: str, title: str, parts: Mapping[str, str], *, script: str = "", data: str = ""
 ) -> bytes:
-    """One page: `NAME.html` with `parts` (HTML) in it, in the skeleton, with `NAME.css`.
+    """A page: `NAME.html` with its parts filled in, inside the skeleton, with the style `NAME.css`.
 
     **Arguments:**
 
-    - `title`: text; also the `title` of `NAME.html`.
-    - `script`: the only one that may run; `data`: HTML in front of it.
+    - `name`: name of the template and of its style.
+    - `title`: the title of the page, as text.
+    - `parts`: place in the template -> HTML.
+    - `script`: the only script that may run.
+    - `data`: HTML in front of the script.
+
+    **Returns** the bytes of the page.
     """
-    # The hash is of the bytes between the tags.
+    # The policy wants the hash of the bytes between the tags.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = Template(packaged("page.html")).substitute(
         title=html_text(title),
@@ -44,13 +49,14 @@ def page(
 
 
 def picture(figure: "Figure", alt: str) -> str:
-    """A figure as an `<img>` that holds its own SVG; `alt`: text for those who cannot see it."""
+    """A figure as an `<img>` that contains its SVG; `alt` describes it to a screen reader."""
     data = base64.b64encode(saved(figure, "svg")).decode()
     return f'<img alt="{html_text(alt)}" src="data:image/svg+xml;base64,{data}">'
 
 
 def saved(figure: "Figure", kind: str) -> bytes:
-    """The bytes of a figure: equal figures give equal files, without a time or random names."""
+    """The bytes of a figure in the format `kind`. Equal figures give equal bytes: they contain no
+    time and no random names."""
     import matplotlib
 
     out = io.BytesIO()
@@ -60,12 +66,13 @@ def saved(figure: "Figure", kind: str) -> bytes:
 
 
 def packaged(name: str) -> str:
-    """The text of a file that lies beside this one."""
+    """The text of a file in the folder of this module."""
     return resources.files(__name__.rpartition(".")[0]).joinpath(name).read_text("utf-8")
 
 
 def write_files(files: Mapping[Path, bytes]) -> list[Path]:
-    """Write each file whole; returns their paths. **Raises** `InputError` where it cannot."""
+    """Write files atomically. **Returns** their paths. **Raises** `InputError` if a file cannot be
+    written."""
     for path, data in files.items():
         try:
             write_atomic(path, [data])

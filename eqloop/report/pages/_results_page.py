@@ -1,21 +1,22 @@
-"""A report on runs as one page that opens from disk: tables and figures."""
+"""The page of a report on runs: tables and figures in one file that opens from disk."""
 
 from collections.abc import Callable, Iterator, Sequence
 
+from ..._numbers import typeset_value
 from ...run import SPLITS
 from .._escape import html_text
-from .._groups import Results, label, written
+from .._groups import Results, label
 from ..figures._results_figures import curves_figure, exponent, located, lyapunov_figure, rho_figure
 from ..tables._results_tables import all_tables
 from ..tables._table import html
 from ._page import page, picture
 
 _FIRST = ("chosen", "results")
-"""Tables that come before the figures."""
+"""Names of the tables that precede the figures."""
 
 
 def results_page(results: Results) -> bytes:
-    """**Raises** `InputError` where matplotlib is not installed."""
+    """The bytes of `report.html`. **Raises** `InputError` if matplotlib is not installed."""
     tables = {
         table.name: (table.title, html(table)) for table in all_tables(results)
     }  # fmt: skip
@@ -26,7 +27,7 @@ def results_page(results: Results) -> bytes:
     parts.append(("figures", "Figures", "".join(_figures(results))))
     parts += [(name, title, body) for name, (title, body) in tables.items()]
     constants = "".join(
-        f"<div><dt>{html_text(axis)}</dt><dd>{html_text(written(value))}</dd></div>"
+        f"<div><dt>{html_text(axis)}</dt><dd>{html_text(typeset_value(value))}</dd></div>"
         for axis, value in results.constants.items()
     )
     return page(
@@ -46,12 +47,12 @@ def results_page(results: Results) -> bytes:
 
 
 def counts(results: Results) -> str:
-    """How many runs there are, in words."""
-    done, failed, of = len(results.finished), len(results.failed), len(results.cells)
-    told = f"{done} of {of} runs have finished" if of > 1 else "One run"
-    told += f", {failed} failed" if failed else ""
-    left = of - done - failed
-    return told + (f", {left} have not ended yet." if left else ".")
+    """A sentence with the numbers of finished, failed and unfinished runs."""
+    finished, failed, total = len(results.finished), len(results.failed), len(results.cells)
+    sentence = f"{finished} of {total} runs have finished" if total > 1 else "One run"
+    sentence += f", {failed} failed" if failed else ""
+    left = total - finished - failed
+    return sentence + (f", {left} have not ended yet." if left else ".")
 
 
 def _figures(results: Results) -> Iterator[str]:
@@ -60,9 +61,9 @@ def _figures(results: Results) -> Iterator[str]:
         "accuracy",
         "Share solved against iterations",
         [picture(curves_figure(results, [split]), _curves_alt(results, split)) for split in SPLITS],
-        "To the right of the shaded range the loop runs for longer than in training: a line that "
-        "still rises there extrapolates, and one that falls overthinks. Lines are means over the "
-        f"seeds of each group{chosen}, bands go from the worst seed to the best.",
+        "To the right of the shaded range the loop runs longer than in training: a line that still "
+        "rises there extrapolates, and a line that falls overthinks. Lines are means over the "
+        f"seeds of each group{chosen}; bands go from the worst seed to the best.",
     )
     known = sum(cell.rho_w_x is not None for cell in results.finished)
     if known:
@@ -78,8 +79,8 @@ def _figures(results: Results) -> Iterator[str]:
             ],
             "A point is one run, after its last iteration. To the right of the dashed line the "
             "weights of the recall on the state expand by themselves: without outer normalisation "
-            f"the loop then diverges. Known of {known} of {len(results.finished)} runs (without "
-            "recall there is no such matrix).",
+            f"the loop then diverges. The radius is known for {known} of {len(results.finished)} "
+            "runs (a model without recall has no such matrix).",
         )
     if list(located(results, exponent, "hard")):
         yield _figure(
@@ -98,7 +99,7 @@ def _figures(results: Results) -> Iterator[str]:
 
 
 def _figure(name: str, title: str, pictures: Sequence[str], reading: str) -> str:
-    """`title` is HTML."""
+    """A figure with a caption; `title` is HTML."""
     return (
         f'<figure id="{name}"><div class="pictures">{"".join(pictures)}</div>'
         f"<figcaption><h3>{title}</h3><p>{html_text(reading)}</p></figcaption></figure>"
@@ -123,7 +124,7 @@ def _curves_alt(results: Results, split: str) -> str:
 def _points_alt(results: Results, of: Callable, split: str, what: str) -> str:
     values = [value for _, value, _ in located(results, of, split)]
     if not values:
-        return f"Share of {split} examples solved against {what}: known of no run."
+        return f"Share of {split} examples solved against {what}: not known for any run."
     return (
         f"Share of {split} examples solved against {what}, a point for each of {len(values)} "
         f"runs, from {min(values):.3g} to {max(values):.3g}."

@@ -1,4 +1,4 @@
-"""A stability report as one page that opens from disk: verdict, player, figures, numbers."""
+"""The page of a stability report: verdicts, player, figures and numbers in one file."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..._errors import InputError
+from ..._numbers import typeset_number
 from ...run import REPORT, STABILITY_AGAIN, Player, read_player, read_stability
 from .._escape import html_text
-from ..tables._stability_tables import Tables, extra_tables, main_table, number
+from ..tables._stability_tables import Tables, extra_tables, main_table
 from ._page import packaged, page, picture, saved, write_files
 from ._stability_panels import PANELS, Panel
 
@@ -17,7 +18,7 @@ PAGE = "report.html"
 _AXES = {
     "reachability": ("Reachability", "Does the iteration get to a fixed point?"),
     "input_dependence": ("Input-dependence", "Does the fixed point depend on the input, smoothly?"),
-    "geometry": ("Geometry", "Is going back through the loop well-behaved?"),
+    "geometry": ("Geometry", "Is back-propagation through the loop well-behaved?"),
 }
 _AGREES = {
     True: ("✓", "Theory and measurement agree"),
@@ -27,32 +28,32 @@ _AGREES = {
 
 
 def write_stability(folder: Path) -> list[Path]:
-    """Draw what was measured into `folder`, next to it: the page, and each figure as PNG.
+    """Draw a stability report: write its page and its figures as PNG into its folder.
 
     **Arguments:**
 
-    - `folder`: holds `report.json` and, for a model with a task, `player.json`.
+    - `folder`: contains `report.json` and, for a model with a task, `player.json`.
 
-    **Returns** the files written, `report.html` first.
+    **Returns** the paths of the files, `report.html` first.
 
-    **Raises** `InputError` where the report is missing, damaged or of another format, where
-    nothing can be written, and where matplotlib is not installed.
+    **Raises** `InputError` if the report is missing, damaged or of another format, if a file cannot
+    be written, and if matplotlib is not installed.
     """
     report = read_stability(folder)
     player = read_player(folder)
     files: dict[Path, bytes] = {}
-    shown: list[str] = []
+    figures: list[str] = []
     try:
         for panel in PANELS:
             figure = panel.draw(report)
             files[folder / f"{panel.name}.png"] = saved(figure, "png")
-            shown.append(_figure(panel, picture(figure, panel.alt(report))))
-        made = _page(report, player, "".join(shown))
+            figures.append(_figure(panel, picture(figure, panel.alt(report))))
+        html = _page(report, player, "".join(figures))
     except InputError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{folder / REPORT}: damaged ({error!r}); {STABILITY_AGAIN}") from error
-    return write_files({folder / PAGE: made, **files})
+    return write_files({folder / PAGE: html, **files})
 
 
 def _page(report: Tables, player: Player, figures: str) -> bytes:
@@ -60,7 +61,7 @@ def _page(report: Tables, player: Player, figures: str) -> bytes:
         f"<section><h2>{html_text(title)}</h2>{html}</section>"
         for title, html in extra_tables(report)
     )
-    settings = {name: each for name, each in report["settings"].items() if name != "format"}
+    settings = {name: value for name, value in report["settings"].items() if name != "format"}
     run = settings.get("run")
     parts = {
         "verdict": "".join(_verdict(report)),
@@ -70,7 +71,7 @@ def _page(report: Tables, player: Player, figures: str) -> bytes:
         "numbers": main_table(report),
         "extra": sections,
     }
-    # No tag can end or begin inside the element.
+    # Without "<" no tag can begin or end inside the element.
     frames = json.dumps(player).replace("<", "\\u003c")
     return page(
         "stability",
@@ -82,7 +83,7 @@ def _page(report: Tables, player: Player, figures: str) -> bytes:
 
 
 def _verdict(report: Tables) -> Iterator[str]:
-    """One card for each axis, and never one score for all."""
+    """One card per axis; there is no overall score."""
     predicted = report["predicted"]
     for axis, statement in report["verdict"].items():
         title, question = _AXES.get(axis, (axis, ""))
@@ -104,10 +105,10 @@ def _verdict(report: Tables) -> Iterator[str]:
 def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _settings({f"{name}.{key}": each for key, each in value.items()})
+            yield from _settings({f"{name}.{key}": item for key, item in value.items()})
         elif value is not None:
-            shown = number(value) if isinstance(value, float) else str(value)
-            yield f"<div><dt>{html_text(name)}</dt><dd>{html_text(shown)}</dd></div>"
+            text = typeset_number(value) if isinstance(value, float) else str(value)
+            yield f"<div><dt>{html_text(name)}</dt><dd>{html_text(text)}</dd></div>"
 
 
 def _figure(panel: Panel, image: str) -> str:

@@ -1,13 +1,12 @@
-"""The figures of the page in their order: what each is, how to read it, and what it says in words
-to those who cannot see it."""
+"""The figures of the page in order: title, formula, how to read it, and a text alternative."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..._numbers import typeset_number, typeset_percent
 from ..figures import _stability_figures as figures
 from ..figures._stability_figures import Tables
-from ..tables._stability_tables import number, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,11 +14,16 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """**Attributes:**
+    """A figure of the page.
 
-    - `name`: of its PNG file, and of its place on the page.
-    - `formula`, `reading`: HTML.
-    - `alt`: text, from the report.
+    **Attributes:**
+
+    - `name`: name of its PNG file, and of its anchor on the page.
+    - `title`: its heading.
+    - `draw`: makes the figure from the tables of a report.
+    - `formula`: the quantity that it shows, as HTML.
+    - `reading`: how to read it, as HTML.
+    - `alt`: makes its text alternative from the tables of a report.
     """
 
     name: str
@@ -32,11 +36,11 @@ class Panel:
 
 def _residual(report: Tables) -> str:
     part = report["reachability"]
-    median, done = part["residual"]["median"] or [None], part["shares"]["converged"]
+    median, converged = part["residual"]["median"] or [None], part["shares"]["converged"]
     return (
-        f"Relative residual against iterations: the median goes from {number(median[0])} to "
-        f"{number(median[-1])}; {done['hits']} of {done['count']} examples converged to "
-        f"{number(part['tolerance'])}."
+        f"Relative residual against iterations: the median goes from {typeset_number(median[0])} "
+        f"to {typeset_number(median[-1])}; {converged['hits']} of {converged['count']} examples "
+        f"converged to {typeset_number(part['tolerance'])}."
     )
 
 
@@ -44,7 +48,9 @@ def _solved(report: Tables) -> str:
     part = report["reachability"].get("accuracy")
     if not part:
         return "Empty: there is no task to solve."
-    last = ", ".join(f"{name} {percent(shares[-1])}" for name, shares in part["splits"].items())
+    last = ", ".join(
+        f"{name} {typeset_percent(shares[-1])}" for name, shares in part["splits"].items()
+    )
     trained = part.get("trained")
     seen = f", training with {trained[0]} to {trained[1]}" if trained else ""
     return f"Share solved against iterations: after {part['iterations'][-1]}, {last}{seen}."
@@ -54,7 +60,7 @@ def _eigenvalues(report: Tables) -> str:
     radius = report["spectrum"]["radius"]
     return (
         "Leading eigenvalues of the Jacobian in the complex plane: the largest modulus is "
-        f"{number(radius['mean'])} on average over {radius['count']} examples."
+        f"{typeset_number(radius['mean'])} on average over {radius['count']} examples."
     )
 
 
@@ -63,32 +69,32 @@ def _sensitivity(report: Tables) -> str:
     median = part["sensitivity"]["median"] or [None]
     return (
         f"Sensitivity of the state to the input against iterations: the median ends at "
-        f"{number(median[-1])}; the implicit value is {number(part['implicit']['mean'])} on "
-        "average."
+        f"{typeset_number(median[-1])}; the implicit value is "
+        f"{typeset_number(part['implicit']['mean'])} on average."
     )
 
 
 def _distinct(report: Tables) -> str:
     part = report["input_dependence"]
     pairs = zip(part["inputs"], part["clusters"], strict=True)
-    told = ", ".join(f"{number(found)} of {inputs} inputs" for inputs, found in pairs)
-    return f"Distinct fixed points against inputs: {told or 'none'}."
+    counts = ", ".join(f"{typeset_number(count)} of {inputs} inputs" for inputs, count in pairs)
+    return f"Distinct fixed points against inputs: {counts or 'none'}."
 
 
 def _points(report: Tables) -> str:
     part = report["input_dependence"]
-    there = sum(point is not None for point in part["points"])
+    known = sum(point is not None for point in part["points"])
     return (
-        f"{there} fixed points in the plane of their two main directions, which holds "
-        f"{percent(part['plane'])} of their variance."
+        f"{known} fixed points in the plane of their two main directions, which holds "
+        f"{typeset_percent(part['plane'])} of their variance."
     )
 
 
 def _gradient(report: Tables) -> str:
     median = report["geometry"]["gradient_norm"]["median"] or [None]
     return (
-        "Norm of the gradient that arrives at iteration t, relative to the last: the median at the "
-        f"first is {number(median[0])}."
+        "Norm of the gradient at iteration t relative to the last iteration: the median at the "
+        f"first is {typeset_number(median[0])}."
     )
 
 
@@ -98,17 +104,17 @@ PANELS = (
         "Reachability: the residual",
         figures.residual_figure,
         "r<sub>t</sub> = |f(z<sub>t</sub>, x) − z<sub>t</sub>| / |f(z<sub>t</sub>, x)|",
-        "A line that bends down to the tolerance, more and more steeply, is a loop that settles at "
-        "a constant rate. One that stays above it cycles, wanders or is only slow.",
+        "A loop that settles at a constant rate bends down to the tolerance more and more steeply. "
+        "A loop whose line stays above the tolerance cycles, wanders or is slow.",
         _residual,
     ),
     Panel(
         "solved",
-        "Reachability: what more iterations bring",
+        "Reachability: the effect of more iterations",
         figures.solved_figure,
         "share of examples whose whole answer is right after t iterations",
-        "To the right of the shaded range the loop runs for longer than in training. There a loop "
-        "that has settled stays level, and one that drifts gets worse.",
+        "To the right of the shaded range the loop runs longer than in training. The line of a "
+        "loop that has settled stays level there; the line of a loop that drifts falls.",
         _solved,
     ),
     Panel(
@@ -116,8 +122,9 @@ PANELS = (
         "Reachability: eigenvalues of the Jacobian",
         figures.eigenvalue_figure,
         "J v = λ v, J = ∂f/∂z where the loop ended; ρ(J) = max |λ|",
-        "Inside the unit circle a small disturbance dies out, by |λ| each iteration; outside it "
-        "grows. Crosses are values that the eigenvalue solver did not settle on.",
+        "Along an eigenvector a small disturbance is multiplied by |λ| per iteration: it dies out "
+        "inside the unit circle and grows outside. Crosses are values on which the eigenvalue "
+        "solver did not converge.",
         _eigenvalues,
     ),
     Panel(
@@ -140,20 +147,20 @@ PANELS = (
     ),
     Panel(
         "fixed-points",
-        "Input-dependence: where the fixed points lie",
+        "Input-dependence: positions of the fixed points",
         figures.fixed_points_figure,
         "z* = f(z*, x), projected on the two main directions of all z*",
-        "One point for each input that converged. Points on top of each other are darker.",
+        "One point per input that converged. Points on top of each other are darker.",
         _points,
     ),
     Panel(
         "gradient-norm",
-        "Geometry: the gradient on its way back",
+        "Geometry: the gradient through the loop",
         figures.gradient_norm_figure,
         "dL/dz<sub>t</sub> = J<sub>t</sub><sup>T</sup> ⋯ J<sub>T−1</sub><sup>T</sup> "
         "dL/dz<sub>T</sub>",
-        "Read it from right to left. A gradient that fades needs only the last iterations; one "
-        "that grows makes full back-propagation unstable.",
+        "Read it from right to left. If the gradient fades, the last iterations suffice; if it "
+        "grows, full back-propagation is unstable.",
         _gradient,
     ),
 )

@@ -1,16 +1,24 @@
-"""The tables of a report on runs, in their order."""
+"""The tables of a report on runs, in order."""
 
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..._numbers import (
+    DASH,
+    format_duration,
+    format_number,
+    format_percent,
+    typeset_estimate,
+    typeset_number,
+    typeset_value,
+)
 from ...run import MEASURES, SPLITS
 from .._cells import Cell
 from .._correlation import Correlation, correlation_table, correlations
 from .._escape import csv_value
-from .._groups import SEED, Estimate, Group, Results, written
-from ._stability_tables import number
+from .._groups import SEED, Estimate, Group, Results
 from ._table import Table
 
 Column = tuple[str, Callable[[Group], str]]
@@ -23,25 +31,26 @@ _MEANS = "mean ± half-width of the 95 % interval (Student’s t) over the seeds
 
 
 def all_tables(results: Results) -> list[Table]:
-    """Every table that there is anything for."""
-    found = [*_score_tables(results), *_band_tables(results), _cost_table(results)]
+    """All tables that have rows."""
+    tables = [*_score_tables(results), *_band_tables(results), _cost_table(results)]
     if any(cell.stability for cell in results.finished):
-        found.append(_stability_table(results))
+        tables.append(_stability_table(results))
         correlated = hard_correlations(results)
-        if any(each.value is not None for each in correlated):
-            found.append(correlation_table(correlated))
+        if any(result.value is not None for result in correlated):
+            tables.append(correlation_table(correlated))
     if results.failed:
-        found.append(_failed_table(results))
-    return [each for each in found if each.rows]
+        tables.append(_failed_table(results))
+    return [table for table in tables if table.rows]
 
 
 def short_table(results: Results) -> Table:
-    """For the terminal: the best learning rates where there are several, else every group."""
+    """The table for the terminal: the groups at the best learning rates if rates differ, else all
+    groups."""
     return next(_score_tables(results))
 
 
 def hard_correlations(results: Results) -> list[Correlation]:
-    """Of the numbers of the instrument with the share of hard examples that a run solves."""
+    """Correlations of the stability measures with the share of hard examples that a run solves."""
     pairs = [
         (cell.stability.measures, hard.overall.last)
         for cell in results.finished
@@ -52,16 +61,17 @@ def hard_correlations(results: Results) -> list[Correlation]:
 
 
 def agreement(results: Results) -> Iterator[tuple[str, int, int]]:
-    """Axis, in how many runs the measurement is as the framework predicts, and of how many."""
+    """For each axis: its name, the number of runs that agree with the framework, and the number of
+    runs for which it makes a decidable prediction."""
     for axis, name in _AXES.items():
-        said = [cell.stability.agrees.get(axis) for cell in results.finished if cell.stability]
-        claimed = [each for each in said if each is not None]
-        if claimed:
-            yield name, sum(claimed), len(claimed)
+        agrees = [cell.stability.agrees.get(axis) for cell in results.finished if cell.stability]
+        decided = [value for value in agrees if value is not None]
+        if decided:
+            yield name, sum(decided), len(decided)
 
 
 def cells_csv(results: Results) -> str:
-    """One line for each cell, with everything: shares between 0 and 1, nothing for the unknown."""
+    """`results.csv`: one line per cell; shares are between 0 and 1, unknown values are empty."""
     lines = [_line(cell) for cell in results.cells]
     out = io.StringIO()
     heads = list(dict.fromkeys(name for line in lines for name in line))
@@ -78,17 +88,17 @@ def _line(cell: Cell) -> dict[str, Any]:
     validation = (cell.results.validation if cell.results else None) or (None, None)
     line["validation_exact"], line["validation_cells"] = validation
     for split in SPLITS:
-        each = cell.split(split)
-        found = each and {
-            "examples": each.overall.examples,
-            "iterations": each.iterations[-1],
-            "last": each.overall.last,
-            "best": each.overall.best,
-            "best_at": each.best_at,
-            "lost": each.overall.lost,
+        evaluated = cell.split(split)
+        values = evaluated and {
+            "examples": evaluated.overall.examples,
+            "iterations": evaluated.iterations[-1],
+            "last": evaluated.overall.last,
+            "best": evaluated.overall.best,
+            "best_at": evaluated.best_at,
+            "lost": evaluated.overall.lost,
         }
         for name in ("examples", "iterations", "last", "best", "best_at", "lost"):
-            line[f"{split}_{name}"] = found[name] if found else None
+            line[f"{split}_{name}"] = values[name] if values else None
     line["parameters"] = cell.parameters
     for name in ("train", "evaluate"):
         line[f"{name}_flops"] = cell.flops.get(name)
@@ -103,17 +113,17 @@ def _line(cell: Cell) -> dict[str, Any]:
     return line
 
 
-# --- one table each
+# --- the tables
 
 
 def _score_tables(results: Results) -> Iterator[Table]:
-    """The best learning rates, where there are several; then every group."""
+    """The groups at the best learning rates if rates differ; then all groups."""
     everything = [
         (f"{split}: {worth}", _share(split, worth)) for split in SPLITS for worth in _WORTH
     ]
     note = f"In %, {_MEANS}. last: {_last(results)}; best: over the iterations; lost: best − last."
     if results.chosen is not None:
-        columns = [("validation", lambda group: interval(group.validation()))]
+        columns = [("validation", lambda group: _percent(group.validation()))]
         columns += [column for column in everything if not column[0].endswith("best")]
         yield _table(
             results,
@@ -121,38 +131,51 @@ def _score_tables(results: Results) -> Iterator[Table]:
             "Results at the best learning rate",
             results.chosen,
             columns,
-            "Of each the learning rate with the best mean validation score (most examples solved, "
-            f"then most cells right; a failed run counts as 0), never by a test score. {note}",
+            "The learning rate has the best mean validation score (most examples solved, then most "
+            f"cells right; a failed run counts as 0); test scores are not used. {note}",
         )
     title = "Results" if results.chosen is None else "Results at every learning rate"
     yield _table(results, "results", title, results.groups, everything, note)
 
 
 def _last(results: Results) -> str:
-    ends = {
-        each.iterations[-1]
+    counts = {
+        evaluated.iterations[-1]
         for cell in results.finished
         for split in SPLITS
-        if (each := cell.split(split)) is not None
+        if (evaluated := cell.split(split)) is not None
     }
-    if not ends:
+    if not counts:
         return "after the last iteration"
-    several = f"{min(ends)} to {max(ends)}" if len(ends) > 1 else str(*ends)
-    return f"after {several} iterations"
+    count = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(*counts)
+    return f"after {count} iterations"
 
 
 def _band_tables(results: Results) -> Iterator[Table]:
-    """For each split of which some evaluation has several difficulty bands."""
+    """One table per split that has several difficulty bands in some evaluation."""
     for split in SPLITS:
-        found = [each for cell in results.finished if (each := cell.split(split)) is not None]
-        names = dict.fromkeys(name for each in found if len(each.bands) > 1 for name in each.bands)
+        evaluations = [
+            evaluated for cell in results.finished if (evaluated := cell.split(split)) is not None
+        ]
+        names = dict.fromkeys(
+            name
+            for evaluated in evaluations
+            if len(evaluated.bands) > 1
+            for name in evaluated.bands
+        )
         if not names:
             continue
         columns = [(name, _band(split, name)) for name in names]
         counts = ", ".join(
             f"{name}: {min(sizes)}" + (f" to {max(sizes)}" if min(sizes) < max(sizes) else "")
             for name in names
-            if (sizes := [each.bands[name].examples for each in found if name in each.bands])
+            if (
+                sizes := [
+                    evaluated.bands[name].examples
+                    for evaluated in evaluations
+                    if name in evaluated.bands
+                ]
+            )
         )
         yield _table(
             results,
@@ -165,31 +188,30 @@ def _band_tables(results: Results) -> Iterator[Table]:
 
 
 def _cost_table(results: Results) -> Table:
-    def mean(of: Callable[[Cell], float | None], form: Callable[[float | None], str] = number):
+    def mean(
+        of: Callable[[Cell], float | None], form: Callable[[float | None], str] = typeset_number
+    ):
         return lambda group: form(group.estimate(of).mean)
 
-    columns: list[Column] = [
-        ("parameters", mean(lambda c: c.parameters, lambda n: "–" if n is None else f"{n:,.0f}"))
-    ]
+    columns: list[Column] = [("parameters", mean(lambda c: c.parameters, _count))]
     for what, costs in (("FLOPs", "flops"), ("s", "seconds")):
         for name in ("train", "evaluate"):
             columns.append((f"{name}, {what}", mean(_cost(costs, name))))
         columns.append((f"evaluate / train, {what}", mean(_ratio(costs))))
     sums = {
         what: sum(
-            known
+            cost
             for cell in results.cells
-            for each in getattr(cell, what).values()
-            if (known := each) is not None
+            for cost in getattr(cell, what).values()
+            if cost is not None
         )
         for what in ("flops", "seconds")
     }
-    flops = f"{number(sums['flops'])} FLOPs and " if sums["flops"] else ""
-    hours = sums["seconds"] / 3600
-    time = f"{number(hours)} hours" if hours >= 1 else f"{number(60 * hours)} minutes"
+    flops = f"{typeset_number(sums['flops'])} FLOPs and " if sums["flops"] else ""
+    time = format_duration(sums["seconds"])
     note = (
-        f"Of one run, mean over the seeds. All runs together: {flops}{time} of training and "
-        "evaluation."
+        f"The cost of one run, mean over the seeds. All runs together: {flops}{time} of training "
+        "and evaluation."
     )
     table = _table(results, "cost", "Cost", results.groups, columns, note).without_empty()
     bare = len(table.head) <= table.labels + 1 and "parameters" not in table.head
@@ -215,8 +237,8 @@ def _stability_table(results: Results) -> Table:
         (f"{name}, %" if name == "converged" else name, _measure(name)) for name in _SHOWN_MEASURES
     ]
     columns += [(f"{split}, %", _share(split, "last")) for split in SPLITS]
-    said = [f"{name} in {hits} of {count}" for name, hits, count in agreement(results)]
-    theory = f" As the framework predicts: {', '.join(said)} runs." if said else ""
+    agreements = [f"{name} in {hits} of {count}" for name, hits, count in agreement(results)]
+    theory = f" As the framework predicts: {', '.join(agreements)} runs." if agreements else ""
     return _table(
         results,
         "stability",
@@ -246,10 +268,13 @@ def _table(
     columns: Sequence[Column],
     note: str,
 ) -> Table:
-    """A line for each group: its axes, its number of seeds, `columns`."""
+    """One row per group: its values on the axes, its number of seeds, and `columns`."""
     columns = [("runs" if SEED not in results.cells[0].axes else "seeds", _seeds), *columns]
     rows = [
-        (*(written(value) for value in group.axes.values()), *(of(group) for _, of in columns))
+        (
+            *(typeset_value(value) for value in group.axes.values()),
+            *(of(group) for _, of in columns),
+        )
         for group in groups
     ]
     head = (*results.axes, *(head for head, _ in columns))
@@ -261,32 +286,34 @@ def _seeds(group: Group) -> str:
     return f"{len(group.cells)}{failed}"
 
 
-def interval(found: Estimate) -> str:
-    """A share in percent, ± half the width of its interval; a dash for what is not known."""
-    if found.mean is None:
-        return "–"
-    half = "–" if found.half_width is None else f"{100 * found.half_width:.1f}"
-    return f"{100 * found.mean:.1f} ± {half}"
+def _count(value: float | None) -> str:
+    return format_number(value, ",.0f", missing=DASH)
+
+
+def _percent(share: Estimate) -> str:
+    return typeset_estimate(share.mean, share.half_width)
 
 
 def _share(split: str, worth: str) -> Callable[[Group], str]:
-    return lambda group: interval(group.share(split, worth))
+    return lambda group: _percent(group.share(split, worth))
 
 
 def _band(split: str, name: str) -> Callable[[Group], str]:
     def of(cell: Cell) -> float | None:
-        found = cell.split(split)
-        band = None if found is None else found.bands.get(name)
+        evaluated = cell.split(split)
+        band = None if evaluated is None else evaluated.bands.get(name)
         return None if band is None else band.last
 
-    return lambda group: interval(group.estimate(of))
+    return lambda group: _percent(group.estimate(of))
 
 
 def _verdicts(axis: str) -> Callable[[Group], str]:
     def of(group: Group) -> str:
-        said = [cell.stability.verdict.get(axis, "–") for cell in group.cells if cell.stability]
-        counts = {each: said.count(each) for each in dict.fromkeys(said)}
-        return ", ".join(v if n == len(said) else f"{v} ({n})" for v, n in counts.items())
+        verdicts = [
+            cell.stability.verdict.get(axis, DASH) for cell in group.cells if cell.stability
+        ]
+        counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
+        return ", ".join(v if n == len(verdicts) else f"{v} ({n})" for v, n in counts.items())
 
     return of
 
@@ -296,5 +323,5 @@ def _measure(name: str) -> Callable[[Group], str]:
         return None if cell.stability is None else cell.stability.measures[name]
 
     if name == "converged":
-        return lambda group: interval(group.estimate(of)).split(" ±")[0]
-    return lambda group: number(group.estimate(of).mean)
+        return lambda group: format_percent(group.estimate(of).mean, missing=DASH)
+    return lambda group: typeset_number(group.estimate(of).mean)

@@ -1,89 +1,73 @@
-"""The numbers of a stability report as HTML tables, and how a number is written."""
+"""The numbers of a stability report as HTML tables."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..._numbers import typeset_hits, typeset_interval, typeset_number, typeset_percent
 from .._escape import html_text
 
 Tables = Mapping[str, Any]
 Row = tuple[str, Any]
 """A label (HTML), and a `Summary`, a `Share` or a number."""
 
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-_SPACE = "\N{NO-BREAK SPACE}"
-"""So that on a narrow page an interval is broken before "to" and nowhere else."""
-
-
-def number(value: float | None) -> str:
-    """Three digits, with a power of ten where it is far from 1; a dash where there is none."""
-    if value is None or value != value:
-        return "–"
-    # A cosine of 0.9998 is not one of 1.
-    text = f"{value:.3g}" if not 0.995 <= abs(value) < 1 else f"{value:.4g}"
-    if "e" in text:
-        digits, power = text.split("e")
-        return f"{digits}×10{str(int(power)).translate(_RAISED)}".replace("-", "−")
-    return text.replace("-", "−")
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{100 * value:.3g}{_SPACE}%"
-
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
-    """Rows of text, of which the first cell is the heading and may hold HTML."""
+    """An HTML table. The first cell of a row is its heading and HTML; the other cells are text."""
     return (
         f"<table><caption>{html_text(caption)}</caption><thead><tr>"
-        + "".join(f'<th scope="col">{html_text(each)}</th>' for each in head)
+        + "".join(f'<th scope="col">{html_text(text)}</th>' for text in head)
         + f"</tr></thead><tbody>{''.join(map(_row, rows))}</tbody></table>"
     )
 
 
 def main_table(report: Tables) -> str:
-    """Every measured number with its interval, in a group for each part of the report."""
+    """Every measured number with its interval, in one group per part of the report."""
     bodies = "".join(
         f'<tbody><tr><th scope="rowgroup" colspan="4">{html_text(title)}</th></tr>'
-        + "".join(_row((label, *_cells(found))) for label, found in rows)
+        + "".join(_row((label, *_cells(value))) for label, value in rows)
         + "</tbody>"
         for title, rows in _groups(report)
     )
     heads = ("", "mean", "95 % interval", "examples")
     return (
         "<table><thead><tr>"
-        + "".join(f'<th scope="col">{each}</th>' if each else "<td></td>" for each in heads)
+        + "".join(f'<th scope="col">{head}</th>' if head else "<td></td>" for head in heads)
         + f"</tr></thead>{bodies}</table>"
     )
 
 
 def extra_tables(report: Tables) -> Iterator[tuple[str, str]]:
-    """Heading and HTML of what a report of a model has besides: gradients, noise, weights."""
+    """Heading and HTML of the tables for a model with a task: gradients, noise, weights."""
     geometry, spectrum = report["geometry"], report["spectrum"]
     if audit := geometry.get("audit"):
         rows = [
             (
                 html_text(name),
-                _pair(each["cosine_backprop"], each["ratio_backprop"]),
-                _pair(each["cosine_implicit"], each["ratio_implicit"]),
-                number(each["seconds"]),
+                _pair(row["cosine_backprop"], row["ratio_backprop"]),
+                _pair(row["cosine_implicit"], row["ratio_implicit"]),
+                typeset_number(row["seconds"]),
             )
-            for name, each in audit.items()
+            for name, row in audit.items()
         ]
         heads = ("gradient", "full backprop.", "implicit", "seconds")
-        caption = "Cosine, and ratio of norms (×), of gradients of the weights against two others."
+        caption = "Cosine to two reference gradients, and ratio of norms (×)."
         yield "Gradients of the weights", table(heads, rows, caption)
     if noise := geometry.get("weight_noise"):
         columns = (noise[name] for name in ("levels", "accuracy", "low", "high"))
         rows = [
-            (percent(level), percent(solved), _interval(low, high, percent))
+            (
+                typeset_percent(level),
+                typeset_percent(solved),
+                typeset_interval(low, high, typeset_percent),
+            )
             for level, solved, low, high in zip(*columns, strict=True)
         ]
         heads = ("relative noise", "solved", "95 % interval")
         caption = "Share solved with noise added to every weight."
         yield "Noise on the weights", table(heads, rows, caption)
     if weights := spectrum.get("weights"):
-        rows = [(html_text(name), number(value)) for name, value in weights.items()]
-        yield "Weight matrices", table(("quantity", "value"), rows, "Of the weights alone.")
+        rows = [(html_text(name), typeset_number(value)) for name, value in weights.items()]
+        yield "Weight matrices", table(("quantity", "value"), rows, "Numbers of the weights alone.")
 
 
 def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
@@ -97,7 +81,7 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
             ("iterations to the tolerance", reach["settle_step"]),
             ("factor per iteration, measured", reach["rate"]),
             ("factor per iteration, from ρ(J)", reach["predicted_rate"]),
-            ("distance left to the fixed point, estimated", reach.get("remaining")),
+            ("remaining distance to the fixed point, estimated", reach.get("remaining")),
             ("growth |z<sub>T</sub>| / |z<sub>1</sub>|", reach["growth"]),
             *(
                 (f"from {html_text(starts.get(str(name), str(name)))}: {label}", start[key])
@@ -108,12 +92,14 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
                     ("cosine", "path independence"),
                 )
             ),
-            (f"basin, tried up to {number(reach['basin_limit'])}", reach["basin"]),
+            (f"basin, tried up to {typeset_number(reach['basin_limit'])}", reach["basin"]),
         ],
     )
     clusters, inputs = dependence["clusters"], dependence["inputs"]
     distinct = None
-    if clusters and clusters[-1] is not None:  # without an interval: the points are no sample
+    if (
+        clusters and clusters[-1] is not None
+    ):  # no interval: the inputs that are counted are no sample
         distinct = {"hits": round(clusters[-1]), "count": inputs[-1]}
         distinct |= {"share": dependence["distinct"], "low": None, "high": None}
     spread = {name: dependence[f"spread{end}"] for name, end in _SPREAD.items()} | {"count": None}
@@ -134,12 +120,12 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
         "Geometry",
         [
             *(
-                (f"cosine to implicit: {html_text(name)}", each)
-                for name, each in geometry["cosines"].items()
+                (f"cosine to implicit: {html_text(name)}", cosine)
+                for name, cosine in geometry["cosines"].items()
             ),
             *(
-                (f"norm over implicit: {html_text(name)}", each)
-                for name, each in geometry["ratios"].items()
+                (f"norm over implicit: {html_text(name)}", ratio)
+                for name, ratio in geometry["ratios"].items()
             ),
             ("σ<sub>min</sub>(I − J)", geometry["sigma_min"]),
             ("σ<sub>max</sub>(I − J)", geometry["sigma_max"]),
@@ -156,11 +142,11 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
         "Spectrum of J",
         [
             ("spectral radius ρ(J) at fixed points", spectrum.get("radius_at_fixed_points")),
-            ("spectral radius ρ(J) at all ends", spectrum["radius"]),
+            ("spectral radius ρ(J) at all last states", spectrum["radius"]),
             ("its error, estimated", spectrum.get("radius_error")),
             ("σ<sub>max</sub>(J)", spectrum["sigma_max"]),
             ("non-normality σ<sub>max</sub> / ρ", spectrum["non_normality"]),
-            *((f"Lyapunov exponent {rank}", each) for rank, each in exponents),
+            *((f"Lyapunov exponent {rank}", exponent) for rank, exponent in exponents),
             *(
                 (f"regime: {html_text(name)}", share)
                 for name, share in spectrum["regime_shares"].items()
@@ -172,38 +158,32 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
 _SPREAD = {"mean": "", "low": "_low", "high": "_high"}
 
 
-def _named(what: str, found: Tables) -> Iterator[Row]:
-    for name, each in found.items():
-        yield f"{what} {html_text(name)}", each
+def _named(what: str, values: Tables) -> Iterator[Row]:
+    for name, value in values.items():
+        yield f"{what} {html_text(name)}", value
 
 
-def _cells(found: Any) -> tuple[str, str, str]:
+def _cells(value: Any) -> tuple[str, str, str]:
     """Mean, interval and number of examples of a `Summary`, a `Share` or a plain number."""
-    if not isinstance(found, Mapping):
-        return number(found), "", ""
-    if "hits" in found:
-        interval = _interval(found["low"], found["high"], percent)
+    if not isinstance(value, Mapping):
+        return typeset_number(value), "", ""
+    if "hits" in value:
+        interval = typeset_interval(value["low"], value["high"], typeset_percent)
         return (
-            percent(found["share"]),
+            typeset_percent(value["share"]),
             interval,
-            f"{found['hits']}{_SPACE}of{_SPACE}{found['count']}",
+            typeset_hits(value["hits"], value["count"]),
         )
-    count = "" if found["count"] is None else str(found["count"])
-    return number(found["mean"]), _interval(found["low"], found["high"], number), count
-
-
-def _interval(low: float | None, high: float | None, written: Any) -> str:
-    if low is None or high is None:
-        return "–"
-    return f"{written(low).removesuffix(f'{_SPACE}%')} to{_SPACE}{written(high)}"
+    count = "" if value["count"] is None else str(value["count"])
+    return typeset_number(value["mean"]), typeset_interval(value["low"], value["high"]), count
 
 
 def _pair(cosine: float | None, ratio: float | None) -> str:
-    return f"{number(cosine)} (×{number(ratio)})"
+    return f"{typeset_number(cosine)} (×{typeset_number(ratio)})"
 
 
 def _row(cells: Sequence[str]) -> str:
     first, *others = cells
     return f'<tr><th scope="row">{first}</th>' + "".join(
-        f"<td>{html_text(each)}</td>" for each in others
+        f"<td>{html_text(text)}</td>" for text in others
     ) + "</tr>"  # fmt: skip

@@ -1,4 +1,4 @@
-"""A table of text, and how it is written in Markdown, LaTeX and HTML."""
+"""A table of text in Markdown, LaTeX and HTML."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,12 +8,26 @@ from .._escape import html_text, latex_text, markdown_text
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """**Attributes:**
+    """A table of plain text.
 
-    - `name`: of its place on a page, and of its label in LaTeX.
-    - `head`, `rows`: plain text; a row is as long as the head.
-    - `note`: what the figures are.
-    - `labels`: how many of the first columns say what a row is about; the others are figures.
+    **Attributes:**
+
+    - `name`: its anchor on a page and its label in LaTeX.
+    - `title`: its heading.
+    - `head`: the heads of the columns.
+    - `rows`: the rows; a row is as long as the head.
+    - `note`: the meaning of the numbers.
+    - `labels`: number of the first columns that label a row; the other columns are numbers.
+
+    ```python
+    >>> import eqloop
+    >>> table = eqloop.report.Table("solved", "Solved", ("norm", "test, %"), [("post", "98.2")])
+    >>> print("\\n".join(eqloop.report.markdown(table)))
+    | norm | test, % |
+    |---|---|
+    | post | 98.2 |
+
+    ```
     """
 
     name: str
@@ -24,27 +38,27 @@ class Table:
     labels: int = 1
 
     def without_empty(self) -> "Table":
-        """The columns in which any row has something; those that label a row stay."""
-        kept = [
+        """The table without columns of numbers in which every row is empty or a dash."""
+        columns = [
             place
             for place in range(len(self.head))
             if place < self.labels or any(row[place].strip("–- ") for row in self.rows)
         ]
         return dataclasses.replace(
             self,
-            head=[self.head[place] for place in kept],
-            rows=[[row[place] for place in kept] for row in self.rows],
+            head=[self.head[place] for place in columns],
+            rows=[[row[place] for place in columns] for row in self.rows],
         )
 
 
 def markdown(table: Table) -> list[str]:
-    """The lines of the table alone, without title and note."""
+    """The lines of a table in Markdown, without its title and note."""
     lines = [_pipes(table.head), "|" + "---|" * len(table.head)]
     return [*lines, *map(_pipes, table.rows)]
 
 
 def latex(table: Table) -> str:
-    """A floating `table` for the package booktabs, with title and note as its caption."""
+    """A floating `table` for the package booktabs, whose caption is the title and the note."""
     columns = "l" * table.labels + "r" * (len(table.head) - table.labels)
     caption = f"{table.title}. {table.note}".strip()
     rows = "\n".join(_ampersands(row) for row in table.rows)
@@ -58,14 +72,14 @@ def latex(table: Table) -> str:
 
 
 def html(table: Table) -> str:
-    """In a box of its own, which scrolls where the table is wider than the page, and can be
-    reached by the keyboard for that."""
+    """A table in HTML, in a box that scrolls if the table is wider than the page; the keyboard can
+    focus the box."""
     heads = "".join(
-        f'<th scope="col"{_label(place, table)}>{html_text(each)}</th>'
-        for place, each in enumerate(table.head)
+        f'<th scope="col"{_label(place, table)}>{html_text(text)}</th>'
+        for place, text in enumerate(table.head)
     )
     rows = "".join(
-        "<tr>" + "".join(_cell(place, each, table) for place, each in enumerate(row)) + "</tr>"
+        "<tr>" + "".join(_cell(place, text, table) for place, text in enumerate(row)) + "</tr>"
         for row in table.rows
     )
     note = f'<p class="note">{html_text(table.note)}</p>' if table.note else ""
@@ -85,7 +99,7 @@ def _ampersands(cells: Sequence[str]) -> str:
 
 
 def _own_cell(text: str) -> str:
-    """After the \\\\ of the row before, a bracket would begin a length, and a star a command."""
+    """LaTeX would read a bracket or a star after the \\\\ of the row before as its argument."""
     escaped = latex_text(text)
     return "{}" + escaped if escaped.startswith(("[", "*")) else escaped
 
@@ -100,5 +114,5 @@ def _label(place: int, table: Table) -> str:
 def _cell(place: int, text: str, table: Table) -> str:
     if place < table.labels:
         return f'<th scope="row" class="label">{html_text(text)}</th>'
-    # A mean and its interval stay on one line.
+    # No line break between a mean and its interval.
     return f"<td>{html_text(text.replace(' ± ', _PLUS_MINUS))}</td>"

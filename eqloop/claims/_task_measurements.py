@@ -1,0 +1,219 @@
+"""What is measured of a model on its task: accuracy over iterations, weight noise, gradients."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, PRNGKeyArray
+
+from .._adjoint import AbstractGradient, Implicit, OneStep, Phantom, Truncated
+from .._model import LoopedTransformer
+from .._norms import relative_residual
+from .._task import Progress, Split, Task
+from ..audit import GradientAudit, audit_batch, audited_iterations, gradient_audit
+from ..evaluate import evaluate
+from ..run import Spec, trained_iterations
+from ..stability import share
+
+NOISE = (0.0, 0.01, 0.03, 0.1)
+"""Levels of the noise on the weights, relative to the root mean square of each array."""
+AUDITED = 8
+"""Number of examples in the batch whose gradients are compared."""
+GRADIENTS: dict[str, AbstractGradient] = {
+    "one-step": OneStep(),
+    "truncated-4": Truncated(4),
+    "phantom-8": Phantom(8),
+    "implicit": Implicit(),
+}
+"""One gradient of each kind, because each is compiled; `eqloop gradients` compares more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskMeasurements:
+    """**Attributes:** (as nested plain values)
+
+    - `accuracy`: `{"iterations", "splits", "trained"}`: iteration counts, split -> share of
+        examples solved at each of them, and the least and most iterations in training.
+    - `weight_noise`: see `weight_noise`.
+    - `audit`: see `audit_table`.
+    """
+
+    accuracy: dict[str, Any]
+    weight_noise: dict[str, list[float]]
+    audit: dict[str, dict[str, float]]
+
+
+def measure_on_task(
+    model: LoopedTransformer,
+    task: Task,
+    splits: Mapping[str, Split],
+    spec: Spec,
+    *,
+    split: str,
+    key: PRNGKeyArray,
+    iterations: int,
+    rtol: float,
+    part: Callable[[str], Progress],
+) -> TaskMeasurements:
+    """Measure the accuracy on all `splits`, weight noise and gradients on the one called `split`.
+
+    `part` gives the callback for the progress of a part: "accuracy", "weight noise", "gradients".
+    """
+    return TaskMeasurements(
+        accuracy=_accuracy(model, task, splits, spec, iterations, part("accuracy")),
+        weight_noise=weight_noise(
+            model,
+            task,
+            splits[split],
+            key=key,
+            iterations=iterations,
+            rtol=rtol,
+            progress=part("weight noise"),
+        ),
+        audit=_audit(model, task, splits[split], spec, iterations, part("gradients")),
+    )
+
+
+def weight_noise(
+    model: LoopedTransformer,
+    task: Task,
+    split: Split,
+    *,
+    key: PRNGKeyArray,
+    iterations: int,
+    rtol: float = 1e-4,
+    progress: Progress | None = None,
+) -> dict[str, list[float]]:
+    """The share of examples solved with Gaussian noise added to all weights.
+
+    The noise of a weight is relative to the root mean square of its array and is drawn once per
+    level. The loop runs for `iterations` iterations, or until all residuals are at most `rtol`.
+
+    **Returns** `{"levels", "accuracy", "low", "high"}`: the levels, and the share solved at each
+    level with its 95 % interval.
+    """
+    tokens, targets = jnp.asarray(split.inputs), jnp.asarray(split.targets)
+    shares = []
+    for number, level in enumerate(NOISE):
+        solved = _solved(
+            _noisy(model, jr.fold_in(key, number), jnp.asarray(level)),
+            task, tokens, targets, jnp.asarray(iterations), jnp.asarray(rtol),
+        )  # fmt: skip
+        shares.append(share(np.asarray(solved)))
+        if progress is not None:
+            progress(number + 1, len(NOISE))
+    return {
+        "levels": list(NOISE),
+        "accuracy": [solved.share for solved in shares],
+        "low": [solved.low for solved in shares],
+        "high": [solved.high for solved in shares],
+    }
+
+
+def audit_table(audit: GradientAudit) -> dict[str, dict[str, float]]:
+    """Gradient -> cosine and ratio of norms to both references, and its seconds."""
+    return {
+        name: {
+            "cosine_backprop": gradient.total.backprop.cosine,
+            "cosine_implicit": gradient.total.implicit.cosine,
+            "ratio_backprop": gradient.total.backprop.ratio,
+            "ratio_implicit": gradient.total.implicit.ratio,
+            "seconds": gradient.seconds,
+        }
+        for name, gradient in audit.gradients.items()
+    }
+
+
+def _accuracy(
+    model: LoopedTransformer,
+    task: Task,
+    splits: Mapping[str, Split],
+    spec: Spec,
+    iterations: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    curves, counts = {}, []
+    for number, (name, split) in enumerate(splits.items()):
+
+        def report(done: int, total: int | None, number: int = number) -> None:
+            progress(number * (total or 1) + done, len(splits) * (total or 1))
+
+        evaluation = evaluate(model, task, split, iterations=iterations, progress=report)
+        curves[name], counts = evaluation.overall.scores["exact"], evaluation.iterations
+    progress(1, 1)
+    return {"iterations": counts, "splits": curves, "trained": list(trained_iterations(spec))}
+
+
+def _audit(
+    model: LoopedTransformer,
+    task: Task,
+    split: Split,
+    spec: Spec,
+    max_steps: int,
+    progress: Progress,
+) -> dict[str, dict[str, float]]:
+    iterations = audited_iterations(spec.solver)
+    audit = gradient_audit(
+        model,
+        audit_batch(task, split, min(AUDITED, len(split))),
+        iterations=iterations,
+        gradients={
+            name: gradient
+            for name, gradient in GRADIENTS.items()
+            if getattr(gradient, "steps", 1) < iterations
+        },
+        max_steps=max_steps,
+        repeats=1,
+        progress=progress,
+    )
+    return audit_table(audit)
+
+
+@eqx.filter_jit
+def _noisy(model: LoopedTransformer, key: PRNGKeyArray, level: Array) -> LoopedTransformer:
+    leaves, structure = jax.tree.flatten(model)
+    # One draw for all weights: a program with a generator for each array takes seconds to compile.
+    draws = jr.normal(key, (sum(leaf.size for leaf in leaves),))
+    noisy, begin = [], 0
+    for leaf in leaves:
+        draw = draws[begin : begin + leaf.size].reshape(leaf.shape)
+        noisy.append(leaf + level * jnp.sqrt(jnp.mean(jnp.square(leaf))) * draw)
+        begin += leaf.size
+    return jax.tree.unflatten(structure, noisy)
+
+
+@eqx.filter_jit
+def _solved(
+    model: LoopedTransformer,
+    task: Task,
+    tokens: Array,
+    targets: Array,
+    iterations: Array,
+    rtol: Array,
+) -> Bool[Array, " examples"]:
+    loop = model.loop(fold=True)
+    e = jax.vmap(lambda puzzle: model.embed(task.encode(puzzle)))(tokens)
+    r = jax.vmap(loop.inject)(e)
+
+    def unfinished(carry):
+        _, count, residual = carry
+        return (count < iterations) & jnp.any(residual > rtol)
+
+    def body(carry):
+        z, count, _ = carry
+        value = jax.vmap(loop)(z, r)
+        return value, count + 1, jax.vmap(relative_residual)(value, z)
+
+    begin = (e, jnp.zeros((), jnp.int32), jnp.full(len(e), jnp.inf))
+    z, _, _ = jax.lax.while_loop(unfinished, body, begin)
+
+    def is_solved(z, tokens, targets):
+        score = task.score(task.predict(model.coda(z), tokens), tokens, targets)
+        return score["exact"].astype(bool)
+
+    return jax.vmap(is_solved)(z, tokens, targets)
