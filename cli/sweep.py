@@ -10,6 +10,7 @@ import typer
 from .. import InputError
 from ..tasks import named
 from ._output import Json, console, emit, notes, percent, table
+from ._run import check_task
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -89,6 +90,8 @@ def sweep(
     else:
         found = read_grid(grid, make_task=make_task)
         path = out or Path("sweeps") / found.name.replace("/", "-")
+    if task_class is not None:
+        check_task(task_class, {cell.spec.task_name for cell in found.cells}, grid)
     if dry_run:
         _dry_run(plan_sweep(path, found), jobs, as_json)
         return

@@ -269,8 +269,29 @@ def test_another_file_is_refused(added, cli, tmp_path):
         assert "was " in err
         assert "with the SHA-256" in err
         assert err.count("\n") == 1
-    code, _, err = cli("eval", run, "--task", "sudoku")
-    assert (code, "is sudoku, and the task of" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["sudoku", "other"])
+def test_every_command_refuses_a_task_that_is_not_the_one_of_the_run(added, cli, tmp_path, name):
+    """By its name, and as a class of a file."""
+    run, _ = added
+    file, source = tmp_path / "other.py", EXAMPLE.read_text("utf-8")
+    file.write_text(source.replace("class Addition", "class Other"))
+    other = name if name == "sudoku" else f"{file}:Other"
+    for command in (
+        ("eval", run),
+        ("solve", run, "1+1"),
+        ("gradients", run),
+        ("stability", run),
+        ("stability", run, "--check", "clusters"),
+        ("train", "--resume", run),
+    ):
+        told = f"error: --task {other}: is {name}, and the task of {run} is addition\n"
+        assert cli(*command, "--task", other) == (2, "", told)
+    for command in (("stability", run, run, "--compare"), ("stability", "--check", "clusters")):
+        code, out, err = cli(*command, "--task", other)
+        assert (code, out) == (2, "")
+        assert err == f"error: --task {other} has no effect without a CKPT to load: leave it out\n"
 
 
 def test_a_run_brings_no_code(added, monkeypatch):
