@@ -66,8 +66,8 @@ ARROWS: dict[str, set[str]] = {
     "report": WORDS | {"_files", "run"},
     "tasks": WORDS | {"_fields", "_files", "_plugins", "_task"},
     "cli": WORDS
-    | {"__init__", "_build", "_fields", "_task", "audit", "claims", "evaluate", "report", "run"}
-    | {"stability", "sweep", "tasks", "train"},
+    | {"__init__", "_build", "_fields", "_load", "_task", "audit", "claims", "evaluate", "report"}
+    | {"run", "stability", "sweep", "tasks", "train"},
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
     # that come with it, and only when it is called.
     "_load": WORDS | FILING | {"_build", "_fields", "_model", "_task", "run", "tasks"},

@@ -1,6 +1,8 @@
 """Solvers, gradients and losses from outside the package, and the tables that name its own."""
 
 import dataclasses
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -244,6 +246,42 @@ def test_a_run_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
         code, _, err = cli(*command)
         assert code == 2
         assert "the file has changed since the run began" in err
+
+
+def test_the_command_compares_gradients_of_ones_own(cli, tiny_run, tmp_path):
+    """As a file, by the name that a run records, and by the names of the package."""
+    run_folder, half = tmp_path / "run", tmp_path / "half.py"
+    shutil.copytree(tiny_run, run_folder)
+    half.write_bytes((EXAMPLES / "half_step_gradient.py").read_bytes())
+    args = ("gradients", run_folder, "--iterations", 2, "--examples", 2, "--max-steps", 8)
+    chosen = ("--gradient", f"{half}:HalfStep", "--gradient", "one-step")
+    code, out, err = cli(*args, *chosen, "--layers", "HalfStep")
+    assert code == 0, err
+    assert "blocks.0.attention.query" in out
+    table = json.loads((run_folder / "gradients.json").read_text())
+    assert [*table["gradients"]] == ["backprop", "implicit-converged", "HalfStep", "one-step"]
+    assert table["objects"]["one-step"] == "OneStep()"
+    assert table["objects"]["HalfStep"].startswith("HalfStep() sha256:")
+    # Half of the gradient of one iteration, before the weights of prelude and coda.
+    mine, whole = (
+        {layer: part["norm"] for layer, part in table["gradients"][name]["layers"].items()}
+        for name in ("HalfStep", "one-step")
+    )
+    for layer, norm in whole.items():
+        factor = 0.5 if layer.startswith(("prelude", "blocks")) else 1
+        assert mine[layer] == pytest.approx(factor * norm, rel=1e-5), layer
+
+    for wrong, told in (
+        (("nope",), "gradient must be one of backprop, "),
+        ((f"{half}:Nope",), "has no class Nope; did you mean HalfStep?"),
+        (("no_such:Thing",), "gradient no_such:Thing cannot be imported (ModuleNotFoundError"),
+        (("fractions:Fraction",), "the class must be an eqloop.AbstractGradient"),
+        (("one-step", "one-step"), "two gradients cannot both be called one-step"),
+        (("truncated",), "solver.gradient_steps = 6 iterations cannot be differentiated out of"),
+    ):
+        code, out, err = cli(*args, *(word for name in wrong for word in ("--gradient", name)))
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert told in err
 
 
 @pytest.mark.parametrize(

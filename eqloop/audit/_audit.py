@@ -19,7 +19,7 @@ from .._model import Output
 from .._solution import RESULTS, BackwardReport
 from .._solver import FixedPoint, Solver, Unroll
 
-BACKPROP, CONVERGED = "backprop", "implicit-converged"
+REFERENCES = BACKPROP, CONVERGED = "backprop", "implicit-converged"
 """The names of the two references."""
 
 Model = Callable[..., Output]
@@ -213,7 +213,7 @@ class GradientAuditor:
             raise ValueError(f"rtol = {rtol} must be between 0 and 1")
         if gradients is None:
             gradients = default_gradients(iterations)
-        if taken := {BACKPROP, CONVERGED} & gradients.keys():
+        if taken := {*REFERENCES} & gradients.keys():
             raise ValueError(f"gradients: {min(taken)!r} is the name of a reference")
         self.iterations, self.rtol, self.max_steps = iterations, rtol, max_steps
         unrolled = Unroll(iterations)
