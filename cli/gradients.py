@@ -58,7 +58,7 @@ def gradients(
         typer.Option(
             "--gradient",
             metavar="GRADIENT",
-            help="Compare this gradient with the two references: a line of the whole table, as "
+            help="Measure this gradient beside the two references: a line of the whole table, as "
             "neumann-4; the name of a gradient, with the settings of RUN; path/to/file.py:CLASS; "
             "or a name of the entry points eqloop.gradients. The option can be repeated. Without "
             "it, all gradients of eqloop are compared.",

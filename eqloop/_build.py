@@ -1,7 +1,7 @@
 """From a spec to the objects that it names: model, solver, gradient."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import equinox as eqx
@@ -203,6 +203,17 @@ def outside_class(option: Literal["solver", "gradient"], text: str | None) -> ty
     if not issubclass(cls, wanted):
         raise InputError(f"{option} {text}: the class must be an eqloop.{wanted.__name__}")
     return cls
+
+
+def outside_classes(option: Literal["solver", "gradient"], texts: Iterable[str]) -> dict[str, type]:
+    """What an option that can be repeated names -> its class. **Raises** `InputError` as
+    `outside_class`, and for a name of the package's own."""
+    classes = {}
+    for text in texts:
+        if (cls := outside_class(option, text)) is None:
+            raise InputError(f"--{option} {text}: is no FILE.py:CLASS from outside eqloop")
+        classes[text] = cls
+    return classes
 
 
 def reference_of(cls: type) -> str:

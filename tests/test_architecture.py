@@ -61,7 +61,9 @@ ARROWS: dict[str, set[str]] = {
     # A model on its task as what stability measures.
     "claims": WORDS | MODEL | {"_task", "run", "evaluate", "audit", "stability"},
     # Many runs of a grid, each in its folder.
-    "sweep": WORDS | FILING | {"_fields", "_task", "_build", "run", "evaluate", "train", "claims"},
+    "sweep": WORDS
+    | FILING
+    | {"_fields", "_plugins", "_task", "_build", "run", "evaluate", "train", "claims"},
     # Reads folders through `run` only; `_files` writes its pages.
     "report": WORDS | {"_files", "run"},
     "tasks": WORDS | {"_fields", "_files", "_plugins", "_task"},

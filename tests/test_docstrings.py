@@ -27,6 +27,7 @@ PUBLIC = [
     eqloop.Phantom,
     eqloop.Neumann,
     eqloop.Implicit,
+    eqloop.gradient_audit,
     eqloop.stability.follow_orbits,
     eqloop.stability.leading_eigenvalues,
     eqloop.stability.lyapunov_exponents,

@@ -1,8 +1,8 @@
 """Solvers, gradients and losses from outside the package, and the tables that name its own."""
 
 import dataclasses
+import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +22,7 @@ import eqloop
 from eqloop import InputError, _build, run
 from eqloop._plugins import load_class
 from eqloop.audit import default_gradients
+from eqloop.cli import main
 from eqloop.nn import _norm_placement
 from eqloop.run import Spec, open_run
 from eqloop.sweep._cost import iterations
@@ -248,38 +249,64 @@ def test_a_run_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
         assert "the file has changed since the run began" in err
 
 
-def test_the_command_compares_gradients_of_ones_own(cli, tiny_run, tmp_path):
-    """As a file, by the name that a run records, and by the names of the package."""
-    run_folder, half = tmp_path / "run", tmp_path / "half.py"
-    shutil.copytree(tiny_run, run_folder)
-    half.write_bytes((EXAMPLES / "half_step_gradient.py").read_bytes())
-    args = ("gradients", run_folder, "--iterations", 2, "--examples", 2, "--max-steps", 8)
-    chosen = ("--gradient", f"{half}:HalfStep", "--gradient", "one-step")
-    code, out, err = cli(*args, *chosen, "--layers", "HalfStep")
-    assert code == 0, err
-    assert "blocks.0.attention.query" in out
-    table = json.loads((run_folder / "gradients.json").read_text())
-    assert [*table["gradients"]] == ["backprop", "implicit-converged", "HalfStep", "one-step"]
-    assert table["objects"]["one-step"] == "OneStep()"
-    assert table["objects"]["HalfStep"].startswith("HalfStep() sha256:")
-    # Half of the gradient of one iteration, before the weights of prelude and coda.
-    mine, whole = (
-        {layer: part["norm"] for layer, part in table["gradients"][name]["layers"].items()}
-        for name in ("HalfStep", "one-step")
-    )
-    for layer, norm in whole.items():
-        factor = 0.5 if layer.startswith(("prelude", "blocks")) else 1
-        assert mine[layer] == pytest.approx(factor * norm, rel=1e-5), layer
+def test_a_sweep_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
+    """By a worker that loads the files as its command says; what nobody names does not run, and a
+    file that has changed is refused."""
+    solver, gradient = tmp_path / "damped.py", tmp_path / "half.py"
+    solver.write_bytes((EXAMPLES / "damped_solver.py").read_bytes())
+    gradient.write_bytes((EXAMPLES / "half_step_gradient.py").read_bytes())
+    grid, sweep = tmp_path / "grid.toml", tmp_path / "sweep"
+    small = {
+        **{"task.length": 8, "task.validation_length": 0, "task.hard_length": 8},
+        **{"task.rows": 60, "task.test_rows": 16, "model.width": 16, "model.heads": 2},
+        **{"solver.max_steps": 4, "train.batch": 8, "train.validation_iterations": 4},
+        **{"train.steps": 2, "train.loss": '"last"', "solver.gradient": '"half.py:HalfStep"'},
+    }
+    lines = ["[set]", *(f'"{name}" = {value}' for name, value in small.items())]
+    lines += ["[axes]", 'solver = ["damped.py:Damped"]', "[evaluate]", "iterations = 2", "rows = 2"]
+    grid.write_text("\n".join(lines))
+    named = ("--solver", f"{solver}:Damped", "--gradient", f"{gradient}:HalfStep")
 
+    def here(begun, command, jobs, *, watch):
+        """The one worker in this process, without a parent to watch."""
+        assert command[-2:] == ["--worker", "tied"]
+        return main([*command[3:-1], "free"]) == 0
+
+    monkeypatch.setattr("eqloop.sweep.run_local", here)
+    code, _, err = cli("sweep", grid, "--out", sweep)
+    assert (code, sweep.exists()) == (2, False)
+    assert "cell solver-Damped: solver damped.py:Damped is a class from outside the package" in err
+    code, _, err = cli("sweep", grid, "--out", sweep, *named, "--solver", HALF)
+    assert (code, "the class must be an eqloop.AbstractSolver" in err) == (2, True)
+    code, _, err = cli("sweep", grid, "--out", sweep, *named, "--solver", DAMPED)
+    assert (code, f"--solver {DAMPED}: no cell of {grid} names it" in err) == (2, True)
+    code, _, err = cli("sweep", grid, "--out", sweep, *named)
+    assert code == 0, err
+    spec_of_run = open_run(sweep / "runs" / "solver-Damped").spec.solver
+    assert (spec_of_run.name, spec_of_run.gradient) == (named[1], named[3])
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (solver, gradient)]
+    assert spec_of_run.object.endswith(f"sha256:{digests[0]}")
+    code_of_sweep = json.loads((sweep / "cells.json").read_text())["code"]
+    assert code_of_sweep == dict(zip(named[1::2], digests, strict=True))
+    code, _, err = cli("sweep", sweep)
+    assert (code, "give --solver" in err) == (2, True)
+    solver.write_text(solver.read_text("utf-8") + "# changed\n", "utf-8")
+    for source in ((grid, "--out", sweep), (sweep,)):
+        code, _, err = cli("sweep", *source, *named)
+        assert (code, "the file has changed since the run began" in err) == (2, True)
+
+
+def test_gradients_that_the_command_cannot_compare(cli, tiny_run):
     for wrong, told in (
         (("nope",), "gradient must be one of backprop, "),
-        ((f"{half}:Nope",), "has no class Nope; did you mean HalfStep?"),
+        ((HALF[:-1],), "has no class HalfSte; did you mean HalfStep?"),
         (("no_such:Thing",), "gradient no_such:Thing cannot be imported (ModuleNotFoundError"),
         (("fractions:Fraction",), "the class must be an eqloop.AbstractGradient"),
         (("one-step", "one-step"), "two gradients cannot both be called one-step"),
         (("truncated",), "solver.gradient_steps = 6 iterations cannot be differentiated out of"),
     ):
-        code, out, err = cli(*args, *(word for name in wrong for word in ("--gradient", name)))
+        chosen = (word for name in wrong for word in ("--gradient", name))
+        code, out, err = cli("gradients", tiny_run, "--iterations", 2, *chosen)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert told in err
 

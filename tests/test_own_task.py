@@ -4,6 +4,7 @@ command."""
 import dataclasses
 import importlib.metadata
 import json
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,15 @@ def registered(monkeypatch):
 
 def test_the_example_is_short():
     assert len(EXAMPLE.read_text("utf-8").splitlines()) <= 80
+
+
+def test_any_map_is_analysed_and_audited(capsys):
+    path = EXAMPLE.with_name("any_map.py")
+    assert len(path.read_text("utf-8").splitlines()) <= 40
+    runpy.run_path(str(path))
+    out = capsys.readouterr().out
+    assert "fixed points are reached" in out
+    assert "implicit             cosine to backpropagation 1.0000" in out
 
 
 def test_five_members_make_a_task():

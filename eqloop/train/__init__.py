@@ -11,6 +11,7 @@ from ._loss import Mean as Mean
 from ._loss import Progressive as Progressive
 from ._memory import check_examples as check_examples
 from ._memory import check_memory as check_memory
+from ._method import Objects as Objects
 from ._processes import LostProcess as LostProcess
 from ._processes import broadcast_json as broadcast_json
 from ._processes import exit_now as exit_now
