@@ -31,6 +31,8 @@ ARROWS: dict[str, set[str]] = {
     "_text": set(),
     "_custom_types": set(),
     "_remat": set(),
+    # The names of the spec that say where a block has its norms and its recall.
+    "_places": set(),
     # Typed fields of tables, and how a wrong one is told.
     "_fields": {"_errors", "_text"},
     "_files": set(),
@@ -40,7 +42,7 @@ ARROWS: dict[str, set[str]] = {
     "_plugins": WORDS | {"_fields", "_files"},
     # What a task is, and what tasks share: splits, their cache, files of puzzles, pictures.
     "_task": WORDS | {"_files", "_plugins"},
-    "nn": WORDS,
+    "nn": WORDS | {"_places"},
     # Solvers, gradients and stability see a function f(z, x) and never a model.
     **{name: WORDS | set(PIECES[:number]) for number, name in enumerate(PIECES)},
     # What was measured saves itself, and is drawn by `report`, which it hands a folder.
@@ -49,7 +51,7 @@ ARROWS: dict[str, set[str]] = {
     "_cross_entropy": WORDS | {"nn"},
     "interop": WORDS | {"nn", "_model"},
     # What a run is on disk: knows no model. `_task` only for the types of what is handed in.
-    "run": WORDS | FILING | {"_arrays", "_fields", "_task"},
+    "run": WORDS | FILING | {"_arrays", "_fields", "_places", "_task"},
     # From a spec to the objects that it names.
     "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "run"},
     "evaluate": WORDS | MODEL | {"_tables", "_task", "_build", "run"},

@@ -22,8 +22,9 @@ import eqloop
 from eqloop import InputError, _build, run
 from eqloop._plugins import load_class
 from eqloop.audit import default_gradients
+from eqloop.claims import predict
 from eqloop.cli import main
-from eqloop.nn import _norm_placement
+from eqloop.nn import NormPlaces, RecallPlaces
 from eqloop.run import Spec, open_run
 from eqloop.sweep._cost import iterations
 from eqloop.train import Last, train
@@ -44,7 +45,6 @@ def test_the_facts_and_the_constructors_have_the_same_names():
     assert list(run.SOLVERS) == list(_build.SOLVERS)
     assert list(run.GRADIENTS) == list(_build.GRADIENTS)
     assert run.LOSSES.keys() == LOSSES.keys()
-    assert run.NORMS.keys() == _norm_placement._PLACES.keys()
 
 
 @pytest.mark.parametrize("name", run.SOLVERS)
@@ -69,28 +69,44 @@ def test_every_gradient_says_which_losses_it_goes_with(gradient, loss):
             spec(f"solver.gradient={gradient}", f"train.loss={loss}")
 
 
-def test_a_row_in_each_table_is_all_that_a_new_name_takes(monkeypatch, cli):
-    """The spec, its checks, the cost, the audit and the help follow from the rows."""
+def test_a_row_in_each_table_is_all_that_a_new_name_takes(monkeypatch, tmp_path):
+    """The spec, its checks, the model, the cost, the audit and the help follow from the rows: a
+    solver, a gradient, a norm placement and a recall train two steps."""
     half = load_class(HALF, "gradient")
     damped = load_class(DAMPED, "solver")
-    solver, gradient = run.SolverSpec(name="anderson"), run.GRADIENTS["one-step"]
+    gradient = run.GRADIENTS["one-step"]
     facts = dataclasses.replace(run.SOLVERS["anderson"], history=lambda spec: 7)
     monkeypatch.setitem(run.SOLVERS, "damped", facts)
     monkeypatch.setitem(_build.SOLVERS, "damped", lambda spec: damped(rtol=spec.rtol))
     monkeypatch.setitem(run.GRADIENTS, "half", dataclasses.replace(gradient, losses=("last",)))
     row = _build.GradientRow(lambda spec: half(), others={"half": half()})
     monkeypatch.setitem(_build.GRADIENTS, "half", row)
-    monkeypatch.setitem(run.NORMS, "last-only", "after the branch")
-    monkeypatch.setitem(_norm_placement._PLACES, "last-only", (False, True, False))
-    made = spec("solver.name=damped", "solver.gradient=half", "model.norm=last-only")
+    monkeypatch.setitem(run.NORMS, "last-only", NormPlaces("after the branch", branch=True))
+    both = RecallPlaces("before the block and inside it", before=True, inside=True)
+    monkeypatch.setitem(run.RECALLS, "both", both)
+    names = ("solver.name=damped", "solver.gradient=half", "model.norm=last-only")
+    made = spec(*names, "model.recall=both", "train.steps=2", "solver.max_steps=4")
     assert made.train.loss == "last"
     assert Spec.from_text(made.to_toml(), "the spec") == made
     method = make_method(made)
     assert (type(method.solver), type(method.gradient)) == (damped, half)
-    assert iterations(made) == (solver.max_steps, 1, 1)
+    assert iterations(made) == (4, 1, 1)
     assert "half" in default_gradients(4)
     model = _build.make_model(made.model, jr.key(0))
-    assert model.blocks[0].norms.branch is not None
+    (block,) = model.blocks
+    assert (block.norms.kind, block.recall_kind) == ("last-only", "both")
+    assert block.recall is not None
+    z, e = jr.normal(jr.key(1), (2, 6, 16))
+    r = block.recall.inject(e)
+    z_recalled = block.recall(z, r)
+    np.testing.assert_array_equal(block.recalled(z, r), z_recalled)
+    np.testing.assert_array_equal(block.branch_input(z_recalled, r), block.recall(z_recalled, r))
+    assert _build.model_spec(model) == made.model
+    assert {each.claim for each in predict("both", "last-only", "add", 0.5).values()} == {
+        "no claim"
+    }
+    assert "both (before the block and inside it)" in run.meanings(run.RECALLS)
+    assert train(made, make_task("tiny", made.task_fields), tmp_path / "run").step == 2
     with pytest.raises(InputError, match=r"solver\.name must be one of unroll, .*, damped, got"):
         spec("solver.name=zzz")
 
