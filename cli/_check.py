@@ -19,6 +19,7 @@ def check_claim(
     checkpoint: str,
     split: str,
     task_data: Path | None,
+    task_class: str | None,
     examples: int,
     iterations: int,
     seed: int,
@@ -41,7 +42,9 @@ def check_claim(
     if not (paths or examples):
         raise InputError("--examples 0 takes a whole split: name CKPT, or give a number")
     model_key, check_key = jr.split(jr.key(seed))
-    subjects = [_subject(path, checkpoint, split, task_data, examples) for path in paths]
+    subjects = [
+        _subject(path, checkpoint, split, task_data, task_class, examples) for path in paths
+    ]
     subjects = subjects or random_subjects(key=model_key, examples=examples)
     check = CHECKS[name](subjects, key=check_key, iterations=iterations)
     if plot is not None:
@@ -55,12 +58,19 @@ def check_claim(
 
 
 def _subject(
-    path: Path, checkpoint: str, split: str, task_data: Path | None, examples: int
+    path: Path,
+    checkpoint: str,
+    split: str,
+    task_data: Path | None,
+    task_class: str | None,
+    examples: int,
 ) -> "Subject":
     from ..claims import Subject, make_problem
     from ..evaluate import at_most
 
-    model, task, opened, step, splits = open_checkpoint(path, checkpoint, split, task_data)
+    model, task, opened, step, splits = open_checkpoint(
+        path, checkpoint, split, task_data, task_class
+    )
     spec = opened.spec.model
     problem = make_problem(model, task, at_most(splits[split], examples))
     name = f"{spec.recall}, {spec.norm}, {opened.path.name} step {step}"

@@ -1,7 +1,7 @@
 """What `train`, `eval` and `solve` share: a model out of a run folder, and tables of figures."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -98,26 +98,28 @@ def open_model(
 ) -> "tuple[Any, Task, Run, int]":
     """The model, the task (with `fields` in place of those of the run), the opened run, and the
     step that the checkpoint is of. `task_class` is what `--task` says."""
-    from .._build import restore
+    from .._load import load_trained
     from ..run import open_run
-    from ..tasks import named, task_of_run
 
     opened = open_run(run)
-    spec = opened.spec
-    if task_class is not None and (known := named(task_class)) != spec.task_name:
-        raise InputError(f"--task {task_class}: is {known}, and the task of {run} {spec.task_name}")
-    try:
-        task = task_of_run(spec.task_name, spec.task_fields | fields, opened.manifest)
-    except InputError as error:
-        raise InputError(f"{run / 'spec.toml'}: {error}") from None
-    if checkpoint == "best" or checkpoint == "last":
-        model, step = restore(opened, checkpoint)
-    elif checkpoint.isdecimal():
-        model, step = restore(opened, int(checkpoint))
-    else:
+    if task_class is not None:
+        check_task(task_class, {opened.spec.task_name}, run)
+    which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
+    if not (isinstance(which, int) or which == "best" or which == "last"):
         steps = ", ".join(map(str, opened.steps()))
         raise InputError(f"--checkpoint {checkpoint}: must be best, last or a step ({steps})")
+    model, task, step = load_trained(opened, which, fields)
     return model, task, opened, step
+
+
+def check_task(task_class: str, tasks: Collection[str], place: object) -> None:
+    """Load the class that `--task` names. **Raises** `InputError` if it is not one of `tasks`, the
+    names of those in `place`."""
+    from ..tasks import named
+
+    if (name := named(task_class)) not in tasks:
+        told = ", ".join(sorted(tasks))
+        raise InputError(f"--task {task_class}: is {name}, and the task of {place} is {told}")
 
 
 def load_splits(
@@ -135,7 +137,7 @@ def load_splits(
 
 
 def open_checkpoint(
-    path: Path, checkpoint: str, split: str, task_data: Path | None
+    path: Path, checkpoint: str, split: str, task_data: Path | None, task_class: str | None
 ) -> "tuple[Any, Task, Run, int, dict[str, Split]]":
     """The model, the task, the run, the step, and the splits to look at."""
     run = path
@@ -147,7 +149,7 @@ def open_checkpoint(
             raise InputError(f"{path} is not a checkpoint in a run: RUN/checkpoints/step-N...")
         checkpoint = str(int(number))
     fields: dict[str, Any] = {} if task_data is None else {"data": str(task_data)}
-    model, task, opened, step = open_model(run, checkpoint, **fields)
+    model, task, opened, step = open_model(run, checkpoint, task_class, **fields)
     splits = load_splits(opened, task, None, same=task_data is None)
     if split not in splits:
         raise InputError(f"--split {split}: there are {', '.join(splits)}")

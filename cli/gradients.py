@@ -15,7 +15,8 @@ from ._run import Checkpoint, TaskOfRun, load_splits, open_model
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .. import Comparison, GradientAudit
+    from .. import AbstractGradient, Comparison, GradientAudit
+    from ..run import SolverSpec
 
 
 def gradients(
@@ -53,6 +54,17 @@ def gradients(
             help="Give the converged implicit gradient at most this number of iterations.",
         ),
     ] = 256,
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gradient",
+            metavar="GRADIENT",
+            help="Measure this gradient beside the two references: a line of the whole table, as "
+            "neumann-4; the name of a gradient, with the settings of RUN; path/to/file.py:CLASS; "
+            "or a name of the entry points eqloop.gradients. The option can be repeated. Without "
+            "it, all gradients of eqloop are compared.",
+        ),
+    ] = None,
     layers: Annotated[
         str | None, typer.Option(metavar="GRADIENT", help="Show this gradient layer by layer, too.")
     ] = None,
@@ -69,8 +81,9 @@ def gradients(
     gradient, with its cost: seconds, evaluations of the block, memory. Says in how many examples
     the loop has a fixed point at all; where it has none, nothing is compared with it.
 
-    Reads RUN and its data. Writes RUN/gradients.json (every gradient, layer by layer), and the
-    picture that --plot names. While training, --set train.audit_every=N logs some of it.
+    Reads RUN and its data. Writes RUN/gradients.json (every gradient of the table, layer by layer;
+    a class of a file with the hash of that file), and the picture that --plot names. While
+    training, --set train.audit_every=N logs some of it.
 
     Example: eqloop gradients runs/prefix-sums-001 --plot gradients.png
     """
@@ -79,8 +92,9 @@ def gradients(
     if plot is not None:
         check_plot(plot)
 
-    from .. import default_gradients, gradient_audit
-    from ..audit import audit_batch, audited_iterations
+    from .. import gradient_audit
+    from .._build import described
+    from ..audit import REFERENCES, audit_batch, audited_iterations
     from ..run import SolverSpec, save_gradients
     from ..train import check_memory
 
@@ -88,7 +102,8 @@ def gradients(
     spec = opened.spec
     split = split or spec.train.validation_split
     iterations = iterations or audited_iterations(spec.solver)
-    known = ["backprop", "implicit-converged", *default_gradients(iterations)]
+    compared = _compared(spec.solver, iterations, chosen)
+    known = [*REFERENCES, *compared]
     if layers is not None and layers not in known:
         raise InputError(f"--layers {layers}: there are {', '.join(known)}")
     rows = load_splits(opened, task, split)[split]
@@ -105,9 +120,16 @@ def gradients(
     batch = audit_batch(task, rows, examples)
     with progress("gradients") as report:
         audit = gradient_audit(
-            model, batch, iterations=iterations, rtol=rtol, max_steps=max_steps, progress=report
+            model,
+            batch,
+            iterations=iterations,
+            gradients=compared,
+            rtol=rtol,
+            max_steps=max_steps,
+            progress=report,
         )
     found = {"task": task.name, "split": split, "step": step, **audit.tables()}
+    found["objects"] = {name: described(made) for name, made in compared.items()}
     save_gradients(opened, found)
     if plot is not None:
         from ..report import gradients_figure
@@ -136,6 +158,33 @@ def gradients(
         "its tolerance, so that its best iterate or one step took its place, in %.",
         soft_wrap=True,
     )
+
+
+def _compared(
+    spec: "SolverSpec", iterations: int, chosen: list[str] | None
+) -> "dict[str, AbstractGradient]":
+    """The gradients to hold against the references, by name: those that --gradient chooses."""
+    from .. import default_gradients
+    from .._build import named_gradient
+    from ..audit import REFERENCES
+    from ..run import gradient_facts
+
+    whole = default_gradients(iterations)
+    if not chosen:
+        return whole
+    compared = {}
+    for name in (each for each in chosen if each not in REFERENCES):
+        called, made = (name, whole[name]) if name in whole else named_gradient(spec, name)
+        if called in compared or called in REFERENCES:
+            raise InputError(f"--gradient {name}: two gradients cannot both be called {called}")
+        cuts = name not in whole and called == name and gradient_facts(name).cuts
+        if cuts and spec.gradient_steps > iterations:
+            raise InputError(
+                f"--gradient {name}: solver.gradient_steps = {spec.gradient_steps} iterations "
+                f"cannot be differentiated out of --iterations {iterations}"
+            )
+        compared[called] = made
+    return compared
 
 
 def audit_table(audit: "GradientAudit") -> "Table":

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from .. import InputError
-from ..tasks import named
 from ._check import check_claim
 from ._compare import AXES, compare_runs, numbers_table
 from ._output import Json, console, emit, finishing, notes, progress_of_work
@@ -98,20 +97,40 @@ def stability(
         if check is None:
             raise InputError("--plot goes with --check: the figures of a report are in its folder")
         check_plot(plot)
-    if task_class is not None:
-        named(task_class)
+    if task_class is not None and (compare or not given):
+        raise InputError(f"--task {task_class} has no effect without a CKPT to load: leave it out")
     if compare:
         compare_runs(given, as_json)
         return
     if check is not None:
         check_claim(
-            check, given, checkpoint, split, task_data, examples, iterations, seed, plot, as_json
+            check,
+            given,
+            checkpoint,
+            split,
+            task_data,
+            task_class,
+            examples,
+            iterations,
+            seed,
+            plot,
+            as_json,
         )
         return
     if len(given) != 1:
         raise InputError("name one run folder or checkpoint (several need --compare)")
     _report(
-        given[0], checkpoint, split, task_data, examples, detail, iterations, rtol, seed, as_json
+        given[0],
+        checkpoint,
+        split,
+        task_data,
+        task_class,
+        examples,
+        detail,
+        iterations,
+        rtol,
+        seed,
+        as_json,
     )
 
 
@@ -120,6 +139,7 @@ def _report(
     checkpoint: str,
     split: str,
     task_data: Path | None,
+    task_class: str | None,
     examples: int,
     detail: int,
     iterations: int,
@@ -136,7 +156,9 @@ def _report(
     from ..report import write_stability
     from ..run import save_stability
 
-    model, task, opened, step, splits = open_checkpoint(path, checkpoint, split, task_data)
+    model, task, opened, step, splits = open_checkpoint(
+        path, checkpoint, split, task_data, task_class
+    )
     counts = {name: min(len(each), examples or len(each)) for name, each in splits.items()}
     plan = planned(counts, split, detail, iterations)
     plan["player"] = _PLAYED * iterations

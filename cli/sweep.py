@@ -11,12 +11,13 @@ from .. import InputError
 from .._numbers import format_duration, format_percent
 from ..tasks import named
 from ._output import Json, console, emit, notes, table
+from ._run import check_task
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..run import CellResult
-    from ..sweep import Cell, Grid, Sweep
+    from ..sweep import Cell, Classes, Sweep
 
 
 def sweep(
@@ -57,6 +58,22 @@ def sweep(
             help="Load the task that GRID names, which is a class of a file, from this file.",
         ),
     ] = None,
+    solver: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.py:CLASS",
+            help="Load this solver from outside eqloop, which GRID names as solver.name. The "
+            "option can be repeated.",
+        ),
+    ] = None,
+    gradient: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.py:CLASS",
+            help="Load this gradient from outside eqloop, which GRID names as solver.gradient. The "
+            "option can be repeated.",
+        ),
+    ] = None,
     worker: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train and evaluate every cell of a grid.
@@ -64,6 +81,9 @@ def sweep(
     Reads GRID, a TOML file of axes (see eqloop.sweep.read_grid); paper/TASK is that of the paper,
     paper-small/TASK the same at a size for two cores. Writes the sweep folder: sweep.toml,
     cells.json, a run folder for each cell in runs/, and how it ended in state/.
+
+    A class from outside eqloop runs only where an option names it, also with a sweep folder:
+    --task, --solver and --gradient load the classes that GRID names.
 
     The same command again does what is missing or failed, and no more, from where it stopped.
     Several may work on one folder, also from several machines: no cell is done twice. Ctrl-C saves
@@ -76,60 +96,73 @@ def sweep(
         raise InputError(f"--executor must be local or slurm, got {executor!r}")
     if task_class is not None:
         named(task_class)
-    if worker is not None:
-        _work(Path(grid), tied=worker == "tied")
-        return
-    from ..sweep import create_sweep, plan_sweep, read_grid
+    from .._build import outside_classes
+    from ..sweep import create_sweep, open_sweep, plan_sweep, read_grid
     from ..tasks import make_task
+
+    classes = {
+        "solver": outside_classes("solver", solver or ()),
+        "gradient": outside_classes("gradient", gradient or ()),
+    }
+    if worker is not None:
+        _work(Path(grid), classes, tied=worker == "tied")
+        return
+    loaded = [("task", task_class)] if task_class is not None else []
+    loaded += [(option, text) for option, known in classes.items() for text in known]
 
     old = Path(grid) / "sweep.toml"
     if old.is_file():
         if out is not None:
             raise InputError(f"{grid} is a sweep folder: leave out --out")
-        found, path = _again(Path(grid)), Path(grid)
+        path = Path(grid)
+        found = open_sweep(path, make_task=make_task, classes=classes).grid
     else:
-        found = read_grid(grid, make_task=make_task)
+        found = read_grid(grid, make_task=make_task, classes=classes)
         path = out or Path("sweeps") / found.name.replace("/", "-")
+    if task_class is not None:
+        check_task(task_class, {cell.spec.task_name for cell in found.cells}, grid)
+    used = {type(made) for cell in found.cells for made in cell.objects.values()}
+    for option, known in classes.items():
+        for text in (text for text, cls in known.items() if cls not in used):
+            raise InputError(f"--{option} {text}: no cell of {grid} names it")
     if dry_run:
         _dry_run(plan_sweep(path, found), jobs, as_json)
         return
     begun = create_sweep(path, found)
     begun.retry()
     if executor == "slurm":
-        _submit(begun, jobs, task_class, as_json)
+        _submit(begun, jobs, loaded, as_json)
     else:
-        _run(begun, jobs, task_class, as_json)
+        _run(begun, jobs, loaded, as_json)
 
 
-def _again(path: Path) -> "Grid":
-    from ..sweep import open_sweep
-    from ..tasks import make_task
-
-    return open_sweep(path, make_task=make_task).grid
+Loaded = list[tuple[str, str]]
+"""The classes that the user has named: the option, and what it says."""
 
 
-def _command(path: Path, leash: str, task_class: str | None) -> list[str]:
+def _command(path: Path, leash: str, loaded: Loaded) -> list[str]:
     command = [sys.executable, "-m", "eqloop.cli", "sweep", str(path.resolve())]
-    if task_class is not None:
-        file, _, name = task_class.rpartition(":")
-        command += ["--task", f"{Path(file).absolute()}:{name}"]
+    for option, text in loaded:
+        file, _, name = text.rpartition(":")
+        command += [f"--{option}"]
+        command += [f"{Path(file).absolute()}:{name}" if file.endswith(".py") else text]
     return [*command, "--worker", leash]
 
 
-def _work(path: Path, *, tied: bool) -> None:
+def _work(path: Path, classes: "Classes", *, tied: bool) -> None:
     """What each process of a sweep does."""
     from ..sweep import open_sweep, stop_with_parent, work
     from ..tasks import make_task
 
     if tied:
         stop_with_parent()
-    work(open_sweep(path, make_task=make_task), make_task=make_task)
+    work(open_sweep(path, make_task=make_task, classes=classes), make_task=make_task)
 
 
-def _submit(begun: "Sweep", jobs: int, task_class: str | None, as_json: bool) -> None:
+def _submit(begun: "Sweep", jobs: int, loaded: Loaded, as_json: bool) -> None:
     from ..sweep import submit
 
-    ids = [job.job_id for job in submit(begun, _command(begun.path, "free", task_class), jobs)]
+    ids = [job.job_id for job in submit(begun, _command(begun.path, "free", loaded), jobs)]
     if as_json:
         emit({"sweep": begun.path, "jobs": ids})
         return
@@ -141,12 +174,12 @@ def _submit(begun: "Sweep", jobs: int, task_class: str | None, as_json: bool) ->
     )
 
 
-def _run(begun: "Sweep", jobs: int, task_class: str | None, as_json: bool) -> None:
+def _run(begun: "Sweep", jobs: int, loaded: Loaded, as_json: bool) -> None:
     from ..sweep import run_local
 
     shown = _Shown(begun)
     with shown:
-        command = _command(begun.path, "tied", task_class)
+        command = _command(begun.path, "tied", loaded)
         whole = run_local(begun, command, min(jobs, len(begun.grid.cells)), watch=shown.look)
     ends = {cell.name: begun.ended(cell) for cell in begun.grid.cells}
     failed = {name: end.error for name, end in ends.items() if end and end.status == "failed"}

@@ -10,7 +10,15 @@ import typer
 from .. import InputError
 from ..run import GRADIENTS, NORMS, RECALLS, SOLVERS
 from ._output import Json, console, emit, notes
-from ._run import SkipBad, accuracy_table, choice, measure, open_model, stop_if_missing
+from ._run import (
+    SkipBad,
+    accuracy_table,
+    check_task,
+    choice,
+    measure,
+    open_model,
+    stop_if_missing,
+)
 
 if TYPE_CHECKING:
     from ..run import Spec
@@ -181,8 +189,8 @@ def train(
     def spec_of_run() -> "Spec | None":
         if resume is not None:
             spec = open_run(resume).spec if is_main_process() else None
-            if spec is not None and task is not None and name != spec.task_name:
-                raise InputError(f"--task {task}: is {name}, and {resume} has {spec.task_name}")
+            if spec is not None and task is not None:
+                check_task(task, {spec.task_name}, resume)
             return spec
         all_settings = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
         return _new_spec(name, preset, start, all_settings, fields)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import equinox as eqx
@@ -25,7 +25,7 @@ from ._errors import InputError
 from ._fields import field_types, typed
 from ._model import LoopedTransformer
 from ._norms import largest_cell_norm, two_norm
-from ._plugins import entry_point_classes, is_reference, load_class, origin
+from ._plugins import entry_point_classes, import_class, is_reference, load_class, origin
 from ._solver import (
     AbstractSolver,
     Anderson,
@@ -187,8 +187,9 @@ def outside_class(option: Literal["solver", "gradient"], text: str | None) -> ty
     **Arguments:**
 
     - `option`: what the class is for.
-    - `text`: `path/to/file.py:Class`, or a name of the entry-point group `eqloop.solvers` or
-      `eqloop.gradients`. The package's own names come first.
+    - `text`: `path/to/file.py:Class`, a name of the entry-point group `eqloop.solvers` or
+      `eqloop.gradients`, or `module:Class`, as the spec of a run has it for a class that was
+      imported. The package's own names come first.
 
     **Raises** `InputError` where the class cannot be loaded, or is none for that option.
     """
@@ -198,12 +199,25 @@ def outside_class(option: Literal["solver", "gradient"], text: str | None) -> ty
         cls = load_class(text, option)
     elif text in (offered := entry_point_classes(f"eqloop.{option}s")):
         cls = offered[text]()
+    elif is_outside(text):
+        cls = import_class(text, option)
     else:
         return None
     wanted = AbstractSolver if option == "solver" else AbstractGradient
     if not issubclass(cls, wanted):
         raise InputError(f"{option} {text}: the class must be an eqloop.{wanted.__name__}")
     return cls
+
+
+def outside_classes(option: Literal["solver", "gradient"], texts: Iterable[str]) -> dict[str, type]:
+    """What an option that can be repeated names -> its class. **Raises** `InputError` as
+    `outside_class`, and for a name of the package's own."""
+    classes = {}
+    for text in texts:
+        if (cls := outside_class(option, text)) is None:
+            raise InputError(f"--{option} {text}: is no FILE.py:CLASS from outside eqloop")
+        classes[text] = cls
+    return classes
 
 
 def reference_of(cls: type) -> str:
@@ -253,6 +267,19 @@ def named_solver(spec: SolverSpec, name: str | None = None) -> tuple[str, Abstra
     if not isinstance(made, AbstractSolver):
         raise InputError(f"solver must be one that stops by itself, got {name!r}")
     return name, made
+
+
+def named_gradient(spec: SolverSpec, name: str) -> tuple[str, AbstractGradient]:
+    """The gradient of `name` with the settings of `spec`, or the class from outside the package
+    that `name` says, and what it is called. **Raises** `InputError` as `named_solver`."""
+    if (cls := outside_class("gradient", name)) is not None:
+        made = make_outside(cls, spec)
+        check_file("gradient", spec.gradient, spec.gradient_object, made)
+        return cls.__name__, made
+    known = field_types(SolverSpec)["gradient"]
+    # The solver, which is not asked for here, must be one that goes with every gradient.
+    named = dataclasses.replace(spec, name="unroll", gradient=typed("gradient", name, known))
+    return name, make_gradient(named)
 
 
 def check_file(option: str, reference: str, recorded: str, made: object) -> None:

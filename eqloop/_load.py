@@ -1,6 +1,7 @@
 """Models on disk, in one line: `eqloop.load` and `eqloop.save`."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +14,18 @@ from ._errors import InputError
 from ._fields import build
 from ._model import LoopedTransformer
 from ._tables import parse_toml
-from .run import Header, ModelSpec, Spec, Which, load_arrays, load_header, open_run, save_arrays
+from .run import (
+    SPEC,
+    Header,
+    ModelSpec,
+    Run,
+    Spec,
+    Which,
+    load_arrays,
+    load_header,
+    open_run,
+    save_arrays,
+)
 
 if TYPE_CHECKING:
     from ._task import Task
@@ -73,17 +85,31 @@ def load(path: str | Path, which: Which = "best") -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        from .tasks import task_of_run
-
         run = open_run(path)
-        task = task_of_run(run.spec.task_name, run.spec.task_fields, run.manifest)
-        return Loaded(restore(run, which)[0], task, run.spec)
+        model, task, _ = load_trained(run, which)
+        return Loaded(model, task, run.spec)
     header = load_header(path)
     if header.notes.get("kind") != _KIND:
         raise InputError(f"{path} is a checkpoint of a run: load the run folder that holds it")
     spec = _settings(header.spec, path)
     skeleton = eqx.filter_eval_shape(make_model, spec, jr.key(0))
     return load_arrays(path, skeleton)[0]
+
+
+def load_trained(
+    run: Run, which: Which = "best", fields: Mapping[str, object] | None = None
+) -> tuple[LoopedTransformer, "Task", int]:
+    """The model of a run, its task (with `fields` in place of those of the run), and the step of
+    the checkpoint. **Raises** `InputError` as `load`."""
+    from .tasks import task_of_run
+
+    spec = run.spec
+    try:
+        task = task_of_run(spec.task_name, spec.task_fields | dict(fields or {}), run.manifest)
+    except InputError as error:
+        raise InputError(f"{run.path / SPEC}: {error}") from None
+    model, step = restore(run, which)
+    return model, task, step
 
 
 def _settings(text: str, path: Path) -> ModelSpec:

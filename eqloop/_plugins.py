@@ -3,11 +3,13 @@
 The code of a file runs when its class is loaded, and not before: nothing here looks for files.
 """
 
+import functools
 import hashlib
 import importlib.abc
 import importlib.metadata
 import importlib.util
 import inspect
+import pkgutil
 import sys
 import traceback
 import types
@@ -89,21 +91,30 @@ def entry_point_classes(group: str) -> dict[str, Callable[[], type]]:
     what is no class.
     """
     points = importlib.metadata.entry_points(group=group)
-    return {point.name: _loader_of(point) for point in points}
+    return {
+        point.name: functools.partial(
+            _imported,
+            f"{point.module}:{point.attr}",
+            f"the entry point {point.name} = {point.value} of {group}",
+        )
+        for point in points
+    }
 
 
-def _loader_of(point: importlib.metadata.EntryPoint) -> Callable[[], type]:
-    def load() -> type:
-        where = f"the entry point {point.name} = {point.value} of {point.group}"
-        try:
-            made = point.load()
-        except Exception as error:
-            raise InputError(f"{where} cannot be imported ({_in_words(error)})") from error
-        if not isinstance(made, type):
-            raise InputError(f"{where} names no class")
-        return made
+def import_class(reference: str, kind: str) -> type:
+    """The class `module:Class` of an installed module, imported. **Raises** `InputError` where the
+    import fails, or gives what is no class; `kind` as for `load_class`."""
+    return _imported(reference, f"{kind} {reference}")
 
-    return load
+
+def _imported(reference: str, where: str) -> type:
+    try:
+        made = pkgutil.resolve_name(reference)
+    except Exception as error:
+        raise InputError(f"{where} cannot be imported ({_in_words(error)})") from error
+    if not isinstance(made, type):
+        raise InputError(f"{where} names no class")
+    return made
 
 
 def _parts(reference: str, kind: str) -> tuple[Path, str]:

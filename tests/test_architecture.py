@@ -31,6 +31,8 @@ ARROWS: dict[str, set[str]] = {
     "_text": set(),
     "_numbers": set(),
     "_remat": set(),
+    # The names of the spec that say where a block has its norms and its recall.
+    "_places": set(),
     # Typed fields of tables, and how a wrong one is told.
     "_fields": {"_errors", "_text"},
     "_files": set(),
@@ -40,7 +42,7 @@ ARROWS: dict[str, set[str]] = {
     "_plugins": WORDS | {"_fields", "_files"},
     # What a task is, and what tasks share: splits, their cache, files of puzzles, pictures.
     "_task": WORDS | {"_files", "_plugins"},
-    "nn": WORDS,
+    "nn": WORDS | {"_places"},
     # Solvers, gradients and stability see a function f(z, x) and never a model.
     **{name: WORDS | set(PIECES[:number]) for number, name in enumerate(PIECES)},
     # What was measured saves itself, and is drawn by `report`, which it hands a folder.
@@ -49,7 +51,7 @@ ARROWS: dict[str, set[str]] = {
     "_cross_entropy": WORDS | {"nn"},
     "interop": WORDS | {"nn", "_model"},
     # What a run is on disk: knows no model. `_task` only for the types of what is handed in.
-    "run": WORDS | FILING | {"_arrays", "_fields", "_task"},
+    "run": WORDS | FILING | {"_arrays", "_fields", "_places", "_task"},
     # From a spec to the objects that it names.
     "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "run"},
     "evaluate": WORDS | MODEL | {"_tables", "_task", "_build", "run"},
@@ -61,13 +63,15 @@ ARROWS: dict[str, set[str]] = {
     # A model on its task as what stability measures.
     "claims": WORDS | MODEL | {"_task", "run", "evaluate", "audit", "stability"},
     # Many runs of a grid, each in its folder.
-    "sweep": WORDS | FILING | {"_fields", "_task", "_build", "run", "evaluate", "train", "claims"},
+    "sweep": WORDS
+    | FILING
+    | {"_fields", "_plugins", "_task", "_build", "run", "evaluate", "train", "claims"},
     # Reads folders through `run` only; `_files` writes its pages.
     "report": WORDS | {"_files", "run"},
     "tasks": WORDS | {"_fields", "_files", "_plugins", "_task"},
     "cli": WORDS
-    | {"__init__", "_build", "_fields", "_task", "audit", "claims", "evaluate", "report", "run"}
-    | {"stability", "sweep", "tasks", "train"},
+    | {"__init__", "_build", "_fields", "_load", "_task", "audit", "claims", "evaluate", "report"}
+    | {"run", "stability", "sweep", "tasks", "train"},
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
     # that come with it, and only when it is called.
     "_load": WORDS | FILING | {"_build", "_fields", "_model", "_task", "run", "tasks"},

@@ -1,7 +1,9 @@
 """The audit of gradients: a law for each column, and the command and the log that show it."""
 
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -24,6 +26,7 @@ from eqloop.train._state import skeleton
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 WIDTH, CELLS, CLASSES = 6, 4, 3
+HALF = Path(__file__).resolve().parents[1] / "docs/examples/half_step_gradient.py"
 
 
 class Loop(eqx.Module):
@@ -99,6 +102,78 @@ def test_where_the_loop_converges_backprop_and_implicit_agree():
         assert left is not None
         assert left < 1e-9
         assert found.gradients[name].fallback == 0
+
+
+@pytest.mark.usefixtures("x64")
+def test_any_map_is_audited_as_the_model_that_holds_it():
+    """The loop of `Tiny` as a map of its own, whose loss reads the state as the coda does: the
+    same gradient of the same weights."""
+    model, (inputs, targets) = Tiny(0.8), batch()
+    coda, xs = model.coda, jax.vmap(model.inject)(inputs)
+    settings = {"iterations": 60, "rtol": 1e-10, "max_steps": 400, "repeats": 1}
+    settings |= {"gradients": {"one-step": OneStep()}}
+    whole = eqloop.gradient_audit(model, (inputs, targets), **settings)
+    alone = eqloop.gradient_audit(
+        model.loop,
+        (xs, targets),
+        z0=jnp.zeros_like,
+        loss=lambda state, target: cross_entropy(coda(state), target),
+        **settings,
+    )
+    assert (alone.share, alone.examples) == (1, 3)
+    for name, each in whole.gradients.items():
+        mine, theirs = alone.gradients[name], each.layers["loop"]
+        assert list(mine.layers) == ["inner"]
+        assert (mine.evaluations, mine.products) == (each.evaluations, each.products)
+        np.testing.assert_allclose(mine.total.norm, theirs.norm, rtol=1e-9)
+        np.testing.assert_allclose(mine.total.backprop.cosine, theirs.backprop.cosine, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_gradient_of_a_map_of_trees_is_its_finite_difference():
+    def f(weights, z, x):
+        return {"a": jnp.tanh(weights["w"] * z["b"] + x[0]), "b": jnp.sin(z["a"]) * 0.5 + x[1]}
+
+    def loss(state, target):
+        return state["a"] ** 2 + (state["b"] - target) ** 2
+
+    xs, targets = (jnp.array([0.3, -1.0]), jnp.array([0.1, 0.7])), jnp.array([1.0, 2.0])
+    z0 = {"a": 0.0, "b": 0.0}
+
+    def mean_loss(w):
+        def one(x, target):
+            map_ = jax.tree_util.Partial(f, {"w": w})
+            start = jax.tree.map(jnp.asarray, z0)
+            out = eqloop.equilibrium(map_, start, x, solver=eqloop.FixedPoint(rtol=1e-14))
+            return loss(out.state, target)
+
+        return jnp.mean(jax.vmap(one)(xs, targets))
+
+    found = eqloop.gradient_audit(
+        jax.tree_util.Partial(f, {"w": jnp.asarray(0.4)}),
+        (xs, targets),
+        z0=z0,
+        loss=loss,
+        gradients={},
+        iterations=80,
+        rtol=1e-12,
+        repeats=1,
+    )
+    wanted = abs(mean_loss(0.4 + 1e-5) - mean_loss(0.4 - 1e-5)) / 2e-5
+    for each in found.gradients.values():
+        np.testing.assert_allclose(each.total.norm, wanted, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("f", "settings", "said"),
+    [
+        (lambda z, x: x, {"loss": lambda z, y: z}, "model has no weights to differentiate"),
+        (Loop(jnp.eye(1)), {}, r"loss is missing: with z0 it is a function loss\(state, target\)"),
+    ],
+)
+def test_a_map_that_cannot_be_audited(f, settings, said):
+    with pytest.raises(ValueError, match=said):
+        eqloop.gradient_audit(f, (jnp.ones((2, 1)), jnp.ones(2)), z0=jnp.zeros(1), **settings)
 
 
 @pytest.mark.usefixtures("x64")
@@ -257,7 +332,7 @@ def run(tiny_run, tmp_path):
 
 @pytest.mark.slow
 def test_command(run, tmp_path, capsys):
-    """Table, layers, file and picture from one call; JSON is what the file holds."""
+    """Table, layers, file and picture from one call; JSON of the gradients that are chosen."""
     picture = tmp_path / "gradients.png"
     args = ["gradients", str(run), "--examples", "4", "--max-steps", "40", "--rtol", "1e-3"]
     # Other than in training. Few, since these are few gradients by default; the same in both calls,
@@ -274,10 +349,19 @@ def test_command(run, tmp_path, capsys):
     stored = json.loads((run / "gradients.json").read_text())
     assert stored["gradients"]["backprop"]["total"]["backprop"]["cosine"] == pytest.approx(1)
     assert (stored["split"], stored["step"], stored["examples"]) == ("validation", 4, 4)
+    # Of another split and checkpoint, by one of the table and one of a file.
+    args += ["--gradient", "one-step", "--gradient", f"{HALF}:HalfStep"]
     assert main([*args, "--split", "test", "--checkpoint", "2", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["split"], answer["step"], answer["iterations"]) == ("test", 2, 2)
-    assert answer["gradients"].keys() == stored["gradients"].keys()
+    assert list(answer["gradients"]) == [BACKPROP, CONVERGED, "one-step", "HalfStep"]
+    sha256 = hashlib.sha256(HALF.read_bytes()).hexdigest()
+    assert answer["objects"] == {"one-step": "OneStep()", "HalfStep": f"HalfStep() sha256:{sha256}"}
+    # Half of what one iteration gives, before the weights of prelude and block.
+    mine, whole = (answer["gradients"][name]["layers"] for name in ("HalfStep", "one-step"))
+    for layer, part in whole.items():
+        factor = 0.5 if layer.startswith(("prelude", "blocks")) else 1
+        assert mine[layer]["norm"] == pytest.approx(factor * part["norm"], rel=1e-5), layer
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ PUBLIC = [
     eqloop.Phantom,
     eqloop.Neumann,
     eqloop.Implicit,
+    eqloop.gradient_audit,
     eqloop.claims.predict,
     eqloop.claims.compare,
     eqloop.claims.planned,

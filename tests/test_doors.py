@@ -1,6 +1,8 @@
 """Solvers, gradients and losses from outside the package, and the tables that name its own."""
 
 import dataclasses
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,9 @@ import eqloop
 from eqloop import InputError, _build, run
 from eqloop._plugins import load_class
 from eqloop.audit import default_gradients
-from eqloop.nn import _norm_placement
+from eqloop.claims import predict
+from eqloop.cli import main
+from eqloop.nn import NormPlaces, RecallPlaces
 from eqloop.run import Spec, open_run
 from eqloop.sweep._cost import iterations
 from eqloop.train import Last, train
@@ -41,7 +45,6 @@ def test_the_facts_and_the_constructors_have_the_same_names():
     assert list(run.SOLVERS) == list(_build.SOLVERS)
     assert list(run.GRADIENTS) == list(_build.GRADIENTS)
     assert run.LOSSES.keys() == LOSSES.keys()
-    assert run.NORMS.keys() == _norm_placement._PLACES.keys()
 
 
 @pytest.mark.parametrize("name", run.SOLVERS)
@@ -66,28 +69,44 @@ def test_every_gradient_says_which_losses_it_goes_with(gradient, loss):
             spec(f"solver.gradient={gradient}", f"train.loss={loss}")
 
 
-def test_a_row_in_each_table_is_all_that_a_new_name_takes(monkeypatch, cli):
-    """The spec, its checks, the cost, the audit and the help follow from the rows."""
+def test_a_row_in_each_table_is_all_that_a_new_name_takes(monkeypatch, tmp_path):
+    """The spec, its checks, the model, the cost, the audit and the help follow from the rows: a
+    solver, a gradient, a norm placement and a recall train two steps."""
     half = load_class(HALF, "gradient")
     damped = load_class(DAMPED, "solver")
-    solver, gradient = run.SolverSpec(name="anderson"), run.GRADIENTS["one-step"]
+    gradient = run.GRADIENTS["one-step"]
     facts = dataclasses.replace(run.SOLVERS["anderson"], history=lambda spec: 7)
     monkeypatch.setitem(run.SOLVERS, "damped", facts)
     monkeypatch.setitem(_build.SOLVERS, "damped", lambda spec: damped(rtol=spec.rtol))
     monkeypatch.setitem(run.GRADIENTS, "half", dataclasses.replace(gradient, losses=("last",)))
     row = _build.GradientRow(lambda spec: half(), others={"half": half()})
     monkeypatch.setitem(_build.GRADIENTS, "half", row)
-    monkeypatch.setitem(run.NORMS, "last-only", "after the branch")
-    monkeypatch.setitem(_norm_placement._PLACES, "last-only", (False, True, False))
-    made = spec("solver.name=damped", "solver.gradient=half", "model.norm=last-only")
+    monkeypatch.setitem(run.NORMS, "last-only", NormPlaces("after the branch", branch=True))
+    both = RecallPlaces("before the block and inside it", before=True, inside=True)
+    monkeypatch.setitem(run.RECALLS, "both", both)
+    names = ("solver.name=damped", "solver.gradient=half", "model.norm=last-only")
+    made = spec(*names, "model.recall=both", "train.steps=2", "solver.max_steps=4")
     assert made.train.loss == "last"
     assert Spec.from_text(made.to_toml(), "the spec") == made
     method = make_method(made)
     assert (type(method.solver), type(method.gradient)) == (damped, half)
-    assert iterations(made) == (solver.max_steps, 1, 1)
+    assert iterations(made) == (4, 1, 1)
     assert "half" in default_gradients(4)
     model = _build.make_model(made.model, jr.key(0))
-    assert model.blocks[0].norms.branch is not None
+    (block,) = model.blocks
+    assert (block.norms.kind, block.recall_kind) == ("last-only", "both")
+    assert block.recall is not None
+    z, e = jr.normal(jr.key(1), (2, 6, 16))
+    r = block.recall.inject(e)
+    z_recalled = block.recall(z, r)
+    np.testing.assert_array_equal(block.recalled(z, r), z_recalled)
+    np.testing.assert_array_equal(block.branch_input(z_recalled, r), block.recall(z_recalled, r))
+    assert _build.model_spec(model) == made.model
+    assert {each.claim for each in predict("both", "last-only", "add", 0.5).values()} == {
+        "no claim"
+    }
+    assert "both (before the block and inside it)" in run.meanings(run.RECALLS)
+    assert train(made, make_task("tiny", made.task_fields), tmp_path / "run").step == 2
     with pytest.raises(InputError, match=r"solver\.name must be one of unroll, .*, damped, got"):
         spec("solver.name=zzz")
 
@@ -244,6 +263,68 @@ def test_a_run_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
         code, _, err = cli(*command)
         assert code == 2
         assert "the file has changed since the run began" in err
+
+
+def test_a_sweep_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
+    """By a worker that loads the files as its command says; what nobody names does not run, and a
+    file that has changed is refused."""
+    solver, gradient = tmp_path / "damped.py", tmp_path / "half.py"
+    solver.write_bytes((EXAMPLES / "damped_solver.py").read_bytes())
+    gradient.write_bytes((EXAMPLES / "half_step_gradient.py").read_bytes())
+    grid, sweep = tmp_path / "grid.toml", tmp_path / "sweep"
+    small = {
+        **{"task.length": 8, "task.validation_length": 0, "task.hard_length": 8},
+        **{"task.rows": 60, "task.test_rows": 16, "model.width": 16, "model.heads": 2},
+        **{"solver.max_steps": 4, "train.batch": 8, "train.validation_iterations": 4},
+        **{"train.steps": 2, "train.loss": '"last"', "solver.gradient": '"half.py:HalfStep"'},
+    }
+    lines = ["[set]", *(f'"{name}" = {value}' for name, value in small.items())]
+    lines += ["[axes]", 'solver = ["damped.py:Damped"]', "[evaluate]", "iterations = 2", "rows = 2"]
+    grid.write_text("\n".join(lines))
+    named = ("--solver", f"{solver}:Damped", "--gradient", f"{gradient}:HalfStep")
+
+    def here(begun, command, jobs, *, watch):
+        """The one worker in this process, without a parent to watch."""
+        assert command[-2:] == ["--worker", "tied"]
+        return main([*command[3:-1], "free"]) == 0
+
+    monkeypatch.setattr("eqloop.sweep.run_local", here)
+    code, _, err = cli("sweep", grid, "--out", sweep)
+    assert (code, sweep.exists()) == (2, False)
+    assert "cell solver-Damped: solver damped.py:Damped is a class from outside the package" in err
+    code, _, err = cli("sweep", grid, "--out", sweep, *named, "--solver", HALF)
+    assert (code, "the class must be an eqloop.AbstractSolver" in err) == (2, True)
+    code, _, err = cli("sweep", grid, "--out", sweep, *named, "--solver", DAMPED)
+    assert (code, f"--solver {DAMPED}: no cell of {grid} names it" in err) == (2, True)
+    code, _, err = cli("sweep", grid, "--out", sweep, *named)
+    assert code == 0, err
+    spec_of_run = open_run(sweep / "runs" / "solver-Damped").spec.solver
+    assert (spec_of_run.name, spec_of_run.gradient) == (named[1], named[3])
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (solver, gradient)]
+    assert spec_of_run.object.endswith(f"sha256:{digests[0]}")
+    code_of_sweep = json.loads((sweep / "cells.json").read_text())["code"]
+    assert code_of_sweep == dict(zip(named[1::2], digests, strict=True))
+    code, _, err = cli("sweep", sweep)
+    assert (code, "give --solver" in err) == (2, True)
+    solver.write_text(solver.read_text("utf-8") + "# changed\n", "utf-8")
+    for source in ((grid, "--out", sweep), (sweep,)):
+        code, _, err = cli("sweep", *source, *named)
+        assert (code, "the file has changed since the run began" in err) == (2, True)
+
+
+def test_gradients_that_the_command_cannot_compare(cli, tiny_run):
+    for wrong, told in (
+        (("nope",), "gradient must be one of backprop, "),
+        ((HALF[:-1],), "has no class HalfSte; did you mean HalfStep?"),
+        (("no_such:Thing",), "gradient no_such:Thing cannot be imported (ModuleNotFoundError"),
+        (("fractions:Fraction",), "the class must be an eqloop.AbstractGradient"),
+        (("one-step", "one-step"), "two gradients cannot both be called one-step"),
+        (("truncated",), "solver.gradient_steps = 6 iterations cannot be differentiated out of"),
+    ):
+        chosen = (word for name in wrong for word in ("--gradient", name))
+        code, out, err = cli("gradients", tiny_run, "--iterations", 2, *chosen)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert told in err
 
 
 @pytest.mark.parametrize(

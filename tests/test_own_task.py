@@ -4,6 +4,7 @@ command."""
 import dataclasses
 import importlib.metadata
 import json
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,16 @@ def registered(monkeypatch):
 
 def test_the_example_is_short():
     assert len(EXAMPLE.read_text("utf-8").splitlines()) <= 80
+
+
+@pytest.mark.slow
+def test_any_map_is_analysed_and_audited(capsys):
+    path = EXAMPLE.with_name("any_map.py")
+    assert len(path.read_text("utf-8").splitlines()) <= 40
+    runpy.run_path(str(path))
+    out = capsys.readouterr().out
+    assert "reachability: reached from every start" in out
+    assert "implicit             cosine to backpropagation 1.0000" in out
 
 
 def test_five_members_make_a_task():
@@ -269,8 +280,29 @@ def test_another_file_is_refused(added, cli, tmp_path):
         assert "was " in err
         assert "with the SHA-256" in err
         assert err.count("\n") == 1
-    code, _, err = cli("eval", run, "--task", "sudoku")
-    assert (code, "is sudoku, and the task of" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["sudoku", "other"])
+def test_every_command_refuses_a_task_that_is_not_the_one_of_the_run(added, cli, tmp_path, name):
+    """By its name, and as a class of a file."""
+    run, _ = added
+    file, source = tmp_path / "other.py", EXAMPLE.read_text("utf-8")
+    file.write_text(source.replace("class Addition", "class Other"))
+    other = name if name == "sudoku" else f"{file}:Other"
+    for command in (
+        ("eval", run),
+        ("solve", run, "1+1"),
+        ("gradients", run),
+        ("stability", run),
+        ("stability", run, "--check", "clusters"),
+        ("train", "--resume", run),
+    ):
+        told = f"error: --task {other}: is {name}, and the task of {run} is addition\n"
+        assert cli(*command, "--task", other) == (2, "", told)
+    for command in (("stability", run, run, "--compare"), ("stability", "--check", "clusters")):
+        code, out, err = cli(*command, "--task", other)
+        assert (code, out) == (2, "")
+        assert err == f"error: --task {other} has no effect without a CKPT to load: leave it out\n"
 
 
 def test_a_run_brings_no_code(added, monkeypatch):

@@ -1,5 +1,6 @@
 """The gradients of one loop, compared with full backpropagation and the implicit gradient."""
 
+from ._audit import REFERENCES as REFERENCES
 from ._audit import AuditedGradient as AuditedGradient
 from ._audit import Comparison as Comparison
 from ._audit import GradientAudit as GradientAudit

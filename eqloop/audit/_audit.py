@@ -10,21 +10,24 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._adjoint import AbstractGradient, Backprop, Implicit, Phantom, Truncated
 from .._build import GRADIENTS
 from .._cross_entropy import cross_entropy
+from .._equilibrium import equilibrium
+from .._iteration import Map
 from .._model import Output
-from .._solution import RESULTS, BackwardReport
+from .._solution import RESULTS, BackwardReport, Equilibrium
 from .._solver import FixedPoint, Solver, Unroll
 
-BACKPROP, CONVERGED = "backprop", "implicit-converged"
+REFERENCES = BACKPROP, CONVERGED = "backprop", "implicit-converged"
 """The names of the two references."""
 
 Model = Callable[..., Output]
-Loss = Callable[[Array, Array], Array]
-Batch = tuple[Float[Array, "batch *grid channels"], Integer[Array, "batch *grid"]]
+Loss = Callable[[Any, Any], Array]
+Batch = tuple[PyTree, PyTree]
+Start = PyTree | Callable[[PyTree], PyTree]
 Progress = Callable[[int, int | None], None]
 
 _ENOUGH = 1.0
@@ -122,13 +125,14 @@ class GradientAudit:
 
 
 def gradient_audit(
-    model: Model,
+    model: Model | Map,
     batch: Batch,
     *,
+    z0: Start | None = None,
     iterations: int = 30,
     gradients: Mapping[str, AbstractGradient] | None = None,
     solver: Solver | None = None,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     rtol: float = 1e-5,
     max_steps: int = 256,
     repeats: int = 3,
@@ -136,7 +140,8 @@ def gradient_audit(
 ) -> GradientAudit:
     """Hold gradients against full backpropagation and against the converged implicit gradient.
 
-    All are of the same weights on the same batch. The references are
+    All are of the same weights on the same batch: those of a model, or with `z0` those of any map
+    `f(z, x)`. The references are
 
     ```
     backprop             Unroll(iterations), Backprop()
@@ -153,22 +158,49 @@ def gradient_audit(
     **Arguments:**
 
     - `model`: a `LoopedTransformer`, or any Equinox module that is called as one and returns an
-        `Output`.
-    - `batch`: inputs `(batch, *grid, channels)` and targets `(batch, *grid)`.
+        `Output`. With `z0` any map `f(z, x)`, whose weights are its arrays: an Equinox module, or
+        `jax.tree_util.Partial(f, weights)`.
+    - `batch`: inputs `(batch, *grid, channels)` and targets `(batch, *grid)`. With `z0` the inputs
+        x of the map and the targets of `loss`, two pytrees of arrays stacked along a first axis.
+    - `z0`: the start of a map, a pytree of arrays without the axis of examples; or a function from
+        the input of one example to its start. The audit does not differentiate it.
     - `iterations`: of the loop.
     - `gradients`: by name; by default those of `default_gradients`.
     - `solver`: that runs the loop for them (not for the references), in at most `max_steps`; by
         default `Unroll(iterations)`.
-    - `loss`: of one example, from logits and targets; by default the mean cross-entropy.
+    - `loss`: of one example, from logits and targets; by default the mean cross-entropy. With `z0`
+        a function `loss(state, target)`, which has no default.
     - `rtol`, `max_steps`: of the converged implicit gradient. In float32 an `rtol` below 1e-6 is
         hardly reached.
     - `repeats`: timed runs of each gradient at most: none begins after a second of them.
     - `progress`: called with the gradients done and their number.
 
-    **Raises** `ValueError` for an argument out of range, and for a solver and a gradient that
-    cannot work together.
+    **Raises** `ValueError` for an argument out of range, for a map without weights, and for a
+    solver and a gradient that cannot work together.
+
+    ```python
+    >>> import eqloop, jax, jax.numpy as jnp
+    >>> def f(w, z, x):
+    ...     return jnp.tanh(w @ z + x)
+    >>> w = jnp.array([[0.0, 0.5], [-0.5, 0.0]])
+    >>> batch = jnp.array([[0.0, 1.0], [1.0, -1.0]]), jnp.ones((2, 2))
+    >>> audit = eqloop.gradient_audit(
+    ...     jax.tree_util.Partial(f, w), batch, z0=jnp.zeros(2),
+    ...     loss=lambda z, target: jnp.sum((z - target) ** 2),
+    ...     gradients={"one-step": eqloop.OneStep(), "implicit": eqloop.Implicit()},
+    ... )
+    >>> print(audit.share)
+    1.0
+    >>> for name in ("one-step", "implicit"):
+    ...     like = audit.gradients[name].total.implicit
+    ...     print(f"{name}: cosine {like.cosine:.3f}, size {like.ratio:.3f}")
+    one-step: cosine 0.954, size 1.110
+    implicit: cosine 1.000, size 1.000
+
+    ```
     """
     auditor = GradientAuditor(
+        z0=z0,
         iterations=iterations,
         gradients=gradients,
         solver=solver,
@@ -200,9 +232,10 @@ class GradientAuditor:
         self,
         *,
         iterations: int,
+        z0: Start | None = None,
         gradients: Mapping[str, AbstractGradient] | None = None,
         solver: Solver | None = None,
-        loss: Loss = cross_entropy,
+        loss: Loss | None = None,
         rtol: float = 1e-5,
         max_steps: int = 256,
     ):
@@ -213,9 +246,15 @@ class GradientAuditor:
             raise ValueError(f"rtol = {rtol} must be between 0 and 1")
         if gradients is None:
             gradients = default_gradients(iterations)
-        if taken := {BACKPROP, CONVERGED} & gradients.keys():
+        if taken := {*REFERENCES} & gradients.keys():
             raise ValueError(f"gradients: {min(taken)!r} is the name of a reference")
+        if loss is None:
+            if z0 is not None:
+                raise ValueError("loss is missing: with z0 it is a function loss(state, target)")
+            loss = cross_entropy
         self.iterations, self.rtol, self.max_steps = iterations, rtol, max_steps
+        self.z0 = z0
+        solve = _solve_model if z0 is None else _solve_map
         unrolled = Unroll(iterations)
         # Restarts cost GMRES some of what it knows of a Jacobian that is nearly singular.
         exact = Implicit(rtol=rtol, restart=20)
@@ -226,7 +265,7 @@ class GradientAuditor:
         }
         compiled: dict[str, Any] = {}
         self.programs = {
-            name: _Program(solver, gradient, loss, max_steps, compiled)
+            name: _Program(solve, solver, gradient, loss, max_steps, compiled)
             for name, (solver, gradient) in pairs.items()
         }
 
@@ -236,18 +275,27 @@ class GradientAuditor:
         if repeats < 1:
             raise ValueError(f"repeats = {repeats} must be at least 1")
         began = time.perf_counter()
+        if not jtu.tree_leaves(eqx.filter(model, eqx.is_inexact_array)):
+            raise ValueError(
+                "model has no weights to differentiate: its arrays must be its leaves, as those of "
+                "an Equinox module or of jax.tree_util.Partial(f, weights)"
+            )
+        inputs, targets = batch
+        size = len(jtu.tree_leaves(inputs)[0])
+        if self.z0 is not None:
+            inputs = (_starts(self.z0, inputs, size), inputs)
         runs = {}
         for done, (name, program) in enumerate(self.programs.items()):
             if progress is not None:
                 progress(done, len(self.programs))
-            runs[name] = program.run(model, batch, repeats)
+            runs[name] = program.run(model, inputs, targets, size, repeats)
         there = runs[CONVERGED].told
         share = float(np.mean(there.converged & (there.report.fallback == 0)))
         backprop, implicit = runs[BACKPROP].gradient, runs[CONVERGED].gradient
         if not share:
             implicit = {name: np.full_like(leaf, np.nan) for name, leaf in implicit.items()}
         return GradientAudit(
-            examples=len(batch[1]),
+            examples=size,
             iterations=self.iterations,
             rtol=self.rtol,
             max_steps=self.max_steps,
@@ -279,6 +327,7 @@ class _Program:
 
     def __init__(
         self,
+        solve: "_Solve",
         solver: Solver,
         gradient: AbstractGradient,
         loss: Loss,
@@ -286,14 +335,15 @@ class _Program:
         known: dict[str, Any],
     ):
         self.gradient, self.known = gradient, known
-        self.rest = (solver, gradient, loss, max_steps)
+        self.rest = (solve, solver, gradient, loss, max_steps)
         self.compiled: Any = None
         self.compile_seconds = 0.0
 
-    def run(self, model: Model, batch: Batch, repeats: int) -> _Run:
-        size = (len(batch[1]),)
+    def run(
+        self, model: Model | Map, inputs: PyTree, targets: PyTree, size: int, repeats: int
+    ) -> _Run:
         probes = jax.tree.map(lambda a: jnp.zeros(size, a.dtype), BackwardReport.zeros())
-        arguments = (model, probes, *batch, *self.rest)
+        arguments = (model, probes, inputs, targets, *self.rest)
         if self.compiled is None:
             began = time.perf_counter()
             lowered = _differentiate.lower(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
@@ -330,12 +380,33 @@ class _Program:
         return times * through + (solve > 0), through + solve
 
 
+_Solve = Callable[..., tuple[PyTree, Output | Equilibrium]]
+
+
+def _solve_model(model: Model, x: Array, **options: Any) -> tuple[Array, Output]:
+    out = model(x, **options)
+    return out.logits, out
+
+
+def _solve_map(f: Map, start_and_x: tuple[PyTree, PyTree], **options: Any):
+    out = equilibrium(f, *start_and_x, **options)
+    return out.state, out
+
+
+def _starts(z0: Start, xs: PyTree, size: int) -> PyTree:
+    """The starts of `size` examples, stacked."""
+    if callable(z0):
+        return jax.vmap(z0)(xs)
+    return jtu.tree_map(lambda leaf: jnp.broadcast_to(leaf, (size, *jnp.shape(leaf))), z0)
+
+
 @eqx.filter_jit
 def _differentiate(
-    model: Model,
+    model: Model | Map,
     probes: BackwardReport,
-    inputs: Array,
-    targets: Array,
+    inputs: PyTree,
+    targets: PyTree,
+    solve: _Solve,
     solver: Solver,
     gradient: AbstractGradient,
     loss: Loss,
@@ -345,8 +416,9 @@ def _differentiate(
         model, probes = differentiated
 
         def one(x, wanted, probe):
-            out = model(x, solver=solver, gradient=gradient, max_steps=max_steps, probe=probe)
-            return loss(out.logits, wanted), (out.evaluations, out.residual, out.result)
+            options = {"gradient": gradient, "max_steps": max_steps, "probe": probe}
+            answer, out = solve(model, x, solver=solver, **options)
+            return loss(answer, wanted), (out.evaluations, out.residual, out.result)
 
         losses, told = jax.vmap(one)(inputs, targets, probes)
         return jnp.mean(losses), told

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..nn import NormKind, RecallKind, ResidualKind
+from ..nn import NORMS, NormKind, RecallKind, ResidualKind
 from ..stability import CONSTANT, Statement, Verdict
 
 REACHED = (Verdict.REACHED_FROM_EVERY_START, Verdict.REACHED_FROM_OWN_START)
@@ -56,7 +56,7 @@ def predict(
     ```
     """
     silent = Prediction("no claim", "the framework says nothing about this combination")
-    if residual != "add":
+    if residual != "add" or recall not in ("none", "external", "internal"):
         return dict.fromkeys(("reachability", "input_dependence", "geometry"), silent)
     if recall == "none":
         why = (
@@ -76,7 +76,7 @@ def predict(
     smooth = Prediction(
         "fixed points smooth in the input", "dz*/de = (I - J)⁻¹ df/de", (Verdict.SMOOTH,)
     )
-    if norm in ("post", "sandwich"):
+    if NORMS[norm].out:
         compact = "outer normalisation keeps the state bounded and scales J by 1 / rms"
         return {
             "reachability": Prediction("fixed points are reached", compact, REACHED),

@@ -1,5 +1,9 @@
 """The parts of a looped transformer, each a function of one example's grid of cells."""
 
+from .._places import NORMS as NORMS
+from .._places import RECALLS as RECALLS
+from .._places import NormPlaces as NormPlaces
+from .._places import RecallPlaces as RecallPlaces
 from ._attention import Attention as Attention
 from ._attention import AttentionBias as AttentionBias
 from ._block import Block as Block

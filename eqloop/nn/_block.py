@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._places import RECALLS
 from .._remat import mark
 from ._attention import Attention, AttentionBias
 from ._feedforward import FeedForward
@@ -28,8 +29,8 @@ class Block(eqx.Module):
 
     - `width`: features per cell.
     - `heads`: attention heads.
-    - `recall`: "none", "external" or "internal".
-    - `norm`: "pre", "peri", "post" or "sandwich".
+    - `recall`: "none", "external", "internal", or another row of `RECALLS`.
+    - `norm`: "pre", "peri", "post", "sandwich", or another row of `NORMS`.
     - `residual`: "add" or "gru".
     - `attention`: "full", or the window of neighbourhood attention in cells.
     - `mlp_ratio`: width of the hidden MLP layer, in units of `width`.
@@ -68,10 +69,8 @@ class Block(eqx.Module):
         self.recall_kind = recall
 
     def __check_init__(self):
-        if self.recall_kind not in ("none", "external", "internal"):
-            raise ValueError(
-                f'recall = {self.recall_kind!r} must be "none", "external" or "internal"'
-            )
+        if self.recall_kind not in RECALLS:
+            raise ValueError(f"recall = {self.recall_kind!r} must be one of {', '.join(RECALLS)}")
 
     def inject(self, e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"] | None:
         """Return what the input adds at every iteration, `W_h e + b`; None without recall."""
@@ -91,7 +90,7 @@ class Block(eqx.Module):
     ) -> Float[Array, "*grid width"]:
         """Return the residual stream before the first sub-block: `W_x z + r` with external recall,
         else z."""
-        if self.recall_kind != "external":
+        if not RECALLS[self.recall_kind].before:
             return z
         assert self.recall is not None
         assert r is not None
@@ -103,7 +102,7 @@ class Block(eqx.Module):
     ) -> Float[Array, "*grid width"]:
         """Return the input `c` of a branch."""
         c = z if self.norms.pre is None else self.norms.pre(z)
-        if self.recall_kind != "internal":
+        if not RECALLS[self.recall_kind].inside:
             return c
         assert self.recall is not None
         assert r is not None

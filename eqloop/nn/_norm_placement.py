@@ -2,18 +2,11 @@
 
 import equinox as eqx
 
+from .._places import NORMS
 from ._norm import RMSNorm
 
 NormKind = str
-"""A name of `_PLACES`."""
-
-# (before the branch, at the end of the branch, after the residual sum)
-_PLACES: dict[NormKind, tuple[bool, bool, bool]] = {
-    "pre": (True, False, False),
-    "peri": (True, True, False),
-    "post": (False, False, True),
-    "sandwich": (True, False, True),
-}
+"""A name of `NORMS`."""
 
 
 class NormPlacement(eqx.Module):
@@ -24,7 +17,7 @@ class NormPlacement(eqx.Module):
 
     **Arguments:**
 
-    - `kind`: "pre", "peri", "post" or "sandwich".
+    - `kind`: "pre", "peri", "post", "sandwich", or another row of `NORMS`.
     - `width`: features per cell.
 
     **Raises** `ValueError` for any other kind.
@@ -35,14 +28,15 @@ class NormPlacement(eqx.Module):
     out: RMSNorm | None
 
     def __init__(self, kind: NormKind, width: int):
-        if kind not in _PLACES:
-            raise ValueError(f"norm = {kind!r} must be one of {', '.join(_PLACES)}")
+        if kind not in NORMS:
+            raise ValueError(f"norm = {kind!r} must be one of {', '.join(NORMS)}")
+        places = NORMS[kind]
         self.pre, self.branch, self.out = (
-            RMSNorm(width) if place else None for place in _PLACES[kind]
+            RMSNorm(width) if place else None for place in (places.pre, places.branch, places.out)
         )
 
     @property
     def kind(self) -> NormKind:
         """The name of this placement."""
         places = tuple(norm is not None for norm in (self.pre, self.branch, self.out))
-        return next(kind for kind, held in _PLACES.items() if held == places)
+        return next(kind for kind, p in NORMS.items() if (p.pre, p.branch, p.out) == places)

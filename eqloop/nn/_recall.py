@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ._linear import Linear, add_axes, plus
 
 RecallKind = str
-"""`none`, `external` or `internal`: `Block` checks it."""
+"""A name of `RECALLS`: `none`, `external`, `internal`, or another row. `Block` checks it."""
 
 
 class Recall(eqx.Module):

@@ -6,6 +6,8 @@ Importing this package loads no JAX; only reading and writing checkpoints does.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .._places import NORMS as NORMS
+from .._places import RECALLS as RECALLS
 from ._folder import Run as Run
 from ._folder import Which as Which
 from ._folder import create_run as create_run
@@ -31,8 +33,6 @@ from ._log import read_metrics as read_metrics
 from ._log import trained_seconds as trained_seconds
 from ._names import GRADIENTS as GRADIENTS
 from ._names import LOSSES as LOSSES
-from ._names import NORMS as NORMS
-from ._names import RECALLS as RECALLS
 from ._names import SOLVERS as SOLVERS
 from ._names import gradient_facts as gradient_facts
 from ._names import is_outside as is_outside

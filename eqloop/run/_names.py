@@ -1,12 +1,12 @@
 """The names in a spec, and facts about the solvers, gradients and losses; needs no JAX.
 
-`eqloop._build` has the constructors of solvers and gradients, `eqloop.train` those of losses, and
-`eqloop.nn` the layers. Tests check that these tables have the same names.
+`eqloop._build` has the constructors of solvers and gradients, `eqloop.train` those of losses. Tests
+check that these tables have the same names.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._spec import SolverSpec
@@ -155,19 +155,6 @@ LOSSES: dict[str, LossFacts] = {
     "last": LossFacts("after the last iteration", counts=False),
 }
 
-RECALLS: dict[str, str] = {
-    "none": "the input is the initial state only",
-    "external": "the input is added before the block",
-    "internal": "the input is added inside the block",
-}
-
-NORMS: dict[str, str] = {
-    "pre": "before each branch",
-    "peri": "before and after each branch",
-    "post": "after each residual sum",
-    "sandwich": "before each branch and after each residual sum",
-}
-
 _OUTSIDE_SOLVER = SolverFacts("a class from outside the package")
 # The only known fact is that it runs after the solve: it counts as one iteration.
 _OUTSIDE_GRADIENT = GradientFacts(
@@ -190,9 +177,6 @@ def gradient_facts(name: str) -> GradientFacts:
     return _OUTSIDE_GRADIENT if is_outside(name) else GRADIENTS[name]
 
 
-def meanings(table: Mapping[str, SolverFacts | GradientFacts | LossFacts | str]) -> str:
-    """`name (meaning), ...` for the help of an option."""
-    parts = []
-    for name, facts in table.items():
-        parts.append(f"{name} ({facts if isinstance(facts, str) else facts.meaning})")
-    return ", ".join(parts)
+def meanings(table: Mapping[str, Any]) -> str:
+    """`name (meaning), ...`, for the help of an option."""
+    return ", ".join(f"{name} ({facts.meaning})" for name, facts in table.items())

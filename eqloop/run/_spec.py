@@ -10,12 +10,11 @@ import tomli_w
 
 from .._errors import InputError
 from .._fields import OneOf, build, check_storable, nearest, quoted
+from .._places import NORMS, RECALLS
 from .._tables import parse_toml, read_text
 from ._names import (
     GRADIENTS,
     LOSSES,
-    NORMS,
-    RECALLS,
     SOLVERS,
     gradient_facts,
     is_outside,

@@ -53,12 +53,15 @@ class SweepRecord:
     - `name`: the name of the grid; `axes`: the names of its axes, in order.
     - `cells`: name of a cell -> its value on each axis.
     - `grid`: SHA-256 of `sweep.toml`; None in sweeps of earlier versions, which lack it.
+    - `code`: a class of a file that trains a cell, as `/path/to/file.py:Class` -> SHA-256 of the
+      file.
     """
 
     name: str
     axes: tuple[str, ...]
     cells: Mapping[str, Mapping[str, Scalar]]
     grid: str | None = None
+    code: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def state_path(sweep: Path, cell: str) -> Path:
@@ -75,7 +78,8 @@ def save_sweep(sweep: Path, record: SweepRecord) -> None:
     """Write `cells.json`. **Raises** `OSError` if it cannot be written."""
     cells = [{"name": name, "axes": dict(axes)} for name, axes in record.cells.items()]
     table = {"format": SWEEP_FORMAT, "name": record.name, "axes": list(record.axes)}
-    write_json(sweep / CELLS, table | {"cells": cells, "grid": record.grid})
+    table |= {"cells": cells, "grid": record.grid, "code": dict(record.code)}
+    write_json(sweep / CELLS, table)
 
 
 def read_sweep(sweep: Path) -> SweepRecord:
@@ -88,7 +92,8 @@ def read_sweep(sweep: Path) -> SweepRecord:
         cells = [_cell(cell, axes) for cell in table["cells"]]
         if len(dict(cells)) < len(cells):
             raise ValueError("a cell is listed twice")
-        return SweepRecord(str(table.get("name", "")), axes, dict(cells), table.get("grid"))
+        code = {str(name): str(sha256) for name, sha256 in (table.get("code") or {}).items()}
+        return SweepRecord(str(table.get("name", "")), axes, dict(cells), table.get("grid"), code)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error!r}); {again}") from None
 

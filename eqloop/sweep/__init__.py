@@ -11,6 +11,7 @@ from ._folder import is_up_to_date as is_up_to_date
 from ._folder import open_sweep as open_sweep
 from ._folder import plan_sweep as plan_sweep
 from ._grid import Cell as Cell
+from ._grid import Classes as Classes
 from ._grid import EvaluateSpec as EvaluateSpec
 from ._grid import Grid as Grid
 from ._grid import grids as grids

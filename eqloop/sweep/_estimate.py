@@ -7,7 +7,7 @@ import time
 import jax
 
 from .._task import Task
-from ..train import Order, check_memory, init_state, make_step, put
+from ..train import Objects, Order, check_memory, init_state, make_step, put
 from ._cost import count, iterations
 from ._grid import Cell
 
@@ -41,7 +41,8 @@ def measure_rate(cell: Cell, task: Task) -> Rate:
     check_memory(cell.spec)
     spec, split = cell.spec, task.load().splits["train"]
     data, order = put(split), Order(spec.train.seed, len(split), spec.train.batch)
-    step, state = make_step(spec, task), init_state(spec)
+    method = Objects(**cell.objects).method(spec)
+    step, state = make_step(spec, task, method=method), init_state(spec)
     began = time.perf_counter()
     state, metrics = step(data, state, order(0))
     jax.block_until_ready(metrics)

@@ -7,9 +7,12 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from .._build import check_file
 from .._errors import InputError
 from .._files import TEMPORARY, Held, exclusive, read_bytes, write_atomic
+from .._plugins import origin
 from .._tables import read_text
 from ..run import (
     GRID,
@@ -27,7 +30,8 @@ from ..run import (
     save_sweep,
     state_path,
 )
-from ._grid import Cell, Grid, parse_grid
+from ..train import Objects
+from ._grid import Cell, Classes, Grid, parse_grid
 
 _LOG = logging.getLogger(__name__)
 
@@ -145,6 +149,8 @@ def plan_sweep(path: Path, grid: Grid) -> Sweep:
             run = sweep.opened(cell)
         except InputError:
             continue  # of this cell alone: it fails once a worker takes it
+        if run is not None and cell.objects:
+            Objects(**cell.objects).check(run.spec, run.path)
         if run is not None and (changed := run.spec.differences(cell.spec)):
             raise InputError(
                 f"{run.path} was begun with another spec ({'; '.join(changed[:3])}): choose "
@@ -168,15 +174,21 @@ def create_sweep(path: Path, grid: Grid) -> Sweep:
         for folder in (STATE, RUNS):
             (path / folder).mkdir(exist_ok=True)
         cells = {cell.name: dict(cell.axes) for cell in grid.cells}
-        save_sweep(path, SweepRecord(grid.name, tuple(grid.axes), cells, _digest(grid.text)))
+        code = dict(filter(None, (origin(type(made)) for _, made in _objects(grid))))
+        record = SweepRecord(grid.name, tuple(grid.axes), cells, _digest(grid.text), code)
+        save_sweep(path, record)
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}") from None
     return sweep
 
 
-def open_sweep(path: Path, *, make_task: MakeTask) -> Sweep:
-    """An existing sweep. A `sweep.toml` that is not as it was when the sweep was last begun counts
-    as it is, and is logged as a warning. **Raises** `InputError` where `path` is not a sweep."""
+def open_sweep(path: Path, *, make_task: MakeTask, classes: Classes | None = None) -> Sweep:
+    """An existing sweep; `classes` as for `read_grid`. A `sweep.toml` that is not as it was when
+    the sweep was last begun counts as it is, and is logged as a warning.
+
+    **Raises** `InputError` where `path` is not a sweep, or the file of a class has changed since
+    the sweep was last begun.
+    """
     if not (path / GRID).is_file():
         raise InputError(f"{path} is not a sweep: it has no {GRID}")
     try:
@@ -187,10 +199,19 @@ def open_sweep(path: Path, *, make_task: MakeTask) -> Sweep:
             f"{path / GRID} --out {path}"
         ) from None
     text = read_text(path / GRID)
-    grid = parse_grid(text, record.name, str(path / GRID), make_task=make_task)
+    where = str(path / GRID)
+    grid = parse_grid(text, record.name, where, make_task=make_task, classes=classes)
+    for option, made in _objects(grid):
+        for reference, sha256 in record.code.items():
+            check_file(option, reference, f"sha256:{sha256}", made)
     if record.grid not in (None, _digest(text)):
         _LOG.warning("%s has been changed since the sweep was last begun", path / GRID)
     return Sweep(path, grid)
+
+
+def _objects(grid: Grid) -> list[tuple[str, Any]]:
+    """`"solver"` or `"gradient"`, and an object of a user's that trains a cell."""
+    return [pair for cell in grid.cells for pair in cell.objects.items()]
 
 
 def _digest(text: str) -> str:

@@ -11,12 +11,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from .._build import make_outside, reference_of, same_name
 from .._errors import InputError
 from .._fields import build, nearest
 from .._tables import parse_toml, read_text
-from ..run import SHORTCUTS, MakeTask, Spec, presets, resolve
+from ..run import SHORTCUTS, MakeTask, Spec, is_outside, presets, resolve
+from ..train import Objects
 
 Scalar = str | int | float | bool
+Classes = Mapping[str, Mapping[str, type]]
+"""`"solver"` and `"gradient"` -> the classes from outside the package that cells may name: the text
+that names a class on the command line -> the class."""
 
 NAMES = SHORTCUTS | {"lr": "train.lr", "residual": "model.residual"}
 """Axes that are another name for a field."""
@@ -66,13 +71,14 @@ class EvaluateSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of a grid: its values on the axes, the spec that they amount to, and how it is
-    evaluated."""
+    """One run of a grid: its values on the axes, the spec that they amount to, how it is evaluated,
+    and the solver and the gradient from outside the package that it is trained by, if any."""
 
     name: str
     axes: Mapping[str, Scalar]
     spec: Spec
     evaluate: EvaluateSpec
+    objects: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +107,7 @@ def grids() -> dict[str, str]:
     }
 
 
-def read_grid(source: str, *, make_task: MakeTask) -> Grid:
+def read_grid(source: str, *, make_task: MakeTask, classes: Classes | None = None) -> Grid:
     """The grid in the file `source`, or the one of that name that comes with the package.
 
     A grid is a TOML file:
@@ -136,11 +142,15 @@ def read_grid(source: str, *, make_task: MakeTask) -> Grid:
     says itself then counts: an axis takes the place of the one of its name or comes last; fields
     are set on top; `exclude` and `override` are added.
 
+    A grid brings no code: where `solver.name` or `solver.gradient` is a class from outside the
+    package, as `"mine.py:Mine"`, `classes` must have that class.
+
     **Raises** `InputError` naming the file and what is wrong in it, for every cell.
     """
     path = Path(source)
     if os.path.isfile(path):  # noqa: PTH113 (False too for a name that no file can have)
-        return parse_grid(read_text(path), path.stem, source, make_task=make_task)
+        text = read_text(path)
+        return parse_grid(text, path.stem, source, make_task=make_task, classes=classes)
     known = grids()
     if source not in known:
         if os.path.lexists(path):
@@ -148,10 +158,13 @@ def read_grid(source: str, *, make_task: MakeTask) -> Grid:
         raise InputError(
             f"there is no file {source}, and no grid of this name{nearest(source, known)}"
         )
-    return parse_grid(known[source], source, f"grid {source}", make_task=make_task)
+    where = f"grid {source}"
+    return parse_grid(known[source], source, where, make_task=make_task, classes=classes)
 
 
-def parse_grid(text: str, name: str, where: str, *, make_task: MakeTask) -> Grid:
+def parse_grid(
+    text: str, name: str, where: str, *, make_task: MakeTask, classes: Classes | None = None
+) -> Grid:
     """As `read_grid`, of a text; `where` names it in errors."""
     tables = parse_toml(text, where)
     try:
@@ -161,7 +174,7 @@ def parse_grid(text: str, name: str, where: str, *, make_task: MakeTask) -> Grid
         axes = {axis: _choices(axis, each) for axis, each in _table(tables, "axes").items()}
         if not axes or not all(axes.values()):
             raise InputError("[axes] must name at least one axis, each with at least one value")
-        cells = tuple(_cells(tables, axes, make_task))
+        cells = tuple(_cells(tables, axes, make_task, classes or {}))
         if not cells:
             raise InputError("every cell is excluded")
         if "name" in tables:
@@ -265,7 +278,10 @@ def _settings(where: str, given: Any) -> dict[str, Any]:
 
 
 def _cells(
-    tables: Mapping[str, Any], axes: Mapping[str, Choices], make_task: MakeTask
+    tables: Mapping[str, Any],
+    axes: Mapping[str, Choices],
+    make_task: MakeTask,
+    classes: Classes,
 ) -> Iterator[Cell]:
     first = {"task": tables.get("task", "prefix-sums"), "preset": tables.get("preset", "quick")}
     evaluate = {f"evaluate.{name}": value for name, value in _table(tables, "evaluate").items()}
@@ -297,7 +313,7 @@ def _cells(
             raise InputError(f"the name of a cell is longer than {LONGEST} letters: {name}")
         names.add(name)
         try:
-            yield Cell(name, values, *_specs(settings, make_task))
+            yield Cell(name, values, *_specs(settings, make_task, classes))
         except InputError as error:
             raise InputError(f"cell {name}: {error}") from None
 
@@ -330,10 +346,13 @@ def _matches(values: Mapping[str, Scalar], wanted: Mapping[str, list[Scalar]]) -
 
 def _word(value: Scalar) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = text.rpartition(":")[2]  # of a class from outside the package, its name
     return re.sub(r"[^A-Za-z0-9.+-]", "", text)
 
 
-def _specs(settings: Mapping[str, Any], make_task: MakeTask) -> tuple[Spec, EvaluateSpec]:
+def _specs(
+    settings: Mapping[str, Any], make_task: MakeTask, classes: Classes
+) -> tuple[Spec, EvaluateSpec, dict[str, Any]]:
     fields = dict(settings)
     task, preset = (_text(name, fields.pop(name)) for name in ("task", "preset"))
     known = presets()
@@ -341,9 +360,31 @@ def _specs(settings: Mapping[str, Any], make_task: MakeTask) -> tuple[Spec, Eval
         raise InputError(f"unknown preset {preset!r}{nearest(preset, known)}")
     group = "evaluate."
     evaluate = {n.removeprefix(group): fields.pop(n) for n in [*fields] if n.startswith(group)}
+    chosen = {}
+    for option in ("solver", "gradient"):
+        field = SHORTCUTS[option]
+        if cls := _chosen(fields.get(field), classes.get(option, {})):
+            chosen[option], fields[field] = cls, reference_of(cls)
     wishes = [f"{name}={_toml(name, value)}" for name, value in fields.items()]
     spec = resolve(task, preset, wishes, make_task=make_task)
-    return spec, build(EvaluateSpec, "evaluate", evaluate)
+    objects = {option: make_outside(cls, spec.solver) for option, cls in chosen.items()}
+    if is_outside(spec.solver.name) or is_outside(spec.solver.gradient):
+        own = Objects(**objects)
+        own.method(spec)  # a class that nobody has named is refused here
+        spec = own.recorded(spec)
+    return spec, build(EvaluateSpec, "evaluate", evaluate), objects
+
+
+def _chosen(value: Any, classes: Mapping[str, type]) -> type | None:
+    """The class that a field of a grid names, wherever its file lies."""
+    if not isinstance(value, str):
+        return None
+    if value in classes:
+        return classes[value]
+    found = [cls for cls in classes.values() if same_name(value, reference_of(cls))]
+    if len(found) > 1:
+        raise InputError(f"{value} may be any of {', '.join(map(reference_of, found))}")
+    return found[0] if found else None
 
 
 def _text(name: str, given: Any) -> str:

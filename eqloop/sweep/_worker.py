@@ -73,7 +73,7 @@ def run_cell(sweep: Sweep, cell: Cell, task: Task) -> CellResult | None:
             raise InputError(f"evaluate.splits: the task has no {name}, only {', '.join(splits)}")
     splits = {name: splits[name] for name in wanted.splits}  # training has its own of the others
     resume = sweep.opened(cell) is not None
-    if train(cell.spec, task, path, resume=resume).status == "interrupted":
+    if train(cell.spec, task, path, resume=resume, **cell.objects).status == "interrupted":
         return None
     began = time.perf_counter()
     run = open_run(path)
