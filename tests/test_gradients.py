@@ -1,4 +1,4 @@
-"""Gradients: their finite sums, every solver with every gradient, several devices, and a thousand
+"""Gradients: their finite sums, solvers with gradients, several devices, and a thousand
 random maps."""
 
 import dataclasses
@@ -129,7 +129,7 @@ PAIRED = [
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_fully")
 @pytest.mark.parametrize(("solver", "gradient"), PAIRED)
-def test_every_solver_with_every_gradient(solver, gradient, x64):
+def test_solvers_with_gradients(solver, gradient, x64):
     """The exact ones agree with the dense gradient, the others with their finite sums; none needs
     to know how the fixed point was found. Each reports how many products it took."""
     f, z0, x = spectrum(0.6, -0.4, 0.2)(jnp.float64)
