@@ -3,6 +3,7 @@ random maps."""
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import subprocess
@@ -563,29 +564,24 @@ print(json.dumps(found))
 """
 
 
-DIVIDED = [
-    ("fixed-point", "backprop"),
-    ("anderson", "truncated"),
-    ("broyden", "phantom"),
-    ("newton", "implicit"),
-    ("steady-state", "implicit-anderson"),
-]
-"""What the one does to a batch that is spread out does not depend on the other. Damping, `Chord`,
-`OneStep` and `Neumann` are left out: numbers of, or parts of, what is here."""
-
-
 @pytest.mark.slow
 def test_four_devices_compute_what_one_does(compiled):
+    """Every solver and every gradient once, since each pair is compiled for: what the one does to a
+    batch that is spread out does not depend on the other."""
+    pairs = [
+        (solver or "fixed-point", gradient or "implicit")
+        for solver, gradient in itertools.zip_longest(SOLVERS, GRADIENTS)
+    ]
     flags = "--xla_force_host_platform_device_count=4"
     ran = subprocess.run(
-        [sys.executable, "-c", _DEVICES, json.dumps(DIVIDED)],
+        [sys.executable, "-c", _DEVICES, json.dumps(pairs)],
         env=os.environ | compiled | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent)},
         capture_output=True,
         text=True,
     )
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
-    assert len(found) == len(DIVIDED)
+    assert len(found) == len(pairs)
     for pair, (one, four) in found.items():
         for a, b in zip(one, four, strict=True):
             np.testing.assert_allclose(b, a, rtol=2e-4, atol=1e-5, err_msg=pair)
