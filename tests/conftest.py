@@ -47,9 +47,9 @@ keep_programs(folder())
 
 LONGEST = (
     "test_distributed",
-    "test_gradients",
-    "test_examine",
     "test_solvers",
+    "test_examine",
+    "test_gradients",
     "test_stability_axes",
     "test_sweep",
     "test_resume",

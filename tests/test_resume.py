@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from resume_child import SOLVERS, STEPS
+from resume_child import STEPS
 
 from eqloop.run import open_run, read_metrics
 
@@ -80,12 +80,13 @@ def same_run(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_killed_anywhere_ends_bit_identical(solver, never_stopped, tmp_path, environment):
+@pytest.mark.parametrize(("solver", "times"), [("unroll", 4), ("fixed-point", 2)])
+def test_killed_anywhere_ends_bit_identical(solver, times, never_stopped, tmp_path, environment):
+    """Where it stands when it is killed does not depend on the solver; what it restores does."""
     whole, killed = never_stopped(solver), tmp_path / "killed"
     rng = random.Random(solver)
     kills = in_a_write = 0
-    while kills < 4:
+    while kills < times:
         child = start(killed, solver, environment)
         log, folder = killed / "metrics.jsonl", killed / "checkpoints"
         before = log.stat().st_size if log.exists() else -1
@@ -107,7 +108,7 @@ def test_killed_anywhere_ends_bit_identical(solver, never_stopped, tmp_path, env
         kills += 1
         in_a_write += any(folder.glob(".*.tmp"))
     assert finish(start(killed, solver, environment, pause=0.0)) == 0
-    assert kills >= 3
+    assert kills >= times - 1
     assert in_a_write >= 1
     assert not list(killed.rglob("*.tmp"))
     same_run(whole, killed)

@@ -228,16 +228,12 @@ def test_every_verdict_on_reachability_and_conditioning(x64):
 def test_other_fixed_points_are_starts_too(x64):
     """Two wells, and starts so near to the ridge that Gaussian ones of their size test nothing."""
     xs = jnp.sign(jr.normal(jr.key(0), (12, 4)))
-    report = stability.analyse(
-        lambda z, x: jnp.tanh(2 * z + 0.1 * x),
-        jnp.full((12, 4), 1e-3),
-        xs,
-        key=jr.key(1),
-        iterations=64,
-        detail=12,
+    limits = stability.follow_orbits(
+        lambda z, x: jnp.tanh(2 * z + 0.1 * x), jnp.full((12, 4), 1e-3), xs, iterations=64
     )
-    assert report.reachability.starts["gaussian"].same.share == 1
-    assert report.verdict["reachability"].verdict == "reached from its own start"
+    found = stability.reachability(limits, key=jr.key(1))
+    assert found.starts["gaussian"].same.share == 1
+    assert judge_reachability(found).verdict == "reached from its own start"
 
 
 def test_ill_conditioned(x64):
