@@ -198,7 +198,7 @@ task, devices, flops = make_task("tiny", spec.task_fields), Devices(32), []
 for where in (None, devices):
     copy, split = (lambda x: x, jnp.asarray) if where is None else (where.copy, where.split)
     data, rows = copy(put(task.load().splits["train"])), split(Order(0, 64, 32)(0))
-    fixed = _Fixed(data, rows, training_key(0), jnp.float32(1))
+    fixed = _Fixed(data, rows, training_key(0), jnp.float32(1), jnp.int32(0))
     program = _program(spec, task, where and where.everywhere, None)
     made = program.lower(fixed, copy(init_state(spec))).compile()
     flops.append(made.compiled.cost_analysis()["flops"])

@@ -16,6 +16,7 @@ from stability_example import a_report
 
 import eqloop
 import eqloop._build
+import eqloop._load
 from eqloop._tables import parse_json, write_json
 from eqloop.claims import CHECKS, compare, predict, random_subjects, weight_figures
 from eqloop.claims._checks import check_scan
@@ -187,7 +188,7 @@ def test_a_model_that_is_not_finite(examined, monkeypatch, capsys):
 
     model, step = eqloop._build.restore(open_run(examined))
     nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), model)
-    monkeypatch.setattr(eqloop._build, "restore", lambda run, which: (nan, step))
+    monkeypatch.setattr(eqloop._load, "restore", lambda run, which: (nan, step))
     assert main(["stability", str(examined), *SMALL, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["verdict"]["reachability"]["verdict"] == "not reached"

@@ -450,7 +450,7 @@ def test_every_refusal_says_which_position_fen_is(tmp_path, said):
 def test_the_help_says_which_position_fen_is(capsys):
     assert main(["data", "check", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "FEN must be the position before the opponent's first move" in text
+    assert "FEN is the position before the opponent's move, which is the first of Moves" in text
 
 
 # --- prefix sums
