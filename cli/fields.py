@@ -56,9 +56,8 @@ def fields(
             field["meaning"], 96, initial_indent="    ", subsequent_indent="    "
         )
         show(f"{name} = {default}  ({field['allowed']})\n{meaning}")
-    show(
-        "\nMost fields of solver and train can differ in the first steps of a run: set phases.1.until"
-        "\nto the last of these steps, and phases.1.solver.FIELD or phases.1.train.FIELD to a value."
-    )
+    show("\nMost fields of solver and train can differ in the first steps of a run:")
+    show("phases.1.until is the last of these steps, phases.1.solver.FIELD and phases.1.train.FIELD")
+    show("are the values until then; phases.2... follows.")
     if task is None:
         show("\nThe fields of a task: eqloop fields --task TASK")
