@@ -57,7 +57,7 @@ def fields(
         )
         show(f"{name} = {default}  ({field['allowed']})\n{meaning}")
     show("\nMost fields of solver and train can differ in the first steps of a run:")
-    show("phases.1.until is the last of these steps, phases.1.solver.FIELD and phases.1.train.FIELD")
-    show("are the values until then; phases.2... follows.")
+    show("phases.1.until is the last of these steps, phases.1.solver.FIELD and")
+    show("phases.1.train.FIELD are the values until then, and phases.2 comes after it.")
     if task is None:
         show("\nThe fields of a task: eqloop fields --task TASK")
