@@ -154,8 +154,8 @@ def gradients(
         "bp: against full backpropagation. fix: against the converged implicit gradient. cos: "
         "cosine; size: quotient of norms. f: evaluations of the block forwards; again: once more, "
         "going backwards; vjp: products with its transposed Jacobian. MiB: scratch memory. left: "
-        "relative residual of the backward solve; fell back: share of examples in which it missed "
-        "its tolerance, so that its best iterate or one step took its place, in %.",
+        "relative residual of the backward solve; fell back: share of examples in % whose solution "
+        "was not used, but its best iterate or a damped series.",
         soft_wrap=True,
     )
 
