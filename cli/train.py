@@ -273,7 +273,7 @@ def _evaluate(outcome: "Outcome", as_json: bool, task_option: str) -> None:
             }
         )
     else:
-        out_ = console()
-        out_.print(accuracy_table(measured))
-        out_.print(f"\nrun: {path}   next: {again}", markup=False, soft_wrap=True)
+        out = console()
+        out.print(accuracy_table(measured))
+        out.print(f"\nrun: {path}   next: {again}", markup=False, soft_wrap=True)
     stop_if_missing(splits, measured, f"{again} measures")

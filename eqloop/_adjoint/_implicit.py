@@ -117,7 +117,7 @@ class Implicit(AbstractCotangentSolve):
             eqxi.unvmap_all(usable),
             lambda: (u, remaining, jnp.zeros_like(usable), jnp.zeros_like(products)),
             lambda: self._fall_back(
-                product, cotangent, residual, u, remaining, usable, trusted & small
+                product, cotangent, residual, limit, u, remaining, usable, trusted & small
             ),
         )
         return u, BackwardReport.of(
@@ -149,7 +149,7 @@ class Implicit(AbstractCotangentSolve):
         residual = solve.residual * two_norm(solve.best)
         return u, residual, solve.evaluations, solve.converged
 
-    def _fall_back(self, product, g, residual, u, remaining, usable, comparable):
+    def _fall_back(self, product, g, residual, limit, u, remaining, usable, comparable):
         """Where u is not `usable`: u all the same if it is `comparable` and leaves less than the
         series and less than `u = 0`, which is no gradient; else the series.
 
@@ -160,7 +160,6 @@ class Implicit(AbstractCotangentSolve):
         size = two_norm(g)
         series, report = self.fallback.solve(product, g, residual)
         length = two_norm(series)
-        limit = jnp.asarray(self.largest, size.dtype) * size
         shrink = jnp.where(length > limit, limit / length, 1)
         series = jtu.tree_map(
             lambda a, b: jnp.where(length < jnp.inf, a * shrink.astype(a.dtype), b), series, g
