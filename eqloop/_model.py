@@ -195,6 +195,7 @@ class LoopedTransformer(eqx.Module):
         self,
         x: Float[Array, "*grid channels"],
         *,
+        start: Float[Array, "*grid width"] | None = None,
         solver: Solver | None = None,
         gradient: AbstractGradient | None = None,
         max_steps: Count = 256,
@@ -206,6 +207,7 @@ class LoopedTransformer(eqx.Module):
         **Arguments:**
 
         - `x`: the input, shape `(*grid, channels)`.
+        - `start`: the initial state z_0, shape `(*grid, width)`; by default the embedding e.
         - `solver`, `gradient`, `max_steps`, `probe`: see `eqloop.equilibrium`. Without a solver
             the loop is iterated `ITERATIONS` = 30 times, as the paper trains it.
         - `fold`: multiply internal recall into the layers that follow it: the same function, with
@@ -221,7 +223,7 @@ class LoopedTransformer(eqx.Module):
         e = self.embed(x)
         out = equilibrium(
             f,
-            e,
+            e if start is None else start,
             f.inject(e),
             solver=Unroll(ITERATIONS) if solver is None else solver,
             gradient=gradient,

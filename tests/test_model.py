@@ -214,3 +214,12 @@ def test_without_a_solver_the_loop_is_iterated_30_times():
     plain, unrolled = model(x), model(x, solver=eqloop.Unroll(30))
     assert int(plain.steps) == 30
     assert jnp.array_equal(plain.logits, unrolled.logits)
+
+
+def test_a_run_goes_on_from_a_state_of_its_own():
+    model, x = make(), jr.normal(jr.key(1), (4, 5, 3))
+    whole = model(x, solver=eqloop.Unroll(5))
+    first = model(x, solver=eqloop.Unroll(2))
+    rest = model(x, start=first.state, solver=eqloop.Unroll(3))
+    np.testing.assert_allclose(rest.logits, whole.logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(rest.state, whole.state, rtol=1e-5, atol=1e-5)

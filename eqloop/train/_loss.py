@@ -28,6 +28,7 @@ class Examples(eqx.Module):
     evaluations: Int[Array, "*batch"]
     residual: Float[Array, "*batch"]
     converged: Bool[Array, "*batch"]
+    state: Float[Array, "*batch_grid width"]
 
 
 def cells_right(
@@ -59,6 +60,7 @@ class AbstractLoss(eqx.Module):
         targets: UInt8[Array, "batch *grid"],
         key: PRNGKeyArray,
         *,
+        starts: Float[Array, "batch *grid width"] | None = None,
         solver: Solver,
         gradient: AbstractGradient,
         max_steps: int,
@@ -70,6 +72,7 @@ class AbstractLoss(eqx.Module):
         - `probes`: one zero `BackwardReport` per example; their gradient is the report of each
           backward solve.
         - `key`: for what is drawn, once for the whole batch.
+        - `starts`: the initial states; None for the embeddings of the inputs.
         - `solver`, `gradient`: how the loop is run and differentiated.
         - `max_steps`: the most steps of a solver that converges.
         """
@@ -88,13 +91,20 @@ class Last(AbstractLoss):
     share: float = eqx.field(default=1.0, static=True)
 
     def __call__(
-        self, model, probes, inputs, targets, key, *, solver, gradient, max_steps
+        self, model, probes, inputs, targets, key, *, starts=None, solver, gradient, max_steps
     ) -> Examples:
         share_key, penalty_key = jr.split(key)
         is_due = jr.uniform(share_key) < self.share
 
-        def one(x, wanted, probe, key):
-            out = model(x, solver=solver, gradient=gradient, max_steps=max_steps, probe=probe)
+        def one(x, wanted, probe, key, start):
+            out = model(
+                x,
+                start=start,
+                solver=solver,
+                gradient=gradient,
+                max_steps=max_steps,
+                probe=probe,
+            )
             loss = cross_entropy(out.logits, wanted)
             if self.penalties:
                 # One predicate for the batch: the other steps make no further evaluation.
@@ -108,10 +118,11 @@ class Last(AbstractLoss):
                 evaluations=out.evaluations,
                 residual=out.residual,
                 converged=out.result == RESULTS.successful,
+                state=jax.lax.stop_gradient(out.state),
             )
 
         keys = jr.split(penalty_key, len(inputs))
-        return jax.vmap(one)(inputs, targets, probes, keys)
+        return jax.vmap(one)(inputs, targets, probes, keys, starts)
 
     def _penalty(
         self,
@@ -138,7 +149,7 @@ class Progressive(AbstractLoss):
     """
 
     def __call__(
-        self, model, probes, inputs, targets, key, *, solver, gradient, max_steps
+        self, model, probes, inputs, targets, key, *, starts=None, solver, gradient, max_steps
     ) -> Examples:
         most = _steps(self, solver)
         n, k = draw(most, key)
@@ -154,6 +165,7 @@ class Progressive(AbstractLoss):
             inputs,
             targets,
             key,
+            starts=starts,
             solver=drawn,
             gradient=gradient,
             max_steps=max_steps,
@@ -172,16 +184,17 @@ class Mean(AbstractLoss):
     burn_in: int = eqx.field(default=0, static=True)
 
     def __call__(
-        self, model, probes, inputs, targets, key, *, solver, gradient, max_steps
+        self, model, probes, inputs, targets, key, *, starts=None, solver, gradient, max_steps
     ) -> Examples:
         steps = _steps(self, solver)
         skipped = jr.randint(key, (), 0, self.burn_in + 1)
         f = model.loop()
 
-        def one(x, wanted):
+        def one(x, wanted, start):
             e = model.embed(x)
             r = f.inject(e)
-            start = advance(f, e, r, skipped) if self.burn_in else e
+            start = e if start is None else start
+            start = advance(f, start, r, skipped) if self.burn_in else start
             states = trajectory(f, start, r, steps)
             # One iteration after another, rematerialised: the hidden layer of the coda for all of
             # them at once would be the largest array of the whole step.
@@ -196,9 +209,10 @@ class Mean(AbstractLoss):
                 evaluations=skipped + steps,
                 residual=residual,
                 converged=residual <= solver.rtol,
+                state=jax.lax.stop_gradient(last),
             )
 
-        return jax.vmap(one)(inputs, targets)
+        return jax.vmap(one)(inputs, targets, starts)
 
 
 def _steps(loss: AbstractLoss, solver: Solver) -> int:

@@ -166,6 +166,7 @@ def batch_loss(
     targets: UInt8[Array, "batch *grid"],
     key: PRNGKeyArray,
     method: Method,
+    starts: Float[Array, "batch *grid width"] | None = None,
 ) -> tuple[Float[Array, ""], Examples]:
     """The mean loss of a batch, and what happened in each example. See `AbstractLoss` for the
     arguments."""
@@ -175,6 +176,7 @@ def batch_loss(
         inputs,
         targets,
         key,
+        starts=starts,
         solver=method.solver,
         gradient=method.gradient,
         max_steps=method.max_steps,
