@@ -1,12 +1,18 @@
 """What training tells of the loops and their gradients while it goes on."""
 
+import dataclasses
 import io
 import re
 
+import jax
+import jax.numpy as jnp
+import jax.random as jr
 import pytest
 from rich.console import Console
 
-from eqloop.run import SolverSpec, resolve
+import eqloop
+from eqloop._build import make_model
+from eqloop.run import ModelSpec, SolverSpec, resolve
 from eqloop.tasks import make_task
 from eqloop.train import train
 from eqloop.train._display import WINDOW, Recent
@@ -16,6 +22,7 @@ IMPLICIT = SolverSpec(name="fixed-point", gradient="implicit")
 
 def step(fallback: float, converged: float = 1.0) -> dict[str, float]:
     return {
+        "cells": 0.5,
         "iterations": 12.25,
         "converged": converged,
         "fallback": fallback,
@@ -67,6 +74,42 @@ def test_one_warning_after_a_whole_window_of_fallbacks():
 def test_no_warning_where_half_of_them_stand():
     recent = Recent(IMPLICIT)
     assert not any(recent.add(step(0.5)) for _ in range(3 * WINDOW))
+
+
+def collapse(recent: Recent, cells: list[float], **changes: float) -> list[str]:
+    return [recent.add(step(0.0) | {"cells": share} | changes) for share in cells]
+
+
+def test_one_warning_where_loops_settle_too_soon_and_nothing_is_learnt():
+    texts = collapse(Recent(IMPLICIT, crossing=16), [0.52] * 4 * WINDOW)
+    assert [number for number, text in enumerate(texts, 1) if text] == [2 * WINDOW]
+    told = texts[2 * WINDOW - 1]
+    assert told.startswith("warning: the loops settle after 12.2 iterations, before information")
+    assert "crossed the grid (16)" in told
+    assert "stands still at 52.0 %" in told
+
+
+def test_no_such_warning_where_it_is_not_so():
+    still, rising = [0.52] * 3 * WINDOW, [0.3 + 0.001 * n for n in range(3 * WINDOW)]
+    assert not any(collapse(Recent(IMPLICIT, crossing=12), still))  # in time
+    assert not any(collapse(Recent(IMPLICIT, crossing=16), rising))
+    assert not any(collapse(Recent(IMPLICIT, crossing=16), [1.0] * 3 * WINDOW))
+    assert not any(collapse(Recent(IMPLICIT, crossing=16), still, converged=0.1))
+    assert not any(collapse(Recent(SolverSpec(), crossing=16), still))
+
+
+def test_the_iterations_that_information_takes_across_the_grid():
+    """Measured: the first iteration after which the last cell depends on the first input."""
+    for grid, attention, blocks in (((11,), 5, 1), ((12,), 5, 1), ((13,), 3, 2), ((7,), "full", 1)):
+        spec = ModelSpec(grid=grid, attention=attention, blocks=blocks, width=8, heads=2)
+        model = make_model(dataclasses.replace(spec, channels=1, classes=2), jr.key(0))
+        x = jnp.zeros((*grid, 1))
+
+        def last(x, steps, model=model):
+            return model(x, solver=eqloop.Unroll(steps)).state[-1].sum()
+
+        moved = [float(jnp.abs(jax.grad(last)(x, n)[0]).max()) > 0 for n in range(1, 12)]
+        assert moved.index(True) + 1 == spec.crossing
 
 
 @pytest.mark.usefixtures("compiled_quickly")

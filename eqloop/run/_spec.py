@@ -108,6 +108,22 @@ class ModelSpec:
                     f'{" x ".join(map(str, self.grid))} cells: set model.attention = "task"'
                 )
 
+    @property
+    def crossing(self) -> int:
+        """Iterations after which the state of every cell can depend on the input of every other: 1
+        for attention to all cells, 0 for attention to none, which never crosses.
+
+        A window of w cells moves information by (w - 1) / 2 cells, and at the edge of the grid,
+        where it is not centred, by w - 1.
+        """
+        if not isinstance(self.attention, int):
+            return 1
+        reach = self.attention // 2
+        if reach == 0:
+            return 0
+        hops = max(math.ceil((max(self.grid) - 1) / reach) - 1, 1)
+        return math.ceil(hops / self.blocks)
+
 
 @dataclasses.dataclass(frozen=True)
 class SolverSpec:

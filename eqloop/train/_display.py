@@ -1,7 +1,7 @@
 """What training tells on the terminal of the loops and their gradients."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ..run import SolverSpec, gradient_facts
 
@@ -9,25 +9,39 @@ WINDOW = 20
 """Steps that a line of text is about: one batch alone says little."""
 _MOST = 0.5
 """Share of gradients that may fall back without a warning."""
+_STANDSTILL = 0.005
+"""Rise of the share of cells right, from one window to the next, below which it stands still."""
+_LEARNT = 0.99
+"""Share of cells right above which a standstill is no fault."""
 
 
 class Recent:
-    """The last steps: what a solver and a backward solve came to, and whether to warn of it."""
+    """The last steps: what a solver and a backward solve came to, and whether to warn of it.
 
-    def __init__(self, solver: SolverSpec):
-        self.solver = solver
+    `crossing` are the iterations that information takes across the grid (`ModelSpec.crossing`).
+    """
+
+    def __init__(self, solver: SolverSpec, crossing: int = 1):
+        self.solver, self.crossing = solver, crossing
         self.steps: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
-        self.warned = False
+        self.before: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
+        self.due = {self._fallback, self._collapse}
 
     def add(self, metrics: Mapping[str, float]) -> str:
-        """Take up the metrics of a step. **Returns** a warning, the first time that one is due:
-        when most gradients of a whole window fell back; else "" ."""
+        """Take up the metrics of a step. **Returns** a warning, the first time that it is due, else
+        "": when most gradients of a whole window fell back, or when the loops of a window settle
+        sooner than information can cross the grid and no more cells are right than in the window
+        before it."""
+        if len(self.steps) == WINDOW:
+            self.before.append(self.steps[0])
         self.steps.append(metrics)
-        due = len(self.steps) == WINDOW and self._mean("fallback") > _MOST
-        if self.warned or not due:
+        if len(self.steps) < WINDOW:
             return ""
-        self.warned = True
-        return self._warning()
+        for warning in (self._fallback, self._collapse):
+            if warning in self.due and (text := warning()):
+                self.due.remove(warning)
+                return text
+        return ""
 
     def text(self) -> str:
         """Iterations, share converged and share of fallback gradients, as far as the solver and
@@ -43,11 +57,29 @@ class Recent:
         return ", ".join(parts)
 
     def _mean(self, name: str) -> float:
-        return sum(metrics[name] for metrics in self.steps) / len(self.steps)
+        return _mean(self.steps, name)
 
-    def _warning(self) -> str:
+    def _collapse(self) -> str:
+        """The warning that the loops settle before they can have computed anything."""
+        iterations, cells = self._mean("iterations"), self._mean("cells")
+        settles = self.solver.converges and self._mean("converged") > _MOST
+        if not (settles and iterations < self.crossing and len(self.before) == WINDOW):
+            return ""
+        if cells > _LEARNT or cells - _mean(self.before, "cells") > _STANDSTILL:
+            return ""
+        return (
+            f"warning: the loops settle after {iterations:.1f} iterations, before information has "
+            f"crossed the grid ({self.crossing}), and the share of cells right stands still at "
+            f"{100 * cells:.1f} %. If it stays so, begin with easier examples, with other weights "
+            "(--seed), or with a phase of --solver unroll."
+        )
+
+    def _fallback(self) -> str:
+        """The warning that most gradients are not those of fixed points."""
+        if self._mean("fallback") <= _MOST:
+            return ""
         solver = self.solver
-        told = (
+        text = (
             f"warning: {100 * self._mean('fallback'):.0f} % of the gradients of the last {WINDOW} "
             "steps are not those of fixed points: the loop was above solver.gradient_trust "
             f"({100 * self._mean('untrusted'):.0f} %), the backward solve missed "
@@ -57,13 +89,17 @@ class Recent:
             f"solver.gradient_largest ({100 * self._mean('oversized'):.0f} %). "
         )
         if solver.converges and self._mean("converged") < 1 - _MOST:
-            told += (
+            text += (
                 f"Only {100 * self._mean('converged'):.0f} % of the loops converged: raise "
                 f"solver.max_steps (now {solver.max_steps}) first, or take another solver. "
             )
         return (
-            f"{told}Where GMRES stalls, a longer restart helps and more cycles do not: --set "
+            f"{text}Where GMRES stalls, a longer restart helps and more cycles do not: --set "
             f"solver.gradient_restart={4 * solver.gradient_restart} (now "
             f"{solver.gradient_restart}; it keeps that many states). Else take a larger "
             "solver.gradient_rtol, or --gradient phantom."
         )
+
+
+def _mean(steps: Collection[Mapping[str, float]], name: str) -> float:
+    return sum(metrics[name] for metrics in steps) / len(steps)

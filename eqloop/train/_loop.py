@@ -418,7 +418,7 @@ class _Trainer:
             schedule_begin=stage.schedule_begin,
         )
         self.auditor = make_auditor(stage.spec.solver, objects.gradient)
-        self.recent = Recent(stage.spec.solver)
+        self.recent = Recent(stage.spec.solver, stage.spec.model.crossing)
         if self.spec.phases:
             solver = stage.spec.solver
             self.console.print(
