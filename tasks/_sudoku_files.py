@@ -1,6 +1,6 @@
 """Sudoku rows as tokens and text, their checks, and the files they are read from.
 
-Ratings are on one of four scales, which are never mixed (`columns["scale"]`):
+Ratings are on one of five scales, which are never mixed (`columns["scale"]`):
 
 - `tdoku`: guesses of the tdoku solver, in the column `rating` of the sets that are made with it
   (their `source` is `puzzles0_kaggle` and the like); 0 is solved by propagation.
@@ -8,6 +8,7 @@ Ratings are on one of four scales, which are never mixed (`columns["scale"]`):
   `source` (`sudoku_exchange_se4.0`); their `rating` is tdoku's all the same.
 - `eqloop`: guesses of our own solver (see `_sudoku_generator`), where the file has no rating.
 - `file`: whatever the column `rating` of another file means.
+- `blanks`: the number of blanks, of training puzzles with `task.most_givens`.
 
 `columns["guesses"]` is the column `rating` whatever the scale of the difficulty.
 """
@@ -29,6 +30,7 @@ COLUMNS = ("source", "question", "answer", "rating")
 _EXCHANGE = re.compile(r"sudoku_exchange_se(\d+(?:\.\d+)?)", re.ASCII)
 _TDOKU = re.compile(r"puzzles\d+_.+", re.ASCII)
 _OWN = "eqloop"
+_BY_BLANKS = "blanks"
 _CHUNK = 4096
 _LONGEST_SOURCE = 64
 _BLANKS = b".0*_-"
@@ -163,8 +165,10 @@ def join(parts: list[Split], box: int) -> Split:
     return joined(parts or [empty])
 
 
-def own(questions: np.ndarray, answers: np.ndarray, guesses: np.ndarray, box: int) -> Split:
-    """Rows on our own scale, from tokens `(rows, n^2)`."""
+def own(
+    questions: np.ndarray, answers: np.ndarray, guesses: np.ndarray, box: int, scale: str = _OWN
+) -> Split:
+    """Rows on our own scale, or on another, from tokens `(rows, n^2)`."""
     n = box * box
     rating = guesses.astype(np.float32)
     return Split(
@@ -173,11 +177,29 @@ def own(questions: np.ndarray, answers: np.ndarray, guesses: np.ndarray, box: in
         difficulty=rating,
         puzzles=texts_of(questions),
         columns={
-            "scale": np.full(len(questions), _OWN.encode(), "S6"),
-            "source": np.full(len(questions), _OWN.encode(), "S6"),
+            "scale": np.full(len(questions), scale.encode(), "S6"),
+            "source": np.full(len(questions), scale.encode(), "S6"),
             "guesses": rating.copy(),
         },
     )
+
+
+def with_more_givens(split: Split, most: int, seed: int, box: int) -> Split:
+    """The puzzles of `split`, each with further cells of its answer filled in at random: up to a
+    number of givens that is uniform from what it has to `most`. Each still has one solution. Their
+    difficulty is the number of blanks."""
+    answers = split.targets.reshape(len(split), -1)
+    questions = split.inputs.reshape(len(split), -1)
+    # All numbers of a row at once: the first rows of a larger set are those of a smaller one.
+    rows, cells = questions.shape
+    drawn = np.random.RandomState((seed, most)).random_sample((rows, 1 + cells))
+    have = np.count_nonzero(questions, axis=1)
+    wanted = have + (drawn[:, 0] * (np.maximum(most - have, 0) + 1)).astype(int)
+    # Givens come before all other cells, whose order is random.
+    order = np.where(questions > 0, -1.0, drawn[:, 1:])
+    rank = np.argsort(np.argsort(order, axis=1, kind="stable"), axis=1)
+    questions = np.where(rank < wanted[:, None], answers, 0).astype(np.uint8)
+    return own(questions, answers, np.count_nonzero(questions == 0, axis=1), box, _BY_BLANKS)
 
 
 # --- files
@@ -341,8 +363,8 @@ def _scale(source: str) -> tuple[str, float | None]:
     """The scale of a row, and its rating where that is in the source."""
     if match := _EXCHANGE.fullmatch(source):
         return "sukaku", float(match[1])
-    if source == _OWN:
-        return _OWN, None
+    if source in (_OWN, _BY_BLANKS):
+        return source, None
     return ("tdoku" if _TDOKU.fullmatch(source) else "file"), None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -47,6 +48,14 @@ class PrefixSums(Task):
     **Splits:** `train` and `validation` (80/20 of `rows`, by `seed`) and `test`, of distinct
     strings; `hard`, `hard-x2` and `hard-x4`, of `hard_length` bits and 2 and 4 times as many. From
     a file of strings of `length` bits: `train` and `validation`, with the others generated.
+
+    **Several strings in a row:** with `shortest`, a row of `train` (and of `generate`) is cut into
+    strings of L bits, L uniform from `shortest` to `length` for each row; the last string ends with
+    the row. The sum begins anew with each string, which the mark of `mark_first` shows. The
+    difficulty is L. All rows have `length` cells and each cell counts, so one program serves and
+    nothing is padded or masked, as strings of their own would have to be. A row of one string is
+    what it is without `shortest`, and the other splits hold such rows only. In tokens, texts and
+    files 2 and 3 are a 0 and a 1 that begin a further string.
     """
 
     length: int = 32
@@ -63,6 +72,10 @@ class PrefixSums(Task):
     first cells share one neighbourhood, and attention does not tell equal bits apart, so without
     the mark a string that begins with a run of ones gives no hint of where it begins."""
 
+    shortest: int = 0
+    """Cut training rows into strings of L bits, L from this number to `length`, which differs by
+    row and is the difficulty; 0 for rows of one string. It needs `mark_first`."""
+
     labels: ClassVar[tuple[str, str]] = ("bits", "sums")
 
     def __post_init__(self):
@@ -74,6 +87,16 @@ class PrefixSums(Task):
                     f"task.{field}={value}: must be at least {WINDOW}, the cells that a cell "
                     "attends to"
                 )
+        if not 0 <= self.shortest < self.length:
+            raise InputError(
+                f"task.shortest={self.shortest}: must be 0, or from 1 to {self.length - 1}, below "
+                "task.length"
+            )
+        if self.shortest and not self.mark_first:
+            raise InputError(
+                f"task.shortest={self.shortest} puts several strings in a row, and only marks show "
+                "where they begin: set task.mark_first=true"
+            )
         if self.test_rows < 0:
             raise InputError(f"task.test_rows={self.test_rows}: must be 0 or more")
 
@@ -98,10 +121,23 @@ class PrefixSums(Task):
     # --- data
 
     def generate(self, rows: int, seed: int, *, progress: Progress | None = None) -> Split:
-        """`rows` distinct strings of `length` bits. **Raises** `InputError` where there are not
-        that many."""
+        """`rows` distinct strings of `length` bits, which `shortest` cuts into shorter ones.
+        **Raises** `InputError` where there are not that many."""
         del progress
-        return _split(_distinct(rows, self.length, np.random.RandomState(seed)))
+        return _split(self._cut(_distinct(rows, self.length, np.random.RandomState(seed)), seed))
+
+    def _cut(self, rows: np.ndarray, seed: int) -> np.ndarray:
+        """Rows of one string as `shortest` has them; rows of several stay as they are."""
+        if not self.shortest or (rows > 1).any():
+            return rows
+        random, cells = np.random.RandomState((seed, self.shortest)), rows.shape[1]
+        longest = random.randint(self.shortest, cells + 1, (len(rows), 1))
+        begins = (np.arange(cells) % longest == 0) & (np.arange(cells) > 0)
+        return rows + 2 * begins.astype(np.uint8)
+
+    @property
+    def _digits(self) -> str:
+        return "0123" if self.shortest else "01"
 
     def read(
         self, path: Path, *, on_bad: Callable[[Bad], None], progress: Progress | None = None
@@ -120,7 +156,7 @@ class PrefixSums(Task):
             question, answer = _strings(row)
             if chosen and len(question) in counts and len(question) != length:
                 continue
-            if why := _fault(question, answer, length or len(question)):
+            if why := _fault(question, answer, length or len(question), self._digits):
                 on_bad(Bad(f"{path}:{number}", why))
             else:
                 rows.append(_bits(question))
@@ -132,7 +168,7 @@ class PrefixSums(Task):
         counts: collections.Counter[int] = collections.Counter()
         for _, row in read_records(path, _LAYOUT, on_bad=lambda bad: None):
             question, answer = _strings(row)
-            if not _fault(question, answer, len(question)):
+            if not _fault(question, answer, len(question), self._digits):
                 counts[len(question)] += 1
         return counts
 
@@ -161,11 +197,11 @@ class PrefixSums(Task):
         kept, held = partition(rows, self.seed)
         middle = self.validation_length or self.length
         hard = self.hard_length or 4 * self.length
-        validation = pool[held]
+        validation = pool[held] & 1
         if middle != self.length:
             validation = _distinct(len(held), middle, random)
         return {
-            "train": _split(pool[kept]),
+            "train": _split(self._cut(pool[kept], self.seed)),
             "validation": _split(validation),
             "test": _split(pool[rows:]),
             **{
@@ -189,27 +225,37 @@ class PrefixSums(Task):
     # --- one example, on the device
 
     def encode(self, tokens: UInt8[Array, " cells"]) -> Float[Array, "cells channels"]:
-        bits = tokens[:, None].astype(jnp.float32) - 0.5
+        bits = (tokens & 1 if self.shortest else tokens)[:, None].astype(jnp.float32) - 0.5
+        if self.shortest:
+            marks = (tokens > 1).at[0].set(True)
+            return jnp.stack([bits[:, 0], marks.astype(jnp.float32)], axis=-1)
         return jnp.pad(bits, ((0, 0), (0, 1))).at[0, 1].set(1.0) if self.mark_first else bits
 
     def transform(
         self, key: PRNGKeyArray, tokens: UInt8[Array, " cells"], targets: UInt8[Array, " cells"]
     ) -> tuple[UInt8[Array, " cells"], UInt8[Array, " cells"]]:
         """Add a random string to both: the task is linear over the field of two elements, so this
-        is a symmetry, and it maps any string to any other with the same probability."""
+        is a symmetry, and it maps any string to any other with the same probability. A row of
+        several strings stays cut where it is."""
         added = jr.bernoulli(key, shape=tokens.shape).astype(tokens.dtype)
+        if self.shortest:
+            before = jnp.cumsum(added, dtype=jnp.int32) - added.astype(jnp.int32)
+            # `before` never falls, so that its value where the string began is a maximum.
+            base = jax.lax.cummax(jnp.where(tokens > 1, before, 0))
+            return tokens ^ added, targets ^ added ^ ((before - base) & 1).astype(tokens.dtype)
         return tokens ^ added, targets ^ (jnp.cumsum(added, dtype=tokens.dtype) & 1)
 
     # --- one example, on the host
 
     def parse(self, text: str) -> Split:
-        """A string of bits; white space, commas and brackets between them are left out.
+        """A string of bits, or several with `shortest`; white space, commas and brackets between
+        the bits are left out.
 
         **Raises** `InputError` where anything else is in it, or it is too short.
         """
         lines = (line.split("#")[0] for line in text.splitlines())
         bits = "".join(character for character in "".join(lines) if character not in " \t,;[]()\"'")
-        if why := _fault(bits, "", len(bits)):
+        if why := _fault(bits, "", len(bits), self._digits):
             raise InputError(f"puzzle {shortened(text)}: {why}")
         return _split(_bits(bits)[None])
 
@@ -217,7 +263,7 @@ class PrefixSums(Task):
 def _plain(line: str) -> Record | None:
     """A line that is one string of bits, with or without spaces between them."""
     text = "".join(line.split())
-    return {"question": text} if len(text) >= WINDOW and not set(text) - set("01") else None
+    return {"question": text} if len(text) >= WINDOW and not set(text) - set("0123") else None
 
 
 _LAYOUT = Layout(
@@ -241,15 +287,25 @@ def _strings(row: Record) -> tuple[str, str]:
     return "".join(row["question"].split()), "".join(row.get("answer", "").split())
 
 
-def _split(bits: np.ndarray) -> Split:
-    text = np.ascontiguousarray(bits + ord("0"), np.uint8)
+def _split(tokens: np.ndarray) -> Split:
+    text = np.ascontiguousarray(tokens + ord("0"), np.uint8)
+    cells = np.arange(tokens.shape[-1])
+    begins = np.maximum.accumulate(np.where(tokens > 1, cells, 0), axis=-1)
     return Split(
-        inputs=bits,
-        targets=(np.cumsum(bits, axis=-1) & 1).astype(np.uint8),
-        difficulty=np.full(len(bits), bits.shape[-1], np.float32),
-        puzzles=text.view(f"S{bits.shape[-1]}")[:, 0],
-        columns={"answered": np.ones(len(bits), bool)},
+        inputs=tokens,
+        targets=_sums(tokens),
+        difficulty=np.max(cells - begins, axis=-1, initial=0).astype(np.float32) + 1,
+        puzzles=text.view(f"S{tokens.shape[-1]}")[:, 0],
+        columns={"answered": np.ones(len(tokens), bool)},
     )
+
+
+def _sums(tokens: np.ndarray) -> np.ndarray:
+    """The running parity of the bits of each string of a row."""
+    bits = (tokens & 1).astype(np.int64)
+    sums = np.cumsum(bits, axis=-1)
+    before = np.maximum.accumulate(np.where(tokens > 1, sums - bits, 0), axis=-1)
+    return ((sums - before) & 1).astype(np.uint8)
 
 
 def _distinct(
@@ -271,10 +327,12 @@ def _distinct(
         found = np.concatenate([found, more])
 
 
-def _fault(question: str, answer: str, length: int) -> str:
+def _fault(question: str, answer: str, length: int, digits: str) -> str:
     """What is wrong with a row, or nothing."""
-    if set(question) - set("01"):
-        return f"a string of 0 and 1 is expected, not {shortened(question)}"
+    if set(question) - set(digits):
+        wanted = "0, 1, 2 and 3" if "2" in digits else "0 and 1"
+        hint = "" if set(question) - set("0123") else " (2 and 3 need task.shortest)"
+        return f"a string of {wanted} is expected, not {shortened(question)}{hint}"
     if len(question) < WINDOW:
         return f"{len(question)} bits; at least {WINDOW} are needed"
     if len(question) != length:
@@ -282,8 +340,8 @@ def _fault(question: str, answer: str, length: int) -> str:
             f"{len(question)} bits, but the rows before have {length}; --set "
             f"task.length={len(question)} reads such rows"
         )
-    parity = len(answer) == 1 and answer == _text(np.cumsum(_bits(question)) & 1)[-1]
-    if answer and not parity and answer != _text(np.cumsum(_bits(question)) & 1):
+    sums = _text(_sums(_bits(question)))
+    if answer and answer not in (sums, sums[-1]):
         return f"the answer {shortened(answer)} is not the prefix sums of the question"
     return ""
 

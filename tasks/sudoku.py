@@ -29,7 +29,7 @@ _GENERATED = {2: (2_000, 500), 3: (20_000, 2_000)}
 _READ = (50_000, 10_000)
 _COUNTED = 1000
 """Solutions of a pasted puzzle are counted up to this number."""
-_SCALES = ("tdoku", "sukaku", "eqloop", "file")
+_SCALES = ("tdoku", "sukaku", "eqloop", "file", "blanks")
 _UNITS = {"tdoku": "tdoku guesses", "eqloop": "guesses", "file": "file's own rating"}
 _LOG = logging.getLogger(__name__)
 
@@ -66,9 +66,12 @@ class Sudoku(Task):
     hard: str = ""
     """File: ratings "low:high" (high excluded) of `hard`."""
     scale: str = ""
-    """File: use the rows with ratings on this scale only: tdoku, sukaku, eqloop or file."""
+    """File: use the rows with ratings on this scale only: tdoku, sukaku, eqloop, file or blanks."""
     unique: bool = False
     """File: also prove by the solver that each puzzle has one solution (2,000 to 60,000 rows/s)."""
+    most_givens: int = 0
+    """Fill in cells of training puzzles, so that each has a number of givens that is uniform from
+    its own to this number; their difficulty is then the number of blanks. 0 for none."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -82,6 +85,12 @@ class Sudoku(Task):
                     f"task.{field}={value}: the generator reaches {low} to {high} givens"
                     + (" (17 to 21 exist, but are too rare to come upon)" if self.box == 3 else "")
                 )
+        least, most = 1 if self.data else self._givens + 1, self.box**4 - 1
+        if self.most_givens and not least <= self.most_givens <= most:
+            raise InputError(
+                f"task.most_givens={self.most_givens}: must be 0, or from {least} to {most}, more "
+                "than the puzzles have"
+            )
         if self.scale and self.scale not in _SCALES:
             raise InputError(f"task.scale={self.scale!r}: must be one of {', '.join(_SCALES)}")
         if bool(self.easy) != bool(self.hard):
@@ -119,10 +128,15 @@ class Sudoku(Task):
         """`rows` distinct puzzles with exactly `givens` givens and one solution each.
 
         The difficulty is the number of guesses of our own solver (`_sudoku_generator`). The first
-        rows of a larger set are those of a smaller one. **Raises** `InputError` where there are
-        not enough different puzzles (box 2).
+        rows of a larger set are those of a smaller one. With `most_givens` cells are filled in.
+        **Raises** `InputError` where there are not enough different puzzles (box 2).
         """
-        return self._generate(rows, seed, self._givens, progress)
+        return self._filled(self._generate(rows, seed, self._givens, progress), seed)
+
+    def _filled(self, split: Split, seed: int) -> Split:
+        if not self.most_givens:
+            return split
+        return files.with_more_givens(split, self.most_givens, seed, self.box)
 
     def _generate(self, rows: int, seed: int, givens: int, progress: Progress | None) -> Split:
         # Here, for it takes Numba, and there are runs that generate nothing.
@@ -247,14 +261,14 @@ class Sudoku(Task):
     def _divide(self, split: Split, rows: int, held: int) -> dict[str, Split]:
         train, validation = partition(rows, self.seed)
         return {
-            "train": split.take(train),
+            "train": self._filled(split.take(train), self.seed),
             "validation": split.take(validation),
             "test": split.take(slice(rows, rows + held)),
         }
 
     def bands(self, split: Split) -> dict[str, Bool[np.ndarray, " examples"]]:
-        """Bands of the ratings that occur: halves of the Sukaku rating, or powers of two of
-        the guesses."""
+        """Bands of the ratings that occur: halves of the Sukaku rating, powers of two of the
+        guesses, or the number of blanks."""
         found: dict[str, np.ndarray] = {}
         for scale in _SCALES:
             among = split.columns["scale"] == scale.encode()
@@ -262,6 +276,8 @@ class Sudoku(Task):
                 halves = [half / 2 for half in range(2, 26)]
                 edges = [(f"sukaku {low}-{low + 0.4}", low, low + 0.5) for low in halves]
                 edges = [("sukaku below 1", 0, 1), *edges, ("sukaku 13 and more", 13, math.inf)]
+            elif scale == "blanks":
+                edges = [(f"blanks {blanks}", blanks, blanks + 1) for blanks in range(self.box**4)]
             else:
                 unit = _UNITS[scale]
                 powers = [(1 << i, 2 << i) for i in range(10)]

@@ -1,6 +1,7 @@
 """A run folder has one owner, says when its files contradict each other, and survives what happens
 to files: kills, full disks, folders that move, damage, and things that are no files at all."""
 
+import dataclasses
 import errno
 import fcntl
 import json
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -360,14 +362,21 @@ def test_data_is_what_it_holds_and_not_where_it_lies(tmp_path):
         fields = {"data": str(path), "length": 8, "test_rows": 4}
         return make_task("prefix-sums", fields).load().manifest
 
-    old = manifest("here")
+    old: dict[str, Any] = dict(manifest("here"))
     assert same_content(old, manifest("there")) == ""
     assert same_content(json.loads(json.dumps(old)), old) == "", "as data.json has it"
     assert same_content(old, manifest("there", "01010111\n")) == "source"
+    # From before a task got a field, which is off by default.
+    older = {**old, "fields": {k: v for k, v in old["fields"].items() if k != "shortest"}}
+    assert same_content(older, old) == ""
+    assert same_content(older, {**old, "fields": {**old["fields"], "shortest": 3}}) == "fields"
     moved = tiny_spec("task.data=/there/bits.csv")
     here = tiny_spec("task.data=/here/bits.csv")
     assert not here.differences(moved, place=False)
     assert here.differences(moved) == ["task.data: '/here/bits.csv' -> '/there/bits.csv'"]
+    older = dataclasses.replace(here, task={k: v for k, v in here.task.items() if k != "rows"})
+    assert not here.differences(older)
+    assert tiny_spec("task.rows=9").differences(older)[1:] == ["task.rows: 9 -> None"]
 
 
 # --- commands

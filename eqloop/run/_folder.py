@@ -276,10 +276,14 @@ def same_content(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest without paths, and without the keys that a run adds."""
+    """A manifest without paths, and without the keys that a run adds. Fields of the task that are
+    0, false or empty are left out, for a task that gets a field has it off then: see
+    `Spec.differences`."""
     own = (LENGTHENED, STARTED_FROM)
     content = {name: value for name, value in manifest.items() if name not in own}
     for part, name in (("source", "path"), ("fields", "data"), ("code", "file")):
         if isinstance(content.get(part), Mapping):
             content[part] = {k: v for k, v in content[part].items() if k != name}
+    if isinstance(content.get("fields"), Mapping):
+        content["fields"] = {k: v for k, v in content["fields"].items() if v}
     return content

@@ -25,6 +25,8 @@ FIXED = {
         "audit_every",
         "tracker",
         "loss_object",
+        "curriculum_steps",
+        "curriculum_share",
     ),
 }
 """Fields that are the same in all phases: what a checkpoint holds, the order of the examples, and

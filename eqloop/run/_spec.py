@@ -284,6 +284,12 @@ class TrainSpec:
     """Where the log goes besides `metrics.jsonl`; the extra `eqloop[track]` has the trackers."""
     loss_object: str = ""
     """The loss from outside eqloop as text, as `solver.object`; the run sets it."""
+    curriculum_steps: int = 0
+    """Optimiser steps of a curriculum, which draw from the easiest examples only, by the difficulty
+    that the task gives them; 0 for none."""
+    curriculum_share: float = 0.25
+    """Share of the training examples, the easiest, that the first step of a curriculum draws from.
+    It rises to 1 in even steps."""
 
     def __post_init__(self) -> None:
         least = {
@@ -294,6 +300,7 @@ class TrainSpec:
                 "validation_rows",
                 "validation_iterations",
                 "audit_every",
+                "curriculum_steps",
             ),
             # The one before the last is what a damaged last checkpoint is replaced by.
             2: ("keep",),
@@ -310,6 +317,12 @@ class TrainSpec:
         _check(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "in [0, 1)")
         _check(0 <= self.ema < 1, "train.ema", self.ema, "in [0, 1)")
         _check(0 < self.penalty_share <= 1, "train.penalty_share", self.penalty_share, "in (0, 1]")
+        _check(
+            0 < self.curriculum_share < 1,
+            "train.curriculum_share",
+            self.curriculum_share,
+            "between 0 and 1",
+        )
         _check(
             self.validation_split.startswith("validation"),
             "train.validation_split",
@@ -488,13 +501,16 @@ class Spec:
 
     def differences(self, other: "Spec", *, place: bool = True) -> list[str]:
         """`group.field: here -> there` for every value in which two specs differ; with `place`
-        false where the data lies, `task.data`, does not count."""
+        false where the data lies, `task.data`, does not count. A field of the task that is missing
+        is equal to one that is 0, false or empty: a spec is older than a field that was added to
+        its task, and the library does not know the default, which is to be one of these."""
         found = []
         for group in ("task", *GROUPS):
             mine, theirs = self.tables()[group], other.tables()[group]
             for name in sorted(mine.keys() | theirs.keys()):
                 counts = place or (group, name) != ("task", "data")
-                if counts and mine.get(name) != theirs.get(name):
+                off = group == "task" and not (mine.get(name) or theirs.get(name))
+                if counts and not off and mine.get(name) != theirs.get(name):
                     found.append(f"{group}.{name}: {mine.get(name)!r} -> {theirs.get(name)!r}")
         if self.phases != other.phases:
             found.append("phases")

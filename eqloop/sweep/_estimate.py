@@ -7,7 +7,7 @@ import time
 import jax
 
 from .._task import Task
-from ..train import Objects, Order, check_memory, init_state, make_step, put
+from ..train import Objects, check_memory, init_state, make_order, make_step, put
 from ._cost import count, iterations
 from ._grid import Cell
 
@@ -40,7 +40,7 @@ def measure_rate(cell: Cell, task: Task) -> Rate:
     `InputError` where it has not the memory for the cell."""
     check_memory(cell.spec)
     spec, split = cell.spec, task.load().splits["train"]
-    data, order = put(split), Order(spec.train.seed, len(split), spec.train.batch)
+    data, order = put(split), make_order(spec.train, split)
     method = Objects(**cell.objects).method(spec)
     step, state = make_step(spec, task, method=method), init_state(spec)
     began = time.perf_counter()

@@ -26,5 +26,6 @@ from ._start import Start as Start
 from ._state import TrainState as TrainState
 from ._state import init_state as init_state
 from ._step import Order as Order
+from ._step import make_order as make_order
 from ._step import make_step as make_step
 from ._step import put as put

@@ -66,7 +66,7 @@ from ._processes import (
 )
 from ._start import Start, lengthened_line, start_from
 from ._state import TrainState, init_state, skeleton
-from ._step import METRICS, Metrics, Order, make_step, put
+from ._step import METRICS, Metrics, make_order, make_step, put
 from ._tracker import AbstractTracker, NoTracker, make_tracker, require_tracker
 
 AHEAD = 2
@@ -264,7 +264,7 @@ def _bad_rows(data: Dataset) -> int:
 
 
 def _check_splits(spec: Spec, data: Dataset) -> None:
-    Order(spec.train.seed, len(data.splits["train"]), spec.train.batch)
+    make_order(spec.train, data.splits["train"])
     wanted = spec.train.validation_split
     if wanted not in data.splits:
         known = ", ".join(name for name in data.splits if name.startswith("validation"))
@@ -297,7 +297,7 @@ class _Trainer:
         self.run, self.task, self.devices, self.console = run, task, devices, console
         self.spec = spec = run.spec
         self.data = devices.copy(put(data.splits["train"]))
-        self.order = Order(spec.train.seed, len(data.splits["train"]), spec.train.batch)
+        self.order = make_order(spec.train, data.splits["train"])
         self.validation = data.splits[spec.train.validation_split].take(
             slice(spec.train.validation_rows or None)
         )

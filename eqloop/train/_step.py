@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from .._errors import InputError
 from .._solution import BackwardReport
 from .._task import Split, Task
-from ..run import Spec
+from ..run import Spec, TrainSpec
 from ._devices import Devices
 from ._method import Method, batch_loss, make_method
 from ._state import TrainState, make_optimiser, make_schedule, training_key
@@ -65,13 +65,30 @@ def put(split: Split) -> Data:
 
 
 class Order:
-    """Which examples a step sees: a pure function of (seed, epoch, index), never of the past.
+    """Which examples a step sees: a pure function of (seed, step), never of the past.
 
     Epoch e is a permutation by `Philox(key=[seed, e])`, cut into batches; the examples left over
     at its end (fewer than a batch) sit that epoch out.
+
+    With a curriculum, step s of its first `curriculum_steps` steps draws different examples,
+    uniformly from the easiest `curriculum_share + (1 - curriculum_share) s / curriculum_steps` of
+    all; examples of equal difficulty are in random order, and those of unknown difficulty (NaN)
+    come last. Later steps see what they see without a curriculum.
+
+    **Raises** `InputError` where a batch exceeds the examples that it is drawn from, and where a
+    curriculum has one difficulty only.
     """
 
-    def __init__(self, seed: int, examples: int, batch: int):
+    def __init__(
+        self,
+        seed: int,
+        examples: int,
+        batch: int,
+        *,
+        difficulty: Float[np.ndarray, " examples"] | None = None,
+        curriculum_steps: int = 0,
+        curriculum_share: float = 1.0,
+    ):
         if batch > examples:
             raise InputError(
                 f"train.batch = {batch} exceeds the {examples} training examples: lower it, or "
@@ -81,15 +98,62 @@ class Order:
         self.per_epoch = examples // batch
         self._epoch = -1
         self._permutation = np.zeros(0, np.int64)
+        self.curriculum_steps, self.curriculum_share = curriculum_steps, curriculum_share
+        if not curriculum_steps:
+            return
+        if difficulty is None or len(np.unique(difficulty)) < 2:
+            raise InputError(
+                f"train.curriculum_steps = {curriculum_steps} has no effect: all training examples "
+                "are of one difficulty; set it to 0, or take data of several (prefix sums: "
+                "task.shortest, sudoku: task.most_givens)"
+            )
+        if self.easiest(0) < batch:
+            raise InputError(
+                f"train.curriculum_share = {curriculum_share} is {self.easiest(0)} of the "
+                f"{examples} training examples, fewer than train.batch = {batch}: raise it"
+            )
+        ties = self._generator(_TIES, 0).random(examples)
+        self._ranked = np.lexsort((ties, difficulty)).astype(np.int32)
+
+    def easiest(self, step: int) -> int:
+        """How many of the examples, the easiest ones, a step draws from."""
+        if step >= self.curriculum_steps:
+            return self.examples
+        share = self.curriculum_share
+        return round((share + (1 - share) * step / self.curriculum_steps) * self.examples)
 
     def __call__(self, step: int) -> Int[np.ndarray, " batch"]:
         """Indices of the batch of step 0, 1, ..."""
+        if step < self.curriculum_steps:
+            drawn = self._generator(_DRAWN, step).choice(
+                self.easiest(step), self.batch, replace=False
+            )
+            return self._ranked[drawn]
         epoch, index = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+            generator = self._generator(_EPOCHS, epoch)
             self._permutation = generator.permutation(self.examples).astype(np.int32)
             self._epoch = epoch
         return self._permutation[index * self.batch : (index + 1) * self.batch]
+
+    def _generator(self, stream: int, number: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[self.seed + (stream << 32), number]))
+
+
+_EPOCHS, _DRAWN, _TIES = range(3)
+"""Streams of random numbers of an `Order`, which a seed, below 2^32, leaves room for in the key."""
+
+
+def make_order(spec: TrainSpec, split: Split) -> Order:
+    """The order in which a run sees the examples of its training split."""
+    return Order(
+        spec.seed,
+        len(split),
+        spec.batch,
+        difficulty=split.difficulty,
+        curriculum_steps=spec.curriculum_steps,
+        curriculum_share=spec.curriculum_share,
+    )
 
 
 class _Fixed(NamedTuple):
