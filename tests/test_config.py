@@ -20,7 +20,7 @@ from eqloop.run import (
 from eqloop.tasks import make_task
 
 
-@pytest.mark.parametrize("preset", ["quick", "paper"])
+@pytest.mark.parametrize("preset", ["quick", "equilibrium", "paper"])
 @pytest.mark.parametrize("task", ["prefix-sums", "sudoku", "chess"])
 def test_every_preset_resolves_and_survives_toml(preset, task, tmp_path):
     assert task in presets()[preset]
