@@ -299,6 +299,12 @@ MEASURES: Mapping[str, Callable[[Any], float | None]] = {
     "non-normality": lambda r: _median(r["spectrum"]["non_normality"]),
     "distinct": lambda r: finite(r["input_dependence"]["distinct"]),
     "condition": lambda r: _median(r["geometry"]["condition"]),
+    "settle step": lambda r: _median(r["reachability"]["settle_step"]),
+    "restarts at the same point": lambda r: finite(
+        r["reachability"]["starts"]["gaussian"]["same"]["share"]
+    ),
+    "backward products": lambda r: _median(r["geometry"]["products"]),
+    "cosine of one-step": lambda r: _median(r["geometry"]["cosines"]["one-step"]),
 }
 """Of a stability report: what is held against how a model extrapolates."""
 

@@ -27,6 +27,11 @@ _WORTH = ("last", "best", "lost")
 _AXES = {"reachability": "reachability", "input_dependence": "input-dependence"}
 _AXES |= {"geometry": "geometry"}
 _SHOWN_MEASURES = ("converged", "spectral radius", "Lyapunov exponent")
+_FIXED_POINTS = (
+    *("settle step", "restarts at the same point", "non-normality", "condition"),
+    *("backward products", "cosine of one-step"),
+)
+_SHARES = ("converged", "restarts at the same point")
 _MEANS = "mean ± half-width of the 95 % interval (Student’s t) over the seeds"
 
 
@@ -34,7 +39,7 @@ def all_tables(results: Results) -> list[Table]:
     """All tables that have rows."""
     tables = [*_score_tables(results), *_band_tables(results), _cost_table(results)]
     if any(cell.stability for cell in results.finished):
-        tables.append(_stability_table(results))
+        tables += [_stability_table(results), _fixed_points_table(results)]
         correlated = hard_correlations(results)
         if any(result.value is not None for result in correlated):
             tables.append(correlation_table(correlated))
@@ -231,11 +236,8 @@ def _ratio(what: str) -> Callable[[Cell], float | None]:
 
 
 def _stability_table(results: Results) -> Table:
-    groups = [group for group in results.groups if any(cell.stability for cell in group.cells)]
     columns: list[Column] = [(name, _verdicts(axis)) for axis, name in _AXES.items()]
-    columns += [
-        (f"{name}, %" if name == "converged" else name, _measure(name)) for name in _SHOWN_MEASURES
-    ]
+    columns += _measures(_SHOWN_MEASURES)
     columns += [(f"{split}, %", _share(split, "last")) for split in SPLITS]
     agreements = [f"{name} in {hits} of {count}" for name, hits, count in agreement(results)]
     theory = f" As the framework predicts: {', '.join(agreements)} runs." if agreements else ""
@@ -243,13 +245,32 @@ def _stability_table(results: Results) -> Table:
         results,
         "stability",
         "Stability",
-        groups,
+        _examined(results),
         columns,
         "The verdicts of eqloop stability (a number counts runs), the share of loops that "
         "converged, the medians over examples of the spectral radius of the Jacobian and of the "
         "leading Lyapunov exponent (below 0: the loop settles), each as its mean over the seeds; "
         f"beside them the share solved.{theory}",
     )
+
+
+def _fixed_points_table(results: Results) -> Table:
+    return _table(
+        results,
+        "fixed-points",
+        "Fixed points",
+        _examined(results),
+        _measures(_FIXED_POINTS),
+        "Of eqloop stability, medians over examples, each as its mean over the seeds: the step "
+        "after which a loop has settled; the share of Gaussian starts that end at the fixed point "
+        "of the own start; the largest singular value of J over its spectral radius; the condition "
+        "of I − J; vector-Jacobian products of a backward solve; and the cosine of the one-step "
+        "gradient with the implicit one.",
+    )
+
+
+def _examined(results: Results) -> list[Group]:
+    return [group for group in results.groups if any(cell.stability for cell in group.cells)]
 
 
 def _failed_table(results: Results) -> Table:
@@ -318,10 +339,14 @@ def _verdicts(axis: str) -> Callable[[Group], str]:
     return of
 
 
+def _measures(names: Sequence[str]) -> list[Column]:
+    return [(f"{name}, %" if name in _SHARES else name, _measure(name)) for name in names]
+
+
 def _measure(name: str) -> Callable[[Group], str]:
     def of(cell: Cell) -> float | None:
         return None if cell.stability is None else cell.stability.measures[name]
 
-    if name == "converged":
+    if name in _SHARES:
         return lambda group: format_percent(group.estimate(of).mean, missing=DASH)
     return lambda group: typeset_number(group.estimate(of).mean)
