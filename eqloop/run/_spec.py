@@ -148,7 +148,7 @@ class SolverSpec:
     gradient_rtol: float = 1e-3
     """`implicit`: relative residual at which its linear solve stops."""
     gradient_restart: int = 10
-    """`implicit`: vector-Jacobian products in one cycle of `gmres`; memory of `anderson`."""
+    """`implicit`: most vector-Jacobian products in one cycle of `gmres`; memory of `anderson`."""
     gradient_cycles: int = 10
     """`implicit`: cycles of its linear solve at most."""
     gradient_trust: float = 0.0
