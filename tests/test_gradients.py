@@ -122,6 +122,7 @@ PAIRED = [
     # The others are given the state that a solver returns, so that each solver and each gradient
     # once is enough; test_solvers has every solver with `Implicit`.
     ("fixed-point", "truncated"),
+    ("fixed-point", "last-steps"),
     ("anderson", "one-step"),
     ("broyden", "phantom"),
     ("newton", "neumann"),
@@ -145,6 +146,7 @@ def test_solvers_with_gradients(solver, gradient, x64):
     found, out, report = gradient_of(f, z0, x, made, GRADIENTS[gradient](1e-10))
     sums = {
         "truncated": series(4),
+        "last-steps": series(4),
         "one-step": series(1),
         "phantom": series(4, 0.3),
         "neumann": series(4),
