@@ -12,4 +12,4 @@ def steps_backwards(mix: float, eps: float) -> int:
     - `mix`: the share b of each new value; each step back amplifies errors by up to `(1 - b)^-2`.
     - `eps`: the rounding error of a state, relative to it.
     """
-    return max(1, math.floor(math.log(eps) / (4 * math.log1p(-mix))))
+    return math.floor(math.log(eps) / (4 * math.log1p(-mix)))

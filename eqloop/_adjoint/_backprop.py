@@ -20,11 +20,11 @@ class Backprop(AbstractGradient):
     The gradient is exact for the state that was computed, converged or not, as are derivatives of
     any order and in both modes. Memory is one state per iteration of `Unroll`. For any other
     solver it is the solver's whole state (`2 memory` states for `Anderson`) in each of `max_steps`
-    slots; slots in which every example is done are skipped. For `Reversible` it is
-    two states for as many steps as rounding allows; there are only first derivatives, in reverse
-    mode (second ones raise `ValueError`, forward mode raises JAX's `TypeError`), and the `probe`
-    reports as `residual` how far the states computed backwards were off. When not to use it: with a
-    solver that stops at a tolerance, where `Implicit` needs less memory.
+    slots; slots in which every example is done are skipped. For `Reversible` it is two
+    states for as many steps as rounding allows; there are only first derivatives, in reverse mode
+    (second ones raise `ValueError`, forward mode raises JAX's `TypeError`), and the `probe` reports
+    as `residual` how far the states computed backwards were off. When not to use it: with a solver
+    that stops at a tolerance, where `Implicit` needs less memory.
 
     **Arguments:**
 
@@ -35,7 +35,8 @@ class Backprop(AbstractGradient):
         more evaluation per step. Other solvers ignore it.
 
     **Raises** `ValueError` for `NewtonKrylov` and `Chord` (their derivative is that of `Implicit`),
-    for the solvers of Optimistix, and for a number of checkpoints below 1.
+    for the solvers of Optimistix, for a number of checkpoints below 1, and for a `Reversible` whose
+    `mix` is so near 1 that no step can be computed backwards.
 
     ```python
     >>> import eqloop, jax, jax.numpy as jnp
@@ -65,14 +66,7 @@ class Backprop(AbstractGradient):
         if not isinstance(max_steps, int):
             raise ValueError("Backprop through a solver needs a static number of max_steps")
         if isinstance(solver, Reversible):
-            forward, z = solve_reversibly(
-                f,
-                z0,
-                x,
-                solver,
-                max_steps=max_steps,
-                probe=probe,
-            )
+            forward, z = solve_reversibly(f, z0, x, solver, max_steps=max_steps, probe=probe)
         else:
             begin = solver.begin(lambda z: f(z, x), z0)
             solve = follow(f, x, solver, z0, begin, max_steps, self.keep)

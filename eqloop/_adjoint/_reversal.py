@@ -43,11 +43,18 @@ def solve_reversibly(
     """Run the solver. Returns where it stopped, and that state with its gradient with respect to
     the arrays of f and x and to z0.
 
-    The backward pass reports its products, and as `residual` the largest relative difference of
-    the states that it computes from those that were stored.
+    The backward pass reports as `residual` the largest relative difference of the states that it
+    computes from those that were stored.
+
+    **Raises** `ValueError` if not even one step can be computed backwards.
     """
     eps = float(jnp.finfo(two_norm(z0).dtype).eps)
     stride = min(steps_backwards(solver.mix, eps), max_steps)
+    if stride < 1:
+        raise ValueError(
+            f"Backprop: Reversible(mix={solver.mix}) amplifies rounding too much to be computed "
+            f"backwards: mix must be at most {1 - eps**0.25:.3f} here"
+        )
     record, forward = _forward(*stop_gradient((f, z0, x)), solver, max_steps, stride)
     arrays, static = eqx.partition((f, x), eqx.is_array)
     leaves, structure = jtu.tree_flatten(arrays)
@@ -109,10 +116,10 @@ def _last_state(leaves, z0, probe, record: _Record, loop: _Loop) -> PyTree:
 
     def backwards(kept, cotangent):
         leaves, probe, record = _differentiated_once(kept)
-        gradients, start, drift, products = _reverse(loop, leaves, record, cotangent)
+        gradients, start, drift = _reverse(loop, leaves, record, cotangent)
         iterator = iter(gradients)
         of_leaves = [next(iterator) if inexact else None for inexact in loop.inexact]
-        report = BackwardReport.of(residual=drift, products=products)
+        report = BackwardReport.of(residual=drift)
         if probe is not None:
             probe = jtu.tree_map(lambda a, b: b.astype(a.dtype), probe, report)
         return of_leaves, start, probe, None
@@ -136,8 +143,8 @@ def _(primals, tangents):
 
 def _reverse(
     loop: _Loop, leaves: list[Array], record: _Record, cotangent: PyTree
-) -> tuple[list[Array], PyTree, Float[Array, "*batch"], Int[Array, "*batch"]]:
-    """The gradients of the inexact leaves and of z0, the drift, and the number of products.
+) -> tuple[list[Array], PyTree, Float[Array, "*batch"]]:
+    """The gradients of the inexact leaves and of z0, and the drift.
 
     Under `vmap` the loop runs once for the whole batch, and adds up the gradient of what its
     examples share. A batch of loops would have one such gradient for each of them.
@@ -238,4 +245,4 @@ def _reverse_loop(loop: _Loop, leaves, record: _Record, cotangent):
     )
     _, _, cotangents, gradients, drift = jax.lax.while_loop(lambda c: c[0] > 0, body, start)
     of_z0 = jtu.tree_map(jnp.add, cotangents.y, cotangents.z)
-    return gradients, of_z0, drift, 2 * record.steps
+    return gradients, of_z0, drift

@@ -72,24 +72,22 @@ class Truncated(AbstractGradient):
 
     def _follow(self, f, z0, x, solver, max_steps) -> Equilibrium:
         solver = followed(self, solver)
-        last = self.steps
-        if not isinstance(last, int):
+        if not isinstance(self.steps, int):
             raise ValueError("Truncated: follow needs a static number of steps")
+        last = min(self.steps, max_steps) if isinstance(max_steps, int) else self.steps
         constant_f, z0, constant_x = stop_gradient((f, z0, x))
-        begin = solver.begin(lambda z: constant_f(z, constant_x), z0)
+
+        def evaluate(z):
+            return constant_f(z, constant_x)
+
+        begin = solver.begin(evaluate, z0)
+        tail = Tail.begin(z0, begin, last)
         _, solve, tail = iterate_watched(
-            lambda z: constant_f(z, constant_x),
-            solver,
-            z0,
-            Tail.begin(z0, begin, last),
-            Tail.watch,
-            max_steps=max_steps,
+            evaluate, solver, z0, tail, Tail.watch, max_steps=max_steps
         )
         forward, origin = stop_gradient((forward_result(solver, solve), tail.origin))
         # One slot more than steps: it judges the last iterate.
-        until = solve.best_step + 1
-        tail_solve = follow(
-            f, x, solver, origin.z, origin.resume(begin), last + 1, self.keep, until
-        )
+        solve_again, slots, until = origin.resume(begin), last + 1, solve.best_step + 1
+        again = follow(f, x, solver, origin.z, solve_again, slots, self.keep, until)
         value = advance(f, forward.state, x, 1)
-        return make_equilibrium(value, forward.state, tail_solve.best, solver, forward, 1)
+        return make_equilibrium(value, forward.state, again.best, solver, forward, 1)

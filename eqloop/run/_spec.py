@@ -187,7 +187,8 @@ class SolverSpec:
         for name in ("damping", "gradient_damping"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"solver.{name}", value, "in [0, 1)")
-        _check(0 < self.mix < 1, "solver.mix", self.mix, "in (0, 1)")
+        # Above, not even one step in float32 can be computed backwards.
+        _check(0 < self.mix <= 0.98, "solver.mix", self.mix, "above 0 and at most 0.98")
         if gradient_facts(self.gradient).follows and not solver_facts(self.name).followed:
             raise InputError(
                 f'solver.gradient = "{self.gradient}" cannot follow the steps of solver.name = '
