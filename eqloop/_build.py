@@ -33,6 +33,7 @@ from ._solver import (
     Chord,
     FixedPoint,
     NewtonKrylov,
+    Reversible,
     Solver,
     SteadyState,
     Unroll,
@@ -98,6 +99,7 @@ SOLVERS: dict[str, Callable[[SolverSpec], Solver]] = {
     "broyden": lambda spec: Broyden(memory=spec.memory, **_common(spec)),
     "newton": lambda spec: NewtonKrylov(**_common(spec)),
     "chord": lambda spec: Chord(**_common(spec)),
+    "reversible": lambda spec: Reversible(mix=spec.mix, **_common(spec)),
     "steady-state": lambda spec: SteadyState(**_common(spec)),
 }
 """The constructors of the solvers; `eqloop.run.SOLVERS` has the facts of them."""
@@ -138,6 +140,7 @@ GRADIENTS: dict[str, GradientRow] = {
     "truncated": GradientRow(
         lambda spec: Truncated(spec.gradient_steps), family=Truncated, terms=(2, 4, 8)
     ),
+    "last-steps": GradientRow(lambda spec: Truncated(spec.gradient_steps, follow=True)),
     "one-step": GradientRow(lambda spec: OneStep(), others={"one-step": OneStep()}),
     "phantom": GradientRow(
         lambda spec: Phantom(spec.gradient_steps, damping=spec.gradient_damping),

@@ -31,6 +31,7 @@ from ._solver import FixedPoint as FixedPoint
 from ._solver import Iterate as Iterate
 from ._solver import NewtonKrylov as NewtonKrylov
 from ._solver import Proposal as Proposal
+from ._solver import Reversible as Reversible
 from ._solver import SteadyState as SteadyState
 from ._solver import Unroll as Unroll
 from ._task import Bad as Bad

@@ -44,8 +44,8 @@ def equilibrium(
         inside).
     - `x`: the input, a pytree that stays constant over the loop.
     - `solver`: `Unroll`, `FixedPoint`, `Anderson`, `Broyden`, `NewtonKrylov`, `Chord`,
-        `SteadyState`, or any fixed-point solver or root-finder of Optimistix that needs
-        no interval.
+        `Reversible`, `SteadyState`, or any fixed-point solver or root-finder of Optimistix that
+        needs no interval.
     - `gradient`: `Backprop`, `Truncated`, `OneStep`, `Phantom`, `Neumann` or `Implicit`. The
         default is `Backprop` for `Unroll` and `Implicit` for any other solver.
     - `max_steps`: maximum number of steps of a solver that stops at a tolerance; `Unroll` ignores

@@ -68,7 +68,8 @@ class BackwardReport(eqx.Module):
     A backward pass has no outputs of its own, so the report travels as the cotangent of an
     argument: pass `BackwardReport.zeros()` as `probe=` and differentiate with respect to it. It
     is pure, so it works under `jit`, `vmap` and on several devices. Gradients without a backward
-    solve (`Backprop`, `Truncated`, `OneStep`, `Phantom`) report zeros. Reports of several solves
+    solve (`Backprop`, `Truncated`, `OneStep`, `Phantom`) report zeros, except that `Backprop`
+    through `Reversible` reports the error of its states as `residual`. Reports of several solves
     are summed, as gradients are: a second derivative makes several solves. Solves for tangents
     (`jax.jvp`) report nothing.
 

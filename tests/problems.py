@@ -139,7 +139,12 @@ PROBLEMS = [
     Problem("contraction", spectrum(0.8, -0.6, 0.3, 0.1, -0.2)),
     Problem("rotation", spectrum(turn(0.9, 1.0), turn(0.7, 2.5), 0.2)),
     # Re < 1: the flow and the accelerated solvers reach it, plain iteration spirals away.
-    Problem("spiral", spectrum(turn(1.3, 1.8), 0.5, 0.2, -0.3), (*ACCELERATED, "steady-state")),
+    # Its imaginary part is below (2 - b) / b = 3 too, up to which the reversible solver converges.
+    Problem(
+        "spiral",
+        spectrum(turn(1.3, 1.8), 0.5, 0.2, -0.3),
+        (*ACCELERATED, "steady-state", "reversible"),
+    ),
     Problem("expanding", spectrum(3.0, -2.0, 0.5, 0.2, -0.3), ACCELERATED),
     Problem(
         "ill-conditioned",
@@ -164,6 +169,7 @@ SOLVERS: dict[str, Callable[[float], Any]] = {
     "broyden": lambda rtol: eqloop.Broyden(rtol),
     "newton": lambda rtol: eqloop.NewtonKrylov(rtol, forcing=1e-6),
     "chord": lambda rtol: eqloop.Chord(rtol, forcing=1e-6),
+    "reversible": lambda rtol: eqloop.Reversible(rtol),
     "steady-state": lambda rtol: eqloop.SteadyState(
         rtol, controller=diffrax.PIDController(rtol=1e-4, atol=rtol, dtmax=1.0)
     ),
@@ -172,6 +178,7 @@ SOLVERS: dict[str, Callable[[float], Any]] = {
 GRADIENTS: dict[str, Callable[[float], Any]] = {
     "backprop": lambda rtol: eqloop.Backprop(),
     "truncated": lambda rtol: eqloop.Truncated(4),
+    "last-steps": lambda rtol: eqloop.Truncated(4, follow=True),
     "one-step": lambda rtol: eqloop.OneStep(),
     "phantom": lambda rtol: eqloop.Phantom(4, damping=0.3),
     "neumann": lambda rtol: eqloop.Neumann(4),

@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # What every part may use: the exception for users, how text from outside is shown, the words for
-# shapes, what to keep.
-WORDS = {"_errors", "_text", "_numbers", "_remat"}
+# shapes, what to keep, how far one can go back.
+WORDS = {"_errors", "_text", "_numbers", "_remat", "_precision"}
 # The loop: its pieces, each of which may use those before it.
 PIECES = (
     *("_norms", "_solution", "_iteration", "_linear"),
@@ -31,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "_text": set(),
     "_numbers": set(),
     "_remat": set(),
+    "_precision": set(),
     # The names of the spec that say where a block has its norms and its recall.
     "_places": set(),
     # Typed fields of tables, and how a wrong one is told.

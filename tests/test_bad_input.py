@@ -171,7 +171,7 @@ CASES: list[tuple[str, str]] = [
     (
         "train --solver jacobi",
         "solver.name must be one of unroll, fixed-point, anderson, broyden, newton, chord, "
-        "steady-state, got 'jacobi'",
+        "reversible, steady-state, got 'jacobi'",
     ),
     (
         "train --solver newton --gradient backprop",
@@ -180,8 +180,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --gradient exact",
-        "solver.gradient must be one of backprop, truncated, one-step, phantom, neumann, "
-        "implicit, got 'exact'",
+        "solver.gradient must be one of backprop, truncated, last-steps, one-step, phantom, "
+        "neumann, implicit, got 'exact'",
     ),
     (
         "train --recall inner",

@@ -125,6 +125,12 @@ def test_the_gradient_and_the_loss_follow_the_solver():
         (["solver.rtol=2"], "solver.rtol must be between 0 and 1, got 2.0"),
         (["solver.rtol=nan"], "solver.rtol must be between 0 and 1, got nan"),
         (["solver.damping=1"], "solver.damping must be in [0, 1), got 1.0"),
+        (["solver.mix=1"], "solver.mix must be above 0 and at most 0.98, got 1.0"),
+        (
+            ["solver.name=chord", "solver.gradient=last-steps"],
+            "\"last-steps\" cannot follow the steps of solver.name = 'chord'",
+        ),
+        (["solver.gradient=last-steps", "solver.gradient_steps=99"], "cannot be differentiated"),
         (["solver.gradient=truncated", "solver.gradient_steps=99"], "cannot be differentiated"),
         (["train.steps=0"], "train.steps must be at least 1, got 0"),
         (["train.lr=-1"], "train.lr must be above 0, got -1.0"),

@@ -68,6 +68,15 @@ def test_states_that_a_gradient_keeps():
     assert restart[1] - restart[0] == 20 * state
     history = [step(f"solver.memory={n}", solver="anderson") for n in (50, 60)]
     assert history[1] - history[0] == 20 * state
+    tail = {"solver": "anderson", "gradient": "last-steps"}
+    last = [step(f"solver.gradient_steps={n}", "solver.memory=1", **tail) for n in (10, 30)]
+    assert last[1] - last[0] == 20 * (3 + 2) * state
+    # Both states of every fifth step; with a small share of none but the first.
+    back = {"solver": "reversible", "gradient": "backprop"}
+    reversed_ = [step(f"solver.max_steps={n}", **back) for n in (50, 100)]
+    assert reversed_[1] - reversed_[0] == 2 * 10 * state
+    constant = {step(f"solver.max_steps={n}", "solver.mix=0.01", **back) for n in (16, 64, 256)}
+    assert len(constant) == 1
     unrolled = [step(f"solver.steps={n}", "train.loss=last") for n in (10, 20)]
     assert unrolled[1] - unrolled[0] == 30 * state
     spread = memory_needed(small(), 4)["one step"]

@@ -21,7 +21,7 @@ class Implicit(AbstractCotangentSolve):
     """The gradient of the fixed point itself: `dz*/dx = (I - df/dz)^-1 df/dx`.
 
     A cotangent g of z* is replaced by the solution `u` of `(I - df/dz)^T u = g`, found by GMRES
-    (Lineax) from vector-Jacobian products alone, and u is back-propagated through one evaluation
+    from vector-Jacobian products alone, and u is back-propagated through one evaluation
     of f at z*. Memory does not depend on the number of iterations. The gradient with respect to z0
     is zero.
 
@@ -42,9 +42,7 @@ class Implicit(AbstractCotangentSolve):
     fused attention) has its first gradient in reverse mode; `jvp` then raises JAX's `TypeError`,
     and so do second derivatives that need it.
 
-    GMRES does not work within `jax.pmap` and `jax.shard_map` (it raises `ValueError`), and
-    `jax.export` cannot serialise it (LAPACK). `Implicit(solver=Anderson())` works there, with
-    `jax.shard_map(..., check_vma=False)`. Meshes with explicit axes are not supported: use
+    Within `jax.shard_map` give `check_vma=False`. Meshes with explicit axes are not supported: use
     `AxisType.Auto` under `jax.jit`.
 
     When not to use it: if the loop does not converge. Then there is no fixed point to
@@ -55,10 +53,10 @@ class Implicit(AbstractCotangentSolve):
     - `rtol`: tolerance on `|(I - J)^T u - g| / |g|`, in the 2-norm.
     - `cycles`: maximum number of restart cycles of GMRES; stops early if a cycle reduces the
         residual by less than 10%.
-    - `restart`: vector-Jacobian products per cycle; uses this many copies of the state.
+    - `restart`: maximum number of vector-Jacobian products per cycle, besides the one that judges
+        it; uses this many copies of the state. A cycle ends at the product that reaches `rtol`.
     - `solver`: a fixed-point solver for `u = J^T u + g` instead of GMRES, for example `Anderson`.
-        It stops at the product that reaches the tolerance, GMRES only after a full cycle. Its
-        tolerances are replaced by `rtol`, and it makes at most `cycles * restart` steps.
+        Its tolerances are replaced by `rtol`, and it makes at most `cycles * restart` steps.
     - `trust`: largest relative residual of the loop (2-norm) at which the system is solved at all.
     - `largest`: largest `|u| / |g|`.
     - `fallback`: the gradient in place of the solution, which makes its `steps` products; by

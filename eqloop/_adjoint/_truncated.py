@@ -3,11 +3,12 @@
 import equinox as eqx
 from jaxtyping import Array, Int
 
-from .._iteration import python_int, unroll
+from .._iteration import advance, python_int, stop_gradient, unroll
 from .._remat import Keep
 from .._solution import Equilibrium
-from .._solver import solve_forward
+from .._solver import Unroll, forward_result, iterate_watched, solve_forward
 from ._base import AbstractGradient
+from ._follow import Tail, follow, followed
 from ._make_equilibrium import make_equilibrium
 from ._tail import check_checkpoints, check_steps, tail_steps
 
@@ -16,9 +17,11 @@ class Truncated(AbstractGradient):
     """Back-propagation through the last `steps` iterations; earlier ones get no gradient.
 
     `Unroll(n + k)` with `Truncated(k)` is progressive training: n iterations without a gradient,
-    then k with one. With any other solver, `steps` plain iterations follow the solve. Derivatives
-    of any order and in both modes are those of these iterations from a constant state. When not to
-    use it: if earlier iterations matter for the gradient, and if `Implicit` converges.
+    then k with one. With any other solver, `steps` plain iterations follow the solve; or, with
+    `follow`, nothing follows it and the last `steps` steps of the solver that led to its state are
+    differentiated, its damping or acceleration included. Derivatives of any order and in both modes
+    are those of these iterations from a constant state. When not to use it: if earlier iterations
+    matter for the gradient, and if `Implicit` converges.
 
     **Arguments:**
 
@@ -27,8 +30,14 @@ class Truncated(AbstractGradient):
     - `max_steps`: static upper bound on a traced `steps`, which is clamped to it and to the
         iterations of `Unroll`.
     - `keep`, `checkpoints`: see `Backprop`.
+    - `follow`: whether to differentiate the solver's own steps. Then `steps` must be an integer;
+        `steps` states of the solver are stored while it runs (for `Anderson` `2 memory` states of
+        the loop each), and these steps are made a second time, differentiably. What a solver
+        decides by its residual, such as when damping begins, is a constant. `checkpoints` has no
+        effect. `Unroll` has no other steps.
 
-    **Raises** `ValueError` if `steps` is an integer below 1 or exceeds those of `Unroll`.
+    **Raises** `ValueError` if `steps` is an integer below 1 or exceeds those of `Unroll`, and with
+    `follow` as `Backprop`.
 
     ```python
     >>> import eqloop, jax, jax.numpy as jnp
@@ -46,6 +55,7 @@ class Truncated(AbstractGradient):
     max_steps: int | None = eqx.field(default=None, static=True, converter=python_int)
     keep: Keep = eqx.field(default="marked", static=True)
     checkpoints: int | None = eqx.field(default=None, static=True)
+    follow: bool = eqx.field(default=False, static=True)
 
     def __check_init__(self):
         check_steps(self)
@@ -53,7 +63,31 @@ class Truncated(AbstractGradient):
 
     def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:
         del probe
+        if self.follow and not isinstance(solver, Unroll):
+            return self._follow(f, z0, x, solver, max_steps)
         steps, bound = tail_steps(self, solver)
         forward = solve_forward(f, z0, x, solver, reserved_steps=steps, max_steps=max_steps)
         z, state = unroll(f, forward.state, x, steps, bound, self.keep, self.checkpoints)
         return make_equilibrium(state, z, state, solver, forward, steps)
+
+    def _follow(self, f, z0, x, solver, max_steps) -> Equilibrium:
+        solver = followed(self, solver)
+        if not isinstance(self.steps, int):
+            raise ValueError("Truncated: follow needs a static number of steps")
+        last = min(self.steps, max_steps) if isinstance(max_steps, int) else self.steps
+        constant_f, z0, constant_x = stop_gradient((f, z0, x))
+
+        def evaluate(z):
+            return constant_f(z, constant_x)
+
+        begin = solver.begin(evaluate, z0)
+        tail = Tail.begin(z0, begin, last)
+        _, solve, tail = iterate_watched(
+            evaluate, solver, z0, tail, Tail.watch, max_steps=max_steps
+        )
+        forward, origin = stop_gradient((forward_result(solver, solve), tail.origin))
+        # One slot more than steps: it judges the last iterate.
+        solve_again, slots, until = origin.resume(begin), last + 1, solve.best_step + 1
+        again = follow(f, x, solver, origin.z, solve_again, slots, self.keep, until)
+        value = advance(f, forward.state, x, 1)
+        return make_equilibrium(value, forward.state, again.best, solver, forward, 1)

@@ -12,7 +12,9 @@ from ._iterative import Proposal as Proposal
 from ._iterative import SolveState as SolveState
 from ._iterative import choose as choose
 from ._iterative import iterate as iterate
+from ._iterative import iterate_watched as iterate_watched
 from ._newton import NewtonKrylov as NewtonKrylov
+from ._reversible import Reversible as Reversible
 from ._steady_state import SteadyState as SteadyState
 from ._traced import check_not_negative as check_not_negative
 from ._traced import traced_float as traced_float

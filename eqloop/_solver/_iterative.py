@@ -67,6 +67,7 @@ class SolveState(eqx.Module):
 
     - `state`: the solver's own state; see `AbstractSolver.start`.
     - `best`: the iterate that met the tolerance; until then, the one of lowest relative residual.
+    - `best_step`: the number of steps made before `best` was evaluated, which led to it.
     - `residual`: the relative residual of `best`.
     - `steps`, `evaluations`: numbers of steps, and of evaluations of f.
     - `curve`: relative residuals of the first steps.
@@ -77,6 +78,7 @@ class SolveState(eqx.Module):
 
     state: PyTree
     best: PyTree
+    best_step: Int[Array, ""]
     residual: Float[Array, ""]
     steps: Int[Array, ""]
     evaluations: Int[Array, ""]
@@ -153,6 +155,7 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
         return SolveState(
             state=self.start(f, z),
             best=z,
+            best_step=zero,
             residual=jnp.full((), jnp.inf, norm_struct.dtype),
             steps=zero,
             evaluations=zero,
@@ -187,6 +190,7 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
         return choose(live & jnp.logical_not(stops), proposal.z, z), SolveState(
             state=proposal.state,
             best=choose(better, z, solve.best),
+            best_step=jnp.where(better, solve.steps, solve.best_step),
             residual=jnp.where(better, residual, solve.residual),
             steps=solve.steps + live.astype(jnp.int32),
             evaluations=solve.evaluations + jnp.where(live, 1 + further, 0),
@@ -237,19 +241,35 @@ def iterate(
 
     The last iterate and the state of the solve, which holds the best one.
     """
+    z, solve, _ = iterate_watched(f, solver, z, None, lambda seen, *_: seen, max_steps=max_steps)
+    return z, solve
+
+
+def iterate_watched(
+    f: Callable,
+    solver: AbstractSolver,
+    z: PyTree,
+    seen: PyTree,
+    watch: Callable[[PyTree, PyTree, SolveState, SolveState], PyTree],
+    *,
+    max_steps: Count,
+) -> tuple[PyTree, SolveState, PyTree]:
+    """`iterate`, which also returns what `watch` has made of `seen`: at each step it is called with
+    `seen`, the iterate before the step, and the states of the solve before and after it."""
     solve, static = eqx.partition(solver.begin(f, z), eqx.is_array)
 
     def any_live(carry):
-        _, solve = carry
+        _, solve, _ = carry
         return eqxi.unvmap_any(jnp.logical_not(solve.done)) & (solve.count < max_steps)
 
     def body(carry):
-        z, solve = carry
-        z, solve = solver.advance(f, z, eqx.combine(solve, static))
-        return z, eqx.filter(solve, eqx.is_array)
+        z, solve, seen = carry
+        before = eqx.combine(solve, static)
+        z_next, after = solver.advance(f, z, before)
+        return z_next, eqx.filter(after, eqx.is_array), watch(seen, z, before, after)
 
-    z, solve = jax.lax.while_loop(any_live, body, (z, solve))
-    return z, eqx.combine(solve, static)
+    z, solve, seen = jax.lax.while_loop(any_live, body, (z, solve, seen))
+    return z, eqx.combine(solve, static), seen
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:

@@ -91,7 +91,7 @@ class _NewtonState(NamedTuple):
 
 
 class NewtonKrylov(AbstractNewton):
-    """`z <- z + d` with `(I - df/dz) d = f(z) - z`, solved inexactly by GMRES (Lineax).
+    """`z <- z + d` with `(I - df/dz) d = f(z) - z`, solved inexactly by GMRES.
 
     Each linear solve stops at a relative residual of `forcing` or of z itself, whichever is
     smaller, but never below what `rtol` requires. Convergence near a fixed point is therefore
@@ -107,7 +107,8 @@ class NewtonKrylov(AbstractNewton):
     - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`.
     - `plain`: number of plain iterations before the first Newton step.
     - `forcing`: upper bound on the relative residual at which a linear solve stops.
-    - `restart`: products with the Jacobian per GMRES cycle; uses this many copies of the state.
+    - `restart`: maximum number of products with the Jacobian per GMRES cycle, besides the one that
+        judges it; uses this many copies of the state.
     - `cycles`: maximum number of GMRES cycles per step.
 
     The `evaluations` of the solve include products with the Jacobian and one linearisation of f

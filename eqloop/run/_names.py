@@ -5,8 +5,11 @@ check that these tables have the same names.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from .._precision import steps_backwards
 
 if TYPE_CHECKING:
     from ._spec import SolverSpec
@@ -20,14 +23,16 @@ class SolverFacts:
 
     - `meaning`: a phrase for help texts.
     - `converges`: whether it stops by itself, at a fixed point.
-    - `followed`: whether `backprop` can differentiate through its steps.
+    - `followed`: whether its steps can be differentiated.
     - `history`: spec -> number of states that it stores.
+    - `evaluations`: evaluations of the loop in one step.
     """
 
     meaning: str
     converges: bool = True
     followed: bool = True
     history: Callable[["SolverSpec"], int] = lambda spec: 0
+    evaluations: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,7 @@ class GradientFacts:
     - `losses`: names of the losses of the package that it supports.
     - `inside`: whether its differentiated iterations count as iterations of the loop.
     - `whole`: whether it differentiates through every step of the loop.
+    - `follows`: whether it differentiates the solver's own steps, not plain iterations after them.
     - `cuts`: whether it takes `solver.gradient_steps` from the iterations of `unroll`.
     - `solves`: whether it solves a linear system, and may fall back if the solve fails.
     """
@@ -54,6 +60,7 @@ class GradientFacts:
     losses: tuple[str, ...] = ("last", "progressive")
     inside: bool = False
     whole: bool = False
+    follows: bool = False
     cuts: bool = False
     solves: bool = False
 
@@ -85,11 +92,22 @@ SOLVERS: dict[str, SolverFacts] = {
     "broyden": SolverFacts("Broyden's method", history=_remembered),
     "newton": SolverFacts("Newton's method with GMRES", followed=False),
     "chord": SolverFacts("Newton's method with one Jacobian", followed=False),
+    "reversible": SolverFacts(
+        "two coupled states, computed backwards by backprop",
+        history=lambda spec: 1,
+        evaluations=2,
+    ),
     "steady-state": SolverFacts("the flow dz/dt = f(z) - z to its rest"),
 }
 
 
+_EPS = 2.0**-23
+"""Rounding of states, which are float32."""
+
+
 def _states_of_backprop(spec: "SolverSpec", iteration: int, step: int) -> int:
+    if spec.name == "reversible":
+        return 2 * math.ceil(spec.max_steps / steps_backwards(spec.mix, _EPS)) + iteration
     if spec.converges:
         return spec.max_steps * (iteration + step)
     segments = spec.gradient_checkpoints
@@ -99,6 +117,10 @@ def _states_of_backprop(spec: "SolverSpec", iteration: int, step: int) -> int:
 
 def _states_of_steps(spec: "SolverSpec", iteration: int, step: int) -> int:
     return spec.gradient_steps * iteration
+
+
+def _states_of_last_steps(spec: "SolverSpec", iteration: int, step: int) -> int:
+    return spec.gradient_steps * (iteration + step)
 
 
 def _states_of_implicit(spec: "SolverSpec", iteration: int, step: int) -> int:
@@ -114,12 +136,23 @@ GRADIENTS: dict[str, GradientFacts] = {
         losses=("last", "progressive", "mean"),
         inside=True,
         whole=True,
+        follows=True,
     ),
     "truncated": GradientFacts(
         "back-propagation through the last iterations",
         differentiated=lambda spec, total: spec.gradient_steps,
         states=_states_of_steps,
         inside=True,
+        cuts=True,
+    ),
+    "last-steps": GradientFacts(
+        "back-propagation through the last steps of the solver itself",
+        differentiated=lambda spec, total: (
+            spec.gradient_steps * solver_facts(spec.name).evaluations
+        ),
+        states=_states_of_last_steps,
+        inside=True,
+        follows=True,
         cuts=True,
     ),
     "one-step": GradientFacts(

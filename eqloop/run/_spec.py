@@ -151,8 +151,8 @@ class SolverSpec:
     memory: int = 5
     """Differences that `anderson` keeps; rank-one terms that `broyden` keeps."""
     gradient_steps: int = 6
-    """Iterations that `truncated` and `phantom` differentiate; terms of `neumann`, and of the
-    damped series that `implicit` falls back to."""
+    """Iterations that `truncated` and `phantom` differentiate, and steps that `last-steps` does;
+    terms of `neumann`, and of the damped series that `implicit` falls back to."""
     gradient_damping: float = 0.5
     """`phantom`: share of the old state in a differentiated iteration; `implicit`: damping of the
     series that it falls back to."""
@@ -164,7 +164,7 @@ class SolverSpec:
     gradient_rtol: float = 1e-3
     """`implicit`: relative residual at which its linear solve stops."""
     gradient_restart: int = 10
-    """`implicit`: vector-Jacobian products in one cycle of `gmres`; memory of `anderson`."""
+    """`implicit`: most vector-Jacobian products in one cycle of `gmres`; memory of `anderson`."""
     gradient_cycles: int = 10
     """`implicit`: cycles of its linear solve at most."""
     gradient_trust: float = 0.0
@@ -173,6 +173,9 @@ class SolverSpec:
     gradient_largest: float = 0.0
     """`implicit`: ratio of the norms of solution and cotangent above which the series replaces the
     solution; 0 for no limit."""
+    mix: float = 0.5
+    """`reversible`: the share of a new value in each of its two states. A smaller one converges
+    more slowly; `backprop` then stores states more rarely."""
     object: str = ""
     """The solver from outside eqloop as text, with the SHA-256 of its file; the run sets it."""
     gradient_object: str = ""
@@ -200,7 +203,9 @@ class SolverSpec:
         for name in ("damping", "gradient_damping"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"solver.{name}", value, "in [0, 1)")
-        if gradient_facts(self.gradient).whole and not solver_facts(self.name).followed:
+        # Above, not even one step in float32 can be computed backwards.
+        _check(0 < self.mix <= 0.98, "solver.mix", self.mix, "above 0 and at most 0.98")
+        if gradient_facts(self.gradient).follows and not solver_facts(self.name).followed:
             raise InputError(
                 f'solver.gradient = "{self.gradient}" cannot follow the steps of solver.name = '
                 f'{self.name!r}: use "implicit", "phantom" or "neumann"'

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._build import make_model
 from .._errors import InputError
-from ..run import ModelSpec, Spec, gradient_facts
+from ..run import ModelSpec, Spec, gradient_facts, solver_facts
 
 _BACKWARD = 2
 """A backward pass costs about two forward ones. What is computed again to save memory is left out,
@@ -57,7 +57,7 @@ def iterations(spec: Spec) -> tuple[float, float, int]:
     if loss == "mean":
         return spec.train.burn_in / 2, solver.steps, solver.steps
     if solver.converges:
-        total: float = solver.max_steps
+        total: float = solver.max_steps * solver_facts(solver.name).evaluations
     elif loss == "progressive":
         total = (solver.steps - 1) / 2 + (solver.steps + 3) / 4
     else:

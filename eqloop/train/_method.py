@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from .._adjoint import AbstractGradient, Backprop
+from .._adjoint import AbstractGradient, Backprop, Truncated
 from .._build import (
     check_file,
     described,
@@ -150,10 +150,13 @@ def make_method(spec: Spec, objects: Objects | None = None) -> Method:
     followed = isinstance(solver, Unroll) or (
         isinstance(solver, AbstractSolver) and solver.followed
     )
-    if isinstance(gradient, Backprop) and not followed:
+    follows = isinstance(gradient, Backprop) or (
+        isinstance(gradient, Truncated) and gradient.follow
+    )
+    if follows and not followed:
         raise InputError(
-            f"gradient Backprop cannot follow the steps of solver {type(solver).__name__}: use "
-            "Implicit, Neumann or Phantom"
+            f"gradient {type(gradient).__name__} cannot follow the steps of solver "
+            f"{type(solver).__name__}: use Implicit, Neumann or Phantom"
         )
     loss = LOSSES[spec.train.loss](spec) if own.loss is None else own.loss
     return Method(solver, gradient, loss, spec.solver.max_steps)
