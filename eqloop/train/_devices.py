@@ -1,8 +1,9 @@
 """Where a run is computed: on one device, on all of one process, or on those of several processes.
 
-Training is data-parallel: the batch is cut along its one axis, everything else lies on every
-device, and the compiler sums the gradients over the devices. Which examples and which random
-numbers a step sees does not depend on the devices; its sums are rounded in another order.
+Training is data-parallel: the batch and its carried states are cut along their first axis,
+everything else lies on every device, and the compiler sums the gradients over the devices. Which
+examples and which random numbers a step sees does not depend on the devices; its sums are rounded
+in another order.
 """
 
 import functools
