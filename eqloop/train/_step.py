@@ -59,6 +59,10 @@ CARRY_METRICS = ("age", "replaced")
 """What a step reports besides where states are carried: the mean number of optimiser steps that the
 rows have been trained for, and the share of rows that new examples replace in the next step."""
 
+AGES = 2
+"""Folded into the key of a step for the ages that are drawn. `jr.fold_in(key, i)` may equal
+`jr.split(key)[i]`, and the halves 0 and 1 are for augmentation and loss."""
+
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[Data, TrainState, Int[np.ndarray, " batch"]], tuple[TrainState, Metrics]]
 
@@ -182,8 +186,7 @@ def _step(
     step_key, rows, carry = jr.fold_in(fixed.key, state.step), fixed.rows, state.carry
     keys = jr.split(step_key)
     if carry is not None:
-        # `fold_in(key, i)` may equal `split(key)[i]`: this key is none of `keys`, nor from them.
-        age_key = jr.fold_in(step_key, len(keys))
+        age_key = jr.fold_in(step_key, AGES)
         carry = carry.begun(rows, jr.split(keys[0], batch), age_key, spec.train)
         rows = carry.example
     elif spec.train.carry_steps > 1:
