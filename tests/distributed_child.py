@@ -27,6 +27,7 @@ SETTINGS = (
     "task.augment=true",
     f"train.steps={STEPS}",
     "train.loss=progressive",
+    "train.carry_steps=3",
     "train.ema=0.9",
     "train.lr=0.01",
     "train.validate_every=10",

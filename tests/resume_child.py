@@ -23,6 +23,10 @@ SOLVERS = {
         "solver.max_steps=12",
         "phases.1.until=17",
         "phases.1.solver.name=unroll",
+        "train.carry_steps=5",
+        "train.carry_least=2",
+        "train.carry_residual=0.01",
+        "train.carry_random=0.5",
     ],
 }
 STEPS = 40

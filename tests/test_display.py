@@ -56,6 +56,13 @@ def test_only_what_solver_and_gradient_have():
         assert recent.text() == text
 
 
+def test_the_share_of_examples_that_are_replaced_where_states_are_carried():
+    recent = Recent(SolverSpec())
+    recent.add(step(0.0) | {"replaced": 0.125})
+    recent.add(step(0.0) | {"replaced": 0.375})
+    assert recent.text() == "25 % of the examples replaced"
+
+
 def test_one_warning_after_a_whole_window_of_fallbacks():
     recent = Recent(IMPLICIT)
     warnings = [recent.add(step(0.75)) for _ in range(3 * WINDOW)]

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 HERE = Path(__file__).parent
 CHILD = HERE / "distributed_child.py"
-EXACT = ("step", "epoch", "iterations", "evaluations", "lr", "kind")
+EXACT = ("step", "epoch", "iterations", "evaluations", "lr", "kind", "age", "replaced")
 """What rounding has no part in: the data order and the draws are the same."""
 
 
@@ -186,23 +186,31 @@ def test_a_step_with_a_solver_and_a_gradient(environment):
 
 
 def test_the_work_is_divided():
-    """A quarter of the arithmetic on each of four devices, and nothing gathered but sums."""
+    """A quarter of the arithmetic on each of four devices, and nothing gathered but sums: carried
+    states stay where they are."""
     code = """
 import equinox as eqx, jax, jax.numpy as jnp, re
 from tiny_task import make_task, tiny_spec
 from eqloop.train import init_state
 from eqloop.train._devices import Devices
+from eqloop.train._state import place
 from eqloop.train._step import Order, _Fixed, _program, put, training_key
-spec = tiny_spec("task.augment=true", "train.batch=32", "model.width=64", "train.loss=last")
-task, devices, flops = make_task("tiny", spec.task_fields), Devices(32), []
-for where in (None, devices):
-    copy, split = (lambda x: x, jnp.asarray) if where is None else (where.copy, where.split)
-    data, rows = copy(put(task.load().splits["train"])), split(Order(0, 64, 32)(0))
-    fixed = _Fixed(data, rows, training_key(0), jnp.float32(1), jnp.int32(0))
-    program = _program(spec, task, where and where.everywhere, None)
-    made = program.lower(fixed, copy(init_state(spec))).compile()
-    flops.append(made.compiled.cost_analysis()["flops"])
-print(flops[0] / flops[1], len(re.findall(r" all-(?:gather|to-all)", made.compiled.as_text())))
+for carried in (1, 3):
+    spec = tiny_spec(
+        "task.augment=true", "train.batch=32", "model.width=64", "train.loss=last",
+        f"train.carry_steps={carried}",
+    )
+    task, devices, flops = make_task("tiny", spec.task_fields), Devices(32), []
+    for where in (None, devices):
+        copy, split = (lambda x: x, jnp.asarray) if where is None else (where.copy, where.split)
+        data, rows = copy(put(task.load().splits["train"])), split(Order(0, 64, 32)(0))
+        fixed = _Fixed(data, rows, training_key(0), jnp.float32(1), jnp.int32(0))
+        program = _program(spec, task, where and where.everywhere, None)
+        state = init_state(spec) if where is None else place(init_state(spec), where)
+        made = program.lower(fixed, state).compile()
+        flops.append(made.compiled.cost_analysis()["flops"])
+    moved = re.findall(r" all-(?:gather|to-all)", made.compiled.as_text())
+    print(flops[0] / flops[1], len(moved))
 """
     ran = subprocess.run(
         [sys.executable, "-c", code],
@@ -212,9 +220,11 @@ print(flops[0] / flops[1], len(re.findall(r" all-(?:gather|to-all)", made.compil
         timeout=240,
     )
     assert ran.returncode == 0, ran.stderr
-    ratio, gathered = ran.stdout.split()
-    assert float(ratio) > 3.8
-    assert gathered == "0"
+    for line in ran.stdout.splitlines():
+        ratio, gathered = line.split()
+        assert float(ratio) > 3.8
+        assert gathered == "0"
+    assert len(ran.stdout.splitlines()) == 2
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch, tmp_path):

@@ -312,9 +312,14 @@ def test_the_checkpoint_counts_and_not_what_lies_beside_it(run, caplog):
     with pytest.raises(InputError, match="is of step 4, which is not what its name"):
         restore(opened, 2)
     spec = run / "spec.toml"
-    spec.write_text(spec.read_text().replace("lr = 0.002", "lr = 0.003"))
+    text = spec.read_text()
+    spec.write_text(text.replace("lr = 0.002", "lr = 0.003"))
     with pytest.raises(InputError, match=r"train\.lr = 0\.003, but the run was trained with 0\.00"):
         read_spec(run)
+    # A run that an older version began, which did not know this field, and this one went on with.
+    spec.write_text(text.replace("carry_steps = 1\n", ""))
+    assert spec.read_text() != text
+    read_spec(run)
 
 
 def test_results_of_several_checkpoints_are_told_of(tmp_path, caplog):

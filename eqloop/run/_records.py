@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from .._errors import InputError
-from .._tables import parse_toml, read_json, read_text, write_json
+from .._tables import parse_toml, plain, read_json, read_text, write_json
 from ._layout import (
     BEST,
     CHECKPOINTS,
@@ -19,7 +19,7 @@ from ._layout import (
     read_best,
     read_metadata,
 )
-from ._spec import SPEC_FORMAT
+from ._spec import GROUPS, SPEC_FORMAT
 from ._values import check_format, finite, share
 
 if TYPE_CHECKING:
@@ -219,7 +219,13 @@ def _check_against_checkpoint(run: Path, spec: Mapping[str, Any]) -> None:
 
 
 def _tables(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: table for name, table in spec.items() if isinstance(table, Mapping)}
+    """The tables, with the defaults of fields that an older version did not know."""
+    defaults = {name: plain(dataclasses.asdict(group())) for name, group in GROUPS.items()}
+    return {
+        name: {**defaults.get(name, {}), **table}
+        for name, table in spec.items()
+        if isinstance(table, Mapping)
+    }
 
 
 def say_steps(run: Path, results: RunResults) -> None:

@@ -34,6 +34,7 @@ def _check(ok: bool, field: str, value: object, wanted: str) -> None:
 MOST = 2**31 - 1
 """Of what is counted: the programs count in 32 bits."""
 _MOST_BLOCKS = 1000  # each is traced and compiled by itself
+_MOST_CARRY_STEPS = 1000  # a validation may take as many times the iterations of one step
 _MOST_EPOCHS = 100_000  # where each of them begins is a constant of the program
 
 
@@ -262,6 +263,17 @@ class TrainSpec:
     """`last`: weight of an estimate of `|J|_F^2 / size` for the Jacobian J of the loop at z."""
     penalty_share: float = 1.0
     """`last`: share of the optimiser steps that have penalties."""
+    carry_steps: int = 1
+    """Optimiser steps that one example is trained for at most, each from the state where the one
+    before ended (carried state); 1 for new examples at every step."""
+    carry_least: int = 1
+    """Optimiser steps that an example is trained for at least, whatever its residual."""
+    carry_residual: float = 0.0
+    """Relative residual, as the solver measures it, below which a new example takes the place of
+    one that has been trained for `carry_least` steps; 0 to replace by `carry_steps` alone."""
+    carry_random: float = 0.0
+    """Share of the examples that draw a number from `carry_least + 1` to `carry_steps` in place of
+    `carry_least`."""
     ema: float = 0.0
     """Decay of the averaged weights, which are validated and evaluated; 0 for no average."""
     seed: int = 0
@@ -298,7 +310,10 @@ class TrainSpec:
 
     def __post_init__(self) -> None:
         least = {
-            1: ("steps", "batch", "epochs", "log_every", "validate_every", "checkpoint_every"),
+            1: (
+                *("steps", "batch", "epochs", "log_every", "validate_every", "checkpoint_every"),
+                *("carry_steps", "carry_least"),
+            ),
             0: (
                 "warmup",
                 "burn_in",
@@ -316,7 +331,7 @@ class TrainSpec:
         _check(self.seed < 2**32, "train.seed", self.seed, "below 2**32")
         _check(_positive(self.lr), "train.lr", self.lr, "above 0")
         _check(_positive(self.eps), "train.eps", self.eps, "above 0")
-        for name in ("weight_decay", "clip", *PENALTIES):
+        for name in ("weight_decay", "clip", "carry_residual", *PENALTIES):
             value = getattr(self, name)
             _check(math.isfinite(value) and value >= 0, f"train.{name}", value, "at least 0")
         _check(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "in [0, 1)")
@@ -334,6 +349,29 @@ class TrainSpec:
             self.validation_split,
             "a validation split: a checkpoint is never chosen on test data",
         )
+        self._check_carry()
+
+    def _check_carry(self) -> None:
+        """**Raises** `InputError` for settings of the carried state that have no effect."""
+        most, least, residual = self.carry_steps, self.carry_least, self.carry_residual
+        limit = _MOST_CARRY_STEPS
+        _check(most <= limit, "train.carry_steps", most, f"at most {limit}")
+        _check(0 <= self.carry_random <= 1, "train.carry_random", self.carry_random, "in [0, 1]")
+        if residual and least >= most:
+            raise InputError(
+                f"train.carry_residual = {residual} has no effect with train.carry_steps = {most} "
+                f"and train.carry_least = {least}: raise train.carry_steps above train.carry_least,"
+                " or set train.carry_residual = 0, in a phase too"
+            )
+        for name, value, default in (
+            ("carry_least", least, 1),
+            ("carry_random", self.carry_random, 0),
+        ):
+            if value != default and not residual:
+                raise InputError(
+                    f"train.{name} = {value} has no effect without train.carry_residual: set "
+                    f"train.{name} = {default}, in a phase too"
+                )
 
 
 GROUPS = {"model": ModelSpec, "solver": SolverSpec, "train": TrainSpec}
@@ -432,6 +470,12 @@ class Spec:
             stages.append(Stage(begin, end, spec.with_steps(length), offset))
             begin = end
         return tuple(stages)
+
+    @property
+    def carries(self) -> bool:
+        """Whether any part of the run carries states from one optimiser step to the next."""
+        phases = [self._in_phase(phase) for phase in self.phases]
+        return any(spec.train.carry_steps > 1 for spec in (self, *phases))
 
     def _check_loss(self) -> None:
         """**Raises** `InputError` where the loss does not go with the solver or the gradient."""
@@ -543,10 +587,13 @@ def from_tables(tables: Mapping[str, Any]) -> Spec:
 
 
 def trained_iterations(spec: Spec) -> tuple[int, int]:
-    """The fewest and the most iterations after which training asks for the answer."""
+    """The fewest and the most iterations after which training asks for the answer. A carried state
+    has been iterated in up to `train.carry_steps` optimiser steps."""
     solver, loss = spec.solver, spec.train.loss
     if solver.converges:
-        return 1, solver.max_steps
-    if loss == "last":
-        return solver.steps, solver.steps
-    return 1, solver.steps + (spec.train.burn_in if loss == "mean" else 0)
+        fewest, most = 1, solver.max_steps
+    elif loss == "last":
+        fewest, most = solver.steps, solver.steps
+    else:
+        fewest, most = 1, solver.steps + (spec.train.burn_in if loss == "mean" else 0)
+    return fewest, most * spec.train.carry_steps

@@ -1,8 +1,9 @@
 """Where a run is computed: on one device, on all of one process, or on those of several processes.
 
-Training is data-parallel: the batch is cut along its one axis, everything else lies on every
-device, and the compiler sums the gradients over the devices. Which examples and which random
-numbers a step sees does not depend on the devices; its sums are rounded in another order.
+Training is data-parallel: the batch and its carried states are cut along their first axis,
+everything else lies on every device, and the compiler sums the gradients over the devices. Which
+examples and which random numbers a step sees does not depend on the devices; its sums are rounded
+in another order.
 """
 
 import functools
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import Array, PyTree
 
 from .._arrays import is_array
 from .._errors import InputError
@@ -55,34 +56,51 @@ class Devices:
             return tree
         return jax.tree.map(lambda x: _place(x, everywhere) if is_array(x) else x, tree)
 
-    def split(self, array: Shaped[np.ndarray, "batch *rest"]) -> Shaped[Array, "batch *rest"]:
-        """Each device's share of an array that all processes have whole."""
-        if self.mesh is None:
-            return jnp.asarray(array)
-        return _place(array, NamedSharding(self.mesh, PartitionSpec("batch")))
+    def split(self, tree: PyTree) -> PyTree:
+        """Each device's share of arrays whose first axis is the batch; all processes have them
+        whole."""
+        everywhere = self.everywhere
+        if everywhere is None:
+            return jax.tree.map(jnp.asarray, tree)
+        return jax.tree.map(lambda x: _place(x, along_batch(everywhere)), tree)
 
     def here(self, tree: PyTree) -> PyTree:
-        """What `copy` or a step left everywhere, as it lies on one device of this process: nothing
-        computed from it waits for another device."""
+        """What `copy`, `split` or a step left on the devices, whole on one device of this process:
+        nothing computed from it waits for another device. All processes call it together."""
         if self.mesh is None:
             return tree
-        return jax.tree.map(lambda x: x.addressable_data(0) if is_array(x) else x, tree)
+
+        def whole(x: Array) -> Array:
+            if not x.is_fully_replicated:
+                x = _copied(self.everywhere)(x)
+            return x.addressable_data(0)
+
+        return jax.tree.map(lambda x: whole(x) if is_array(x) else x, tree)
 
     def largest(self, number: int) -> Array | int:
         """The largest `number` that any process gives. Nothing waits for it until it is read."""
         if not is_multiprocess():
             return number
-        assert self.mesh is not None
-        own = NamedSharding(self.mesh, PartitionSpec("batch"))
+        assert self.everywhere is not None
         each = jax.make_array_from_callback(
-            (self.count,), own, lambda where: np.full(1, number, np.int32)
+            (self.count,), along_batch(self.everywhere), lambda where: np.full(1, number, np.int32)
         )
         return _largest(self.everywhere)(each)
+
+
+def along_batch(everywhere: NamedSharding) -> NamedSharding:
+    """On the devices of `everywhere`, each its share of the first axis."""
+    return NamedSharding(everywhere.mesh, PartitionSpec("batch"))
 
 
 @functools.cache
 def _largest(everywhere: NamedSharding | None) -> Callable[[Array], Array]:
     return jax.jit(jnp.max, out_shardings=everywhere)
+
+
+@functools.cache
+def _copied(everywhere: NamedSharding | None) -> Callable[[Array], Array]:
+    return jax.jit(lambda x: x, out_shardings=everywhere)
 
 
 def _place(array: Any, sharding: NamedSharding) -> Array:

@@ -44,8 +44,8 @@ class Recent:
         return ""
 
     def text(self) -> str:
-        """Iterations, share converged and share of fallback gradients, as far as the solver and
-        the gradient have them; "" before the first step."""
+        """Iterations, share converged, share of fallback gradients and, of carried states, share
+        replaced, as far as the run has them; "" before the first step."""
         if not self.steps:
             return ""
         parts = []
@@ -54,6 +54,8 @@ class Recent:
             parts += [f"{100 * self._mean('converged'):.0f} % converged"]
         if gradient_facts(self.solver.gradient).solves:
             parts += [f"{100 * self._mean('fallback'):.0f} % fallback gradients"]
+        if "replaced" in self.steps[-1]:
+            parts += [f"{100 * self._mean('replaced'):.0f} % of the examples replaced"]
         return ", ".join(parts)
 
     def _mean(self, name: str) -> float:

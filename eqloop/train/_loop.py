@@ -65,8 +65,8 @@ from ._processes import (
     report_lost_process,
 )
 from ._start import Start, lengthened_line, start_from
-from ._state import TrainState, init_state, skeleton
-from ._step import METRICS, Metrics, make_order, make_step, put
+from ._state import TrainState, init_state, place, skeleton
+from ._step import CARRY_METRICS, METRICS, Metrics, make_order, make_step, put
 from ._tracker import AbstractTracker, NoTracker, make_tracker, require_tracker
 
 AHEAD = 2
@@ -333,7 +333,7 @@ class _Trainer:
         with self._writing():
             done, best, shown = broadcast_json(load)
         state = init_state(self.spec) if state is None else state
-        return self.devices.copy(broadcast_arrays(state)), (done, best, shown)
+        return place(broadcast_arrays(state), self.devices), (done, best, shown)
 
     def place(self) -> str:
         """Where this process stands, for the line that tells of the loss of another."""
@@ -457,7 +457,8 @@ class _Trainer:
             self.heard = self.heard or int(heard) or None
             if step > self.saved:  # the first process has come here past its checkpoint
                 self.surely_saved = self.saved
-            values = {name: float(read[name]) for name in METRICS}
+            names = (*METRICS, *CARRY_METRICS)
+            values = {name: float(read[name]) for name in names if name in read}
             if warning := self.recent.add(values):
                 self.console.print(warning, markup=False, soft_wrap=True)
             timing = self.clock.lap(step, self.spec.train.batch)

@@ -81,15 +81,17 @@ def _refuse_more_than(
 def memory_needed(spec: Spec, devices: int = 1) -> dict[str, int]:
     """Bytes on each device, estimated from below, by what they are for: weights, gradient and
     optimiser; for one step the states that it keeps and the inside of a block, and half as much
-    again for copies; examples that a generator makes.
+    again for copies; carried states; examples that a generator makes.
 
     XLA reserved 1.2 to 3 times as much for twelve specs of two tasks, those of the paper among
     them.
     """
-    numbers = _states(spec) * _cells(spec) * spec.model.width + _numbers(spec)
+    state = _cells(spec) * spec.model.width
+    rows, numbers = -(-spec.train.batch // devices), _states(spec) * state + _numbers(spec)
     return {
         "weights and optimiser": _weights(spec),
-        "one step": 3 * _FLOAT * -(-spec.train.batch // devices) * numbers // 2,
+        "one step": 3 * _FLOAT * rows * numbers // 2,
+        **({"carried states": _FLOAT * rows * state} if spec.carries else {}),
         "the data": _data(spec),
     }
 

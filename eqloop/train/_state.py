@@ -1,5 +1,6 @@
 """From a spec to the model, the solver, the optimiser and the state that training carries."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -13,6 +14,8 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from .._build import make_model
 from .._model import LoopedTransformer
 from ..run import Spec, TrainSpec
+from ._carry import Carry, no_rows
+from ._devices import Devices
 
 
 class TrainState(eqx.Module):
@@ -24,12 +27,14 @@ class TrainState(eqx.Module):
     - `ema`: their exponential moving average, or None.
     - `optimiser`: the state of AdamW.
     - `step`: optimiser steps done.
+    - `carry`: the rows that the next step goes on with, or None where each step has new examples.
     """
 
     model: LoopedTransformer
     ema: LoopedTransformer | None
     optimiser: Any
     step: Int[Array, ""]
+    carry: Carry | None = None
 
     @property
     def best_weights(self) -> LoopedTransformer:
@@ -95,7 +100,14 @@ def init_state(spec: Spec) -> TrainState:
         ema=jax.tree.map(jnp.array, model) if spec.train.ema else None,
         optimiser=make_optimiser(spec.train).init(weights),
         step=jnp.zeros((), jnp.int32),
+        carry=no_rows(spec),
     )
+
+
+def place(state: TrainState, devices: Devices) -> TrainState:
+    """The state on all devices: each has its share of the carried rows, and a copy of the rest."""
+    rest = devices.copy(dataclasses.replace(state, carry=None))
+    return dataclasses.replace(rest, carry=devices.split(state.carry))
 
 
 def training_key(seed: int) -> PRNGKeyArray:

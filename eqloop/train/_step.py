@@ -19,7 +19,7 @@ from .._errors import InputError
 from .._solution import BackwardReport
 from .._task import Split, Task
 from ..run import Spec, TrainSpec
-from ._devices import Devices
+from ._devices import Devices, along_batch
 from ._method import Method, batch_loss, make_method
 from ._state import TrainState, make_optimiser, make_schedule, training_key
 
@@ -54,6 +54,14 @@ METRICS = (
 iteration; `iterations`: steps of the solver; `evaluations`: of the loop; `converged`: share of
 examples. The others are of the backward solve, see `BackwardReport`: shares of examples from
 `fallback` to `series`; `gain` is the median of `|u| / |g|`, `gain_largest` its maximum."""
+
+CARRY_METRICS = ("age", "replaced")
+"""What a step reports besides where states are carried: the mean number of optimiser steps that the
+rows have been trained for, and the share of rows that new examples replace in the next step."""
+
+AGES = 2
+"""Folded into the key of a step for the ages that are drawn. `jr.fold_in(key, i)` may equal
+`jr.split(key)[i]`, and the halves 0 and 1 are for augmentation and loss."""
 
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[Data, TrainState, Int[np.ndarray, " batch"]], tuple[TrainState, Metrics]]
@@ -177,16 +185,17 @@ def make_step(
 ) -> Step:
     """The compiled step `(data, state, indices) -> (state, metrics)`.
 
-    Gathers the batch, transforms and encodes it, takes the gradient, clips, and updates the
-    weights and their average. The state is donated: its memory is reused for the new one. Specs
-    that differ only in seed and learning rate share one program.
+    Gathers the batch (where states are carried: offers it to the rows that are new), transforms and
+    encodes it, takes the gradient, clips, and updates the weights and their average. The state is
+    donated: its memory is reused for the new one. Specs that differ only in seed and learning rate
+    share one program.
 
     The metrics are scalars on the device: reading one waits for the step to end.
 
     **Arguments:**
 
-    - `devices`: where data and state lie (`Devices.copy`) and the batch is spread over; one device
-      by default.
+    - `devices`: where data (`Devices.copy`) and state (`place`) lie and the batch is spread over;
+      one device by default.
     - `method`: the objects to train by; by default those that the spec names. Steps of one
       `Method` share a program.
     - `schedule_begin`: the step at which the schedule of the learning rate begins.
@@ -219,10 +228,14 @@ def _program(
     if everywhere is None:
         return eqx.filter_jit(step, donate="all-except-first")
 
-    def replicated(fixed: _Fixed, state: TrainState) -> tuple[TrainState, Metrics]:
-        return eqx.filter_shard(step(fixed, state), everywhere)
+    def spread(fixed: _Fixed, state: TrainState) -> tuple[TrainState, Metrics]:
+        state, metrics = step(fixed, state)
+        carry = eqx.filter_shard(state.carry, along_batch(everywhere))
+        rest = dataclasses.replace(state, carry=None)
+        rest, metrics = eqx.filter_shard((rest, metrics), everywhere)
+        return dataclasses.replace(rest, carry=carry), metrics
 
-    return eqx.filter_jit(replicated, donate="all-except-first")
+    return eqx.filter_jit(spread, donate="all-except-first")
 
 
 def _step(
@@ -234,16 +247,25 @@ def _step(
     def schedule(step: ArrayLike) -> Array:
         return jnp.asarray(rates(jnp.asarray(step, jnp.int32) - fixed.schedule_begin), jnp.float32)
 
-    keys = jr.split(jr.fold_in(fixed.key, state.step))
-    tokens, targets = fixed.data.inputs[fixed.rows], fixed.data.targets[fixed.rows]
+    step_key, rows, carry = jr.fold_in(fixed.key, state.step), fixed.rows, state.carry
+    keys = jr.split(step_key)
+    if carry is not None:
+        age_key = jr.fold_in(step_key, AGES)
+        carry = carry.begun(rows, jr.split(keys[0], batch), age_key, spec.train)
+        rows = carry.example
+    elif spec.train.carry_steps > 1:
+        raise ValueError("state has no carry: init_state of a spec with train.carry_steps makes it")
+    tokens, targets = fixed.data.inputs[rows], fixed.data.targets[rows]
     if task.augment:
-        tokens, targets = jax.vmap(task.transform)(jr.split(keys[0], batch), tokens, targets)
+        symmetries = jr.split(keys[0], batch) if carry is None else carry.symmetries
+        tokens, targets = jax.vmap(task.transform)(symmetries, tokens, targets)
     inputs = jax.vmap(task.encode)(tokens)
     probes = jax.tree.map(lambda leaf: jnp.zeros((batch,), leaf.dtype), BackwardReport.zeros())
 
     def objective(differentiated):
         model, probes = differentiated
-        return batch_loss(model, probes, inputs, targets, keys[1], method)
+        starts = None if carry is None else carry.starts(jax.vmap(model.embed)(inputs))
+        return batch_loss(model, probes, inputs, targets, keys[1], method, starts)
 
     (loss, examples), (gradient, reports) = eqx.filter_value_and_grad(objective, has_aux=True)(
         (state.model, probes)
@@ -270,6 +292,10 @@ def _step(
         "gain_largest": jnp.max(reports.gain),
         "cosine": jnp.mean(reports.cosine),
     }
+    if carry is not None:
+        metrics["age"] = jnp.mean(carry.age + 1, dtype=jnp.float32)
+        carry = carry.ended(examples.state, examples.residual, spec.train)
+        metrics["replaced"] = jnp.mean(carry.is_new, dtype=jnp.float32)
     ema = state.ema
     if ema is not None:
         # Early on the average must not hold on to the random weights it began with.
@@ -278,4 +304,4 @@ def _step(
         ema = jax.tree.map(
             lambda a, b: a + (1 - kept) * (b - a) if eqx.is_inexact_array(a) else a, ema, model
         )
-    return TrainState(model, ema, optimiser, state.step + 1), metrics
+    return TrainState(model, ema, optimiser, state.step + 1, carry), metrics
