@@ -3,7 +3,7 @@
 import equinox as eqx
 from jaxtyping import Array, Int
 
-from .._iteration import python_int, unroll
+from .._iteration import later, python_int, unroll
 from .._remat import Keep
 from .._solution import Equilibrium
 from .._solver import solve_forward
@@ -55,5 +55,7 @@ class Truncated(AbstractGradient):
         del probe
         steps, bound = tail_steps(self, solver)
         forward = solve_forward(f, z0, x, solver, reserved_steps=steps, max_steps=max_steps)
-        z, state = unroll(f, forward.state, x, steps, bound, self.keep, self.checkpoints)
+        z, state = unroll(
+            f, forward.state, later(x, forward.steps), steps, bound, self.keep, self.checkpoints
+        )
         return make_equilibrium(state, z, state, solver, forward, steps)

@@ -55,6 +55,9 @@ iteration; `iterations`: steps of the solver; `evaluations`: of the loop; `conve
 examples. The others are of the backward solve, see `BackwardReport`: shares of examples from
 `fallback` to `series`; `gain` is the median of `|u| / |g|`, `gain_largest` its maximum."""
 
+BUDGET, STARTS = 2, 3
+"""Folded into the key of a step, whose halves 0 and 1 are for augmentation and loss."""
+
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[Data, TrainState, Int[np.ndarray, " batch"]], tuple[TrainState, Metrics]]
 
@@ -170,16 +173,20 @@ def _step(
     def schedule(step: ArrayLike) -> Array:
         return jnp.asarray(rates(jnp.asarray(step, jnp.int32) - fixed.schedule_begin), jnp.float32)
 
-    keys = jr.split(jr.fold_in(fixed.key, state.step))
+    step_key = jr.fold_in(fixed.key, state.step)
+    keys = jr.split(step_key)
     tokens, targets = fixed.data.inputs[fixed.rows], fixed.data.targets[fixed.rows]
     if task.augment:
         tokens, targets = jax.vmap(task.transform)(jr.split(keys[0], batch), tokens, targets)
     inputs = jax.vmap(task.encode)(tokens)
     probes = jax.tree.map(lambda leaf: jnp.zeros((batch,), leaf.dtype), BackwardReport.zeros())
 
+    drawn = method.with_drawn_steps(jr.fold_in(step_key, BUDGET))
+
     def objective(differentiated):
         model, probes = differentiated
-        return batch_loss(model, probes, inputs, targets, keys[1], method)
+        starts = drawn.initial_states(model, inputs, jr.fold_in(step_key, STARTS))
+        return batch_loss(model, probes, inputs, targets, keys[1], drawn, starts)
 
     (loss, examples), (gradient, reports) = eqx.filter_value_and_grad(objective, has_aux=True)(
         (state.model, probes)
