@@ -152,6 +152,7 @@ def test_the_gradient_passes_through_the_embeddings_alone():
     @functools.partial(jax.grad, has_aux=True)
     def gradient(model):
         states = method.initial_states(model, inputs, jr.key(5))
+        assert states is not None
         return jnp.sum(weights * states), (states, jax.vmap(model.embed)(inputs))
 
     found, (states, embeddings) = gradient(model)

@@ -55,8 +55,9 @@ iteration; `iterations`: steps of the solver; `evaluations`: of the loop; `conve
 examples. The others are of the backward solve, see `BackwardReport`: shares of examples from
 `fallback` to `series`; `gain` is the median of `|u| / |g|`, `gain_largest` its maximum."""
 
-BUDGET, STARTS = 2, 3
-"""Folded into the key of a step, whose halves 0 and 1 are for augmentation and loss."""
+BUDGET, STARTS = 3, 4
+"""Folded into the key of a step for what is drawn by them. `jr.fold_in(key, i)` may equal
+`jr.split(key)[i]`, and the halves 0 and 1 are for augmentation and loss."""
 
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[Data, TrainState, Int[np.ndarray, " batch"]], tuple[TrainState, Metrics]]
