@@ -87,7 +87,7 @@ def model_spec(model: LoopedTransformer) -> ModelSpec:
 def _common(spec: SolverSpec) -> dict[str, Any]:
     """The settings of every solver that stops by itself."""
     norm = two_norm if spec.norm == "two" else largest_cell_norm
-    return {"rtol": spec.rtol, "atol": spec.atol, "norm": norm}
+    return {"rtol": spec.rtol, "atol": spec.atol, "norm": norm, "min_steps": spec.min_steps}
 
 
 SOLVERS: dict[str, Callable[[SolverSpec], Solver]] = {

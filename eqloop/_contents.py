@@ -3,6 +3,7 @@
 from . import interop as interop
 from . import nn as nn
 from . import stability as stability
+from . import starts as starts
 from ._adjoint import AbstractGradient as AbstractGradient
 from ._adjoint import Backprop as Backprop
 from ._adjoint import Implicit as Implicit
@@ -18,6 +19,7 @@ from ._load import save as save
 from ._model import LoopedTransformer as LoopedTransformer
 from ._model import Output as Output
 from ._model import parameter_count as parameter_count
+from ._noise import PathNoise as PathNoise
 from ._norms import largest_cell_norm as largest_cell_norm
 from ._norms import two_norm as two_norm
 from ._solution import RESULTS as RESULTS

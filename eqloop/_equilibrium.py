@@ -11,9 +11,9 @@ from jaxtyping import PyTree
 
 from ._adjoint import AbstractGradient, Backprop, Implicit
 from ._closed_map import ClosedMap, as_array, close
-from ._iteration import Count, python_int
+from ._iteration import Count, halted, python_int
 from ._solution import BackwardReport, Equilibrium
-from ._solver import Solver, Unroll
+from ._solver import AbstractSolver, Solver, Unroll
 
 Z = TypeVar("Z", bound=PyTree)
 X = TypeVar("X", bound=PyTree)
@@ -85,8 +85,11 @@ def equilibrium(
     max_steps = python_int(max_steps)
     if isinstance(max_steps, int) and max_steps < 1:
         raise ValueError(f"max_steps = {max_steps} must be at least 1")
+    least = solver.min_steps if isinstance(solver, AbstractSolver) else 1
+    if isinstance(max_steps, int) and max_steps < least:
+        raise ValueError(f"max_steps = {max_steps} must be at least min_steps = {least}")
     z0 = jtu.tree_map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), z0)
-    x = jtu.tree_map(as_array, x)
+    x = jtu.tree_map(as_array, x if isinstance(solver, Unroll) else halted(x))
     closed = _closed(f, z0, x)
     if isinstance(jnp.zeros(()), Tracer):  # inside of `jax.jit`, which compiles the whole
         return _run(gradient, closed, z0, x, solver, max_steps, probe)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ._remat import Keep, rematerialised
 
 Z = TypeVar("Z", bound=PyTree)
+X = TypeVar("X", bound=PyTree)
 Map = Callable[[Any, Any], Any]
 Count = int | Int[Array, ""]
 Scalar = float | Float[Array, ""] | Float[np.ndarray, "*batch"]
@@ -55,10 +56,50 @@ def clamp(steps: Count, least: int, most: Count | None = None) -> Count:
     return steps if most is None else jnp.minimum(steps, most)
 
 
+class Iteration(eqx.Module):
+    """The number of an iteration, as a part of the input x of a map that depends on it.
+
+    Plain iterations of an `Unroll` increase it from one to the next (see `later`). Any other
+    solver needs a map that stays the same, and reads the number of the first iteration throughout.
+
+    **Attributes:**
+
+    - `number`: the number.
+    - `runs`: whether it increases.
+    """
+
+    number: Int[Array, ""]
+    runs: bool = eqx.field(static=True, default=True)
+
+
+def _at_iterations(change: Callable[[Iteration], Iteration], x: PyTree) -> PyTree:
+    def is_iteration(node: Any) -> bool:
+        return isinstance(node, Iteration)
+
+    return jtu.tree_map(
+        lambda node: change(node) if is_iteration(node) else node, x, is_leaf=is_iteration
+    )
+
+
+def later(x: X, steps: Count) -> X:
+    """The input x after `steps` more iterations: x itself, unless it has an `Iteration`."""
+
+    def change(at: Iteration) -> Iteration:
+        number = at.number + jnp.asarray(steps, at.number.dtype)
+        return Iteration(number) if at.runs else at
+
+    return _at_iterations(change, x)
+
+
+def halted(x: X) -> X:
+    """The input x, whose iterations keep their number from now on."""
+    return _at_iterations(lambda at: Iteration(at.number, runs=False), x)
+
+
 def advance(f: Map, z: Z, x: PyTree, steps: Count) -> Z:
     """Make `steps` iterations without a gradient; `steps` may be traced."""
     f, z, x = stop_gradient((f, z, x))
-    return jax.lax.fori_loop(0, steps, lambda _, z: f(z, x), z)
+    return jax.lax.fori_loop(0, steps, lambda i, z: f(z, later(x, i)), z)
 
 
 def unroll(
@@ -98,9 +139,9 @@ def unroll(
 
     **Raises** `ValueError` for a traced `steps` without a bound.
     """
-    evaluate = rematerialised(lambda z: f(z, x), keep)
 
     def body(carry, slot):
+        evaluate = rematerialised(lambda z: f(z, later(x, slot)), keep)
         _, z = carry
         previous = jax.lax.stop_gradient(z)
         if isinstance(steps, int):
@@ -149,10 +190,9 @@ def trajectory(f: Map, z0: Z, x: PyTree, steps: int) -> Z:
 
     ```
     """
-    evaluate = rematerialised(lambda z: f(z, x))
 
-    def body(z, _):
-        z = evaluate(z)
+    def body(z, i):
+        z = rematerialised(lambda z: f(z, later(x, i)))(z)
         return z, z
 
-    return jax.lax.scan(body, z0, length=steps)[1]
+    return jax.lax.scan(body, z0, jnp.arange(steps))[1]

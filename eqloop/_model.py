@@ -1,7 +1,7 @@
 """The looped transformer: prelude, recurrent block iterated, coda."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ._adjoint import AbstractGradient
 from ._equilibrium import equilibrium
 from ._iteration import Count
+from ._noise import PathNoise
 from ._solution import RESULTS, BackwardReport
 from ._solver import Solver, Unroll
 from .nn import Block, Linear, Loop, NormKind, RecallKind, ResidualKind, RMSNorm, gelu
@@ -201,6 +202,8 @@ class LoopedTransformer(eqx.Module):
         max_steps: Count = 256,
         fold: bool = False,
         probe: BackwardReport | None = None,
+        path_noise: float = 0.0,
+        key: PRNGKeyArray | None = None,
     ) -> Output:
         """Solve the loop for one example.
 
@@ -212,19 +215,30 @@ class LoopedTransformer(eqx.Module):
             the loop is iterated `ITERATIONS` = 30 times, as the paper trains it.
         - `fold`: multiply internal recall into the layers that follow it: the same function, with
             fewer operations per iteration and larger constants (see `nn.FoldedBlock`).
+        - `path_noise`, `key`: standard deviation and random key of noise that every iteration adds
+            to the state (see `PathNoise`).
 
         **Returns:**
 
         An `Output`.
 
-        **Raises** `ValueError` for an input of another rank or number of channels.
+        **Raises** `ValueError` for an input of another rank or number of channels, and for noise
+        without a key.
         """
         f = self.loop(fold=fold)
         e = self.embed(x)
+        r: Any = f.inject(e)
+        if path_noise:
+            if key is None:
+                raise ValueError(
+                    f"path_noise = {path_noise} needs a key: give key=jax.random.key(0)"
+                )
+            f = PathNoise(f, path_noise)
+            r = f.inject(r, key)
         out = equilibrium(
             f,
             e if start is None else start,
-            f.inject(e),
+            r,
             solver=Unroll(ITERATIONS) if solver is None else solver,
             gradient=gradient,
             max_steps=max_steps,

@@ -19,7 +19,7 @@ WORDS = {"_errors", "_text", "_numbers", "_remat", "_precision"}
 # The loop: its pieces, each of which may use those before it.
 PIECES = (
     *("_norms", "_solution", "_iteration", "_linear"),
-    *("_solver", "_adjoint", "_closed_map", "_equilibrium"),
+    *("_noise", "_solver", "_adjoint", "_closed_map", "_equilibrium", "starts"),
 )
 LOOP = set(PIECES)
 # Files that are there whole or not at all, and tables in them.

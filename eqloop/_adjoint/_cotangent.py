@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float, PyTree
 
-from .._iteration import stop_gradient
+from .._iteration import later, stop_gradient
 from .._solution import BackwardReport, Equilibrium
 from .._solver import solve_forward
 from ._base import AbstractGradient
@@ -41,5 +41,6 @@ class AbstractCotangentSolve(AbstractGradient):
 
     def run(self, f, z0, x, solver, *, max_steps, probe) -> Equilibrium:
         forward = solve_forward(f, z0, x, solver, reserved_steps=1, max_steps=max_steps)
+        x = later(x, forward.steps)
         state = fixed_point(stop_gradient(self), f, forward.state, x, probe)
         return make_equilibrium(state, forward.state, state, solver, forward, 1)

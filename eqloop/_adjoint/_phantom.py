@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax.tree_util as jtu
 
-from .._iteration import python_int, unroll
+from .._iteration import later, python_int, unroll
 from .._solution import Equilibrium
 from .._solver import solve_forward
 from ._base import AbstractGradient
@@ -63,7 +63,7 @@ class Phantom(AbstractGradient):
         def damped(z, x):
             return jtu.tree_map(lambda a, b: a + self.damping * (b - a), f(z, x), z)
 
-        z, state = unroll(damped, forward.state, x, steps, bound)
+        z, state = unroll(damped, forward.state, later(x, forward.steps), steps, bound)
         # Recover f(z) from the damped iterate: the residual is that of f.
         value = jtu.tree_map(lambda a, b: b + (a - b) / (1 - self.damping), state, z)
         return make_equilibrium(value, z, state, solver, forward, steps)

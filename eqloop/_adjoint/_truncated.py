@@ -3,7 +3,7 @@
 import equinox as eqx
 from jaxtyping import Array, Int
 
-from .._iteration import advance, python_int, stop_gradient, unroll
+from .._iteration import advance, later, python_int, stop_gradient, unroll
 from .._remat import Keep
 from .._solution import Equilibrium
 from .._solver import Unroll, forward_result, iterate_watched, solve_forward
@@ -67,7 +67,9 @@ class Truncated(AbstractGradient):
             return self._follow(f, z0, x, solver, max_steps)
         steps, bound = tail_steps(self, solver)
         forward = solve_forward(f, z0, x, solver, reserved_steps=steps, max_steps=max_steps)
-        z, state = unroll(f, forward.state, x, steps, bound, self.keep, self.checkpoints)
+        z, state = unroll(
+            f, forward.state, later(x, forward.steps), steps, bound, self.keep, self.checkpoints
+        )
         return make_equilibrium(state, z, state, solver, forward, steps)
 
     def _follow(self, f, z0, x, solver, max_steps) -> Equilibrium:

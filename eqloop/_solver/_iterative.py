@@ -13,7 +13,7 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._iteration import Count, Scalar
+from .._iteration import Count, Scalar, python_int
 from .._norms import relative, two_norm
 from .._solution import RESULTS, select
 from ._traced import check_not_negative
@@ -109,15 +109,21 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
         pytree.
     - `curve`: number of first steps whose relative residuals are returned, in an array of this
         length; NaN after the last step.
+    - `min_steps`: the tolerance is not tested before this step, so that a solve takes at least
+        this number of steps. Every solver has this keyword argument.
     """
 
     rtol: eqx.AbstractVar[Scalar]  # pyright: ignore[reportIncompatibleVariableOverride]
     atol: eqx.AbstractVar[Scalar]  # pyright: ignore[reportIncompatibleVariableOverride]
     norm: eqx.AbstractVar[Norm]
     curve: eqx.AbstractVar[int]
+    min_steps: int = eqx.field(default=1, static=True, kw_only=True, converter=python_int)
 
     def __check_init__(self):
         check_not_negative(self, "rtol", "atol")
+        if self.min_steps < 1:
+            name = type(self).__name__
+            raise ValueError(f"{name}: min_steps = {self.min_steps} must be at least 1")
 
     followed: ClassVar[bool] = True
     """Whether `Backprop` can differentiate its steps."""
@@ -172,6 +178,8 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
         error, size, residual = relative(*jax.lax.stop_gradient((value, z)), self.norm)
         rtol, atol = (jnp.asarray(tolerance, error.dtype) for tolerance in (self.rtol, self.atol))
         converged = (error <= atol + rtol * size) & jnp.isfinite(residual)
+        if self.min_steps > 1:
+            converged &= solve.steps + 1 >= self.min_steps
         proposal = self.propose(
             f,
             Iterate(z, value, residual, solve.steps, solve.count, solve.done | converged),

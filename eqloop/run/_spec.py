@@ -177,6 +177,27 @@ class SolverSpec:
     mix: float = 0.5
     """`reversible`: the share of a new value in each of its two states. A smaller one converges
     more slowly; `backprop` then stores states more rarely."""
+    start: Literal["embed", "zeros", "normal", "fixed", "solution"] = "embed"
+    """Where a share of the loops in training start: `embed` (the embedding of the input), `zeros`,
+    `normal` noise, `fixed` (one random vector, the same in all cells and runs) or `solution` (where
+    the solver stopped at first, so that the loss asks it to stay there). All other loops, and those
+    of validation and of every other evaluation, start at their embeddings."""
+    start_std: float = 1.0
+    """`start`: standard deviation of `normal` noise and of the `fixed` vector."""
+    start_share: float = 0.5
+    """`start`: share of the examples that start so, drawn for each example; above 0 and below 1,
+    since evaluation starts at the embeddings, so that training must do so too."""
+    path_noise: float = 0.0
+    """Standard deviation of Gaussian noise that each iteration of training adds to the state (see
+    `eqloop.PathNoise`): drawn at each iteration of `unroll`, and once per solve for solvers that
+    converge; 0 for none."""
+    min_steps: int = 1
+    """Steps before which a solver that converges does not stop."""
+    budget: Literal["fixed", "uniform", "poisson", "log-normal"] = "fixed"
+    """How `max_steps`, or `steps` of `unroll` with the loss `last`, is drawn at each optimiser
+    step, between `budget_least` and its value: see `eqloop.train.Budget`; `fixed` for its value."""
+    budget_least: int = 1
+    """`budget`: the smallest number of steps."""
     object: str = ""
     """The solver from outside eqloop as text, with the SHA-256 of its file; the run sets it."""
     gradient_object: str = ""
@@ -191,6 +212,8 @@ class SolverSpec:
                 "gradient_steps",
                 "gradient_restart",
                 "gradient_cycles",
+                "min_steps",
+                "budget_least",
             ),
             0: ("patience", "gradient_checkpoints"),
         }
@@ -198,7 +221,8 @@ class SolverSpec:
         for name in ("rtol", "gradient_rtol"):
             value = getattr(self, name)
             _check(_positive(value) and value < 1, f"solver.{name}", value, "between 0 and 1")
-        for name in ("atol", "gradient_trust", "gradient_largest"):
+        _check(_positive(self.start_std), "solver.start_std", self.start_std, "above 0")
+        for name in ("atol", "gradient_trust", "gradient_largest", "path_noise"):
             value = getattr(self, name)
             _check(math.isfinite(value) and value >= 0, f"solver.{name}", value, "at least 0")
         for name in ("damping", "gradient_damping"):
@@ -206,10 +230,41 @@ class SolverSpec:
             _check(0 <= value < 1, f"solver.{name}", value, "in [0, 1)")
         # Above, not even one step in float32 can be computed backwards.
         _check(0 < self.mix <= 0.98, "solver.mix", self.mix, "above 0 and at most 0.98")
+        share = self.start_share
+        wanted = (
+            "above 0 and below 1: evaluation starts at the embeddings, so training must do so too"
+        )
+        _check(0 < share < 1, "solver.start_share", share, wanted)
+        self._check_steps()
         if gradient_facts(self.gradient).follows and not solver_facts(self.name).followed:
             raise InputError(
                 f'solver.gradient = "{self.gradient}" cannot follow the steps of solver.name = '
                 f'{self.name!r}: use "implicit", "phantom" or "neumann"'
+            )
+
+    def _check_steps(self) -> None:
+        """**Raises** `InputError` for a range of steps that is empty or has no effect."""
+        if self.min_steps > 1 and (not self.converges or is_outside(self.name)):
+            raise InputError(
+                f"solver.min_steps = {self.min_steps} has no effect on solver.name = "
+                f"{self.name!r}: it is for the solvers of the package that converge; set it to 1, "
+                "in a phase too"
+            )
+        drawn = self.budget != "fixed"
+        if drawn and self.converges and gradient_facts(self.gradient).whole:
+            raise InputError(
+                f"solver.budget = {self.budget!r} draws the steps of a solver that converges, and "
+                f'solver.gradient = {self.gradient!r} needs a fixed number: use "implicit", '
+                '"phantom" or "neumann"'
+            )
+        field = "max_steps" if self.converges else "steps"
+        least, most = self.budget_least if drawn else getattr(self, field), getattr(self, field)
+        if drawn and least > most:
+            raise InputError(f"solver.budget_least = {least} exceeds solver.{field} = {most}")
+        if self.min_steps > least:
+            raise InputError(
+                f"solver.min_steps = {self.min_steps} exceeds "
+                f"solver.{'budget_least' if drawn else field} = {least}"
             )
 
     @property
@@ -431,6 +486,17 @@ class Spec:
         gradient = gradient_facts(solver.gradient)
         if not is_outside(loss):
             self._check_loss()
+        elif solver.path_noise:
+            raise InputError(
+                f"solver.path_noise = {solver.path_noise} is for the losses of the package: "
+                f"train.loss = {loss!r} adds noise by itself, see eqloop.PathNoise"
+            )
+        places = RECALLS[self.model.recall]
+        if solver.start in ("zeros", "normal", "fixed") and not (places.before or places.inside):
+            raise InputError(
+                f"solver.start = {solver.start!r} hides the input from a loop with model.recall = "
+                f'{self.model.recall!r}, which sees it at its start alone: use start = "embed"'
+            )
         checkpointed = gradient.whole and not solver.converges and loss != "mean"
         if solver.gradient_checkpoints and not checkpointed:
             raise InputError(
@@ -491,6 +557,11 @@ class Spec:
             raise InputError(
                 f"{where} draws or averages over iterations, which solver.name = {solver.name!r}"
                 ' does not have: use train.loss = "last"'
+            )
+        if solver.budget != "fixed" and facts.counts:
+            raise InputError(
+                f"{where} has its own numbers of iterations, which solver.budget = "
+                f'{solver.budget!r} would draw too: use "fixed", or train.loss = "last"'
             )
         if loss not in (known := gradient_facts(solver.gradient).losses):
             others = " or ".join(f'"{name}"' for name in known)
@@ -590,10 +661,13 @@ def trained_iterations(spec: Spec) -> tuple[int, int]:
     """The fewest and the most iterations after which training asks for the answer. A carried state
     has been iterated in up to `train.carry_steps` optimiser steps."""
     solver, loss = spec.solver, spec.train.loss
+    whole = solver.max_steps if solver.converges else solver.steps
+    # A loop that starts at a solution has made these iterations before.
+    most = 2 * whole if solver.start == "solution" else whole
     if solver.converges:
-        fewest, most = 1, solver.max_steps
+        fewest = 1
     elif loss == "last":
-        fewest, most = solver.steps, solver.steps
+        fewest = whole if solver.budget == "fixed" else solver.budget_least
     else:
-        fewest, most = 1, solver.steps + (spec.train.burn_in if loss == "mean" else 0)
+        fewest, most = 1, most + (spec.train.burn_in if loss == "mean" else 0)
     return fewest, most * spec.train.carry_steps

@@ -51,23 +51,25 @@ def iterations(spec: Spec) -> tuple[float, float, int]:
     """Of one training example on average: iterations without gradient, with it, and readouts.
 
     The progressive loss draws `n ~ U{0 .. m-1}` iterations without gradient and then
-    `k ~ U{1 .. m-n}` with it, m being `solver.steps`: means `(m - 1) / 2` and `(m + 3) / 4`.
+    `k ~ U{1 .. m-n}` with it, m being `solver.steps`: means `(m - 1) / 2` and `(m + 3) / 4`. A
+    start at the solution takes a whole solve before that.
     """
     solver, loss = spec.solver, spec.train.loss
+    most = solver.max_steps if solver.converges else solver.steps
+    # All laws of a budget have this mean, up to clipping.
+    whole = most if solver.budget == "fixed" else (solver.budget_least + most) / 2
+    whole *= solver_facts(solver.name).evaluations
+    first = whole if solver.start == "solution" else 0
     if loss == "mean":
-        return spec.train.burn_in / 2, solver.steps, solver.steps
-    if solver.converges:
-        total: float = solver.max_steps * solver_facts(solver.name).evaluations
-    elif loss == "progressive":
-        total = (solver.steps - 1) / 2 + (solver.steps + 3) / 4
-    else:
-        total = solver.steps
+        return first + spec.train.burn_in / 2, solver.steps, solver.steps
+    total = (most - 1) / 2 + (most + 3) / 4 if loss == "progressive" else whole
     gradient = gradient_facts(solver.gradient)
     with_gradient = gradient.differentiated(solver, total)
     if gradient.whole and loss == "progressive":
         with_gradient = (solver.steps + 3) / 4
     # What is not inside the loop comes on top of its iterations.
-    return total - min(with_gradient, total) * gradient.inside, with_gradient, 1
+    forward = total - min(with_gradient, total) * gradient.inside
+    return first + forward, with_gradient, 1
 
 
 @functools.lru_cache(maxsize=64)

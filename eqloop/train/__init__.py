@@ -1,5 +1,6 @@
 """Training: the compiled step, the loop around it, its losses, its devices and processes."""
 
+from ._budget import Budget as Budget
 from ._loop import Diverged as Diverged
 from ._loop import Outcome as Outcome
 from ._loop import same_spec as same_spec

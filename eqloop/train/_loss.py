@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from .._adjoint import AbstractGradient, Backprop, Truncated
 from .._cross_entropy import cross_entropy
 from .._errors import InputError
-from .._iteration import advance, trajectory
+from .._iteration import Count, advance, later, trajectory
 from .._model import LoopedTransformer
+from .._noise import PathNoise
 from .._norms import relative_residual
 from .._solution import RESULTS, BackwardReport
 from .._solver import Solver, Unroll
@@ -63,7 +64,7 @@ class AbstractLoss(eqx.Module):
         starts: Float[Array, "batch *grid width"] | None = None,
         solver: Solver,
         gradient: AbstractGradient,
-        max_steps: int,
+        max_steps: Count,
     ) -> Examples:
         """The loss of each example, and what its loop returned.
 
@@ -74,7 +75,8 @@ class AbstractLoss(eqx.Module):
         - `key`: for what is drawn, once for the whole batch.
         - `starts`: the initial states; None for the embeddings of the inputs.
         - `solver`, `gradient`: how the loop is run and differentiated.
-        - `max_steps`: the most steps of a solver that converges.
+        - `max_steps`: the most steps of a solver that converges. With a drawn budget it is traced,
+          as is `solver.steps` of an `Unroll`.
         """
 
 
@@ -85,10 +87,13 @@ class Last(AbstractLoss):
 
     - `penalties`: terms that are added, each times its weight.
     - `share`: share of the steps that have the penalties; drawn for the whole batch.
+    - `path_noise`: standard deviation of the noise on the path (see `eqloop.PathNoise`), which
+      every example and step draws for itself. The penalties are those of the loop without it.
     """
 
     penalties: tuple[AbstractPenalty, ...] = ()
     share: float = eqx.field(default=1.0, static=True)
+    path_noise: float = eqx.field(default=0.0, static=True)
 
     def __call__(
         self, model, probes, inputs, targets, key, *, starts=None, solver, gradient, max_steps
@@ -96,7 +101,7 @@ class Last(AbstractLoss):
         share_key, penalty_key = jr.split(key)
         is_due = jr.uniform(share_key) < self.share
 
-        def one(x, wanted, probe, key, start):
+        def one(x, wanted, probe, key, noise_key, start):
             out = model(
                 x,
                 start=start,
@@ -104,6 +109,8 @@ class Last(AbstractLoss):
                 gradient=gradient,
                 max_steps=max_steps,
                 probe=probe,
+                path_noise=self.path_noise,
+                key=noise_key,
             )
             loss = cross_entropy(out.logits, wanted)
             if self.penalties:
@@ -122,7 +129,8 @@ class Last(AbstractLoss):
             )
 
         keys = jr.split(penalty_key, len(inputs))
-        return jax.vmap(one)(inputs, targets, probes, keys, starts)
+        noise_keys = _noise_keys(self.path_noise, key, len(inputs))
+        return jax.vmap(one)(inputs, targets, probes, keys, noise_keys, starts)
 
     def _penalty(
         self,
@@ -146,7 +154,13 @@ class Progressive(AbstractLoss):
     Both are drawn (see `draw`, with `most` = the steps of the `Unroll`) and traced: one program
     serves every draw. With another gradient than `Backprop` that one is taken at the end of the
     n + k iterations (`Truncated`: of at most k of them).
+
+    **Arguments:**
+
+    - `path_noise`: see `Last`.
     """
+
+    path_noise: float = eqx.field(default=0.0, static=True)
 
     def __call__(
         self, model, probes, inputs, targets, key, *, starts=None, solver, gradient, max_steps
@@ -159,7 +173,7 @@ class Progressive(AbstractLoss):
             steps = gradient.steps
             gradient = Truncated(jnp.minimum(k, steps), max_steps=gradient.max_steps or steps)
         drawn = Unroll(n + k, max_steps=most, rtol=solver.rtol)
-        return Last()(
+        return Last(path_noise=self.path_noise)(
             model,
             probes,
             inputs,
@@ -179,23 +193,28 @@ class Mean(AbstractLoss):
 
     - `burn_in`: before them, up to this many iterations without gradient, drawn once for the whole
       batch.
+    - `path_noise`: see `Last`.
     """
 
     burn_in: int = eqx.field(default=0, static=True)
+    path_noise: float = eqx.field(default=0.0, static=True)
 
     def __call__(
         self, model, probes, inputs, targets, key, *, starts=None, solver, gradient, max_steps
     ) -> Examples:
         steps = _steps(self, solver)
         skipped = jr.randint(key, (), 0, self.burn_in + 1)
-        f = model.loop()
+        loop = model.loop()
+        f = PathNoise(loop, self.path_noise) if self.path_noise else loop
 
-        def one(x, wanted, start):
+        def one(x, wanted, noise_key, start):
             e = model.embed(x)
-            r = f.inject(e)
+            r = loop.inject(e)
+            if isinstance(f, PathNoise):
+                r = f.inject(r, noise_key)
             start = e if start is None else start
             start = advance(f, start, r, skipped) if self.burn_in else start
-            states = trajectory(f, start, r, steps)
+            states = trajectory(f, start, later(r, skipped), steps)
             # One iteration after another, rematerialised: the hidden layer of the coda for all of
             # them at once would be the largest array of the whole step.
             at = jax.checkpoint(lambda z: cross_entropy(model.coda(z), wanted))
@@ -212,7 +231,13 @@ class Mean(AbstractLoss):
                 state=jax.lax.stop_gradient(last),
             )
 
-        return jax.vmap(one)(inputs, targets, starts)
+        noise_keys = _noise_keys(self.path_noise, key, len(inputs))
+        return jax.vmap(one)(inputs, targets, noise_keys, starts)
+
+
+def _noise_keys(path_noise: float, key: PRNGKeyArray, examples: int) -> PRNGKeyArray | None:
+    """One key per example, apart from what the losses draw by themselves; None without noise."""
+    return jr.split(jr.fold_in(key, 2), examples) if path_noise else None
 
 
 def _steps(loss: AbstractLoss, solver: Solver) -> int:

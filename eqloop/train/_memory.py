@@ -135,7 +135,8 @@ def _states(spec: Spec) -> int:
     history = solver_facts(solver.name).history(solver)
     # Of an iteration that is differentiated: its state, and the two branches of each block.
     kept = 1 + 2 * spec.model.blocks
-    return max(history, gradient_facts(solver.gradient).states(solver, kept, history))
+    starts = solver.start != "embed"  # they are kept beside the embeddings, which are mixed in
+    return starts + max(history, gradient_facts(solver.gradient).states(solver, kept, history))
 
 
 def _numbers(spec: Spec) -> int:

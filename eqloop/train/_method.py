@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from .._adjoint import AbstractGradient, Backprop, Truncated
+from .. import starts
+from .._adjoint import AbstractGradient, Backprop, OneStep, Truncated
 from .._build import (
     check_file,
     described,
@@ -18,10 +21,12 @@ from .._build import (
     same_name,
 )
 from .._errors import InputError
+from .._iteration import Count, stop_gradient
 from .._model import LoopedTransformer
 from .._solution import BackwardReport
 from .._solver import AbstractSolver, Solver, Unroll
-from ..run import OBJECTS, Spec, TrainSpec, is_outside
+from ..run import OBJECTS, SolverSpec, Spec, TrainSpec, is_outside
+from ._budget import Budget
 from ._loss import AbstractLoss, Examples, Last, Mean, Progressive
 from ._penalty import AbstractPenalty, JacobianNorm, TerminalResidual
 
@@ -38,9 +43,11 @@ def _penalties(spec: TrainSpec) -> tuple[AbstractPenalty, ...]:
 
 
 LOSSES: dict[str, Callable[[Spec], AbstractLoss]] = {
-    "progressive": lambda spec: Progressive(),
-    "mean": lambda spec: Mean(spec.train.burn_in),
-    "last": lambda spec: Last(_penalties(spec.train), spec.train.penalty_share),
+    "progressive": lambda spec: Progressive(spec.solver.path_noise),
+    "mean": lambda spec: Mean(spec.train.burn_in, spec.solver.path_noise),
+    "last": lambda spec: Last(
+        _penalties(spec.train), spec.train.penalty_share, spec.solver.path_noise
+    ),
 }
 """The constructors of the losses; `eqloop.run.LOSSES` has the facts of them."""
 
@@ -127,13 +134,50 @@ class Objects:
 class Method:
     """What a training step iterates, differentiates and minimises by: constants of its program.
 
-    `max_steps` are the most steps of a solver that converges.
+    **Attributes:**
+
+    - `max_steps`: the most steps of a solver that converges.
+    - `start`: the law of the initial state.
+    - `budget`: the law of `max_steps`, and of the steps of an `Unroll`; None if they are not drawn.
     """
 
     solver: Solver
     gradient: AbstractGradient
     loss: AbstractLoss
-    max_steps: int
+    max_steps: Count
+    start: starts.AbstractStart
+    budget: Budget | None
+
+    def with_drawn_steps(self, key: PRNGKeyArray) -> "Method":
+        """The method of one step, whose number of steps is drawn."""
+        if self.budget is None:
+            return self
+        steps, solver = self.budget(key), self.solver
+        if isinstance(solver, Unroll):
+            solver = Unroll(steps, max_steps=self.budget.most, rtol=solver.rtol)
+        return dataclasses.replace(self, solver=solver, max_steps=steps)
+
+    def initial_states(
+        self,
+        model: LoopedTransformer,
+        inputs: Float[Array, "batch *grid channels"],
+        key: PRNGKeyArray,
+    ) -> Float[Array, "batch *grid width"] | None:
+        """The initial states of a batch; None for the embeddings."""
+        if isinstance(self.start, starts.Embed):
+            return None
+
+        frozen = stop_gradient(model)
+
+        def one(x, key):
+            def solve(z):
+                # Nothing is differentiated: this gradient only ends the solve by one iteration.
+                options = {"solver": self.solver, "max_steps": self.max_steps}
+                return frozen(x, start=z, gradient=OneStep(), **options).state
+
+            return self.start(model.embed(x), key, solve)
+
+        return jax.vmap(one)(inputs, jr.split(key, len(inputs)))
 
 
 def make_method(spec: Spec, objects: Objects | None = None) -> Method:
@@ -159,7 +203,41 @@ def make_method(spec: Spec, objects: Objects | None = None) -> Method:
             f"{type(solver).__name__}: use Implicit, Neumann or Phantom"
         )
     loss = LOSSES[spec.train.loss](spec) if own.loss is None else own.loss
-    return Method(solver, gradient, loss, spec.solver.max_steps)
+    budget = _budget(spec.solver)
+    if budget is not None and not isinstance(solver, Unroll):
+        clash = None
+        if not isinstance(solver, AbstractSolver):
+            clash = f"solver {type(solver).__name__}"
+        elif isinstance(gradient, Backprop):
+            clash = "gradient Backprop through a solver that converges"
+        if clash is not None:
+            raise InputError(
+                f"solver.budget = {spec.solver.budget!r} does not go with {clash}, which needs a "
+                'number of steps that is known when it is compiled: use "fixed"'
+            )
+    return Method(solver, gradient, loss, spec.solver.max_steps, _start(spec.solver), budget)
+
+
+def _budget(spec: SolverSpec) -> Budget | None:
+    most = spec.max_steps if spec.converges else spec.steps
+    return None if spec.budget == "fixed" else Budget(spec.budget, spec.budget_least, most)
+
+
+STARTS: dict[str, Callable[[float], starts.AbstractStart]] = {
+    "embed": lambda std: starts.Embed(),
+    "zeros": lambda std: starts.Zeros(),
+    "normal": starts.Normal,
+    "fixed": starts.FixedNormal,
+    "solution": lambda std: starts.Solved(),
+}
+"""The constructors of the laws of the initial state, by the name in a spec."""
+
+
+def _start(spec: SolverSpec) -> starts.AbstractStart:
+    law, share = STARTS[spec.start](spec.start_std), spec.start_share
+    if isinstance(law, starts.Embed):
+        return law
+    return starts.Mixture((law, starts.Embed()), (share, 1 - share))
 
 
 def batch_loss(

@@ -59,8 +59,8 @@ CARRY_METRICS = ("age", "replaced")
 """What a step reports besides where states are carried: the mean number of optimiser steps that the
 rows have been trained for, and the share of rows that new examples replace in the next step."""
 
-AGES = 2
-"""Folded into the key of a step for the ages that are drawn. `jr.fold_in(key, i)` may equal
+AGES, BUDGET, STARTS = 2, 3, 4
+"""Folded into the key of a step for what is drawn by them. `jr.fold_in(key, i)` may equal
 `jr.split(key)[i]`, and the halves 0 and 1 are for augmentation and loss."""
 
 Metrics = dict[str, Float[Array, ""]]
@@ -262,10 +262,14 @@ def _step(
     inputs = jax.vmap(task.encode)(tokens)
     probes = jax.tree.map(lambda leaf: jnp.zeros((batch,), leaf.dtype), BackwardReport.zeros())
 
+    drawn = method.with_drawn_steps(jr.fold_in(step_key, BUDGET))
+
     def objective(differentiated):
         model, probes = differentiated
-        starts = None if carry is None else carry.starts(jax.vmap(model.embed)(inputs))
-        return batch_loss(model, probes, inputs, targets, keys[1], method, starts)
+        starts = drawn.initial_states(model, inputs, jr.fold_in(step_key, STARTS))
+        if carry is not None:
+            starts = carry.starts(jax.vmap(model.embed)(inputs) if starts is None else starts)
+        return batch_loss(model, probes, inputs, targets, keys[1], drawn, starts)
 
     (loss, examples), (gradient, reports) = eqx.filter_value_and_grad(objective, has_aux=True)(
         (state.model, probes)
