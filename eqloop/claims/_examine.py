@@ -15,7 +15,7 @@ from .._task import Split, Task
 from ..evaluate import at_most
 from ..run import Spec
 from ..stability import COMPILE, StabilityReport, analyse
-from ._four_tests import LONGER, PUSHED, SAMPLE, four_tests
+from ._four_tests import LONGER, PUSHED, four_tests
 from ._problem import make_problem
 from ._progress import Progress, SharedProgress
 from ._task_measurements import AUDITED, GRADIENTS, NOISE, TaskMeasurements, measure_on_task
@@ -177,7 +177,7 @@ def planned(
         "accuracy": sum(examples.values()) * iterations + COMPILE,
         "weight noise": len(NOISE) * count * iterations // 2 + COMPILE,
         "gradients": programs * (min(AUDITED, count) * 100 + COMPILE),
-        "four tests": sum(min(SAMPLE, number) for number in examples.values()) * iterations // 2
+        "four tests": sum(examples.values()) * iterations // 2
         + min(PUSHED, count) * (LONGER + 1) * iterations
         + (len(examples) + 1) * COMPILE,
     }

@@ -14,10 +14,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 from .._iteration import Map, advance
 from .._norms import two_norm
 from .._solver import FixedPoint, iterate
-from ..stability import NORMAL_95, Share, Start, bootstrap, share
+from ..stability import NORMAL_95, Share, Start, share
 
-SAMPLE = 16
-"""Number of examples of each split that are followed until they settle."""
 PUSHED = 8
 """Number of examples that are iterated further, and pushed."""
 PUSH = 0.5
@@ -29,12 +27,11 @@ LIMIT = 0.5
 FEWEST = 5
 """Minimum number of examples for a rank correlation."""
 
-Score = Callable[[Any, Any, Any], tuple[Bool[Array, ""], Float[Array, ""]]]
-"""`(state, tokens, targets)` of one example -> whether it is solved, and the share of its cells
-that are wrong."""
+Solved = Callable[[Any, Any, Any], Bool[Array, ""]]
+"""`(state, tokens, targets)` of one example -> whether the state is decoded to the answer."""
 
 Examples = tuple[Shaped[Array | np.ndarray, "examples ..."], ...]
-"""The inputs of f, and tokens and targets for `Score`."""
+"""The inputs of f, and tokens and targets for `Solved`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,21 +67,19 @@ class Followed:
     **Attributes:**
 
     - `steps`: iterations to the tolerance; NaN if it was not reached.
-    - `solved`, `wrong`: whether the answer is right, and the share of its cells that are wrong,
-        at z_0, after one iteration, and at the end.
+    - `solved`: whether the answer is right at z_0, after one iteration, and at the end.
     - `difficulty`: that of the examples.
     """
 
     steps: Float[np.ndarray, " examples"]
     solved: Bool[np.ndarray, "examples 3"]
-    wrong: Float[np.ndarray, "examples 3"]
     difficulty: Float[np.ndarray, " examples"]
 
 
 def follow(
     f: Map,
     start: Callable[[Any], Any],
-    score: Score,
+    solved: Solved,
     examples: Examples,
     difficulty: Float[np.ndarray, " examples"],
     *,
@@ -93,13 +88,12 @@ def follow(
 ) -> Followed:
     """Follow the loops of some examples to a relative residual of `rtol`, for `iterations` at most,
     and decode their starts and ends. The end of a loop that does not settle stands for its z*."""
-    steps, converged, solved, wrong = _follow(
-        f, start, score, _arrays(examples), jnp.asarray(iterations), jnp.asarray(rtol)
+    steps, converged, states_solved = _follow(
+        f, start, solved, _arrays(examples), jnp.asarray(iterations), jnp.asarray(rtol)
     )
     return Followed(
         np.where(converged, np.asarray(steps, np.float64), math.nan),
-        np.asarray(solved),
-        np.asarray(wrong, np.float64),
+        np.asarray(states_solved),
         np.asarray(difficulty, np.float64),
     )
 
@@ -107,7 +101,7 @@ def follow(
 def stays_solved(
     f: Map,
     start: Callable[[Any], Any],
-    score: Score,
+    solved: Solved,
     examples: Examples,
     *,
     key: PRNGKeyArray,
@@ -116,7 +110,7 @@ def stays_solved(
     """Whether the answer of each example is right after `iterations`, after `LONGER` times as many,
     and `iterations` after a push of relative size `PUSH` in a random direction."""
     keys = jr.split(key, len(examples[0]))
-    ends = _stays_solved(f, start, score, _arrays(examples), keys, jnp.asarray(iterations))
+    ends = _stays_solved(f, start, solved, _arrays(examples), keys, jnp.asarray(iterations))
     return np.asarray(ends)
 
 
@@ -147,23 +141,17 @@ def four_tests(
 
 
 def _needs_iterations(followed: Followed) -> EquilibriumTest:
-    """1 - wrong cells at z* over those at z_0 or at f(z_0), whichever are fewer."""
-    first, once, last = followed.wrong.mean(axis=0)
-    before = followed.wrong[:, int(once < first)]
-    value = low = high = math.nan
-    if mean := before.mean():
-        ratio = last / mean
-        value = 1 - ratio
-        # The quotient as a mean over examples, to first order.
-        low, high = bootstrap(value - (followed.wrong[:, 2] - ratio * before) / mean)
-    numbers = ("solved_at_start", "solved_after_one", "solved")
-    return _verdict(
-        "z* decodes much better than the start and one iteration",
-        "share of their wrong cells that z* has right",
-        (value, low, high),
-        LIMIT,
-        len(followed.wrong),
-        dict(zip(numbers, followed.solved.mean(axis=0).tolist(), strict=True)),
+    """A z* that solves nothing is no better than the start: its share is 0."""
+    at_start, once, solved = followed.solved.T
+    part = share(~(at_start | once)[solved])
+    if len(solved) and not solved.any():
+        part = Share(0, 0, 0.0, 0.0, 0.0)
+    names = ("solved_at_start", "solved_after_one", "solved")
+    return _of_share(
+        "z* solves what the start and one iteration do not",
+        "share of the examples that z* solves",
+        part,
+        {name: _share_of(solved) for name, solved in zip(names, followed.solved.T, strict=True)},
     )
 
 
@@ -213,8 +201,12 @@ def _persists(stays: Bool[np.ndarray, "examples 3"]) -> EquilibriumTest:
         f"Solved stays solved at {LONGER} times the iterations, and after a push",
         "share of the solved examples",
         share((longer & back)[solved]),
-        {name: float(part.mean()) if part.size else math.nan for name, part in parts.items()},
+        {name: _share_of(part) for name, part in parts.items()},
     )
+
+
+def _share_of(part: Bool[np.ndarray, " examples"]) -> float:
+    return float(part.mean()) if part.size else math.nan
 
 
 def _of_share(claim: str, measure: str, part: Share, numbers: dict[str, float]) -> EquilibriumTest:
@@ -245,23 +237,22 @@ def _arrays(examples: Examples) -> tuple[Array, ...]:
 
 
 @eqx.filter_jit
-def _follow(f: Map, start: Callable, score: Score, examples: Any, iterations: Array, rtol: Array):
-    def one(f, score, example):
+def _follow(f: Map, start: Callable, solved: Solved, examples: Any, iterations: Array, rtol: Array):
+    def one(f, solved, example):
         x, tokens, target = example
         z0 = start(x)
         z, solve = iterate(lambda z: f(z, x), FixedPoint(rtol=rtol), z0, max_steps=iterations)
-        scores = [score(state, tokens, target) for state in (z0, f(z0, x), z)]
-        solved, wrong = (jnp.stack(part) for part in zip(*scores, strict=True))
-        return solve.steps, solve.converged, solved, wrong
+        ends = [solved(state, tokens, target) for state in (z0, f(z0, x), z)]
+        return solve.steps, solve.converged, jnp.stack(ends)
 
-    return eqx.filter_vmap(one, in_axes=(None, None, 0))(f, score, examples)
+    return eqx.filter_vmap(one, in_axes=(None, None, 0))(f, solved, examples)
 
 
 @eqx.filter_jit
 def _stays_solved(
-    f: Map, start: Callable, score: Score, examples: Any, keys: PRNGKeyArray, iterations: Array
+    f: Map, start: Callable, solved: Solved, examples: Any, keys: PRNGKeyArray, iterations: Array
 ):
-    def one(f, score, example, key):
+    def one(f, solved, example, key):
         x, tokens, target = example
         z = advance(f, start(x), x, iterations)
         push = jr.normal(key, z.shape, z.dtype)
@@ -271,6 +262,6 @@ def _stays_solved(
             advance(f, z, x, (LONGER - 1) * iterations),
             advance(f, pushed, x, iterations),
         )
-        return jnp.stack([score(state, tokens, target)[0] for state in states])
+        return jnp.stack([solved(state, tokens, target) for state in states])
 
-    return eqx.filter_vmap(one, in_axes=(None, None, 0, 0))(f, score, examples, keys)
+    return eqx.filter_vmap(one, in_axes=(None, None, 0, 0))(f, solved, examples, keys)

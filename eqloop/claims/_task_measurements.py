@@ -20,7 +20,7 @@ from ..audit import GradientAudit, audit_batch, audited_iterations, gradient_aud
 from ..evaluate import evaluate
 from ..run import Spec, trained_iterations
 from ..stability import share
-from ._four_tests import PUSHED, SAMPLE, Followed, follow, stays_solved
+from ._four_tests import PUSHED, Followed, follow, stays_solved
 from ._problem import make_problem
 
 NOISE = (0.0, 0.01, 0.03, 0.1)
@@ -188,15 +188,15 @@ def _audit(
     return audit_table(audit)
 
 
-class _Score(eqx.Module):
-    """Whether a state is decoded to the answer, and the share of its cells that are wrong."""
+class _Solved(eqx.Module):
+    """Whether a state is decoded to the answer."""
 
     coda: Coda
     task: Task = eqx.field(static=True)
 
-    def __call__(self, z: Array, tokens: Array, targets: Array) -> tuple[Array, Array]:
+    def __call__(self, z: Array, tokens: Array, targets: Array) -> Array:
         score = self.task.score(self.task.predict(self.coda(z), tokens), tokens, targets)
-        return score["exact"].astype(bool), 1 - score["cells"]
+        return score["exact"].astype(bool)
 
 
 def _equilibria(
@@ -209,15 +209,13 @@ def _equilibria(
     rtol: float,
     progress: Progress,
 ) -> tuple[dict[str, Followed], Bool[np.ndarray, "examples 3"]]:
-    score, followed = _Score(model.coda, task), {}
-
-    for number, (name, members) in enumerate(splits.items(), 1):
-        sample = members.evenly(SAMPLE)
+    solved, followed = _Solved(model.coda, task), {}
+    for number, (name, sample) in enumerate(splits.items(), 1):
         problem = make_problem(model, task, sample)
         followed[name] = follow(
             problem.f,
             problem.start,
-            score,
+            solved,
             (problem.inputs, sample.inputs, sample.targets),
             sample.difficulty,
             iterations=iterations,
@@ -229,7 +227,7 @@ def _equilibria(
     stays = stays_solved(
         problem.f,
         problem.start,
-        score,
+        solved,
         (problem.inputs, sample.inputs, sample.targets),
         key=key,
         iterations=iterations,
@@ -275,9 +273,4 @@ def _solved(
 
     begin = (e, jnp.zeros((), jnp.int32), jnp.full(len(e), jnp.inf))
     z, _, _ = jax.lax.while_loop(unfinished, body, begin)
-
-    def is_solved(z, tokens, targets):
-        score = task.score(task.predict(model.coda(z), tokens), tokens, targets)
-        return score["exact"].astype(bool)
-
-    return jax.vmap(is_solved)(z, tokens, targets)
+    return jax.vmap(_Solved(model.coda, task))(z, tokens, targets)
