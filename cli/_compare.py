@@ -44,6 +44,24 @@ def numbers_table(reports: dict[str, dict[str, Any]]) -> "Table":
     return table(("mean [95 % interval]", *reports), rows)
 
 
+def tests_table(reports: dict[str, dict[str, Any]]) -> "Table":
+    """One line for each of the four tests, one column per run: verdict and value."""
+    measured = [report.get("computes", {}) for report in reports.values()]
+    tests = next(filter(None, measured), {})
+    rows = [
+        (test["claim"], *(_format_test(part.get(name)) for part in measured))
+        for name, test in tests.items()
+    ]
+    return table(("does the equilibrium compute, or only settle?", *reports), rows)
+
+
+def _format_test(test: dict[str, Any] | None) -> str:
+    if test is None:
+        return "-"
+    value = format_with_interval(test["value"], test["low"], test["high"])
+    return test["verdict"] if value == "-" else f"{test['verdict']}: {value}"
+
+
 def _at(report: Any, path: str) -> Any:
     for name in path.split("."):
         if isinstance(report, list):
@@ -84,3 +102,6 @@ def compare_runs(runs: list[Path], as_json: bool) -> None:
     out.print(table(("", *reports), verdicts))
     out.print()
     out.print(numbers_table(reports))
+    if any("computes" in report for report in reports.values()):
+        out.print()
+        out.print(tests_table(reports))

@@ -7,7 +7,7 @@ import typer
 
 from .. import InputError
 from ._check import check_claim
-from ._compare import AXES, compare_runs, numbers_table
+from ._compare import AXES, compare_runs, numbers_table, tests_table
 from ._output import Json, console, emit, finishing, notes, progress_of_work
 from ._plot import check_plot, say_nothing_is_drawn
 from ._run import Checkpoint, TaskOfRun, open_checkpoint
@@ -76,7 +76,8 @@ def stability(
 
     Three statements, never one score: whether iteration reaches fixed points, whether these depend
     on the input, and what that means for gradients; each with its numbers, and beside what the
-    paper's framework predicts for this recall and placement.
+    paper's framework predicts for this recall and placement. Four tests say whether the fixed
+    points compute the answer, or whether the loop only settles.
 
     Reads CKPT and its data. Writes RUN/stability/: report.json (all of it, example by example),
     report.html (one page, with a player of the boards), and its figures. With --compare it reads
@@ -237,3 +238,5 @@ def _print(run: Path, found: dict[str, Any]) -> None:
             )
     out.print()
     out.print(numbers_table({str(run.name): found}))
+    out.print()
+    out.print(tests_table({str(run.name): found}))

@@ -197,11 +197,25 @@ def a_report() -> dict[str, Any]:
         "low": [0.9, 0.88, 0.75, 0.14],
         "high": [0.96, 0.95, 0.86, 0.27],
     }
+    tables["computes"] = {
+        name: {
+            "claim": f"The claim of {name}",
+            "measure": "a share",
+            "value": 0.9,
+            "low": 0.8,
+            "high": 0.95,
+            "limit": 0.5,
+            "count": 16,
+            "verdict": "passed",
+            "numbers": {"slope": 0.5},
+        }
+        for name in ("t1", "t2", "t3", "t4")
+    }
     tables["spectrum"]["weights"] = {"rho(W_x)": 0.82, "|W_x|/|W_h|": 1.3}
     return json.loads(json.dumps(tables))
 
 
-KEPT = {"iterations", "inputs", "tolerance", "trained", "settings", "verdict"}
+KEPT = {"iterations", "inputs", "tolerance", "trained", "settings", "verdict", "limit"}
 COUNTS = {"hits", "count"}
 
 

@@ -58,7 +58,7 @@ def test_command(examined):
     folder = examined / "stability"
     report = json.loads((folder / "report.json").read_text())
     assert set(report) == {
-        *AXES, "spectrum", "verdict", "predicted", "settings", "crc32",
+        *AXES, "spectrum", "verdict", "predicted", "settings", "crc32", "computes",
     }  # fmt: skip
     assert set(report["verdict"]) == set(report["predicted"]) == set(AXES)
     assert report["settings"]["format"] == 1
@@ -91,7 +91,7 @@ def test_one_checkpoint_of_a_run(examined, capsys):
     assert main(["stability", str(path), *SMALL, "--split", "test", "--json"]) == 0
     told = capsys.readouterr()
     found = json.loads(told.out)
-    begins = "measuring stability, accuracy, weight noise, gradients, player: 4 of "
+    begins = "measuring stability, accuracy, weight noise, gradients, four tests, player: 4 of "
     assert told.err.startswith(begins)
     assert "16 iterations" in told.err.splitlines()[0]
     assert found["settings"]["step"] == 2

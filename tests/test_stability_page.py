@@ -179,6 +179,8 @@ def test_tables_hold_the_numbers(page):
     for heading in ("Gradients of the weights", "Noise on the weights", "Weight matrices"):
         assert heading in headings
     assert "rho(W_x)" in page.text("th")
+    assert "The claim of t4: a share" in page.text("th")
+    assert page.text("td").count("passed") == 4
 
 
 def test_a_map_without_a_model_has_a_page_too(tmp_path):
@@ -187,7 +189,7 @@ def test_a_map_without_a_model_has_a_page_too(tmp_path):
     for part, names in {"geometry": ("audit", "weight_noise"), "spectrum": ("weights",)}.items():
         for name in names:
             del report[part][name]
-    del report["reachability"]["accuracy"], report["settings"]["run"]
+    del report["reachability"]["accuracy"], report["settings"]["run"], report["computes"]
     (tmp_path / "report.json").write_text(json.dumps(report))
     text = write_stability(tmp_path)[0].read_text("utf-8")
     assert text.count("No theory speaks of this map.") == 3

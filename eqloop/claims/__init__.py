@@ -6,6 +6,8 @@ from ._checks import Subject as Subject
 from ._checks import random_subjects as random_subjects
 from ._examine import examine as examine
 from ._examine import planned as planned
+from ._four_tests import EquilibriumTest as EquilibriumTest
+from ._four_tests import four_tests as four_tests
 from ._problem import Problem as Problem
 from ._problem import make_problem as make_problem
 from ._theory import compare as compare

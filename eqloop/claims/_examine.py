@@ -15,6 +15,7 @@ from .._task import Split, Task
 from ..evaluate import at_most
 from ..run import Spec
 from ..stability import COMPILE, StabilityReport, analyse
+from ._four_tests import LONGER, PUSHED, four_tests
 from ._problem import make_problem
 from ._progress import Progress, SharedProgress
 from ._task_measurements import AUDITED, GRADIENTS, NOISE, TaskMeasurements, measure_on_task
@@ -70,6 +71,8 @@ def examine(
       Gaussian noise on all weights, relative to the root mean square of each array;
     - `spectrum.weights`: see `weight_figures`, and the entropy of the attention at the start and
       at the end of the loop;
+    - `computes`: whether the equilibria compute the answer or the loop only settles: "t1" to "t4",
+      the tables of `EquilibriumTest`;
     - `predicted`: what the paper claims for this recall and placement, and whether the
       measurement agrees.
     """
@@ -126,11 +129,14 @@ def examine(
         },
     )
     entropy = entropy_figures(model, problem.inputs[:AUDITED], iterations)
-    return report_tables(report, measurements, weights | entropy)
+    return report_tables(report, measurements, weights | entropy, split)
 
 
 def report_tables(
-    report: StabilityReport, measurements: TaskMeasurements, weights: Mapping[str, float]
+    report: StabilityReport,
+    measurements: TaskMeasurements,
+    weights: Mapping[str, float],
+    split: str,
 ) -> dict[str, Any]:
     """The tables of `report.json` for a model with a task; see `examine`."""
     tables = report.tables()
@@ -138,6 +144,8 @@ def report_tables(
     tables["geometry"]["weight_noise"] = measurements.weight_noise
     tables["geometry"]["audit"] = measurements.audit
     tables["spectrum"]["weights"] = dict(weights)
+    tests = four_tests(measurements.followed, split, measurements.stays, report.reachability.starts)
+    tables["computes"] = {name: dataclasses.asdict(test) for name, test in tests.items()}
     return tables
 
 
@@ -159,7 +167,7 @@ def planned(
     >>> import eqloop
     >>> plan = eqloop.claims.planned({"test": 64, "hard": 64}, "hard", detail=16, iterations=256)
     >>> list(plan)
-    ['stability', 'accuracy', 'weight noise', 'gradients']
+    ['stability', 'accuracy', 'weight noise', 'gradients', 'four tests']
 
     ```
     """
@@ -169,6 +177,9 @@ def planned(
         "accuracy": sum(examples.values()) * iterations + COMPILE,
         "weight noise": len(NOISE) * count * iterations // 2 + COMPILE,
         "gradients": programs * (min(AUDITED, count) * 100 + COMPILE),
+        "four tests": sum(examples.values()) * iterations // 2
+        + min(PUSHED, count) * (LONGER + 1) * iterations
+        + (len(examples) + 1) * COMPILE,
     }
 
 

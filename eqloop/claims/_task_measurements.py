@@ -1,4 +1,5 @@
-"""What is measured of a model on its task: accuracy over iterations, weight noise, gradients."""
+"""What is measured of a model on its task: accuracy over iterations, weight noise, gradients, and
+whether its equilibria compute the answer."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,13 +13,15 @@ import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from .._adjoint import AbstractGradient, Implicit, OneStep, Phantom, Truncated
-from .._model import LoopedTransformer
+from .._model import Coda, LoopedTransformer
 from .._norms import relative_residual
 from .._task import Progress, Split, Task
 from ..audit import GradientAudit, audit_batch, audited_iterations, gradient_audit
 from ..evaluate import evaluate
 from ..run import Spec, trained_iterations
 from ..stability import share
+from ._four_tests import PUSHED, Followed, follow, stays_solved
+from ._problem import make_problem
 
 NOISE = (0.0, 0.01, 0.03, 0.1)
 """Levels of the noise on the weights, relative to the root mean square of each array."""
@@ -41,11 +44,14 @@ class TaskMeasurements:
         examples solved at each of them, and the least and most iterations in training.
     - `weight_noise`: see `weight_noise`.
     - `audit`: see `audit_table`.
+    - `followed`, `stays`: see `four_tests`.
     """
 
     accuracy: dict[str, Any]
     weight_noise: dict[str, list[float]]
     audit: dict[str, dict[str, float]]
+    followed: dict[str, Followed]
+    stays: Bool[np.ndarray, "examples 3"]
 
 
 def measure_on_task(
@@ -60,17 +66,25 @@ def measure_on_task(
     rtol: float,
     part: Callable[[str], Progress],
 ) -> TaskMeasurements:
-    """Measure the accuracy on all `splits`, weight noise and gradients on the one called `split`.
+    """Measure the accuracy on all `splits`, weight noise and gradients on the one called `split`,
+    and what `four_tests` needs.
 
-    `part` gives the callback for the progress of a part: "accuracy", "weight noise", "gradients".
+    `part` gives the callback for the progress of a part: "accuracy", "weight noise", "gradients",
+    "four tests".
     """
+    noise_key, push_key = key, jr.fold_in(key, 1 << 20)
+    followed, stays = _equilibria(
+        model, task, splits, split, push_key, iterations, rtol, part("four tests")
+    )
     return TaskMeasurements(
+        followed=followed,
+        stays=stays,
         accuracy=_accuracy(model, task, splits, spec, iterations, part("accuracy")),
         weight_noise=weight_noise(
             model,
             task,
             splits[split],
-            key=key,
+            key=noise_key,
             iterations=iterations,
             rtol=rtol,
             progress=part("weight noise"),
@@ -174,6 +188,54 @@ def _audit(
     return audit_table(audit)
 
 
+class _Solved(eqx.Module):
+    """Whether a state is decoded to the answer."""
+
+    coda: Coda
+    task: Task = eqx.field(static=True)
+
+    def __call__(self, z: Array, tokens: Array, targets: Array) -> Array:
+        score = self.task.score(self.task.predict(self.coda(z), tokens), tokens, targets)
+        return score["exact"].astype(bool)
+
+
+def _equilibria(
+    model: LoopedTransformer,
+    task: Task,
+    splits: Mapping[str, Split],
+    split: str,
+    key: PRNGKeyArray,
+    iterations: int,
+    rtol: float,
+    progress: Progress,
+) -> tuple[dict[str, Followed], Bool[np.ndarray, "examples 3"]]:
+    solved, followed = _Solved(model.coda, task), {}
+    for number, (name, sample) in enumerate(splits.items(), 1):
+        problem = make_problem(model, task, sample)
+        followed[name] = follow(
+            problem.f,
+            problem.start,
+            solved,
+            (problem.inputs, sample.inputs, sample.targets),
+            sample.difficulty,
+            iterations=iterations,
+            rtol=rtol,
+        )
+        progress(number, len(splits) + 1)
+    sample = splits[split].evenly(PUSHED)
+    problem = make_problem(model, task, sample)
+    stays = stays_solved(
+        problem.f,
+        problem.start,
+        solved,
+        (problem.inputs, sample.inputs, sample.targets),
+        key=key,
+        iterations=iterations,
+    )
+    progress(1, 1)
+    return followed, stays
+
+
 @eqx.filter_jit
 def _noisy(model: LoopedTransformer, key: PRNGKeyArray, level: Array) -> LoopedTransformer:
     leaves, structure = jax.tree.flatten(model)
@@ -211,9 +273,4 @@ def _solved(
 
     begin = (e, jnp.zeros((), jnp.int32), jnp.full(len(e), jnp.inf))
     z, _, _ = jax.lax.while_loop(unfinished, body, begin)
-
-    def is_solved(z, tokens, targets):
-        score = task.score(task.predict(model.coda(z), tokens), tokens, targets)
-        return score["exact"].astype(bool)
-
-    return jax.vmap(is_solved)(z, tokens, targets)
+    return jax.vmap(_Solved(model.coda, task))(z, tokens, targets)

@@ -45,6 +45,7 @@ from ._scalar import stable_internal as stable_internal
 from ._spectrum import jacobian_eigenvalues as jacobian_eigenvalues
 from ._spectrum import lyapunov_exponents as lyapunov_exponents
 from ._spectrum import spectrum as spectrum
+from ._statistics import NORMAL_95 as NORMAL_95
 from ._statistics import Share as Share
 from ._statistics import Summary as Summary
 from ._statistics import bootstrap as bootstrap

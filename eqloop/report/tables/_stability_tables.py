@@ -37,8 +37,24 @@ def main_table(report: Tables) -> str:
 
 
 def extra_tables(report: Tables) -> Iterator[tuple[str, str]]:
-    """Heading and HTML of the tables for a model with a task: gradients, noise, weights."""
+    """Heading and HTML of the tables for a model with a task: the four tests, gradients, noise,
+    weights."""
     geometry, spectrum = report["geometry"], report["spectrum"]
+    if tests := report.get("computes"):
+        rows = [
+            (
+                html_text(f"{test['claim']}: {test['measure']}"),
+                typeset_number(test["value"]),
+                typeset_interval(test["low"], test["high"]),
+                str(test["count"]),
+                f"above {test['limit']:g}",
+                test["verdict"],
+            )
+            for test in tests.values()
+        ]
+        heads = ("test", "value", "95 % interval", "examples", "passed", "")
+        caption = "Where z* is the start, or one step from it, neither of the first two is passed."
+        yield "Does the equilibrium compute?", table(heads, rows, caption)
     if audit := geometry.get("audit"):
         rows = [
             (

@@ -1,0 +1,267 @@
+"""Does an equilibrium compute its answer, or does the loop only settle? Four tests."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+
+from .._iteration import Map, advance
+from .._norms import two_norm
+from .._solver import FixedPoint, iterate
+from ..stability import NORMAL_95, Share, Start, share
+
+PUSHED = 8
+"""Number of examples that are iterated further, and pushed."""
+PUSH = 0.5
+"""Size of the push, relative to that of the state."""
+LONGER = 4
+"""Iterations of a loop that is to stay solved, over those of the report."""
+LIMIT = 0.5
+"""Value that the tests that are shares must exceed."""
+FEWEST = 5
+"""Minimum number of examples for a rank correlation."""
+
+Solved = Callable[[Any, Any, Any], Bool[Array, ""]]
+"""`(state, tokens, targets)` of one example -> whether the state is decoded to the answer."""
+
+Examples = tuple[Shaped[Array | np.ndarray, "examples ..."], ...]
+"""The inputs of f, and tokens and targets for `Solved`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EquilibriumTest:
+    """One of the four tests.
+
+    **Attributes:**
+
+    - `claim`: what holds if it is passed.
+    - `measure`: what `value` is.
+    - `value`; `low`, `high`: its 95 % interval. NaN if it was not measured.
+    - `limit`: it is passed if `low` is above this number, and failed if `high` is not.
+    - `count`: number of examples, or of pairs of starts.
+    - `verdict`: "passed", "failed", "undecided" or "not measured".
+    - `numbers`: further numbers, by name.
+    """
+
+    claim: str
+    measure: str
+    value: float
+    low: float
+    high: float
+    limit: float
+    count: int
+    verdict: Literal["passed", "failed", "undecided", "not measured"]
+    numbers: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Followed:
+    """Loops of some examples, from their own start until they settle.
+
+    **Attributes:**
+
+    - `steps`: iterations to the tolerance; NaN if it was not reached.
+    - `solved`: whether the answer is right at z_0, after one iteration, and at the end.
+    - `difficulty`: that of the examples.
+    """
+
+    steps: Float[np.ndarray, " examples"]
+    solved: Bool[np.ndarray, "examples 3"]
+    difficulty: Float[np.ndarray, " examples"]
+
+
+def follow(
+    f: Map,
+    start: Callable[[Any], Any],
+    solved: Solved,
+    examples: Examples,
+    difficulty: Float[np.ndarray, " examples"],
+    *,
+    iterations: int,
+    rtol: float,
+) -> Followed:
+    """Follow the loops of some examples to a relative residual of `rtol`, for `iterations` at most,
+    and decode their starts and ends. The end of a loop that does not settle stands for its z*."""
+    steps, converged, states_solved = _follow(
+        f, start, solved, _arrays(examples), jnp.asarray(iterations), jnp.asarray(rtol)
+    )
+    return Followed(
+        np.where(converged, np.asarray(steps, np.float64), math.nan),
+        np.asarray(states_solved),
+        np.asarray(difficulty, np.float64),
+    )
+
+
+def stays_solved(
+    f: Map,
+    start: Callable[[Any], Any],
+    solved: Solved,
+    examples: Examples,
+    *,
+    key: PRNGKeyArray,
+    iterations: int,
+) -> Bool[np.ndarray, "examples 3"]:
+    """Whether the answer of each example is right after `iterations`, after `LONGER` times as many,
+    and `iterations` after a push of relative size `PUSH` in a random direction."""
+    keys = jr.split(key, len(examples[0]))
+    ends = _stays_solved(f, start, solved, _arrays(examples), keys, jnp.asarray(iterations))
+    return np.asarray(ends)
+
+
+def four_tests(
+    followed: Mapping[str, Followed],
+    split: str,
+    stays: Bool[np.ndarray, "examples 3"],
+    starts: Mapping[str, Start],
+) -> dict[str, EquilibriumTest]:
+    """The four tests: an equilibrium that is its start, or one step from it, passes neither `t1`
+    nor `t2`.
+
+    **Arguments:**
+
+    - `followed`: split -> its loops. All of them count for `t2`.
+    - `split`: the split that `t1` is about.
+    - `stays`: the result of `stays_solved`.
+    - `starts`: see `eqloop.stability.Reachability`.
+
+    **Returns** `t1` to `t4`, by name.
+    """
+    return {
+        "t1": _needs_iterations(followed[split]),
+        "t2": _takes_longer(list(followed.values())),
+        "t3": _agrees(list(starts.values())),
+        "t4": _persists(stays),
+    }
+
+
+def _needs_iterations(followed: Followed) -> EquilibriumTest:
+    """A z* that solves nothing is no better than the start: its share is 0."""
+    at_start, once, solved = followed.solved.T
+    part = share(~(at_start | once)[solved])
+    if len(solved) and not solved.any():
+        part = Share(0, 0, 0.0, 0.0, 0.0)
+    names = ("solved_at_start", "solved_after_one", "solved")
+    return _of_share(
+        "z* solves what the start and one iteration do not",
+        "share of the examples that z* solves",
+        part,
+        {name: _share_of(solved) for name, solved in zip(names, followed.solved.T, strict=True)},
+    )
+
+
+def _takes_longer(followed: list[Followed]) -> EquilibriumTest:
+    """Spearman's rank correlation, with the interval of Bonett and Wright (2000)."""
+    from scipy.stats import rankdata  # slow to import
+
+    steps = np.concatenate([each.steps for each in followed])
+    difficulty = np.concatenate([each.difficulty for each in followed])
+    known = np.isfinite(steps) & np.isfinite(difficulty)
+    steps, difficulty = steps[known], difficulty[known]
+    value = low = high = slope = math.nan
+    if len(steps) >= FEWEST and np.ptp(difficulty) > 0:
+        slope = float(np.polyfit(difficulty, steps, 1)[0])
+        if np.ptp(steps) > 0:
+            value = float(np.corrcoef(rankdata(difficulty), rankdata(steps))[0, 1])
+            half = NORMAL_95 * math.sqrt((1 + value**2 / 2) / (len(steps) - 3))
+            with np.errstate(divide="ignore"):
+                low, high = np.tanh(np.arctanh(value) + np.array([-half, half])).tolist()
+        else:
+            value = low = high = 0.0
+    return _verdict(
+        "Harder examples take more iterations",
+        "rank correlation of iterations to the tolerance with difficulty",
+        (value, low, high),
+        0.0,
+        len(steps),
+        {"iterations_per_difficulty": slope},
+    )
+
+
+def _agrees(starts: list[Start]) -> EquilibriumTest:
+    runs = sum(start.converged.count for start in starts)
+    hits = sum(start.same.hits for start in starts)
+    return _of_share(
+        "Other starts reach the same fixed point",
+        "share of the runs from noise and from another example's z*",
+        share(np.arange(runs) < hits),
+        {},
+    )
+
+
+def _persists(stays: Bool[np.ndarray, "examples 3"]) -> EquilibriumTest:
+    solved, longer, back = stays.T
+    parts = {"after_longer": longer[solved], "after_push": back[solved]}
+    return _of_share(
+        f"Solved stays solved at {LONGER} times the iterations, and after a push",
+        "share of the solved examples",
+        share((longer & back)[solved]),
+        {name: _share_of(part) for name, part in parts.items()},
+    )
+
+
+def _share_of(part: Bool[np.ndarray, " examples"]) -> float:
+    return float(part.mean()) if part.size else math.nan
+
+
+def _of_share(claim: str, measure: str, part: Share, numbers: dict[str, float]) -> EquilibriumTest:
+    interval = (part.share, part.low, part.high)
+    return _verdict(claim, measure, interval, LIMIT, part.count, numbers)
+
+
+def _verdict(
+    claim: str,
+    measure: str,
+    interval: tuple[float, float, float],
+    limit: float,
+    count: int,
+    numbers: dict[str, float],
+) -> EquilibriumTest:
+    value, low, high = interval
+    if not math.isfinite(value):
+        verdict = "not measured"
+    elif low > limit:
+        verdict = "passed"
+    else:
+        verdict = "failed" if high <= limit else "undecided"
+    return EquilibriumTest(claim, measure, value, low, high, limit, count, verdict, numbers)
+
+
+def _arrays(examples: Examples) -> tuple[Array, ...]:
+    return tuple(jnp.asarray(part) for part in examples)
+
+
+@eqx.filter_jit
+def _follow(f: Map, start: Callable, solved: Solved, examples: Any, iterations: Array, rtol: Array):
+    def one(f, solved, example):
+        x, tokens, target = example
+        z0 = start(x)
+        z, solve = iterate(lambda z: f(z, x), FixedPoint(rtol=rtol), z0, max_steps=iterations)
+        ends = [solved(state, tokens, target) for state in (z0, f(z0, x), z)]
+        return solve.steps, solve.converged, jnp.stack(ends)
+
+    return eqx.filter_vmap(one, in_axes=(None, None, 0))(f, solved, examples)
+
+
+@eqx.filter_jit
+def _stays_solved(
+    f: Map, start: Callable, solved: Solved, examples: Any, keys: PRNGKeyArray, iterations: Array
+):
+    def one(f, solved, example, key):
+        x, tokens, target = example
+        z = advance(f, start(x), x, iterations)
+        push = jr.normal(key, z.shape, z.dtype)
+        pushed = z + push * (PUSH * two_norm(z) / two_norm(push)).astype(z.dtype)
+        states = (
+            z,
+            advance(f, z, x, (LONGER - 1) * iterations),
+            advance(f, pushed, x, iterations),
+        )
+        return jnp.stack([solved(state, tokens, target) for state in states])
+
+    return eqx.filter_vmap(one, in_axes=(None, None, 0, 0))(f, solved, examples, keys)
