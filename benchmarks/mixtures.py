@@ -27,7 +27,7 @@ import numpy as np
 from eqloop import InputError
 from eqloop.run import resolve
 from eqloop.tasks import make_task
-from eqloop.train import skeleton, train
+from eqloop.train import init_state, train
 
 SMALL = {
     "task.length": 8,
@@ -141,9 +141,9 @@ def trained(spec, path: Path, resumes: bool) -> str:
     if not resumes:
         return "trained"
     again = shutil.copytree(path, path.with_name(f"{path.name}-again"))
-    first, _ = run.load("last", skeleton(spec))
+    first, _ = run.load("last", init_state(spec))
     (again / "checkpoints" / f"step-{spec.train.steps:08d}.safetensors").unlink()
-    second, _ = train(None, task, again, resume=True).run.load("last", skeleton(spec))
+    second, _ = train(None, task, again, resume=True).run.load("last", init_state(spec))
     leaves = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     if not all(np.array_equal(one, other, equal_nan=True) for one, other in leaves):
         raise AssertionError("the resumed run ends with other weights")

@@ -107,10 +107,14 @@ def test_no_such_warning_where_it_is_not_so():
 
 def test_the_iterations_that_information_takes_across_the_grid():
     """Measured: the first iteration after which the last cell depends on the first input."""
-    for grid, attention, blocks in (((11,), 5, 1), ((12,), 5, 1), ((13,), 3, 2), ((7,), "full", 1)):
-        spec = ModelSpec(grid=grid, attention=attention, blocks=blocks, width=8, heads=2)
-        model = make_model(dataclasses.replace(spec, channels=1, classes=2), jr.key(0))
-        x = jnp.zeros((*grid, 1))
+    small = ModelSpec(width=8, heads=2, channels=1, classes=2)
+    for spec in (
+        dataclasses.replace(small, grid=(11,), attention=5),
+        dataclasses.replace(small, grid=(12,), attention=5),
+        dataclasses.replace(small, grid=(13,), attention=3, blocks=2),
+        dataclasses.replace(small, grid=(7,), attention="full"),
+    ):
+        model, x = make_model(spec, jr.key(0)), jnp.zeros((*spec.grid, 1))
 
         def last(x, steps, model=model):
             return model(x, solver=eqloop.Unroll(steps)).state[-1].sum()
