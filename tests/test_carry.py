@@ -199,6 +199,7 @@ def test_killed_within_and_at_the_border_of_phases_it_resumes_bit_for_bit(tmp_pa
         *BOTH,
         *("train.steps=8", "task.augment=true", "train.carry_random=0.3", "train.ema=0.9"),
         *("phases.1.until=3", "phases.1.solver.name=unroll", "train.checkpoint_every=100"),
+        *("solver.gradient_restart=2", "solver.gradient_cycles=1", "solver.gradient_rtol=0.2"),
         solver="fixed-point",
     )
     task = Tiny(augment=True)
@@ -206,6 +207,12 @@ def test_killed_within_and_at_the_border_of_phases_it_resumes_bit_for_bit(tmp_pa
     rows = [row for row in read_metrics(whole.metrics) if row["kind"] == "train"]
     assert all(row["age"] >= 1 and 0 <= row["replaced"] <= 1 for row in rows)
     assert max(row["age"] for row in rows) > 1
+    new = 1.0
+    for row in rows:
+        mean = new * row["fallback_new"] + (1 - new) * row["fallback_carried"]
+        assert mean == pytest.approx(row["fallback"])
+        new = row["replaced"]
+    assert len({row["fallback_carried"] for row in rows}) > 1
 
     stopped, order = tmp_path / "stopped", Order.__call__
     for number, stop in enumerate((3, 6)):

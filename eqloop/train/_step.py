@@ -55,9 +55,10 @@ iteration; `iterations`: steps of the solver; `evaluations`: of the loop; `conve
 examples. The others are of the backward solve, see `BackwardReport`: shares of examples from
 `fallback` to `series`; `gain` is the median of `|u| / |g|`, `gain_largest` its maximum."""
 
-CARRY_METRICS = ("age", "replaced")
+CARRY_METRICS = ("age", "replaced", "fallback_new", "fallback_carried")
 """What a step reports besides where states are carried: the mean number of optimiser steps that the
-rows have been trained for, and the share of rows that new examples replace in the next step."""
+rows have been trained for; the share of rows that new examples replace in the next step; and
+`fallback` among the rows that began in this step and among the others, 0 where there are none."""
 
 AGES, BUDGET, STARTS = 2, 3, 4
 """Folded into the key of a step for what is drawn by them. `jr.fold_in(key, i)` may equal
@@ -298,6 +299,9 @@ def _step(
     }
     if carry is not None:
         metrics["age"] = jnp.mean(carry.age + 1, dtype=jnp.float32)
+        for name, rows in (("new", carry.is_new), ("carried", ~carry.is_new)):
+            fallback = jnp.sum(jnp.where(rows, reports.fallback, 0.0))
+            metrics[f"fallback_{name}"] = fallback / jnp.maximum(jnp.sum(rows, dtype=jnp.float32), 1.0)
         carry = carry.ended(examples.state, examples.residual, spec.train)
         metrics["replaced"] = jnp.mean(carry.is_new, dtype=jnp.float32)
     ema = state.ema
