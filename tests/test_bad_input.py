@@ -166,7 +166,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --preset fast",
-        "unknown preset 'fast'; known: paper, quick",
+        "unknown preset 'fast'; known: equilibrium, paper, quick",
     ),
     (
         "train --solver jacobi",
@@ -337,8 +337,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "eval {run} --data {d}/bits-letter.csv",
-        "{d}/bits-letter.csv:2: a string of 0 and 1 is expected, not '01012'; mend the row, or "
-        "go on without bad rows: --skip-bad",
+        "{d}/bits-letter.csv:2: a string of 0 and 1 is expected, not '01012' (2 and 3 need "
+        "task.shortest); mend the row, or go on without bad rows: --skip-bad",
     ),
     (
         "[truncated] eval {run}",
@@ -383,7 +383,7 @@ CASES: list[tuple[str, str]] = [
     (
         "[spec-not-toml] eval {run}",
         "{run}/spec.toml is not valid TOML: Expected ']' at the end of a table declaration (at "
-        "line 17, column 7)",
+        "line 18, column 7)",
     ),
     (
         "[spec-unknown] eval {run}",
@@ -424,7 +424,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "solve {run} 0120110",
-        "puzzle '0120110': a string of 0 and 1 is expected, not '0120110'",
+        "puzzle '0120110': a string of 0 and 1 is expected, not '0120110' (2 and 3 need "
+        "task.shortest)",
     ),
     (
         "solve {run} 01",
@@ -610,7 +611,7 @@ BAD_ROWS: list[tuple[str, str, str]] = [
     (
         "bits-letter.csv",
         "prefix-sums",
-        "2: a string of 0 and 1 is expected, not '01012'",
+        "2: a string of 0 and 1 is expected, not '01012' (2 and 3 need task.shortest)",
     ),
     (
         "bits-length.csv",

@@ -300,8 +300,8 @@ def _step(
     if carry is not None:
         metrics["age"] = jnp.mean(carry.age + 1, dtype=jnp.float32)
         for name, rows in (("new", carry.is_new), ("carried", ~carry.is_new)):
-            fallback = jnp.sum(jnp.where(rows, reports.fallback, 0.0))
-            metrics[f"fallback_{name}"] = fallback / jnp.maximum(jnp.sum(rows, dtype=jnp.float32), 1.0)
+            count = jnp.maximum(jnp.sum(rows, dtype=jnp.float32), 1.0)
+            metrics[f"fallback_{name}"] = jnp.sum(jnp.where(rows, reports.fallback, 0.0)) / count
         carry = carry.ended(examples.state, examples.residual, spec.train)
         metrics["replaced"] = jnp.mean(carry.is_new, dtype=jnp.float32)
     ema = state.ema
