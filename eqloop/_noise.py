@@ -1,4 +1,4 @@
-"""A loop whose every iteration adds noise to the state."""
+"""Gaussian noise, and a loop whose every iteration adds it to the state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +10,14 @@ import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray, PyTree
 
 from ._iteration import Iteration
+
+
+def normal_like(tree: PyTree, key: PRNGKeyArray) -> PyTree:
+    """Standard normal numbers in the shapes of the floating-point arrays of `tree`."""
+    leaves, structure = jtu.tree_flatten(eqx.filter(tree, eqx.is_inexact_array))
+    keys = jr.split(key, max(1, len(leaves)))
+    drawn = [jr.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)]
+    return jtu.tree_unflatten(structure, drawn)
 
 
 class NoisyInput(eqx.Module):
@@ -65,10 +73,6 @@ class PathNoise(eqx.Module):
         return NoisyInput(x, key, Iteration(jnp.zeros((), jnp.int32)))
 
     def __call__(self, z: PyTree, x: NoisyInput) -> PyTree:
-        leaves, structure = jtu.tree_flatten(self.f(z, x.x))
-        keys = jr.split(jr.fold_in(x.key, x.iteration.number), len(leaves))
-        noise = [
-            self.std * jr.normal(key, leaf.shape, leaf.dtype)
-            for key, leaf in zip(keys, leaves, strict=True)
-        ]
-        return jtu.tree_unflatten(structure, [a + b for a, b in zip(leaves, noise, strict=True)])
+        value = self.f(z, x.x)
+        noise = normal_like(value, jr.fold_in(x.key, x.iteration.number))
+        return jtu.tree_map(lambda a, eps: a + self.std * eps, value, noise)

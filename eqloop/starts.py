@@ -14,6 +14,7 @@ import jax.random as jr
 import jax.tree_util as jtu
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from ._noise import normal_like
 from ._solver import choose
 
 Solve = Callable[[PyTree], PyTree]
@@ -79,15 +80,7 @@ class Normal(AbstractStart):
 
     def __call__(self, z0, key, solve=None):
         del solve
-        leaves, structure = jtu.tree_flatten(z0)
-        keys = jr.split(key, len(leaves))
-        return jtu.tree_unflatten(
-            structure,
-            [
-                self.std * jr.normal(key, leaf.shape, leaf.dtype)
-                for key, leaf in zip(keys, leaves, strict=True)
-            ],
-        )
+        return jtu.tree_map(lambda eps: self.std * eps, normal_like(z0, key))
 
 
 class FixedNormal(AbstractStart):

@@ -13,13 +13,14 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist, squareform
 
 from .._linear import solve_identity_minus
+from .._noise import normal_like
 from .._norms import two_norm
 from ._operators import input_jacobian, state_jacobian
 from ._orbits import SAME, Orbits, converge_from, iterate_to_tolerance, starts
 from ._reachability import band, geometric_grid
 from ._report import InputDependence
 from ._statistics import CONFIDENCE, summary
-from ._trees import draw, subtract, take
+from ._trees import subtract, take
 from ._work import Tick, silent
 
 PROBES = 2
@@ -294,12 +295,12 @@ def _push_forward(
         floats, rest = eqx.partition(x, eqx.is_inexact_array)
         # Mapped over keys, as inputs without floating-point arrays have probes without any.
         probe_keys = jr.split(key, PROBES)
-        probes = jax.vmap(lambda k: draw(x, k))(probe_keys)
+        probes = jax.vmap(lambda k: normal_like(x, k))(probe_keys)
 
         def begin(k):
             if start is None:
                 return jtu.tree_map(jnp.zeros_like, z0)
-            v = draw(x, k)
+            v = normal_like(x, k)
             return jax.jvp(lambda floats: start(eqx.combine(floats, rest)), (floats,), (v,))[1]
 
         def body(carry, _):
@@ -326,7 +327,7 @@ def _implicit(
 
     def one(f, state, x, key):
         def solved(k):
-            return two_norm(_solve(f, state, x, draw(x, k), rtol))
+            return two_norm(_solve(f, state, x, normal_like(x, k), rtol))
 
         return jnp.mean(jnp.square(jax.vmap(solved)(jr.split(key, PROBES))))
 
@@ -340,7 +341,7 @@ def _nudge(xs: PyTree, keys: PRNGKeyArray) -> tuple[PyTree, PyTree, Float[Array,
 
     def one(x, key):
         floats, rest = eqx.partition(x, eqx.is_inexact_array)
-        d = draw(x, jr.split(key, PROBES)[0])
+        d = normal_like(x, jr.split(key, PROBES)[0])
         length = two_norm(d)
         scale = NUDGE * two_norm(floats) / jnp.where(length > 0, length, 1)
         d = jtu.tree_map(lambda a: a * scale.astype(a.dtype), d)

@@ -10,11 +10,12 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from .._noise import normal_like
 from .._norms import two_norm
 from ._orbits import OUTCOMES, SAME, Orbits, converge_from, distance, settle_steps
 from ._report import Band, Reachability, Start
 from ._statistics import share, summary
-from ._trees import draw, inner, take
+from ._trees import inner, take
 from ._work import Tick, silent
 
 BASIN_LIMIT = 4.0
@@ -190,7 +191,7 @@ def _noise(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
             size = jnp.sqrt(jnp.mean(jnp.square(leaf)))
             return noise * jnp.where(size > 0, size, 1)
 
-        return jtu.tree_map(scaled, z, draw(z, key))
+        return jtu.tree_map(scaled, z, normal_like(z, key))
 
     return jax.vmap(one)(zs, keys)
 
@@ -200,7 +201,7 @@ def _directions(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
     """Random directions as long as the states themselves."""
 
     def one(z, key):
-        d = draw(z, key)
+        d = normal_like(z, key)
         size = two_norm(z)
         scale = jnp.where(size > 0, size, 1) / two_norm(d)
         return jtu.tree_map(lambda a: a * scale.astype(a.dtype), d)

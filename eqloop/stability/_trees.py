@@ -1,11 +1,9 @@
 """Small operations on pytrees of arrays that several axes share."""
 
-import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 
 def take(tree: PyTree, index: np.ndarray) -> PyTree:
@@ -26,11 +24,3 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
     """The sum of products over all leaves."""
     leaves = zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)
     return sum((jnp.sum(x * y) for x, y in leaves), start=jnp.zeros(()))
-
-
-def draw(tree: PyTree, key: PRNGKeyArray) -> PyTree:
-    """Standard normal numbers in the shapes of the floating-point arrays of `tree`."""
-    leaves, structure = jtu.tree_flatten(eqx.filter(tree, eqx.is_inexact_array))
-    keys = jr.split(key, max(1, len(leaves)))
-    drawn = [jr.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)]
-    return jtu.tree_unflatten(structure, drawn)
