@@ -137,7 +137,10 @@ def trained(spec, path: Path, resumes: bool) -> str:
     halves = dataclasses.replace(spec.train, checkpoint_every=(spec.train.steps + 1) // 2)
     spec = dataclasses.replace(spec, train=halves)
     task = make_task(spec.task_name, spec.task_fields)
-    run = train(spec, task, path).run
+    outcome = train(spec, task, path)
+    if outcome.status == "interrupted":
+        raise KeyboardInterrupt
+    run = outcome.run
     if not resumes:
         return "trained"
     again = shutil.copytree(path, path.with_name(f"{path.name}-again"))
