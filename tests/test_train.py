@@ -21,12 +21,12 @@ import eqloop
 from eqloop import InputError
 from eqloop._schema import from_table
 from eqloop.run import EvaluationRecord, Spec, open_run, read_metrics, trained_iterations
-from eqloop.train import Diverged, _step, init_state, make_step, train
+from eqloop.train import Diverged, _step, _trainer, init_state, make_step, train
 from eqloop.train._loss import cross_entropy, draw
 from eqloop.train._method import batch_loss, make_method
 from eqloop.train._state import make_optimiser, make_schedule, skeleton
 from eqloop.train._step import METRICS, Order, put
-from eqloop.train._trainer import Hook, improves, validation_line
+from eqloop.train._trainer import Hook, Trainer, improves, validation_line
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -413,6 +413,35 @@ def test_when_a_hook_is_due():
     assert steps(3, False) == [3, 6]
     assert steps(3, True) == [3, 6, 7]
     assert steps(0, False) == []
+
+
+def test_what_follows_each_step(tmp_path, monkeypatch):
+    """Validation, audit and checkpoint in this order, each after all steps so far are logged; a
+    validation that is the best so far is saved."""
+    calls = []
+
+    def recorded(name: str, better_at: int = 0):
+        def action(self):
+            assert not self.pending
+            calls.append((self.done, name))
+            return self.done == better_at
+
+        return action
+
+    metrics = dict.fromkeys(METRICS, jnp.zeros(()))
+    step = lambda data, state, order: (state, metrics)  # noqa: E731
+    monkeypatch.setattr(_trainer, "make_step", lambda *arguments, **named: step)
+    monkeypatch.setattr(Trainer, "_validate", recorded("validate", better_at=4))
+    monkeypatch.setattr(Trainer, "_audit", recorded("audit"))
+    monkeypatch.setattr(Trainer, "_save", recorded("save"))
+    every = ("train.validate_every=2", "train.audit_every=3", "train.checkpoint_every=3")
+    made = spec("train.steps=7", *every)
+    outcome = train(made, make_task("tiny", made.task_fields), tmp_path / "run")
+    assert (outcome.status, outcome.step) == ("finished", 7)
+    assert calls == [
+        *((2, "validate"), (3, "audit"), (3, "save"), (4, "validate"), (4, "save")),
+        *((6, "validate"), (6, "audit"), (6, "save"), (7, "validate"), (7, "save")),
+    ]
 
 
 def test_a_score_by_the_name_of_another_quantity_is_refused():
