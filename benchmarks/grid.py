@@ -52,7 +52,7 @@ def measure(path: Path) -> dict[str, Any]:
     found = report.tables() | {"predicted": compare(claims, report.verdict)}
     found["spectrum"]["weights"] = weights
     found["settings"] |= {"run": str(path), "step": step, "task": task.name, "split": "hard"}
-    save_stability(run, found, {"examples": []})
+    save_stability(run.path, found, {"examples": []})
     return found
 
 

@@ -264,7 +264,7 @@ def spend(
     the results; stopped by Ctrl-C as `measure`."""
     from .._build import named_solver
     from ..evaluate import at_most, solve
-    from ..run import record_of, save_evaluation
+    from ..run import CostRecord, Sample, save_cost
 
     name_of_solver, made = named_solver(run.spec.solver, solver)
     asked = {name: options[name] for name in ("budget", "restarts", "select")}
@@ -274,9 +274,13 @@ def spend(
             some = at_most(split, rows)
             with progress(f"solving {name}") as report:
                 found = solve(model, task, some, solver=made, progress=report, **options)
-            record = record_of(task, name, step, len(some), split)
-            record |= {"solver": name_of_solver, "rtol": float(made.rtol), **asked}
-            save_evaluation(run, f"{name}-cost", record | found.tables())
+            sample = Sample(
+                task=task.name, split=name, step=step, rows=len(some), rows_of_split=len(split)
+            )
+            record = CostRecord(
+                sample=sample, solver=name_of_solver, rtol=float(made.rtol), **asked, solved=found
+            )
+            save_cost(run.path, name, record)
             solved[name] = found
     return solved
 

@@ -95,7 +95,7 @@ def gradients(
     from .. import gradient_audit
     from .._build import described
     from ..audit import REFERENCES, audit_batch, audited_iterations
-    from ..run import SolverSpec, save_gradients
+    from ..run import GradientsRecord, SolverSpec, save_gradients
     from ..train import check_memory
 
     model, task, opened, step = open_model(run, checkpoint, task_class)
@@ -128,16 +128,16 @@ def gradients(
             max_steps=max_steps,
             progress=report,
         )
-    found = {"task": task.name, "split": split, "step": step, **audit.tables()}
-    found["objects"] = {name: described(made) for name, made in compared.items()}
-    save_gradients(opened, found)
+    objects = {name: described(made) for name, made in compared.items()}
+    record = GradientsRecord(task=task.name, split=split, step=step, audit=audit, objects=objects)
+    save_gradients(opened.path, record)
     if plot is not None:
         from ..report import gradients_figure
 
         title = f"{task.name}, step {step}: {audit.examples} examples, {iterations} iterations"
-        save_plot(gradients_figure(found, title=title), plot)
+        save_plot(gradients_figure(audit, title=title), plot)
     if as_json:
-        emit({"run": run, **found})
+        emit({"run": run, **record.tables()})
         return
     out = console()
     out.print(f"{run}: {task.name}, step {step}", markup=False)

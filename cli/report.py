@@ -54,14 +54,14 @@ def report(
         emit({**results_tables(results), "files": written})
     else:
         best = short_table(results)
-        out_ = console()
-        out_.print(f"{results.title}: {counts(results)}\n", markup=False, soft_wrap=True)
-        out_.print(table(best.head, best.rows, title=best.title))
-        out_.print(f"\n{best.note}", markup=False, soft_wrap=True)
+        screen = console()
+        screen.print(f"{results.title}: {counts(results)}\n", markup=False, soft_wrap=True)
+        screen.print(table(best.head, best.rows, title=best.title))
+        screen.print(f"\n{best.note}", markup=False, soft_wrap=True)
         for cell in results.failed[:_SHOWN]:
-            out_.print(f"failed: {cell.name}: {cell.error}", markup=False, soft_wrap=True)
+            screen.print(f"failed: {cell.name}: {cell.error}", markup=False, soft_wrap=True)
         if more := len(results.failed[_SHOWN:]):
-            out_.print(f"... and {more} more")
+            screen.print(f"... and {more} more")
     names = ", ".join(path.name for path in written)
     notes().print(f"wrote {folder}/: {names}", markup=False, soft_wrap=True)
     if not any(path.suffix == ".html" for path in written):

@@ -203,7 +203,7 @@ def _report(
         played = player(model, task, shown, names=names, iterations=iterations, rtol=rtol)
     drawn = importlib.util.find_spec("matplotlib") is not None
     with finishing():
-        folder = save_stability(opened, found, played)
+        folder = save_stability(opened.path, found, played)
         written = write_stability(folder) if drawn else []
     if as_json:
         emit({"run": opened.path, **found})

@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -97,6 +97,7 @@ def sweep(
     if task_class is not None:
         named(task_class)
     from .._build import outside_classes
+    from ..run import GRID
     from ..sweep import create_sweep, open_sweep, plan_sweep, read_grid
     from ..tasks import make_task
 
@@ -110,8 +111,7 @@ def sweep(
     loaded = [("task", task_class)] if task_class is not None else []
     loaded += [(option, text) for option, known in classes.items() for text in known]
 
-    old = Path(grid) / "sweep.toml"
-    if old.is_file():
+    if (Path(grid) / GRID).is_file():
         if out is not None:
             raise InputError(f"{grid} is a sweep folder: leave out --out")
         path = Path(grid)
@@ -248,11 +248,13 @@ class _Shown:
         from rich.console import Group
         from rich.text import Text
 
+        from ..run import METRICS, last_training_line
+
         rows = []
         for cell in cells:
             if self.sweep.worker(cell) is None:
                 continue
-            row = _last_row(self.sweep.run(cell) / "metrics.jsonl")
+            row = last_training_line(self.sweep.run(cell) / METRICS)
             step = f"{row.get('step', 0)}/{cell.spec.train.steps}"
             loss, rate = row.get("loss"), row.get("examples_per_s")
             rows.append(
@@ -270,35 +272,16 @@ class _Shown:
         return Group(head, table(("cell", "step", "loss", "examples/s"), rows))
 
 
-def _last_row(path: Path) -> dict[str, Any]:
-    """The last training step in a log that is being written."""
-    import json
-
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            lines = file.read().splitlines()[:-1]
-    except FileNotFoundError:
-        return {}
-    for line in reversed(lines[1:]):  # the first may be cut off
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue  # what is damaged is for the worker to say
-        if isinstance(row, dict) and row.get("kind") == "train":
-            return row
-    return {}
-
-
 def _scores(begun: "Sweep", cell: "Cell") -> dict[str, float]:
     """Share solved at the last iteration, by split."""
-    import json
+    from ..run import read_evaluation
 
-    found = {}
-    for name in cell.evaluate.splits:
-        path = begun.run(cell) / "eval" / f"{name}.json"
-        found[name] = json.loads(path.read_text("utf-8"))["overall"]["scores"]["exact"][-1]
-    return found
+    records = {name: read_evaluation(begun.run(cell), name) for name in cell.evaluate.splits}
+    return {
+        name: record.evaluation.overall.last
+        for name, record in records.items()
+        if record is not None
+    }
 
 
 def _state(cell: "Cell", end: "CellResult | None") -> str:

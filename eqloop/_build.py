@@ -1,8 +1,8 @@
 """From a spec to the objects that it names: model, solver, gradient."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Mapping
+import pkgutil
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import equinox as eqx
@@ -11,36 +11,28 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from ._adjoint import (
-    AbstractGradient,
-    Backprop,
-    Implicit,
-    Neumann,
-    OneStep,
-    Phantom,
-    Truncated,
-)
+from ._adjoint import AbstractGradient
 from ._arrays import named_arrays
 from ._errors import InputError
 from ._fields import field_types, typed
 from ._model import LoopedTransformer
 from ._norms import largest_cell_norm, two_norm
 from ._plugins import entry_point_classes, import_class, is_reference, load_class, origin
-from ._solver import (
-    AbstractSolver,
-    Anderson,
-    Broyden,
-    Chord,
-    FixedPoint,
-    NewtonKrylov,
-    Reversible,
-    Solver,
-    SteadyState,
-    Unroll,
-)
+from ._solver import AbstractSolver, Solver
 from ._text import one_line
 from .nn import GRU
-from .run import ModelSpec, Run, SolverSpec, Which, is_outside
+from .run import (
+    GRADIENTS,
+    SOLVERS,
+    Call,
+    ModelSpec,
+    Run,
+    SolverSpec,
+    Which,
+    gradient_facts,
+    is_outside,
+    solver_facts,
+)
 
 
 def make_model(spec: ModelSpec, key: PRNGKeyArray) -> LoopedTransformer:
@@ -90,97 +82,28 @@ def _common(spec: SolverSpec) -> dict[str, Any]:
     return {"rtol": spec.rtol, "atol": spec.atol, "norm": norm, "min_steps": spec.min_steps}
 
 
-SOLVERS: dict[str, Callable[[SolverSpec], Solver]] = {
-    "unroll": lambda spec: Unroll(spec.steps, rtol=spec.rtol),
-    "fixed-point": lambda spec: FixedPoint(
-        damping=spec.damping, patience=spec.patience, **_common(spec)
-    ),
-    "anderson": lambda spec: Anderson(memory=spec.memory, damping=spec.damping, **_common(spec)),
-    "broyden": lambda spec: Broyden(memory=spec.memory, **_common(spec)),
-    "newton": lambda spec: NewtonKrylov(**_common(spec)),
-    "chord": lambda spec: Chord(**_common(spec)),
-    "reversible": lambda spec: Reversible(mix=spec.mix, **_common(spec)),
-    "steady-state": lambda spec: SteadyState(**_common(spec)),
-}
-"""The constructors of the solvers; `eqloop.run.SOLVERS` has the facts of them."""
+def construct(call: Call, **arguments: Any) -> Any:
+    """The object that a row of `eqloop.run.SOLVERS` or `GRADIENTS` describes, with `arguments`
+    besides its own."""
 
+    def made(value: Any) -> Any:
+        if isinstance(value, Call):
+            return construct(value)
+        return jnp.asarray(value) if isinstance(value, np.generic) else value
 
-@dataclasses.dataclass(frozen=True)
-class GradientRow:
-    """How a gradient is made from a spec, and what an audit compares of its kind.
-
-    **Attributes:**
-
-    - `make`: the gradient that a spec names.
-    - `family`, `terms`: the gradient of a number of terms, and the numbers that an audit takes.
-    - `others`: further gradients that an audit takes, by name.
-    """
-
-    make: Callable[[SolverSpec], AbstractGradient]
-    family: Callable[[int], AbstractGradient] | None = None
-    terms: tuple[int, ...] = ()
-    others: Mapping[str, AbstractGradient] = dataclasses.field(default_factory=dict)
-
-
-def _implicit(spec: SolverSpec) -> AbstractGradient:
-    anderson = spec.gradient_solver == "anderson"
-    return Implicit(
-        rtol=spec.gradient_rtol,
-        cycles=spec.gradient_cycles,
-        restart=spec.gradient_restart,
-        solver=Anderson(memory=spec.gradient_restart) if anderson else None,
-        trust=spec.gradient_trust or math.inf,
-        largest=spec.gradient_largest or math.inf,
-        fallback=Neumann(spec.gradient_steps, damping=spec.gradient_damping),
-    )
-
-
-GRADIENTS: dict[str, GradientRow] = {
-    "backprop": GradientRow(lambda spec: Backprop(checkpoints=spec.gradient_checkpoints or None)),
-    "truncated": GradientRow(
-        lambda spec: Truncated(spec.gradient_steps), family=Truncated, terms=(2, 4, 8)
-    ),
-    "last-steps": GradientRow(lambda spec: Truncated(spec.gradient_steps, follow=True)),
-    "one-step": GradientRow(lambda spec: OneStep(), others={"one-step": OneStep()}),
-    "phantom": GradientRow(
-        lambda spec: Phantom(spec.gradient_steps, damping=spec.gradient_damping),
-        family=Phantom,
-        # Two damped terms are hardly more than one step, and each program is compiled.
-        terms=(4, 8),
-    ),
-    "neumann": GradientRow(
-        lambda spec: Neumann(spec.gradient_steps),
-        # A traced number of terms, so that one program serves them all.
-        family=lambda terms: Neumann(jnp.asarray(terms, jnp.int32)),
-        terms=(2, 4, 8),
-    ),
-    "implicit": GradientRow(
-        _implicit,
-        others={"implicit": Implicit(), "implicit-anderson": Implicit(solver=Anderson(memory=10))},
-    ),
-}
-"""The constructors of the gradients; `eqloop.run.GRADIENTS` has the facts of them."""
+    own = {name: made(value) for name, value in call.arguments.items()}
+    return pkgutil.resolve_name(call.place)(**arguments, **own)
 
 
 def make_solver(spec: SolverSpec) -> Solver:
     """The solver that a spec names. **Raises** `InputError` for one from outside the package."""
-    if is_outside(spec.name):
-        raise _not_named("solver", spec.name)
-    return SOLVERS[spec.name](spec)
+    facts = solver_facts(spec.name)
+    return construct(facts.make(spec), **(_common(spec) if facts.converges else {}))
 
 
 def make_gradient(spec: SolverSpec) -> AbstractGradient:
     """The gradient that a spec names. **Raises** `InputError` for one from outside the package."""
-    if is_outside(spec.gradient):
-        raise _not_named("gradient", spec.gradient)
-    return GRADIENTS[spec.gradient].make(spec)
-
-
-def _not_named(option: str, reference: str) -> InputError:
-    return InputError(
-        f"{option} {reference} is a class from outside the package, whose code runs only where it "
-        f"is named: give --{option} {reference} (in Python {option}=...)"
-    )
+    return construct(gradient_facts(spec.gradient).make(spec))
 
 
 def outside_class(option: Literal["solver", "gradient"], text: str | None) -> type | None:

@@ -1,7 +1,8 @@
 """The table of fixed-point problems, and the solvers and gradients that are tried on them.
 
-A new solver, gradient or problem is a line here. Answers come from a dense Newton iteration in
-float64, gradients from the dense `(I - J)^-T`: neither shares code with the library.
+A new problem is a line here; a new solver or gradient of the package is here by its row in
+`eqloop.run`. Answers come from a dense Newton iteration in float64, gradients from the dense
+`(I - J)^-T`: neither shares code with the library.
 """
 
 import dataclasses
@@ -17,7 +18,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import eqloop
-from eqloop import nn
+from eqloop import nn, run
+from eqloop._build import make_gradient, make_solver
+from eqloop.run import SolverSpec
 
 
 class Linear(eqx.Module):
@@ -185,6 +188,21 @@ GRADIENTS: dict[str, Callable[[float], Any]] = {
     "implicit": lambda rtol: eqloop.Implicit(rtol),
     "implicit-anderson": lambda rtol: eqloop.Implicit(rtol, solver=eqloop.Anderson(ridge=0.0)),
 }
+
+# A new row of the package is tested as its row makes it, until it has settings of its own above.
+for _name, _facts in run.SOLVERS.items():
+    if _facts.converges:
+        SOLVERS.setdefault(
+            _name,
+            lambda rtol, name=_name: make_solver(
+                SolverSpec(name=name, rtol=rtol, gradient="implicit")
+            ),
+        )
+for _name in run.GRADIENTS:
+    GRADIENTS.setdefault(
+        _name,
+        lambda rtol, name=_name: make_gradient(SolverSpec(gradient=name, gradient_rtol=rtol)),
+    )
 
 
 @eqx.filter_jit

@@ -1,15 +1,20 @@
 """Run folders and a sweep as training and evaluation leave them, made without either."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 from stability_example import a_report
 
+from eqloop._schema import to_table
+from eqloop.run import Curve, Evaluation, EvaluationRecord, Sample
+
 GRID = [1, 2, 4, 8, 16, 32, 64]
-TRAINED = [1, 10]
+TRAINED = (1, 10)
 
 Axes = Mapping[str, Any]
 
@@ -17,21 +22,38 @@ Axes = Mapping[str, Any]
 def an_evaluation(
     exact: Sequence[float], bands: Mapping[str, Sequence[float]] | None = None, **changed: Any
 ) -> dict[str, Any]:
-    """What `eval/SPLIT.json` holds, as far as anyone reads it."""
+    """What `eval/SPLIT.json` holds; residuals and what follows from them are of no loop."""
 
-    def curve(values: Sequence[float], examples: int) -> dict[str, Any]:
-        return {"examples": examples, "scores": {"exact": list(values), "cells": list(values)}}
+    def curve(values: Sequence[float], examples: int) -> Curve:
+        nothing = [math.nan] * len(values)
+        return Curve(
+            examples=examples,
+            scores={"exact": list(values), "cells": list(values)},
+            residual_mean=nothing,
+            residual_median=nothing,
+            converged=nothing,
+            settled=0.0,
+            settled_median=math.nan,
+            overthinking={},
+        )
 
     every = bands or {"all alike": exact}
-    return {
-        "task": "prefix-sums",
-        "rows": 500,
-        "trained_iterations": TRAINED,
-        "iterations": GRID[-len(exact) :],
-        "overall": curve(exact, 500),
-        "bands": {name: curve(values, 100) for name, values in every.items()},
-        "seconds": 2.5,
-    } | changed
+    record = EvaluationRecord(
+        sample=Sample(task="prefix-sums", rows=500),
+        trained_iterations=TRAINED,
+        evaluation=Evaluation(
+            iterations=GRID[-len(exact) :],
+            tolerance=1e-3,
+            overall=curve(exact, 500),
+            bands={name: curve(values, 100) for name, values in every.items()},
+            settled=np.zeros(500, int),
+            judged={},
+            iterations_run=500,
+            iterations_asked=500,
+            seconds=2.5,
+        ),
+    )
+    return to_table(record) | changed
 
 
 def rising(last: float, best: float | None = None) -> list[float]:

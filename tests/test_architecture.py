@@ -13,9 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What every part may use: the exception for users, how text from outside is shown, the words for
-# shapes, what to keep, how far one can go back.
-WORDS = {"_errors", "_text", "_numbers", "_remat", "_precision"}
+# What every part may use: the exception for users, how text from outside is shown, how numbers are
+# written, the names of scores, what to keep, how far one can go back.
+WORDS = {"_errors", "_text", "_numbers", "_scores", "_remat", "_precision"}
 # The loop: its pieces, each of which may use those before it.
 PIECES = (
     *("_norms", "_solution", "_iteration", "_linear"),
@@ -30,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "_errors": set(),
     "_text": set(),
     "_numbers": set(),
+    "_scores": set(),
     "_remat": set(),
     "_precision": set(),
     # The names of the spec that say where a block has its norms and its recall.
@@ -39,6 +40,8 @@ ARROWS: dict[str, set[str]] = {
     "_files": set(),
     "_arrays": set(),
     "_tables": WORDS | {"_files"},
+    # Dataclasses as the schemas of such tables.
+    "_schema": WORDS | {"_fields", "_tables"},
     # Classes from files and installed distributions.
     "_plugins": WORDS | {"_fields", "_files"},
     # What a task is, and what tasks share: splits, their cache, files of puzzles, pictures.
@@ -52,10 +55,10 @@ ARROWS: dict[str, set[str]] = {
     "_cross_entropy": WORDS | {"nn"},
     "interop": WORDS | {"nn", "_model"},
     # What a run is on disk: knows no model. `_task` only for the types of what is handed in.
-    "run": WORDS | FILING | {"_arrays", "_fields", "_places", "_task"},
+    "run": WORDS | FILING | {"_arrays", "_fields", "_places", "_schema", "_task"},
     # From a spec to the objects that it names.
     "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "run"},
-    "evaluate": WORDS | MODEL | {"_tables", "_task", "_build", "run"},
+    "evaluate": WORDS | MODEL | {"_task", "_build", "run"},
     "audit": WORDS | MODEL | {"_task", "_build", "run"},
     "train": WORDS
     | MODEL

@@ -16,10 +16,11 @@ from tiny_task import make_task, tiny_spec
 import eqloop
 from eqloop import Backprop, Implicit, Neumann, OneStep, Phantom, Truncated
 from eqloop._cross_entropy import cross_entropy
+from eqloop._tables import parse_json
 from eqloop.audit import GradientAuditor
 from eqloop.audit._audit import BACKPROP, CONVERGED, _differentiate
 from eqloop.cli import main
-from eqloop.run import open_run, read_metrics
+from eqloop.run import open_run, read_gradients, read_metrics
 from eqloop.train import train
 from eqloop.train._state import skeleton
 
@@ -349,6 +350,9 @@ def test_command(run, tmp_path, capsys):
     stored = json.loads((run / "gradients.json").read_text())
     assert stored["gradients"]["backprop"]["total"]["backprop"]["cosine"] == pytest.approx(1)
     assert (stored["split"], stored["step"], stored["examples"]) == ("validation", 4, 4)
+    record = read_gradients(run)
+    assert record is not None
+    assert record.tables() == parse_json((run / "gradients.json").read_bytes())
     # Of another split and checkpoint, by one of the table and one of a file.
     args += ["--gradient", "one-step", "--gradient", f"{HALF}:HalfStep"]
     assert main([*args, "--split", "test", "--checkpoint", "2", "--json"]) == 0

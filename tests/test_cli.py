@@ -10,8 +10,9 @@ import time
 
 import pytest
 
+from eqloop._schema import to_table
 from eqloop.cli.solve import few
-from eqloop.run import make_next_folder
+from eqloop.run import make_next_folder, read_cost
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -319,6 +320,9 @@ def test_eval_of_the_cost(cli, tiny_run, tmp_path):
     stored = json.loads((run / "eval" / "test-cost.json").read_text())
     asked = {"budget": 12, "restarts": 2, "select": "vote", "solver": "fixed-point", "rows": 16}
     assert stored.items() >= asked.items()
+    record = read_cost(run, "test")
+    assert record is not None
+    assert to_table(record) == {name: part for name, part in stored.items() if name != "crc32"}
     code, out, _ = cli(*args, "--solver", "anderson", "--rows", 5, "--json")
     answer = json.loads(out)["splits"]["test"]
     assert code == 0

@@ -19,7 +19,7 @@ from tiny_task import make_task
 from tiny_task import tiny_spec as spec
 
 import eqloop
-from eqloop import InputError, _build, run
+from eqloop import InputError, _build, run, tasks
 from eqloop._plugins import load_class
 from eqloop.audit import default_gradients
 from eqloop.claims import predict
@@ -27,6 +27,7 @@ from eqloop.cli import main
 from eqloop.nn import NormPlaces, RecallPlaces
 from eqloop.run import Spec, open_run
 from eqloop.sweep._cost import iterations
+from eqloop.tasks import TASKS
 from eqloop.train import Last, train
 from eqloop.train._method import LOSSES, make_method
 
@@ -41,9 +42,7 @@ SHORT = ("train.steps=2", "train.batch=8", "train.loss=last", "train.validate_ev
 # --- the tables
 
 
-def test_the_facts_and_the_constructors_have_the_same_names():
-    assert list(run.SOLVERS) == list(_build.SOLVERS)
-    assert list(run.GRADIENTS) == list(_build.GRADIENTS)
+def test_the_facts_and_the_constructors_of_losses_have_the_same_names():
     assert run.LOSSES.keys() == LOSSES.keys()
 
 
@@ -69,27 +68,37 @@ def test_every_gradient_says_which_losses_it_goes_with(gradient, loss):
             spec(f"solver.gradient={gradient}", f"train.loss={loss}")
 
 
-def test_a_row_in_each_table_is_all_that_a_new_name_takes(monkeypatch, tmp_path):
-    """The spec, its checks, the model, the cost, the audit and the help follow from the rows: a
-    solver, a gradient, a norm placement and a recall train two steps."""
-    half = load_class(HALF, "gradient")
-    damped = load_class(DAMPED, "solver")
-    gradient = run.GRADIENTS["one-step"]
-    facts = dataclasses.replace(run.SOLVERS["anderson"], history=lambda spec: 7)
-    monkeypatch.setitem(run.SOLVERS, "damped", facts)
-    monkeypatch.setitem(_build.SOLVERS, "damped", lambda spec: damped(rtol=spec.rtol))
-    monkeypatch.setitem(run.GRADIENTS, "half", dataclasses.replace(gradient, losses=("last",)))
-    row = _build.GradientRow(lambda spec: half(), others={"half": half()})
-    monkeypatch.setitem(_build.GRADIENTS, "half", row)
+def test_a_file_and_a_row_are_all_that_a_new_name_takes(monkeypatch, tmp_path):
+    """The spec, its checks, the model, the cost, the audit and the help follow from one row of one
+    table: a solver, a gradient, a task (each a file in a temporary folder), a norm placement and a
+    recall train two steps."""
+    for example in ("damped_solver", "half_step_gradient", "addition"):
+        (tmp_path / f"{example}.py").write_bytes((EXAMPLES / f"{example}.py").read_bytes())
+    monkeypatch.syspath_prepend(tmp_path)
+    damped = run.Call("damped_solver:Damped")
+    solver = dataclasses.replace(
+        run.SOLVERS["anderson"], meaning="damped iteration", make=lambda spec: damped
+    )
+    half = run.Call("half_step_gradient:HalfStep")
+    gradient = dataclasses.replace(
+        run.GRADIENTS["one-step"], make=lambda spec: half, losses=("last",), others={"half": half}
+    )
+    monkeypatch.setitem(run.SOLVERS, "damped", solver)
+    monkeypatch.setitem(run.GRADIENTS, "half", gradient)
+    monkeypatch.setitem(tasks._Tasks._own, "addition", ("addition", "Addition"))
     monkeypatch.setitem(run.NORMS, "last-only", NormPlaces("after the branch", branch=True))
     both = RecallPlaces("before the block and inside it", before=True, inside=True)
     monkeypatch.setitem(run.RECALLS, "both", both)
     names = ("solver.name=damped", "solver.gradient=half", "model.norm=last-only")
-    made = spec(*names, "model.recall=both", "train.steps=2", "solver.max_steps=4")
+    names += ("model.recall=both", "train.steps=2", "solver.max_steps=4")
+    made = spec(*names)
     assert made.train.loss == "last"
     assert Spec.from_text(made.to_toml(), "the spec") == made
     method = make_method(made)
-    assert (type(method.solver), type(method.gradient)) == (damped, half)
+    kinds = (type(method.solver).__name__, type(method.gradient).__name__)
+    assert kinds == ("Damped", "HalfStep")
+    assert isinstance(method.solver, eqloop.AbstractSolver)
+    assert method.solver.norm is eqloop.two_norm
     assert iterations(made) == (4, 1, 1)
     assert "half" in default_gradients(4)
     model = _build.make_model(made.model, jr.key(0))
@@ -106,7 +115,14 @@ def test_a_row_in_each_table_is_all_that_a_new_name_takes(monkeypatch, tmp_path)
         "no claim"
     }
     assert "both (before the block and inside it)" in run.meanings(run.RECALLS)
-    assert train(made, make_task("tiny", made.task_fields), tmp_path / "run").step == 2
+    assert "damped (damped iteration)" in run.meanings(run.SOLVERS)
+    assert "addition" in TASKS
+    small = ("task.digits=6", "task.rows=40", "model.width=16", "model.heads=2", "model.blocks=1")
+    small += ("train.batch=8", "train.validation_iterations=4")
+    resolved = run.resolve("addition", "quick", [*small, *names], make_task=tasks.make_task)
+    task = tasks.make_task("addition", resolved.task_fields)
+    outcome = train(resolved, task, tmp_path / "run")
+    assert (outcome.step, outcome.run.spec.task_name) == (2, "addition")
     with pytest.raises(InputError, match=r"solver\.name must be one of unroll, .*, damped, got"):
         spec("solver.name=zzz")
 
@@ -125,6 +141,10 @@ def test_the_help_lists_every_name(option, table, cli):
     assert option in text
     for name in table:
         assert f"{name}(" in text
+
+
+def test_the_writer_and_the_reader_of_a_stability_report_know_one_format():
+    assert eqloop.stability.FORMAT == run._records.STABILITY_FORMAT
 
 
 def test_a_spec_is_read_without_jax():

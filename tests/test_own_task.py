@@ -332,6 +332,13 @@ def test_a_sweep_of_a_task_of_a_file(cli, tmp_path, monkeypatch):
     grid.write_text("\n".join([*lines, "[evaluate]", "iterations = 2", "rows = 2"]))
     code, _, err = cli("sweep", grid, "--out", sweep)
     assert (code, "one of a file is --task FILE.py:CLASS" in err) == (2, True)
+    other = tmp_path / "other.toml"
+    other.write_text(
+        grid.read_text().replace('"addition"', '"prefix-sums"').replace("digits", "length")
+    )
+    code, _, err = cli("sweep", other, "--out", sweep, "--task", CLASS)
+    said = f"--task {CLASS}: is addition, and the task of {other} is prefix-sums"
+    assert (code, said in err, sweep.exists()) == (2, True, False)
 
     worked = []
 

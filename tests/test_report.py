@@ -498,7 +498,7 @@ DAMAGE = {
     ),
     "evaluation of nothing": (
         lambda s: change(s / RUN / "eval" / "hard.json", "0.5]", "NaN]"),
-        r"hard\.json: damaged \(ValueError\('None is not a share'\)\)",
+        r"hard\.json: damaged \(ValueError\('nan is not finite'\)\)",
     ),
     "evaluation of more": (
         lambda s: change(s / RUN / "eval" / "hard.json", "0.5]", "1.5]"),

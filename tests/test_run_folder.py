@@ -17,18 +17,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from report_example import an_evaluation
 from tiny_task import Tiny, tiny_spec
 
 from eqloop import InputError, _files
 from eqloop._build import restore
 from eqloop._files import exclusive, remove_leftovers, replacing, write_atomic
+from eqloop._schema import from_table
 from eqloop._tables import format_json, parse_json, parse_toml, read_json
 from eqloop.run import (
-    Evaluated,
+    EvaluationRecord,
+    History,
     MetricsLog,
+    Origin,
     RunResults,
     Spec,
     create_run,
+    last_training_line,
     make_folder,
     open_run,
     owned,
@@ -40,7 +45,6 @@ from eqloop.run import (
     say_steps,
 )
 from eqloop.run._folder import LOCK
-from eqloop.run._records import Curve
 from eqloop.tasks import make_task
 from eqloop.train import init_state, train
 
@@ -215,9 +219,9 @@ def test_the_disk_fills_or_the_folder_moves_and_the_run_goes_on_afterwards(
     trained, tmp_path, monkeypatch
 ):
     path, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    from eqloop.train import _loop
+    from eqloop.train._trainer import Trainer
 
-    validate = _loop._Trainer._validate
+    validate = Trainer._validate
 
     def moved(self):
         if self.done == 4:
@@ -225,7 +229,7 @@ def test_the_disk_fills_or_the_folder_moves_and_the_run_goes_on_afterwards(
         return validate(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_loop._Trainer, "_validate", moved)
+        patch.setattr(Trainer, "_validate", moved)
         with pytest.raises(InputError, match=r"step 4 \(No such file.*saved up to step 2.*resume"):
             train(SPEC, Tiny(), path)
 
@@ -323,8 +327,8 @@ def test_the_checkpoint_counts_and_not_what_lies_beside_it(run, caplog):
 
 
 def test_results_of_several_checkpoints_are_told_of(tmp_path, caplog):
-    def split(step: int | None) -> Evaluated:
-        return Evaluated((1,), Curve(1, (0.5,)), {}, None, None, step)
+    def split(step: int | None) -> EvaluationRecord:
+        return from_table(EvaluationRecord, an_evaluation([0.5], step=step))
 
     for steps, said in (((4, 4, 4), 0), ((4, 4, None), 0), ((4, 4, 6), 1), ((2, 4, 4), 1)):
         caplog.clear()
@@ -333,6 +337,33 @@ def test_results_of_several_checkpoints_are_told_of(tmp_path, caplog):
         say_steps(tmp_path, RunResults(splits, best, None, None))
         assert len(caplog.records) == said
     assert "eval/test.json 2, eval/hard.json 4, checkpoints/best.json 4" in caplog.text
+
+
+def test_a_manifest_says_where_a_run_comes_from():
+    origin = {"path": "runs/a", "step": 4, "weights": "raw", "sha256": "0"}
+    data = {"task": "tiny", "lengthened_by": 1}
+    manifest = {**data, "started_from": origin, "lengthened": [2, 4]}
+    history = History.of(manifest)  # of a version that did not know moments
+    assert history.started_from == Origin(**origin)  # pyright: ignore[reportArgumentType]
+    assert history.longest_before == 4
+    written = history.added_to(data)
+    assert list(written) == [*data, "started_from", "lengthened"]
+    assert list(written["started_from"]) == ["path", "step", "weights", "moments", "sha256"]
+    assert same_content(written, data) == ""
+    assert History().added_to(data) == data
+    with pytest.raises(ValueError, match=r"lengthened\[0\] is '2'"):
+        History.of({"lengthened": ["2"]})
+
+
+def test_the_last_training_line_of_a_log_that_is_being_written(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    assert last_training_line(log) == {}
+    lines = [format_json({"kind": "train", "step": step}) for step in range(1, 400)]
+    lines += [format_json({"kind": "validation", "step": 399})]
+    for count, step in ((1, 1), (3, 3), (400, 399)):
+        for cut_off in (b"", b'{"kind": "train", "step": 7'):
+            log.write_bytes(b"".join(lines[:count]) + cut_off)
+            assert last_training_line(log).get("step") == step
 
 
 def test_damaged_lines_of_a_log_are_told_of(run, caplog):

@@ -12,19 +12,21 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from report_example import an_evaluation
 from rich.console import Console
 from tiny_task import Tiny, make_task
 from tiny_task import tiny_spec as spec
 
 import eqloop
 from eqloop import InputError
-from eqloop.run import Spec, open_run, read_metrics, trained_iterations
-from eqloop.train import Diverged, _step, init_state, make_step, train
-from eqloop.train._loop import improves
+from eqloop._schema import from_table
+from eqloop.run import EvaluationRecord, Spec, open_run, read_metrics, trained_iterations
+from eqloop.train import Diverged, _step, _trainer, init_state, make_step, train
 from eqloop.train._loss import cross_entropy, draw
 from eqloop.train._method import batch_loss, make_method
 from eqloop.train._state import make_optimiser, make_schedule, skeleton
 from eqloop.train._step import METRICS, Order, put
+from eqloop.train._trainer import Hook, Trainer, improves, validation_line
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -401,6 +403,56 @@ def test_what_improves(exact, cells, better):
     best = {"step": 10, "exact": 0.5, "cells": 0.8}
     assert improves({"exact": exact, "cells": cells}, best) is better
     assert improves({"exact": 0.0, "cells": 0.0}, None)
+
+
+def test_when_a_hook_is_due():
+    def steps(every: int, at_end: bool) -> list[int]:
+        hook = Hook(every, lambda: False, at_end=at_end)
+        return [step for step in range(1, 8) if hook.is_due(step, 7)]
+
+    assert steps(3, False) == [3, 6]
+    assert steps(3, True) == [3, 6, 7]
+    assert steps(0, False) == []
+
+
+def test_what_follows_each_step(tmp_path, monkeypatch):
+    """Validation, audit and checkpoint in this order, each after all steps so far are logged; a
+    validation that is the best so far is saved."""
+    calls = []
+
+    def recorded(name: str, better_at: int = 0):
+        def action(self):
+            assert not self.pending
+            calls.append((self.done, name))
+            return self.done == better_at
+
+        return action
+
+    metrics = dict.fromkeys(METRICS, jnp.zeros(()))
+    step = lambda data, state, order: (state, metrics)  # noqa: E731
+    monkeypatch.setattr(_trainer, "make_step", lambda *arguments, **named: step)
+    monkeypatch.setattr(Trainer, "_validate", recorded("validate", better_at=4))
+    monkeypatch.setattr(Trainer, "_audit", recorded("audit"))
+    monkeypatch.setattr(Trainer, "_save", recorded("save"))
+    every = ("train.validate_every=2", "train.audit_every=3", "train.checkpoint_every=3")
+    made = spec("train.steps=7", *every)
+    outcome = train(made, make_task("tiny", made.task_fields), tmp_path / "run")
+    assert (outcome.status, outcome.step) == ("finished", 7)
+    assert calls == [
+        *((2, "validate"), (3, "audit"), (3, "save"), (4, "validate"), (4, "save")),
+        *((6, "validate"), (6, "audit"), (6, "save"), (7, "validate"), (7, "save")),
+    ]
+
+
+def test_a_score_by_the_name_of_another_quantity_is_refused():
+    evaluation = from_table(EvaluationRecord, an_evaluation([0.5, 0.75])).evaluation
+    line = validation_line(3, "validation", evaluation, True)
+    assert (line["exact"], line["best"]) == ([0.5, 0.75], True)
+    scores = {**evaluation.overall.scores, "residual": [0.0, 0.0]}
+    overall = dataclasses.replace(evaluation.overall, scores=scores)
+    changed = dataclasses.replace(evaluation, overall=overall)
+    with pytest.raises(InputError, match="score 'residual', which is the name of another"):
+        validation_line(3, "validation", changed, True)
 
 
 def test_the_loss_falls(trained):

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt8
 
 from .._errors import InputError
+from .._scores import CELLS, EXACT
 from . import _cells
 from ._dataset import dataset, describe, partition
 from ._files import Tally, refuse
@@ -248,7 +249,7 @@ class Task(abc.ABC):
         (share of cells right); sudoku adds `blanks` (share of the blank cells right)."""
         del tokens
         right = prediction == targets
-        return {"exact": jnp.all(right), "cells": jnp.mean(right, dtype=jnp.float32)}
+        return {EXACT: jnp.all(right), CELLS: jnp.mean(right, dtype=jnp.float32)}
 
     # --- one example, on the host
 

@@ -1,11 +1,11 @@
 """The gradients of one loop, compared with full backpropagation and the implicit gradient."""
 
+from ..run import AuditedGradient as AuditedGradient
+from ..run import Comparison as Comparison
+from ..run import GradientAudit as GradientAudit
+from ..run import Likeness as Likeness
 from ._audit import REFERENCES as REFERENCES
-from ._audit import AuditedGradient as AuditedGradient
-from ._audit import Comparison as Comparison
-from ._audit import GradientAudit as GradientAudit
 from ._audit import GradientAuditor as GradientAuditor
-from ._audit import Likeness as Likeness
 from ._audit import default_gradients as default_gradients
 from ._audit import gradient_audit as gradient_audit
 from ._training import AUDITED as AUDITED

@@ -13,13 +13,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._adjoint import AbstractGradient, Backprop, Implicit, Phantom, Truncated
-from .._build import GRADIENTS
+from .._build import construct
 from .._cross_entropy import cross_entropy
 from .._equilibrium import equilibrium
 from .._iteration import Map
 from .._model import Output
 from .._solution import RESULTS, BackwardReport, Equilibrium
 from .._solver import FixedPoint, Solver, Unroll
+from ..run import GRADIENTS, AuditedGradient, Comparison, GradientAudit, Likeness
 
 REFERENCES = BACKPROP, CONVERGED = "backprop", "implicit-converged"
 """The names of the two references."""
@@ -32,96 +33,6 @@ Progress = Callable[[int, int | None], None]
 
 _ENOUGH = 1.0
 """Seconds of timed runs after which no other begins: a long run is the least disturbed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Likeness:
-    """A gradient g against a reference r; NaN where one of them is zero.
-
-    **Attributes:**
-
-    - `cosine`: `<g, r> / (|g| |r|)`.
-    - `ratio`: `|g| / |r|`.
-    """
-
-    cosine: float
-    ratio: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """The gradient of some of the weights: its norm, and how it lies to the two references."""
-
-    norm: float
-    backprop: Likeness
-    implicit: Likeness
-
-
-@dataclasses.dataclass(frozen=True)
-class AuditedGradient:
-    """One gradient of the mean loss of the batch: what it is like, and what it costs.
-
-    Counts are means over the examples (a batch waits for the slowest of them).
-
-    **Attributes:**
-
-    - `total`, `layers`: of all weights, and of those of each layer: a layer is the dotted path of
-        its weights in the model (`blocks.0.attention.query`), without their own names.
-    - `seconds`: of loss and gradient, the best of some runs; `compile_seconds`: tracing and
-        compiling, once; only tracing, where another gradient's program is the same.
-    - `evaluations`: of f going forwards.
-    - `repeated`: evaluations of f once more going backwards: one for each iteration that is gone
-        back through (two with `Backprop(checkpoints=...)`), and one to linearise f for a solve.
-    - `products`: with the transposed Jacobian of f. Each of an iteration that is gone back through
-        is one with respect to state and weights; the others, of a solve, to the state alone.
-    - `memory`: bytes of scratch memory that XLA sets aside for the program, its peak apart from
-        arguments and results (`temp_size_in_bytes`), or None where it does not say.
-    - `residual`: of the loop, the mean; `converged`: share of examples whose solve did.
-    - `backward_residual`: of the backward solve, the mean, or None where there is none;
-        `fallback`: share of examples whose solution was not used (see `BackwardReport`).
-    """
-
-    total: Comparison
-    layers: Mapping[str, Comparison]
-    seconds: float
-    compile_seconds: float
-    evaluations: float
-    repeated: float
-    products: float
-    memory: int | None
-    residual: float
-    converged: float
-    backward_residual: float | None
-    fallback: float
-
-
-@dataclasses.dataclass(frozen=True)
-class GradientAudit:
-    """What `gradient_audit` found.
-
-    **Attributes:**
-
-    - `examples`, `iterations`: of the batch, and of the loop.
-    - `rtol`, `max_steps`: tolerance and most steps of the converged implicit gradient.
-    - `share`: share of the examples in which that one is what it is called: both its solves, of
-        the loop and backwards, reached the tolerance. In the others there is no fixed point to
-        differentiate (or none was found), and what it holds is not a reference; where there are
-        no examples left, likeness to it is NaN.
-    - `gradients`: by name, the two references ("backprop", "implicit-converged") first.
-    - `seconds`: of the whole audit, compiling included.
-    """
-
-    examples: int
-    iterations: int
-    rtol: float
-    max_steps: int
-    share: float
-    gradients: Mapping[str, AuditedGradient]
-    seconds: float
-
-    def tables(self) -> dict[str, Any]:
-        """As nested tables of plain values; NaN stays NaN."""
-        return dataclasses.asdict(self)
 
 
 def gradient_audit(
@@ -214,10 +125,11 @@ def gradient_audit(
 def default_gradients(iterations: int) -> dict[str, AbstractGradient]:
     """Each gradient at few and at more terms (fewer than `iterations`): a family is a curve."""
     made: dict[str, AbstractGradient] = {}
-    for name, row in GRADIENTS.items():
-        if row.family is not None:
-            made |= {f"{name}-{k}": row.family(k) for k in row.terms if k < iterations}
-        made |= row.others
+    for name, facts in GRADIENTS.items():
+        calls = dict(facts.others)
+        if facts.family is not None:
+            calls |= {f"{name}-{k}": facts.family(k) for k in facts.terms if k < iterations}
+        made |= {called: construct(call) for called, call in calls.items()}
     return made
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 from .._adjoint import AbstractGradient, Implicit, OneStep, Phantom, Truncated
 from .._model import Coda, LoopedTransformer
 from .._norms import relative_residual
+from .._scores import EXACT
 from .._task import Progress, Split, Task
 from ..audit import GradientAudit, audit_batch, audited_iterations, gradient_audit
 from ..evaluate import evaluate
@@ -158,7 +159,7 @@ def _accuracy(
             progress(number * (total or 1) + done, len(splits) * (total or 1))
 
         evaluation = evaluate(model, task, split, iterations=iterations, progress=report)
-        curves[name], counts = evaluation.overall.scores["exact"], evaluation.iterations
+        curves[name], counts = evaluation.overall.exact, evaluation.iterations
     progress(1, 1)
     return {"iterations": counts, "splits": curves, "trained": list(trained_iterations(spec))}
 
@@ -196,7 +197,7 @@ class _Solved(eqx.Module):
 
     def __call__(self, z: Array, tokens: Array, targets: Array) -> Array:
         score = self.task.score(self.task.predict(self.coda(z), tokens), tokens, targets)
-        return score["exact"].astype(bool)
+        return score[EXACT].astype(bool)
 
 
 def _equilibria(

@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 from .._errors import InputError
 from .._model import LoopedTransformer
 from .._norms import relative_residual
-from .._tables import plain
+from .._scores import EXACT
 from .._task import Progress, Split, Task
+from ..run import Curve, Evaluation
 
 CHECK = 8
 """Number of iterations between two checks whether an example has stopped changing."""
@@ -45,76 +46,6 @@ def geometric(iterations: int) -> list[int]:
     powers = [2**k for k in range(iterations.bit_length())]
     grid = {count for power in powers for count in (power, power * 3 // 2)}
     return sorted(count for count in grid | {iterations} if 1 <= count <= iterations)
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """The scores of a set of examples at each point of the grid of iterations.
-
-    **Attributes:**
-
-    - `examples`: number of examples.
-    - `scores`: name (`exact`, `cells`, ...) -> mean score at each point of the grid, in [0, 1].
-    - `residual_mean`: mean relative residual `|z_t - z_{t-1}| / |z_t|` at each point.
-    - `residual_median`: median relative residual at each point.
-    - `converged`: share of examples whose residual is below the tolerance, at each point.
-    - `settled`: share of examples whose residual was below the tolerance at any iteration.
-    - `settled_median`: median of the first such iterations; NaN if there is none.
-    - `overthinking`: name of a score -> `{"best", "iterations", "last", "penalty"}`: the best mean
-        on the grid, the iterations of it, the last mean, and best - last.
-    """
-
-    examples: int
-    scores: dict[str, list[float]]
-    residual_mean: list[float]
-    residual_median: list[float]
-    converged: list[float]
-    settled: float
-    settled_median: float
-    overthinking: dict[str, dict[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """The result of `evaluate`.
-
-    **Attributes:**
-
-    - `iterations`: the grid of iteration counts.
-    - `tolerance`: relative residual below which an example counts as converged.
-    - `overall`: the curve of all examples.
-    - `bands`: name of a difficulty band -> the curve of its examples; empty bands are left out.
-    - `settled`: for each example the first iteration whose residual is below `tolerance`; 0 if
-        there is none.
-    - `judged`: name -> mean of a score that the task computes on the host from the last prediction.
-    - `predictions`: the last prediction of each measured example.
-    - `iterations_run`: number of iterations of single examples that were computed.
-    - `iterations_asked`: number of iterations without early exit.
-    - `seconds`: wall time, compilation included.
-    """
-
-    iterations: list[int]
-    tolerance: float
-    overall: Curve
-    bands: dict[str, Curve]
-    settled: Int[np.ndarray, " examples"]
-    judged: dict[str, float]
-    predictions: Shaped[np.ndarray, "examples *grid"]
-    iterations_run: int
-    iterations_asked: int
-    seconds: float
-
-    def tables(self) -> dict[str, Any]:
-        """The attributes as plain values, NaN as None, without the predictions."""
-        tables = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "predictions"
-        }
-        tables["overall"] = dataclasses.asdict(self.overall)
-        tables["bands"] = {name: dataclasses.asdict(curve) for name, curve in self.bands.items()}
-        tables["settled"] = self.settled.tolist()
-        return plain(tables)
 
 
 class _Active(eqx.Module):
@@ -299,7 +230,7 @@ def evaluate(
 
     scores = {
         name: np.concatenate([part.scores[name] for part in parts], axis=1)
-        for name in sorted(parts[0].scores, key=lambda name: (name != "exact", name))
+        for name in sorted(parts[0].scores, key=lambda name: (name != EXACT, name))
     }
     residual = np.concatenate([part.residual for part in parts], axis=1)
     settled = np.concatenate([part.settled for part in parts])

@@ -2,8 +2,15 @@
 
 from .._model import LoopedTransformer
 from .._task import Progress, Split, Task
-from ..run import Run, record_of, save_evaluation, trained_iterations
-from ._curves import Evaluation, evaluate
+from ..run import (
+    Evaluation,
+    EvaluationRecord,
+    Run,
+    Sample,
+    save_evaluation,
+    trained_iterations,
+)
+from ._curves import evaluate
 
 
 def at_most(split: Split, rows: int) -> Split:
@@ -40,7 +47,11 @@ def measure(
     """
     sample = at_most(split, rows)
     evaluation = evaluate(model, task, sample, iterations=iterations, work=work, progress=progress)
-    record = record_of(task, name, step, evaluation.overall.examples, split)
-    record["trained_iterations"] = trained_iterations(run.spec)
-    save_evaluation(run, name, record | evaluation.tables())
+    rows = evaluation.overall.examples
+    record = EvaluationRecord(
+        sample=Sample(task=task.name, split=name, step=step, rows=rows, rows_of_split=len(split)),
+        trained_iterations=trained_iterations(run.spec),
+        evaluation=evaluation,
+    )
+    save_evaluation(run.path, name, record)
     return evaluation

@@ -1,10 +1,8 @@
 """Test-time compute: iterate each example as long as it needs, from one or several starts."""
 
-import dataclasses
 import time
-from typing import Any, Literal, get_args
+from typing import get_args
 
-import jax
 import jax.random as jr
 import numpy as np
 from equinox import filter_jit
@@ -12,82 +10,12 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
 from .._errors import InputError
 from .._model import LoopedTransformer
+from .._scores import EXACT
 from .._solver import AbstractSolver, FixedPoint
-from .._tables import plain
 from .._task import Progress, Split, Task
+from ..run import Cost, Select, Solved
 from ._batching import Stream
 from ._curves import check_grid, make_loop, mean
-
-Select = Literal["residual", "vote"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """The cost of solving a set of examples.
-
-    **Attributes:**
-
-    - `examples`: number of examples.
-    - `solved`: share of examples whose whole answer is right.
-    - `converged`: share of examples whose chosen start reached the tolerance.
-    - `evaluations`: mean number of evaluations of f per example, summed over its starts.
-    - `evaluations_per_solved`: evaluations of the whole set per solved example; NaN if none is
-        solved.
-    - `seconds_per_solved`: the same for seconds; the wall time of the call is divided among the
-        examples in proportion to their evaluations.
-    """
-
-    examples: int
-    solved: float
-    converged: float
-    evaluations: float
-    evaluations_per_solved: float
-    seconds_per_solved: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Solved:
-    """The result of `solve`.
-
-    **Attributes:**
-
-    - `predictions`: the answer of the chosen start of each example.
-    - `scores`: name -> score of each example.
-    - `judged`: name -> mean of a score that the task computes on the host.
-    - `chosen`: number of the chosen start of each example.
-    - `votes`: for each start the number of starts of its example that gave the same answer.
-    - `steps`: number of solver steps of each start.
-    - `evaluations`: number of evaluations of f of each start.
-    - `residual`: lowest relative residual of each start.
-    - `converged`: whether the start reached the tolerance.
-    - `spent`: whether the start used up its budget. (If a start neither converged nor used up its
-        budget, its state was not finite.)
-    - `overall`: the cost of all examples.
-    - `bands`: name of a difficulty band -> its cost; empty bands are left out.
-    - `slot_steps`: number of computed steps times slots, idle slots included.
-    - `seconds`: wall time, compilation included.
-    """
-
-    predictions: Shaped[np.ndarray, "examples *grid"]
-    scores: dict[str, Float[np.ndarray, " examples"]]
-    judged: dict[str, float]
-    chosen: Int[np.ndarray, " examples"]
-    votes: Int[np.ndarray, "examples starts"]
-    steps: Int[np.ndarray, "examples starts"]
-    evaluations: Int[np.ndarray, "examples starts"]
-    residual: Float[np.ndarray, "examples starts"]
-    converged: Bool[np.ndarray, "examples starts"]
-    spent: Bool[np.ndarray, "examples starts"]
-    overall: Cost
-    bands: dict[str, Cost]
-    slot_steps: int
-    seconds: float
-
-    def tables(self) -> dict[str, Any]:
-        """The attributes as plain values, NaN as None, without the predictions."""
-        tables = dataclasses.asdict(self)
-        del tables["predictions"]
-        return plain(jax.tree.map(lambda x: x.tolist() if hasattr(x, "tolist") else x, tables))
 
 
 def solve(
@@ -180,11 +108,11 @@ def solve(
     seconds = time.perf_counter() - began
 
     def cost(mask: Bool[np.ndarray, " examples"]) -> Cost:
-        spent, solved = int(evaluations[mask].sum()), int(scores["exact"][mask].sum())
+        spent, solved = int(evaluations[mask].sum()), int(scores[EXACT][mask].sum())
         per_solved = spent / solved if solved else float("nan")
         return Cost(
             examples=int(mask.sum()),
-            solved=float(scores["exact"][mask].mean()),
+            solved=float(scores[EXACT][mask].mean()),
             converged=float(converged[row, chosen][mask].mean()),
             evaluations=spent / int(mask.sum()),
             evaluations_per_solved=per_solved,

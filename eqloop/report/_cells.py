@@ -12,10 +12,12 @@ from ..run import (
     SPEC,
     SPEC_AXES,
     CellResult,
-    Evaluated,
+    Evaluation,
+    EvaluationRecord,
     RunResults,
     Scalar,
     Stability,
+    Status,
     is_sweep,
     read_cell_result,
     read_run,
@@ -32,7 +34,7 @@ SILENT = {
 """Spec fields that do not affect results: runs that differ only in these and in the seed are
 replicates."""
 
-Status = Literal["finished", "failed", "unfinished"]
+CellStatus = Status | Literal["unfinished"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Cell:
     source: str
     name: str
     axes: Mapping[str, Scalar]
-    status: Status = "finished"
+    status: CellStatus = "finished"
     error: str = ""
     results: RunResults | None = None
     seconds: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
@@ -63,8 +65,12 @@ class Cell:
     parameters: int | None = None
     rho_w_x: float | None = None
 
-    def split(self, name: str) -> Evaluated | None:
-        return None if self.results is None else self.results.splits.get(name)
+    def record(self, split: str) -> EvaluationRecord | None:
+        return None if self.results is None else self.results.splits.get(split)
+
+    def split(self, name: str) -> Evaluation | None:
+        record = self.record(name)
+        return None if record is None else record.evaluation
 
     @property
     def stability(self) -> Stability | None:
@@ -159,8 +165,7 @@ def _run(path: Path, axes: Mapping[str, Scalar]) -> Cell:
     if not results.splits:
         raise InputError(f"{path} has no evaluation of test or hard yet: eqloop eval {path}")
     say_steps(path, results)
-    evaluations = [evaluated.seconds for evaluated in results.splits.values()]
-    known = [seconds for seconds in evaluations if seconds is not None]
+    seconds = [record.evaluation.seconds for record in results.splits.values()]
     return Cell(
         source=str(path),
         name=path.resolve().name,
@@ -168,7 +173,7 @@ def _run(path: Path, axes: Mapping[str, Scalar]) -> Cell:
         results=results,
         seconds={
             "train": trained_seconds(path / METRICS),
-            "evaluate": sum(known) if known else None,
+            "evaluate": sum(seconds),
         },
         rho_w_x=None if results.stability is None else results.stability.rho_w_x,
     )

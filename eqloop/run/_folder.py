@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from .._errors import InputError
 from .._files import TEMPORARY, Held, exclusive, remove_leftovers, write_atomic
 from .._tables import format_json, read_json, write_json
+from ._history import OWN_KEYS, History
 from ._layout import (
     BEST,
     CHECKPOINTS,
-    LENGTHENED,
     MANIFEST,
     METRICS,
     SPEC,
-    STARTED_FROM,
     checkpoint_path,
     checkpoint_steps,
     read_best,
 )
+from ._record import understood
 from ._spec import Spec
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class Run:
     path: Path
     spec: Spec
     manifest: Mapping[str, Any]
+
+    @property
+    def history(self) -> History:
+        """The part of the manifest that the run added."""
+        return History.of(self.manifest)
 
     @property
     def metrics(self) -> Path:
@@ -136,7 +141,7 @@ class Run:
         """The differences between the spec of a checkpoint and that of the run. The place of the
         data is ignored, and so is a number of steps from before the run was lengthened."""
         train = stored.train
-        if train.steps in self.manifest.get(LENGTHENED, ()):
+        if train.steps in self.history.lengthened:
             stored = stored.with_steps(self.spec.train.steps)
         return stored.differences(self.spec, place=False)
 
@@ -152,9 +157,9 @@ class Run:
             )
         if steps == now:
             return self
-        before = sorted({*self.manifest.get(LENGTHENED, ()), now})
-        manifest = dict(self.manifest) | {LENGTHENED: before}
-        return Run(self.path, self.spec.with_steps(steps), manifest)
+        before = tuple(sorted({*self.history.lengthened, now}))
+        history = dataclasses.replace(self.history, lengthened=before)
+        return Run(self.path, self.spec.with_steps(steps), history.added_to(self.manifest))
 
     def describe(self) -> None:
         """Write `data.json`, then `spec.toml`. In this order all checkpoints fit both files, even
@@ -263,7 +268,9 @@ def open_run(path: Path | str) -> Run:
         raise InputError(f"{path / SPEC} does not say model.grid: it is not the spec of a run")
     if not (path / MANIFEST).exists():
         raise InputError(f"{path} has no {MANIFEST}, which says what data it used")
-    manifest = read_json(path / MANIFEST, "restore it, or begin a new run")
+    again = "restore it, or begin a new run"
+    manifest = read_json(path / MANIFEST, again)
+    understood(path / MANIFEST, again, History.of, manifest)
     return Run(path, spec, manifest)
 
 
@@ -279,8 +286,7 @@ def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest without paths, and without the keys that a run adds. Fields of the task that are
     0, false or empty are left out, for a task that gets a field has it off then: see
     `Spec.differences`."""
-    own = (LENGTHENED, STARTED_FROM)
-    content = {name: value for name, value in manifest.items() if name not in own}
+    content = {name: value for name, value in manifest.items() if name not in OWN_KEYS}
     for part, name in (("source", "path"), ("fields", "data"), ("code", "file")):
         if isinstance(content.get(part), Mapping):
             content[part] = {k: v for k, v in content[part].items() if k != name}

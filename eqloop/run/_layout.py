@@ -24,10 +24,6 @@ SPEC, MANIFEST, METRICS, CHECKPOINTS, BEST = (
     "best.json",
 )
 
-LENGTHENED, STARTED_FROM = "lengthened", "started_from"
-"""Keys that a run adds to data.json: the numbers of steps before it was lengthened, and the
-checkpoint with its initial weights."""
-
 
 def checkpoint_path(run: Path, step: int) -> Path:
     """The path of the checkpoint of a step."""

@@ -138,6 +138,31 @@ def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             ) from None
 
 
+def last_training_line(log: Path) -> dict[str, Any]:
+    """The last line of a training step in a log that another process is writing; empty if there is
+    none. Only the end of the file is read. Damaged lines are passed over: the process that owns the
+    log reports them."""
+    try:
+        with log.open("rb") as file:
+            begin = max(0, log.stat().st_size - _END)
+            file.seek(begin)
+            lines = _whole_lines(file.read())
+    except FileNotFoundError:
+        return {}
+    for line in reversed(lines[1:] if begin else lines):  # the first may be cut off
+        try:
+            row = parse_json(line)
+        except ValueError:
+            continue
+        if row.get("kind") == "train":
+            return row
+    return {}
+
+
+_END = 4096
+"""Bytes of a log that hold its last lines."""
+
+
 def trained_seconds(log: Path) -> float | None:
     """Wall time of the training steps in a log, in seconds; None if nothing was logged.
 

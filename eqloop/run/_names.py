@@ -1,18 +1,37 @@
 """The names in a spec, and facts about the solvers, gradients and losses; needs no JAX.
 
-`eqloop._build` has the constructors of solvers and gradients, `eqloop.train` those of losses. Tests
-check that these tables have the same names.
+A solver or a gradient of the package is one file and one row here. The row says where its class is
+and which arguments it takes; `eqloop._build` imports the class. `eqloop.train` has the constructors
+of the losses; a test checks that both tables have the same names.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
+
+from .._errors import InputError
 from .._precision import steps_backwards
 
 if TYPE_CHECKING:
     from ._spec import SolverSpec
+
+
+class Call:
+    """A class of the package and the arguments to call it with, before either is imported.
+
+    **Arguments:**
+
+    - `place`: `"module:Class"`.
+    - `arguments`: by name. A `Call` stands for the object that it makes, and a NumPy number for a
+        traced one, so that objects that differ only in it share a compiled program.
+    """
+
+    def __init__(self, place: str, **arguments: Any):
+        self.place = place
+        self.arguments = arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +41,8 @@ class SolverFacts:
     **Attributes:**
 
     - `meaning`: a phrase for help texts.
+    - `make`: spec -> the `Call` that makes it. A solver that converges also gets the tolerances,
+        the norm and `min_steps` of the spec.
     - `converges`: whether it stops by itself, at a fixed point.
     - `followed`: whether its steps can be differentiated.
     - `history`: spec -> number of states that it stores.
@@ -29,6 +50,7 @@ class SolverFacts:
     """
 
     meaning: str
+    make: Callable[["SolverSpec"], Call]
     converges: bool = True
     followed: bool = True
     history: Callable[["SolverSpec"], int] = lambda spec: 0
@@ -42,6 +64,7 @@ class GradientFacts:
     **Attributes:**
 
     - `meaning`: a phrase for help texts.
+    - `make`: spec -> the `Call` that makes it.
     - `differentiated`: spec, number of iterations of the loop -> number of iterations that it
         differentiates.
     - `states`: spec, states stored by one differentiated iteration, states stored by one step of
@@ -52,9 +75,13 @@ class GradientFacts:
     - `follows`: whether it differentiates the solver's own steps, not plain iterations after them.
     - `cuts`: whether it takes `solver.gradient_steps` from the iterations of `unroll`.
     - `solves`: whether it solves a linear system, and may fall back if the solve fails.
+    - `family`, `terms`: number of terms -> the `Call` of the gradient of that number, and the
+        numbers that an audit compares.
+    - `others`: further gradients that an audit compares, by name.
     """
 
     meaning: str
+    make: Callable[["SolverSpec"], Call]
     differentiated: Callable[["SolverSpec", float], float]
     states: Callable[["SolverSpec", int, int], int] = lambda spec, iteration, step: iteration
     losses: tuple[str, ...] = ("last", "progressive")
@@ -63,6 +90,9 @@ class GradientFacts:
     follows: bool = False
     cuts: bool = False
     solves: bool = False
+    family: Callable[[int], Call] | None = None
+    terms: tuple[int, ...] = ()
+    others: Mapping[str, Call] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,18 +116,49 @@ def _remembered(spec: "SolverSpec") -> int:
 
 
 SOLVERS: dict[str, SolverFacts] = {
-    "unroll": SolverFacts("a fixed number of iterations", converges=False),
-    "fixed-point": SolverFacts("plain iteration until it converges"),
-    "anderson": SolverFacts("Anderson acceleration", history=_remembered),
-    "broyden": SolverFacts("Broyden's method", history=_remembered),
-    "newton": SolverFacts("Newton's method with GMRES", followed=False),
-    "chord": SolverFacts("Newton's method with one Jacobian", followed=False),
+    "unroll": SolverFacts(
+        "a fixed number of iterations",
+        lambda spec: Call("eqloop._solver._unroll:Unroll", steps=spec.steps, rtol=spec.rtol),
+        converges=False,
+    ),
+    "fixed-point": SolverFacts(
+        "plain iteration until it converges",
+        lambda spec: Call(
+            "eqloop._solver._fixed_point:FixedPoint", damping=spec.damping, patience=spec.patience
+        ),
+    ),
+    "anderson": SolverFacts(
+        "Anderson acceleration",
+        lambda spec: Call(
+            "eqloop._solver._anderson:Anderson", memory=spec.memory, damping=spec.damping
+        ),
+        history=_remembered,
+    ),
+    "broyden": SolverFacts(
+        "Broyden's method",
+        lambda spec: Call("eqloop._solver._broyden:Broyden", memory=spec.memory),
+        history=_remembered,
+    ),
+    "newton": SolverFacts(
+        "Newton's method with GMRES",
+        lambda spec: Call("eqloop._solver._newton:NewtonKrylov"),
+        followed=False,
+    ),
+    "chord": SolverFacts(
+        "Newton's method with one Jacobian",
+        lambda spec: Call("eqloop._solver._chord:Chord"),
+        followed=False,
+    ),
     "reversible": SolverFacts(
         "two coupled states, computed backwards by backprop",
+        lambda spec: Call("eqloop._solver._reversible:Reversible", mix=spec.mix),
         history=lambda spec: 1,
         evaluations=2,
     ),
-    "steady-state": SolverFacts("the flow dz/dt = f(z) - z to its rest"),
+    "steady-state": SolverFacts(
+        "the flow dz/dt = f(z) - z to its rest",
+        lambda spec: Call("eqloop._solver._steady_state:SteadyState"),
+    ),
 }
 
 
@@ -128,9 +189,38 @@ def _states_of_implicit(spec: "SolverSpec", iteration: int, step: int) -> int:
     return pairs * spec.gradient_restart + iteration
 
 
+def _implicit(spec: "SolverSpec") -> Call:
+    anderson = Call("eqloop._solver._anderson:Anderson", memory=spec.gradient_restart)
+    return Call(
+        "eqloop._adjoint._implicit:Implicit",
+        rtol=spec.gradient_rtol,
+        cycles=spec.gradient_cycles,
+        restart=spec.gradient_restart,
+        solver=anderson if spec.gradient_solver == "anderson" else None,
+        trust=spec.gradient_trust or math.inf,
+        largest=spec.gradient_largest or math.inf,
+        fallback=_neumann(spec.gradient_steps, damping=spec.gradient_damping),
+    )
+
+
+def _truncated(steps: int, **arguments: Any) -> Call:
+    return Call("eqloop._adjoint._truncated:Truncated", steps=steps, **arguments)
+
+
+def _phantom(steps: int, **arguments: Any) -> Call:
+    return Call("eqloop._adjoint._phantom:Phantom", steps=steps, **arguments)
+
+
+def _neumann(steps: int | np.int32, **arguments: Any) -> Call:
+    return Call("eqloop._adjoint._neumann:Neumann", steps=steps, **arguments)
+
+
 GRADIENTS: dict[str, GradientFacts] = {
     "backprop": GradientFacts(
         "back-propagation through every step",
+        lambda spec: Call(
+            "eqloop._adjoint._backprop:Backprop", checkpoints=spec.gradient_checkpoints or None
+        ),
         differentiated=lambda spec, total: total,
         states=_states_of_backprop,
         losses=("last", "progressive", "mean"),
@@ -140,13 +230,17 @@ GRADIENTS: dict[str, GradientFacts] = {
     ),
     "truncated": GradientFacts(
         "back-propagation through the last iterations",
+        lambda spec: _truncated(spec.gradient_steps),
         differentiated=lambda spec, total: spec.gradient_steps,
         states=_states_of_steps,
         inside=True,
         cuts=True,
+        family=_truncated,
+        terms=(2, 4, 8),
     ),
     "last-steps": GradientFacts(
         "back-propagation through the last steps of the solver itself",
+        lambda spec: _truncated(spec.gradient_steps, follow=True),
         differentiated=lambda spec, total: (
             spec.gradient_steps * solver_facts(spec.name).evaluations
         ),
@@ -156,24 +250,42 @@ GRADIENTS: dict[str, GradientFacts] = {
         cuts=True,
     ),
     "one-step": GradientFacts(
-        "back-propagation through one iteration", differentiated=lambda spec, total: 1
+        "back-propagation through one iteration",
+        lambda spec: Call("eqloop._adjoint._one_step:OneStep"),
+        differentiated=lambda spec, total: 1,
+        others={"one-step": Call("eqloop._adjoint._one_step:OneStep")},
     ),
     "phantom": GradientFacts(
         "back-propagation through damped iterations",
+        lambda spec: _phantom(spec.gradient_steps, damping=spec.gradient_damping),
         differentiated=lambda spec, total: spec.gradient_steps,
         states=_states_of_steps,
         losses=("last",),
         cuts=True,
+        family=_phantom,
+        # Two damped terms are hardly more than one step, and each program is compiled.
+        terms=(4, 8),
     ),
     "neumann": GradientFacts(
         "a Neumann series at the fixed point",
+        lambda spec: _neumann(spec.gradient_steps),
         differentiated=lambda spec, total: spec.gradient_steps,
+        family=lambda terms: _neumann(np.int32(terms)),
+        terms=(2, 4, 8),
     ),
     "implicit": GradientFacts(
         "a linear solve at the fixed point",
+        _implicit,
         differentiated=lambda spec, total: 1 + spec.gradient_restart * spec.gradient_cycles,
         states=_states_of_implicit,
         solves=True,
+        others={
+            "implicit": Call("eqloop._adjoint._implicit:Implicit"),
+            "implicit-anderson": Call(
+                "eqloop._adjoint._implicit:Implicit",
+                solver=Call("eqloop._solver._anderson:Anderson", memory=10),
+            ),
+        },
     ),
 }
 
@@ -188,10 +300,24 @@ LOSSES: dict[str, LossFacts] = {
     "last": LossFacts("after the last iteration", counts=False),
 }
 
-_OUTSIDE_SOLVER = SolverFacts("a class from outside the package")
+
+def refuse_outside(option: str, reference: str) -> NoReturn:
+    """Say that a class from outside the package must be named to be used."""
+    raise InputError(
+        f"{option} {reference} is a class from outside the package, whose code runs only where it "
+        f"is named: give --{option} {reference} (in Python {option}=...)"
+    )
+
+
+_OUTSIDE_SOLVER = SolverFacts(
+    "a class from outside the package", lambda spec: refuse_outside("solver", spec.name)
+)
 # The only known fact is that it runs after the solve: it counts as one iteration.
 _OUTSIDE_GRADIENT = GradientFacts(
-    "a class from outside the package", differentiated=lambda spec, total: 1, losses=("last",)
+    "a class from outside the package",
+    lambda spec: refuse_outside("gradient", spec.gradient),
+    differentiated=lambda spec, total: 1,
+    losses=("last",),
 )
 
 

@@ -4,14 +4,16 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+from typing import Any, TypedDict, cast
 
 from .._errors import InputError
-from .._tables import parse_toml, plain, read_json, read_text, write_json
+from .._scores import CELLS, EXACT
+from .._tables import parse_toml, plain, read_json, read_text
+from ._evaluations import SPLITS, EvaluationRecord, read_evaluation
+from ._history import History
 from ._layout import (
     BEST,
     CHECKPOINTS,
-    LENGTHENED,
     MANIFEST,
     SPEC,
     checkpoint_path,
@@ -19,18 +21,13 @@ from ._layout import (
     read_best,
     read_metadata,
 )
+from ._record import understood, write_table
 from ._spec import GROUPS, SPEC_FORMAT
 from ._values import check_format, finite, share
 
-if TYPE_CHECKING:
-    from .._task import Split, Task
-    from ._folder import Run
-
-Found = TypeVar("Found")
-
 _LOG = logging.getLogger(__name__)
 
-EVAL, GRADIENTS, STABILITY = "eval", "gradients.json", "stability"
+STABILITY = "stability"
 REPORT, PLAYER = "report.json", "player.json"
 """In the folder `STABILITY`."""
 STABILITY_FORMAT = 1
@@ -45,7 +42,6 @@ _STABILITY_TABLES = (
     "settings",
 )
 
-SPLITS = ("test", "hard")
 SPEC_AXES = {
     "task": "task.name",
     "recall": "model.recall",
@@ -89,45 +85,6 @@ class Player(TypedDict):
 
 
 @dataclasses.dataclass(frozen=True)
-class Curve:
-    """Share of `examples` that are solved whole after each number of iterations of a grid."""
-
-    examples: int
-    exact: tuple[float, ...]
-
-    @property
-    def last(self) -> float:
-        return self.exact[-1]
-
-    @property
-    def best(self) -> float:
-        return max(self.exact)
-
-    @property
-    def lost(self) -> float:
-        """What going on costs (overthinking): best - last."""
-        return self.best - self.last
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluated:
-    """One split: the grid, a curve for all examples and one for each difficulty band, the fewest
-    and most iterations in training, the seconds that it took, and the step of the checkpoint."""
-
-    iterations: tuple[int, ...]
-    overall: Curve
-    bands: Mapping[str, Curve]
-    trained: tuple[int, int] | None
-    seconds: float | None
-    step: int | None
-
-    @property
-    def best_at(self) -> int:
-        """The first of the iterations after which most are solved."""
-        return self.iterations[self.overall.exact.index(self.overall.best)]
-
-
-@dataclasses.dataclass(frozen=True)
 class Stability:
     """Of `stability/report.json`: a verdict for each axis, whether theory agrees (None: it says
     nothing), the numbers of `MEASURES`, the spectral radius of W_x, and the step of the
@@ -145,7 +102,7 @@ class RunResults:
     """What `read_run` found; `best`: the step that was best on validation, `validation`: examples
     solved and cells right there."""
 
-    splits: Mapping[str, Evaluated]
+    splits: Mapping[str, EvaluationRecord]
     best: int | None
     validation: tuple[float, float] | None
     stability: Stability | None
@@ -153,21 +110,17 @@ class RunResults:
 
 def read_run(run: Path) -> RunResults:
     """The results in a run folder. **Raises** `InputError` for a damaged file."""
-    again = f"measure it again: eqloop eval {run}"
-    splits = {
-        name: _read(path, again, lambda found, name=name: _evaluated(found, name))
-        for name in SPLITS
-        if (path := run / "eval" / f"{name}.json").exists()
-    }
+    records = {name: read_evaluation(run, name) for name in SPLITS}
+    splits = {name: record for name, record in records.items() if record is not None}
     best, stability = read_best(run), None
     if (run / "stability" / "report.json").exists():
         found = read_stability(run / "stability")
         again = f"measure it again: eqloop stability {run}"
-        stability = _understood(run / "stability" / "report.json", again, _stability, found)
+        stability = understood(run / "stability" / "report.json", again, _stability, found)
     return RunResults(
         splits=splits,
         best=None if best is None else best["step"],
-        validation=_understood(run / CHECKPOINTS / BEST, "train it again", _validation, best),
+        validation=understood(run / CHECKPOINTS / BEST, "train it again", _validation, best),
         stability=stability,
     )
 
@@ -203,13 +156,14 @@ def _check_against_checkpoint(run: Path, spec: Mapping[str, Any]) -> None:
     try:
         trained = parse_toml(read_metadata(path)["spec"], str(path))
         manifest = read_json(run / MANIFEST, "restore it") if (run / MANIFEST).exists() else {}
-    except (InputError, KeyError):
+        lengthened = History.of(manifest).lengthened
+    except (InputError, KeyError, ValueError):
         return  # whoever loads it hears of it
     for table in sorted({*spec, *trained} - {"preset"}):
         here, there = (dict(each.get(table) or {}) for each in (_tables(spec), _tables(trained)))
         for name in sorted({*here, *there} - ({"data"} if table == "task" else set())):
             counted = (table, name) == ("train", "steps")
-            if counted and there.get(name) in manifest.get(LENGTHENED, ()):
+            if counted and there.get(name) in lengthened:
                 continue
             if here.get(name) != there.get(name):
                 raise InputError(
@@ -230,7 +184,7 @@ def _tables(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def say_steps(run: Path, results: RunResults) -> None:
     """Log a warning where the results in a run folder are not all of one step, the best."""
-    steps = {f"eval/{name}.json": split.step for name, split in results.splits.items()}
+    steps = {f"eval/{name}.json": record.sample.step for name, record in results.splits.items()}
     if results.stability is not None:
         steps["stability/report.json"] = results.stability.step
     steps["checkpoints/best.json"] = results.best
@@ -245,45 +199,10 @@ def spec_axes(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {axis: fields.get(field) for axis, field in SPEC_AXES.items()}
 
 
-def _read(path: Path, again: str, understand: Callable[[Any], Found]) -> Found:
-    return _understood(path, again, understand, read_json(path, again))
-
-
-def _understood(path: Path, again: str, understand: Callable[[Any], Found], found: Any) -> Found:
-    try:
-        return understand(found)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({error!r}); {again}") from None
-
-
-def _evaluated(found: Any, split: str) -> Evaluated:
-    if found.get("split", split) != split:
-        raise ValueError(f"it is of the split {found['split']!r}")
-    iterations = tuple(found["iterations"])
-    if not iterations or not all(type(each) is int and each > 0 for each in iterations):
-        raise ValueError("no iterations")
-    trained = found.get("trained_iterations")
-
-    def curve(part: Any) -> Curve:
-        exact = tuple(map(share, part["scores"]["exact"]))
-        if len(exact) != len(iterations):
-            raise ValueError("as many scores as iterations are needed")
-        return Curve(int(part["examples"]), exact)
-
-    return Evaluated(
-        iterations=iterations,
-        overall=curve(found["overall"]),
-        bands={name: curve(part) for name, part in found["bands"].items()},
-        trained=None if trained is None else (int(trained[0]), int(trained[1])),
-        seconds=finite(found.get("seconds")),
-        step=_step(found),
-    )
-
-
 def _validation(found: Any) -> tuple[float, float] | None:
     if found is None:
         return None
-    return share(found["exact"]), share(found["cells"])
+    return share(found[EXACT]), share(found[CELLS])
 
 
 def _median(summary: Any) -> float | None:
@@ -363,40 +282,10 @@ def read_player(folder: Path) -> Player:
     return cast(Player, player)
 
 
-def record_of(task: "Task", name: str, step: int, examples: int, split: "Split") -> dict[str, Any]:
-    """What the record of a measurement on a number of the examples of a split begins with."""
-    return {
-        "task": task.name,
-        "split": name,
-        "step": step,
-        "rows": examples,
-        "rows_of_split": len(split),
-    }
-
-
-def save_evaluation(run: "Run", name: str, table: Mapping[str, Any]) -> Path:
-    """Write `eval/NAME.json`, in place of an older one; returns its path."""
-    return _save(run.path / EVAL / f"{name}.json", table)
-
-
-def save_gradients(run: "Run", table: Mapping[str, Any]) -> Path:
-    """Write `gradients.json`, in place of an older one; returns its path."""
-    return _save(run.path / GRADIENTS, table)
-
-
-def save_stability(run: "Run", report: Mapping[str, Any], player: Player) -> Path:
+def save_stability(run: Path, report: Mapping[str, Any], player: Player) -> Path:
     """Write `stability/report.json` and `stability/player.json`, in place of older ones; returns
     their folder."""
-    folder = run.path / STABILITY
-    _save(folder / PLAYER, player)
-    _save(folder / REPORT, report)
+    folder = run / STABILITY
+    write_table(folder / PLAYER, player)
+    write_table(folder / REPORT, report)
     return folder
-
-
-def _save(path: Path, table: Mapping[str, Any]) -> Path:
-    try:
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, table)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-    return path

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from .._errors import InputError
-from .._tables import read_json, write_json
-from ._values import check_format, finite
+from .._tables import write_json
+from ._record import read_record
+from ._values import finite
 
 SWEEP_FORMAT = 1
 """Version of `cells.json` and of `state/CELL.json`."""
@@ -84,18 +84,16 @@ def save_sweep(sweep: Path, record: SweepRecord) -> None:
 
 def read_sweep(sweep: Path) -> SweepRecord:
     """Read `cells.json`. **Raises** `InputError` if it is missing, damaged or of another format."""
-    path, again = sweep / CELLS, "write it again: eqloop sweep"
-    table = read_json(path, again)
-    check_format(path, table.get("format"), SWEEP_FORMAT)
-    try:
-        axes = tuple(table["axes"])
-        cells = [_cell(cell, axes) for cell in table["cells"]]
-        if len(dict(cells)) < len(cells):
-            raise ValueError("a cell is listed twice")
-        code = {str(name): str(sha256) for name, sha256 in (table.get("code") or {}).items()}
-        return SweepRecord(str(table.get("name", "")), axes, dict(cells), table.get("grid"), code)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({error!r}); {again}") from None
+    return read_record(sweep / CELLS, _sweep, "write it again: eqloop sweep", SWEEP_FORMAT)
+
+
+def _sweep(table: Mapping[str, Any]) -> SweepRecord:
+    axes = tuple(table["axes"])
+    cells = [_cell(cell, axes) for cell in table["cells"]]
+    if len(dict(cells)) < len(cells):
+        raise ValueError("a cell is listed twice")
+    code = {str(name): str(sha256) for name, sha256 in (table.get("code") or {}).items()}
+    return SweepRecord(str(table.get("name", "")), axes, dict(cells), table.get("grid"), code)
 
 
 def _cell(table: Any, axes: tuple[str, ...]) -> tuple[str, dict[str, Scalar]]:
@@ -120,26 +118,23 @@ def read_cell_result(sweep: Path, cell: str) -> CellResult | None:
     **Raises** `InputError` if the file is damaged or of another format.
     """
     path, again = state_path(sweep, cell), "delete it, and go on with the sweep"
-    if not path.exists():
-        return None
-    table = read_json(path, again)
-    check_format(path, table.get("format"), SWEEP_FORMAT)
-    try:
-        status, error = table["status"], table.get("error")
-        if status not in get_args(Status):
-            raise ValueError(f"status {status!r}")
-        parameters = finite(table.get("parameters"))
-        return CellResult(
-            status=status,
-            error=None if error is None else " ".join(str(error).split()),
-            seconds=_parts(table.get("seconds")),
-            flops=_parts(table.get("flops")),
-            evaluated=dict(table.get("evaluated") or {}),
-            parameters=None if parameters is None else int(parameters),
-            rho_w_x=finite(table.get("rho_w_x")),
-        )
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({error!r}); {again}") from None
+    return read_record(path, _cell_result, again, SWEEP_FORMAT) if path.exists() else None
+
+
+def _cell_result(table: Mapping[str, Any]) -> CellResult:
+    status, error = table["status"], table.get("error")
+    if status not in get_args(Status):
+        raise ValueError(f"status {status!r}")
+    parameters = finite(table.get("parameters"))
+    return CellResult(
+        status=status,
+        error=None if error is None else " ".join(str(error).split()),
+        seconds=_parts(table.get("seconds")),
+        flops=_parts(table.get("flops")),
+        evaluated=dict(table.get("evaluated") or {}),
+        parameters=None if parameters is None else int(parameters),
+        rho_w_x=finite(table.get("rho_w_x")),
+    )
 
 
 def _parts(table: Any) -> dict[str, float]:

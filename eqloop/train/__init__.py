@@ -1,8 +1,6 @@
 """Training: the compiled step, the loop around it, its losses, its devices and processes."""
 
 from ._budget import Budget as Budget
-from ._loop import Diverged as Diverged
-from ._loop import Outcome as Outcome
 from ._loop import same_spec as same_spec
 from ._loop import train as train
 from ._loss import AbstractLoss as AbstractLoss
@@ -30,3 +28,5 @@ from ._step import Order as Order
 from ._step import make_order as make_order
 from ._step import make_step as make_step
 from ._step import put as put
+from ._trainer import Diverged as Diverged
+from ._trainer import Outcome as Outcome

@@ -1,7 +1,18 @@
-"""What training tells on the terminal of the loops and their gradients."""
+"""What training shows on the terminal: its speed, its progress, the loops and their gradients."""
 
+import contextlib
+import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from ..run import SolverSpec, gradient_facts
 
@@ -105,3 +116,49 @@ class Recent:
 
 def _mean(steps: Collection[Mapping[str, float]], name: str) -> float:
     return sum(metrics[name] for metrics in steps) / len(steps)
+
+
+class Clock:
+    """Examples per second over the last steps, without compilation, validation, checkpoints."""
+
+    def __init__(self, step: int):
+        self.began = time.perf_counter()
+        self.laps = deque([(step, self.began)], maxlen=20)
+        self.first, self.rate = True, 0.0
+
+    def lap(self, step: int, batch: int) -> dict[str, float]:
+        now = time.perf_counter()
+        before, then = self.laps[0]
+        self.rate = (step - before) * batch / max(now - then, 1e-9)
+        self.laps.append((step, now))
+        if self.first:
+            self.skip()
+            self.first = False
+        return {"examples_per_s": self.rate, "seconds": now - self.began}
+
+    def skip(self) -> None:
+        """What was done since the last lap was no training."""
+        step, _ = self.laps[-1]
+        self.laps.clear()
+        self.laps.append((step, time.perf_counter()))
+
+
+@contextlib.contextmanager
+def training_bar(
+    console: Console, steps: int, done: int, text: Callable[[], str]
+) -> Iterator[Callable[[int], None]]:
+    """A bar with `text()` and the time left where there is a terminal; nothing elsewhere. Gives the
+    function that is called with the number of steps done."""
+    if not console.is_terminal:
+        yield lambda step: None
+        return
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        row = bar.add_task("", total=steps, completed=done, told="")
+        yield lambda step: bar.update(row, completed=step, told=text())

@@ -1,99 +1,51 @@
-"""The training loop: steps, log, validation and checkpoints, from wherever the run stands."""
+"""`train`: a run is begun or taken up, and trained from wherever it stands."""
 
 import contextlib
 import dataclasses
-import signal
-import threading
-import time
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
-    TimeRemainingColumn,
 )
 
 from .._adjoint import AbstractGradient
 from .._errors import InputError
-from .._files import remove_leftovers
 from .._solver import Solver
 from .._tables import plain
 from .._task import Dataset, Task
-from ..audit import AUDITED, audit_batch, audit_line, make_auditor
-from ..evaluate import Evaluation, evaluate
 from ..run import (
-    CHECKPOINTS,
-    LENGTHENED,
-    STARTED_FROM,
-    AbstractLog,
-    MetricsLog,
-    NoLog,
+    History,
     Run,
     Spec,
-    Stage,
     create_run,
     make_folder,
     make_next_folder,
     open_run,
     owned,
     same_content,
-    trained_iterations,
 )
 from ._devices import Devices
-from ._display import Recent
 from ._loss import AbstractLoss
 from ._memory import check_memory
 from ._method import Objects
 from ._processes import (
-    broadcast_arrays,
     broadcast_json,
     is_main_process,
     is_multiprocess,
     raise_on_all,
     report_lost_process,
 )
-from ._start import Start, lengthened_line, start_from
-from ._state import TrainState, init_state, place, skeleton
-from ._step import CARRY_METRICS, METRICS, Metrics, make_order, make_step, put
-from ._tracker import AbstractTracker, NoTracker, make_tracker, require_tracker
-
-AHEAD = 2
-"""Steps that may be under way while an older one is logged: reading a metric waits for its step,
-and a device that is waited for after every step is idle in between."""
-
-
-class Diverged(ArithmeticError):
-    """The loss or the weights are no longer finite; one line: where, what is kept, what to try."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How training ended.
-
-    **Attributes:**
-
-    - `status`: "finished", or "interrupted" by `signal` (its number), the state saved.
-    - `step`: optimiser steps done.
-    - `best`: step and scores of the best validation, if there was one.
-    """
-
-    run: Run
-    status: Literal["finished", "interrupted"]
-    step: int
-    best: dict[str, Any] | None
-    signal: int | None = None
+from ._signals import note_signals
+from ._start import Start, start_from
+from ._step import make_order
+from ._tracker import require_tracker
+from ._trainer import Outcome, Trainer
 
 
 def train(
@@ -182,24 +134,25 @@ def train(
                     old.describe()
                 return old
             _check_splits(begun, data)
-            first_state, origin = None, {}
+            first_state, origin = None, None
             if start is not None:
                 first = start if isinstance(start, Start) else Start(start)
                 first_state, origin = start_from(first, begun)
             folder = make_next_folder(Path("runs"), task.name) if path is None else path
             make_folder(folder)
             stack.enter_context(owned(folder))
-            created = create_run(folder, begun, {**data.manifest, **origin})
+            manifest = History(started_from=origin).added_to(data.manifest)
+            created = create_run(folder, begun, manifest)
             if first_state is not None:
                 created.save(first_state, 0, None)
             return created
 
-        trainer = _Trainer(raise_on_all(opened), task, data, devices, console, objects)
+        trainer = Trainer(raise_on_all(opened), task, data, devices, console, objects)
         console.print(f"{task.name}: training in {trainer.run.path}", markup=False, soft_wrap=True)
         if left_out := _bad_rows(data):
             told = f"{left_out:,} bad rows are left out; data.json has the count"
             console.print(told, markup=False)
-        with _signals() as received, report_lost_process(trainer.place):
+        with note_signals() as received, report_lost_process(trainer.place):
             return trainer.go(received)
 
 
@@ -279,383 +232,3 @@ def _same_data(run: Run, data: Dataset) -> None:
             f"the data has changed since {run.path} began ({part!r} in its data.json differs): "
             "restore it, or begin a new run with --out"
         )
-
-
-class _Trainer:
-    """The state of one process that trains a run."""
-
-    def __init__(
-        self,
-        run: Run,
-        task: Task,
-        data: Dataset,
-        devices: Devices,
-        console: Console,
-        objects: Objects,
-    ):
-        self.objects = objects
-        self.run, self.task, self.devices, self.console = run, task, devices, console
-        self.spec = spec = run.spec
-        self.data = devices.copy(put(data.splits["train"]))
-        self.order = make_order(spec.train, data.splits["train"])
-        self.validation = data.splits[spec.train.validation_split].take(
-            slice(spec.train.validation_rows or None)
-        )
-        self.done = self.saved = 0
-        self.state, (self.done, self.best, self.shown) = self._begin()
-        self.saved = self.surely_saved = self.done
-        self.pending: deque[tuple[int, Metrics, Any]] = deque()
-        self.heard: int | None = None
-
-    def _begin(self) -> tuple[TrainState, tuple[int, dict[str, Any] | None, str]]:
-        """The state on all devices, the step it is of, the best so far, and the path of the run as
-        the first process knows it."""
-        run, state = self.run, None
-
-        def load() -> tuple[int, dict[str, Any] | None, str]:
-            nonlocal state
-            remove_leftovers(run.path)
-            remove_leftovers(run.path / CHECKPOINTS)
-            done, best = 0, None
-            if STARTED_FROM in run.manifest and not run.steps():
-                raise InputError(
-                    f"{run.path} was stopped before it had its first weights: delete it, and begin "
-                    "it again with --from"
-                )
-            if run.steps():
-                state, header = run.load("last", skeleton(run.spec))
-                done, best = header.step, header.notes["best"]
-                # A process killed between a checkpoint and what follows it left that undone.
-                run.point(best)
-                run.prune(best)
-            return done, best, str(run.path)
-
-        with self._writing():
-            done, best, shown = broadcast_json(load)
-        state = init_state(self.spec) if state is None else state
-        return place(broadcast_arrays(state), self.devices), (done, best, shown)
-
-    def place(self) -> str:
-        """Where this process stands, for the line that tells of the loss of another."""
-        saved = self.saved if is_main_process() else self.surely_saved
-        kept = (
-            f"the run is saved up to step {saved}; go on with --resume {self.shown}"
-            if saved
-            else "no checkpoint had been written yet"
-        )
-        return f"at step {self.done}: {kept}"
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Say in one line, and how to go on, that the run folder cannot be written."""
-        try:
-            yield
-        except ConnectionError:  # of another process, not of the disk
-            raise
-        except OSError as error:
-            kept = (
-                f"the run is saved up to step {self.saved}; once it is there and has room, go on "
-                f"with --resume {self.run.path}"
-                if self.saved
-                else "no checkpoint had been written yet"
-            )
-            raise InputError(
-                f"cannot write to {self.run.path} at step {self.done} ({error.strerror}): {kept}"
-            ) from None
-
-    def go(self, received: "_Received") -> Outcome:
-        spec, self.received = self.spec.train, received
-        with self._writing():
-            self.log: AbstractLog = (
-                MetricsLog(self.run.metrics, self.done) if is_main_process() else NoLog()
-            )
-        self.tracker: AbstractTracker = (
-            make_tracker(self.spec, self.run.path, self.done) if is_main_process() else NoTracker()
-        )
-        self.stages = deque(stage for stage in self.spec.stages if stage.end > self.done)
-        self.clock = _Clock(self.done)
-        if self.done:
-            self.console.print(f"going on from step {self.done}", markup=False)
-        before = max(self.run.manifest.get(LENGTHENED, ()), default=-1)
-        if self.done <= before:
-            self.console.print(
-                lengthened_line(self.spec.train, before, self.done), markup=False, soft_wrap=True
-            )
-        try:
-            with self._progress() as show:
-                while self.done < spec.steps and self._stopped is None:
-                    self._one_step()
-                    show(self.done)
-            if (stop := self._stopped) is not None and self.done < spec.steps:
-                self._save()
-                name = signal.Signals(stop).name
-                self.console.print(
-                    f"{name}: saved step {self.done}; go on with --resume {self.run.path}",
-                    markup=False,
-                    soft_wrap=True,
-                )
-                return Outcome(self.run, "interrupted", self.done, self.best, stop)
-            return Outcome(self.run, "finished", self.done, self.best)
-        finally:
-            try:
-                with self._writing():
-                    self.log.close()
-            finally:
-                self.tracker.close()
-
-    @property
-    def _stopped(self) -> int | None:
-        """The signal to stop at: of several processes, once all of them have heard of it."""
-        return self.heard if is_multiprocess() else self.received.signal
-
-    def _begin_stage(self, stage: Stage) -> None:
-        objects = self.objects.in_stage(self.spec, stage.spec)
-        self.step = make_step(
-            stage.spec,
-            self.task,
-            self.devices,
-            objects.method(stage.spec),
-            schedule_begin=stage.schedule_begin,
-        )
-        self.auditor = make_auditor(stage.spec.solver, objects.gradient)
-        self.recent = Recent(stage.spec.solver, stage.spec.model.crossing)
-        if self.spec.phases:
-            solver = stage.spec.solver
-            self.console.print(
-                f"steps {stage.begin + 1:,} to {stage.end:,}: solver {solver.name}, gradient "
-                f"{solver.gradient}",
-                markup=False,
-                soft_wrap=True,
-            )
-
-    def _one_step(self) -> None:
-        spec = self.spec.train
-        if self.stages and self.done >= self.stages[0].begin:
-            self._flush()
-            self._begin_stage(self.stages.popleft())
-        self.state, metrics = self.step(self.data, self.state, self.order(self.done))
-        self.done += 1
-        heard = self.devices.largest(self.received.signal or 0)
-        self.pending.append((self.done, metrics, heard))
-        self._flush(AHEAD)
-        last = self.done == spec.steps
-        better = False
-        if self.done % spec.validate_every == 0 or last:
-            self._flush()
-            better = self._validate()
-        if spec.audit_every and self.done % spec.audit_every == 0:
-            self._flush()
-            self._audit()
-        if better or last or self.done % spec.checkpoint_every == 0:
-            self._save()
-
-    def _flush(self, ahead: int = 0) -> None:
-        """Log the steps done, all but the newest `ahead`."""
-        while len(self.pending) > ahead:
-            step, metrics, heard = self.pending.popleft()
-            read = jax.device_get(metrics)
-            self.heard = self.heard or int(heard) or None
-            if step > self.saved:  # the first process has come here past its checkpoint
-                self.surely_saved = self.saved
-            names = (*METRICS, *CARRY_METRICS)
-            values = {name: float(read[name]) for name in names if name in read}
-            if warning := self.recent.add(values):
-                self.console.print(warning, markup=False, soft_wrap=True)
-            timing = self.clock.lap(step, self.spec.train.batch)
-            bad = next(
-                (name for name in ("loss", "grad_norm") if not np.isfinite(values[name])), None
-            )
-            if step % self.spec.train.log_every == 0 or step == self.spec.train.steps or bad:
-                epoch = (step - 1) // self.order.per_epoch
-                line = {"kind": "train", "step": step, "epoch": epoch} | values | timing
-                self._log(line)
-                self.tracker.log(step, _under("train", values | timing))
-                self.latest = values
-            if bad:
-                self._diverged("loss" if bad == "loss" else "gradient", step, values[bad])
-
-    def _validate(self) -> bool:
-        """Evaluate; whether this is the best so far."""
-        spec = self.spec.train
-        iterations = spec.validation_iterations or trained_iterations(self.spec)[1]
-        measured = evaluate(
-            self.devices.here(self.state.best_weights),
-            self.task,
-            self.validation,
-            iterations=iterations,
-            early_exit=iterations > 64,  # below that, compiling it costs more than it saves
-            tolerance=self.spec.solver.rtol,
-        )
-        self.clock.skip()
-        last = {name: curve[-1] for name, curve in measured.overall.scores.items()}
-        better = improves(last, self.best)
-        if better:
-            self.best = {"step": self.done, "exact": last["exact"], "cells": last["cells"]}
-        self._log(
-            {
-                "kind": "validation",
-                "step": self.done,
-                "split": spec.validation_split,
-                "best": better,
-                "examples": measured.overall.examples,
-                "iterations": measured.iterations,
-                **measured.overall.scores,
-                "residual": measured.overall.residual_mean,
-                "converged": measured.overall.converged,
-            }
-        )
-        self.tracker.log(self.done, _under("validation", last))
-        sentence = _sentence(self.done, measured, better)
-        if told := self.recent.text():
-            sentence += f"\nstep {self.done}: training, last {len(self.recent.steps)} steps: {told}"
-        self.console.print(sentence, markup=False, soft_wrap=True)
-        return better
-
-    def _audit(self) -> None:
-        """Compare gradients of the weights in training. Nothing that a step depends on is touched:
-        no key is drawn, and the weights are only read."""
-        examples = min(AUDITED, len(self.validation))
-        batch = audit_batch(self.task, self.validation, examples)
-        line = audit_line(self.auditor(self.devices.here(self.state.model), batch))
-        self.clock.skip()
-        self._log({"kind": "gradients", "step": self.done} | line)
-        flat = {
-            f"{name}/{of}": value
-            for of, values in line.items()
-            if isinstance(values, dict)
-            for name, value in values.items()
-            if np.isfinite(value)
-        }
-        self.tracker.log(self.done, _under("gradients", flat | {"share": line["share"]}))
-
-    def _save(self) -> None:
-        if self.saved == self.done:
-            return
-        self._flush()
-        state = self.devices.here(self.state)
-        for leaf in jax.tree.leaves(eqx.filter(state.model, eqx.is_inexact_array)):
-            if not bool(jnp.isfinite(leaf).all()):
-                self._diverged("weights", self.done, float("nan"))
-        with self._writing():
-            self.log.sync()
-            if is_main_process():
-                self.run.save(state, self.done, self.best)
-        self.saved = self.done
-        self.clock.skip()
-
-    def _log(self, line: Mapping[str, Any]) -> None:
-        with self._writing():
-            self.log.write(line)
-
-    def _diverged(self, what: str, step: int, value: float) -> None:
-        kept = (
-            f"the checkpoint of step {self.saved} is kept"
-            if self.saved
-            else "no checkpoint had been written yet"
-        )
-        raise Diverged(
-            f"the {what} became {value} at step {step}; {kept}. Try a lower train.lr (now "
-            f"{self.spec.train.lr:g}), a longer train.warmup, a lower train.clip, model.norm = "
-            '"post", or model.precision = "float32"'
-        )
-
-    @contextlib.contextmanager
-    def _progress(self) -> Iterator[Any]:
-        """A bar with rate and time left where there is a terminal; validation lines elsewhere."""
-        if not self.console.is_terminal:
-            yield lambda step: None
-            return
-        columns = (
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}", markup=False),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console, transient=True) as bar:
-            row = bar.add_task("", total=self.spec.train.steps, completed=self.done, told="")
-
-            def show(step: int) -> None:
-                latest = getattr(self, "latest", None)
-                told = "" if latest is None else f"loss {latest['loss']:.4f}"
-                told += f"  {loops}" if (loops := self.recent.text()) else ""
-                told += f"  {self.clock.rate:.0f} examples/s" if self.clock.rate else ""
-                bar.update(row, completed=step, told=told)
-
-            yield show
-
-
-def improves(scores: Mapping[str, float], best: Mapping[str, Any] | None) -> bool:
-    """Whether a validation is better than the best before it: more examples solved whole or, of
-    as many, more cells right. Of equals the earlier one stays, or a run that has reached its
-    ceiling would replace its best checkpoint at every validation."""
-    if best is None:
-        return True
-    return (scores["exact"], scores["cells"]) > (best["exact"], best["cells"])
-
-
-class _Clock:
-    """Examples per second over the last steps, without compilation, validation, checkpoints."""
-
-    def __init__(self, step: int):
-        self.began = time.perf_counter()
-        self.laps = deque([(step, self.began)], maxlen=20)
-        self.first, self.rate = True, 0.0
-
-    def lap(self, step: int, batch: int) -> dict[str, float]:
-        now = time.perf_counter()
-        before, then = self.laps[0]
-        self.rate = (step - before) * batch / max(now - then, 1e-9)
-        self.laps.append((step, now))
-        if self.first:
-            self.skip()
-            self.first = False
-        return {"examples_per_s": self.rate, "seconds": now - self.began}
-
-    def skip(self) -> None:
-        """What was done since the last lap was no training."""
-        step, _ = self.laps[-1]
-        self.laps.clear()
-        self.laps.append((step, time.perf_counter()))
-
-
-def _under(group: str, values: dict[str, float]) -> dict[str, float]:
-    return {f"{group}/{name}": value for name, value in values.items()}
-
-
-def _sentence(step: int, measured: Evaluation, better: bool) -> str:
-    scores = "  ".join(
-        f"{name} {100 * curve[-1]:.1f} %" for name, curve in measured.overall.scores.items()
-    )
-    star = "  (best so far)" if better else ""
-    return (
-        f"step {step}: validation after {measured.iterations[-1]} iterations: {scores}  "
-        f"residual {measured.overall.residual_mean[-1]:.1e}{star}"
-    )
-
-
-class _Received:
-    signal: int | None = None
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[_Received]:
-    """Note the first SIGINT or SIGTERM instead of dying of it; the second one acts as usual."""
-    received = _Received()
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # Python lets only the main thread handle signals
-        return
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.signal = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for each in before:
-        signal.signal(each, note)
-    try:
-        yield received
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

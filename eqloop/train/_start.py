@@ -12,7 +12,7 @@ import optax
 
 from .._build import restore
 from .._errors import InputError
-from ..run import STARTED_FROM, Run, Spec, TrainSpec, open_run, parts_of
+from ..run import Origin, Run, Spec, TrainSpec, open_run, parts_of
 from ._state import TrainState, init_state, make_schedule, skeleton
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Start:
     moments: bool = False
 
 
-def start_from(start: Start, spec: Spec) -> tuple[TrainState, dict[str, Any]]:
+def start_from(start: Start, spec: Spec) -> tuple[TrainState, Origin]:
     """The first state of a run that begins from another one.
 
     **Returns** the state and what `data.json` records of its origin.
@@ -65,14 +65,14 @@ def start_from(start: Start, spec: Spec) -> tuple[TrainState, dict[str, Any]]:
     ema = None if state.ema is None else jax.tree.map(jnp.array, model)
     with source.checkpoint(step).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    origin = {
-        "path": str(start.path),
-        "step": step,
-        "weights": "average" if average else "raw",
-        "moments": start.moments,
-        "sha256": sha256,
-    }
-    return dataclasses.replace(state, model=model, ema=ema), {STARTED_FROM: origin}
+    origin = Origin(
+        path=str(start.path),
+        step=step,
+        weights="average" if average else "raw",
+        moments=start.moments,
+        sha256=sha256,
+    )
+    return dataclasses.replace(state, model=model, ema=ema), origin
 
 
 def _with_arrays(like: T, source: T) -> T:

@@ -1,9 +1,10 @@
 """The figure of an audit of gradients: cosine against cost."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..._numbers import format_percent, is_known
+from ...run import GradientAudit
 from .._escape import figure_text
 from ._style import COLOURS, legend_below, new_figure, note, tidy
 
@@ -29,7 +30,7 @@ _TICKS = {2: "-1", 1: "0", 0.5: "0.5", 0.1: "0.9", 1e-2: "0.99", 1e-3: "0.999"}
 _TICKS |= {1e-4: "0.9999", 1e-5: "0.99999", _FINEST: "1.0"}
 
 
-def gradients_figure(audit: Mapping[str, Any], *, title: str = "") -> "Figure":
+def gradients_figure(audit: GradientAudit, *, title: str = "") -> "Figure":
     """Draw one point per gradient, in one panel per reference; lines join a family.
 
     The vertical axis is `1 - cosine`, logarithmic and downwards, labelled with the cosine: 0.99 and
@@ -38,15 +39,16 @@ def gradients_figure(audit: Mapping[str, Any], *, title: str = "") -> "Figure":
 
     **Arguments:**
 
-    - `audit`: the tables of a `GradientAudit`, or the content of `gradients.json`.
+    - `audit`: a `GradientAudit`: the result of `eqloop.gradient_audit`, or that of
+        `eqloop.run.read_gradients`.
     - `title`: the title of the figure.
 
     **Returns** a `matplotlib.figure.Figure`. **Raises** `InputError` if matplotlib is missing.
     """
     figure = new_figure(9.6, 4.4)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    seconds = [gradient["seconds"] for gradient in audit["gradients"].values()]
-    converged = f"{format_percent(audit['share'], '.0f')} % converged"
+    seconds = [gradient.seconds for gradient in audit.gradients.values()]
+    converged = f"{format_percent(audit.share, '.0f')} % converged"
     names = {
         "backprop": ("backprop", "against full backpropagation"),
         "implicit": (
@@ -57,9 +59,9 @@ def gradients_figure(audit: Mapping[str, Any], *, title: str = "") -> "Figure":
     distances: list[float] = []
     for axes, (reference, (itself, heading)) in zip(panels, names.items(), strict=True):
         points = {
-            name: (gradient["seconds"], _distance(gradient["total"][reference]["cosine"]))
-            for name, gradient in audit["gradients"].items()
-            if name != itself and is_known(gradient["total"][reference]["cosine"])
+            name: (gradient.seconds, _distance(cosine))
+            for name, gradient in audit.gradients.items()
+            if name != itself and is_known(cosine := getattr(gradient.total, reference).cosine)
         }
         distances += [distance for _, distance in points.values()]
         _points(axes, points)

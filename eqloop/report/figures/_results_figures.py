@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...run import SPLITS, Evaluated
+from ...run import SPLITS, Evaluation
 from .._cells import Cell, Scalar
 from .._escape import figure_text
 from .._groups import RATE, Group, Results, label
@@ -137,10 +137,10 @@ def _curves(
         note(axes, "not evaluated")
         return
     trained = [
-        data.trained
-        for evaluations in drawn.values()
-        for data in evaluations
-        if data.trained is not None
+        record.trained_iterations
+        for group in members.values()
+        for cell in group.cells
+        if (record := cell.record(split)) is not None and record.trained_iterations is not None
     ]
     accuracy_axes(
         axes,
@@ -165,7 +165,7 @@ def _curves(
         )
 
 
-def _on_common_grid(evaluations: Sequence[Evaluated]) -> tuple[list[int], np.ndarray]:
+def _on_common_grid(evaluations: Sequence[Evaluation]) -> tuple[list[int], np.ndarray]:
     """The iteration counts of all evaluations, and the shares there, `(runs, iterations)`."""
     common = sorted(set.intersection(*(set(data.iterations) for data in evaluations)))
     shares = [
@@ -209,7 +209,7 @@ def _points(axes: "Axes", results: Results, of: Callable[[Cell], float | None], 
         axes.set_xscale("log")
 
 
-def _top(results: Results, splits: Iterable[str], of: Callable[[Evaluated], float]) -> float:
+def _top(results: Results, splits: Iterable[str], of: Callable[[Evaluation], float]) -> float:
     """The upper limit of the axis of shares; it is below 1 if all shares are small."""
     shares = [
         of(evaluated)

@@ -1,0 +1,284 @@
+"""`eval/SPLIT.json` and `eval/SPLIT-cost.json`: what was measured on a split.
+
+`eqloop.evaluate` makes these objects; their fields are the keys of the files.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from .._schema import FLAT, NOT_STORED, from_table, to_table
+from .._scores import EXACT
+from ._record import read_record, write_record
+from ._values import share
+
+EVAL = "eval"
+SPLITS = ("test", "hard")
+
+Select = Literal["residual", "vote"]
+"""How the answer is chosen among several starts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """The scores of a set of examples at each point of the grid of iterations.
+
+    **Attributes:**
+
+    - `examples`: number of examples.
+    - `scores`: name (`exact`, `cells`, ...) -> mean score at each point of the grid, in [0, 1].
+    - `residual_mean`: mean relative residual `|z_t - z_{t-1}| / |z_t|` at each point.
+    - `residual_median`: median relative residual at each point.
+    - `converged`: share of examples whose residual is below the tolerance, at each point.
+    - `settled`: share of examples whose residual was below the tolerance at any iteration.
+    - `settled_median`: median of the first such iterations; NaN if there is none.
+    - `overthinking`: name of a score -> `{"best", "iterations", "last", "penalty"}`: the best mean
+        on the grid, the iterations of it, the last mean, and best - last.
+    """
+
+    examples: int
+    scores: dict[str, list[float]]
+    residual_mean: list[float]
+    residual_median: list[float]
+    converged: list[float]
+    settled: float
+    settled_median: float
+    overthinking: dict[str, dict[str, float]]
+
+    @property
+    def exact(self) -> list[float]:
+        """Share of the examples whose whole answer is right, at each point of the grid."""
+        return self.scores[EXACT]
+
+    @property
+    def last(self) -> float:
+        """`exact` after the last iteration."""
+        return self.exact[-1]
+
+    @property
+    def best(self) -> float:
+        """The largest `exact`."""
+        return max(self.exact)
+
+    @property
+    def lost(self) -> float:
+        """What further iterations cost (overthinking): best - last."""
+        return self.best - self.last
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The result of `eqloop.evaluate.evaluate`.
+
+    **Attributes:**
+
+    - `iterations`: the grid of iteration counts.
+    - `tolerance`: relative residual below which an example counts as converged.
+    - `overall`: the curve of all examples.
+    - `bands`: name of a difficulty band -> the curve of its examples; empty bands are left out.
+    - `settled`: for each example the first iteration whose residual is below `tolerance`; 0 if
+        there is none. Shape (examples,).
+    - `judged`: name -> mean of a score that the task computes on the host from the last prediction.
+    - `predictions`: the last prediction of each measured example, of shape (examples, *grid). The
+        file does not hold it.
+    - `iterations_run`: number of iterations of single examples that were computed.
+    - `iterations_asked`: number of iterations without early exit.
+    - `seconds`: wall time, compilation included.
+    """
+
+    iterations: list[int]
+    tolerance: float
+    overall: Curve
+    bands: dict[str, Curve]
+    settled: np.ndarray
+    judged: dict[str, float]
+    predictions: np.ndarray = dataclasses.field(
+        default_factory=lambda: np.zeros(0), metadata=NOT_STORED
+    )
+    iterations_run: int
+    iterations_asked: int
+    seconds: float
+
+    @property
+    def best_at(self) -> int:
+        """The first of the iterations after which most examples are solved."""
+        return self.iterations[self.overall.exact.index(self.overall.best)]
+
+    def tables(self) -> dict[str, Any]:
+        """The attributes as plain values, NaN as None, without the predictions."""
+        return to_table(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The cost of solving a set of examples.
+
+    **Attributes:**
+
+    - `examples`: number of examples.
+    - `solved`: share of examples whose whole answer is right.
+    - `converged`: share of examples whose chosen start reached the tolerance.
+    - `evaluations`: mean number of evaluations of f per example, summed over its starts.
+    - `evaluations_per_solved`: evaluations of the whole set per solved example; NaN if none is
+        solved.
+    - `seconds_per_solved`: the same for seconds; the wall time of the call is divided among the
+        examples in proportion to their evaluations.
+    """
+
+    examples: int
+    solved: float
+    converged: float
+    evaluations: float
+    evaluations_per_solved: float
+    seconds_per_solved: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Solved:
+    """The result of `eqloop.evaluate.solve`.
+
+    Arrays have the shape (examples,) or, where they are about each start, (examples, starts).
+
+    **Attributes:**
+
+    - `predictions`: the answer of the chosen start of each example, of shape (examples, *grid). The
+        file does not hold it.
+    - `scores`: name -> score of each example.
+    - `judged`: name -> mean of a score that the task computes on the host.
+    - `chosen`: number of the chosen start of each example.
+    - `votes`: for each start the number of starts of its example that gave the same answer.
+    - `steps`: number of solver steps of each start.
+    - `evaluations`: number of evaluations of f of each start.
+    - `residual`: lowest relative residual of each start.
+    - `converged`: whether the start reached the tolerance.
+    - `spent`: whether the start used up its budget. (If a start neither converged nor used up its
+        budget, its state was not finite.)
+    - `overall`: the cost of all examples.
+    - `bands`: name of a difficulty band -> its cost; empty bands are left out.
+    - `slot_steps`: number of computed steps times slots, idle slots included.
+    - `seconds`: wall time, compilation included.
+    """
+
+    predictions: np.ndarray = dataclasses.field(
+        default_factory=lambda: np.zeros(0), metadata=NOT_STORED
+    )
+    scores: dict[str, np.ndarray]
+    judged: dict[str, float]
+    chosen: np.ndarray
+    votes: np.ndarray
+    steps: np.ndarray
+    evaluations: np.ndarray
+    residual: np.ndarray
+    converged: np.ndarray
+    spent: np.ndarray
+    overall: Cost
+    bands: dict[str, Cost]
+    slot_steps: int
+    seconds: float
+
+    def tables(self) -> dict[str, Any]:
+        """The attributes as plain values, NaN as None, without the predictions."""
+        return to_table(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The examples that something was measured on.
+
+    **Attributes:**
+
+    - `task`: the name of the task; `split`: that of the split.
+    - `step`: the step of the checkpoint.
+    - `rows`: number of examples; `rows_of_split`: of how many.
+
+    None stands for what files of earlier versions do not say.
+    """
+
+    task: str
+    split: str | None = None
+    step: int | None = None
+    rows: int
+    rows_of_split: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationRecord:
+    """`eval/SPLIT.json`; `trained_iterations`: the fewest and most iterations in training."""
+
+    sample: Sample = dataclasses.field(metadata=FLAT)
+    trained_iterations: tuple[int, int] | None = None
+    evaluation: Evaluation = dataclasses.field(metadata=FLAT)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CostRecord:
+    """`eval/SPLIT-cost.json`; `solver` (by name), `rtol`, `budget`, `restarts` and `select` are the
+    arguments of `eqloop.evaluate.solve`."""
+
+    sample: Sample = dataclasses.field(metadata=FLAT)
+    solver: str
+    rtol: float
+    budget: int
+    restarts: int
+    select: Select
+    solved: Solved = dataclasses.field(metadata=FLAT)
+
+
+def evaluation_path(run: Path, split: str) -> Path:
+    """`eval/SPLIT.json`."""
+    return run / EVAL / f"{split}.json"
+
+
+def cost_path(run: Path, split: str) -> Path:
+    """`eval/SPLIT-cost.json`."""
+    return run / EVAL / f"{split}-cost.json"
+
+
+def save_evaluation(run: Path, split: str, record: EvaluationRecord) -> None:
+    """Write `eval/SPLIT.json`. **Raises** `InputError` if it cannot be written."""
+    write_record(evaluation_path(run, split), record)
+
+
+def save_cost(run: Path, split: str, record: CostRecord) -> None:
+    """Write `eval/SPLIT-cost.json`. **Raises** `InputError` if it cannot be written."""
+    write_record(cost_path(run, split), record)
+
+
+def read_evaluation(run: Path, split: str) -> EvaluationRecord | None:
+    """Read `eval/SPLIT.json`; None if there is none. **Raises** `InputError` if it is damaged."""
+
+    def checked(table: Mapping[str, Any]) -> EvaluationRecord:
+        record = from_table(EvaluationRecord, table)
+        if record.sample.split not in (None, split):
+            raise ValueError(f"it is of the split {record.sample.split!r}")
+        _check(record.evaluation)
+        return record
+
+    path = evaluation_path(run, split)
+    return read_record(path, checked, _again(run)) if path.exists() else None
+
+
+def read_cost(run: Path, split: str) -> CostRecord | None:
+    """Read `eval/SPLIT-cost.json`; None if there is none. **Raises** `InputError` if it is
+    damaged."""
+    path = cost_path(run, split)
+    if not path.exists():
+        return None
+    return read_record(path, lambda table: from_table(CostRecord, table), _again(run))
+
+
+def _check(evaluation: Evaluation) -> None:
+    """**Raises** `ValueError` for a grid of iterations or a share that none can be."""
+    grid = evaluation.iterations
+    if not grid or min(grid) < 1:
+        raise ValueError("no iterations")
+    for curve in (evaluation.overall, *evaluation.bands.values()):
+        if len(list(map(share, curve.exact))) != len(grid):
+            raise ValueError("as many scores as iterations are needed")
+
+
+def _again(run: Path) -> str:
+    return f"measure it again: eqloop eval {run}"
