@@ -643,7 +643,7 @@ def test_a_few_groups_have_their_fixed_points_side_by_side(sweep):
     assert rows["Lyapunov exponent"] == ("−0.6 ± 0.248", "0.6 ± 6.35")
     assert rows["T2: Harder examples take longer"] == (
         "undecided (1), passed (2): 0.6",
-        "undecided (2): 0.05",
+        "undecided: 0.05",
     )
 
 
@@ -701,10 +701,11 @@ def test_marks_of_groups_differ_in_shape_and_are_in_one_legend(sweep):
     names = ["post, lr 0.001", "pre, lr 0.001"]
     for drawn in lines:
         assert len({drawn[name].get_linestyle() for name in names}) == 2
-        assert len({drawn[name].get_marker() for name in names}) == 2
+        assert len({str(drawn[name].get_marker()) for name in names}) == 2
     assert [marks.get_label() for marks in eigenvalues.collections] == names
     curve = a_stability_report(0)["reachability"]
-    assert lines[1]["post, lr 0.001"].get_ydata()[-1] == curve["residual"]["median"][-1]
+    ends = np.asarray(lines[1]["post, lr 0.001"].get_ydata())
+    assert ends[-1] == curve["residual"]["median"][-1]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == [*names, "iterations in training"]
 

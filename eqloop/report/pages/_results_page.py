@@ -138,11 +138,10 @@ def _curves_alt(results: Results, split: str) -> str:
 
 
 def _part_alt(groups: Sequence[Group], part: Part) -> str:
-    what, path = {
-        "residual": ("Relative residual against iterations", "reachability.settle_step"),
-        "eigenvalues": ("Leading eigenvalues of the Jacobian", "spectrum.radius"),
+    what, name, path = {
+        "residual": ("Residual against iterations", "settle step", "reachability.settle_step"),
+        "eigenvalues": ("Leading eigenvalues of the Jacobian", "radius", "spectrum.radius"),
     }[part]
-    name = {"residual": "step of settling", "eigenvalues": "spectral radius"}[part]
     values = [
         f"{label(group.axes)} "
         f"{typeset_number(group.estimate(lambda c: number_at(c.stability_report, path)).mean)}"

@@ -19,7 +19,7 @@ from .._cells import Cell
 from .._correlation import Correlation, correlation_table, correlations
 from .._escape import csv_value
 from .._groups import MOST_BESIDE, SEED, Estimate, Group, Results
-from ._side_by_side_tables import fixed_points_table, iterations_table
+from ._side_by_side_tables import counted, fixed_points_table, iterations_table
 from ._table import Table
 
 Column = tuple[str, Callable[[Group], str]]
@@ -331,11 +331,9 @@ def _band(split: str, name: str) -> Callable[[Group], str]:
 
 def _verdicts(axis: str) -> Callable[[Group], str]:
     def of(group: Group) -> str:
-        verdicts = [
-            cell.stability.verdict.get(axis, DASH) for cell in group.cells if cell.stability
-        ]
-        counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
-        return ", ".join(v if n == len(verdicts) else f"{v} ({n})" for v, n in counts.items())
+        return counted(
+            [cell.stability.verdict.get(axis, DASH) for cell in group.cells if cell.stability]
+        )
 
     return of
 

@@ -69,8 +69,14 @@ def fixed_points_table(groups: Sequence[Group]) -> Table:
         "Of eqloop stability: medians and shares over the examples, mean ± half-width of the 95 % "
         "interval (Student’s t) over the seeds. The cosines are those of the cotangent at a fixed "
         "point with the implicit one. T1 to T4 ask whether an equilibrium computes, or only "
-        "settles: a number in brackets counts runs, the value is its mean.",
+        "settles; a number in brackets counts runs, the value is a mean.",
     )
+
+
+def counted(verdicts: Sequence[str]) -> str:
+    """Each verdict once, with the number of runs that have it if others do not."""
+    counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
+    return ", ".join(v if n == len(verdicts) else f"{v} ({n})" for v, n in counts.items())
 
 
 def _number(value: Estimate) -> str:
@@ -84,7 +90,6 @@ def _tests(cell: Cell) -> dict:
 
 def _verdict(group: Group, name: str) -> str:
     tests = [test for cell in group.cells if (test := _tests(cell).get(name)) is not None]
-    verdicts = [test["verdict"] for test in tests]
-    counts = ", ".join(f"{v} ({verdicts.count(v)})" for v in dict.fromkeys(verdicts))
+    counts = counted([test["verdict"] for test in tests])
     value = group.estimate(lambda cell: _tests(cell).get(name, {}).get("value")).mean
     return f"{counts}: {typeset_number(value)}" if counts else DASH
