@@ -317,6 +317,7 @@ MIXTURES = [
         "phases.1.until": 3,
         "phases.1.solver.max_steps": 6,
         "train.carry_steps": 2,
+        "train.correction": 0.8,
         "train.ema": 0.9,
     },
 ]

@@ -154,8 +154,9 @@ def test_each_mistake_gets_one_line(setting, message):
     ("solver", "settings", "message"),
     [
         ("unroll", ("train.loss=last",), "is for solvers that converge"),
-        ("fixed-point", ("solver.max_steps=7", "train.correction_states=3"), "max_steps >= 8"),
-        ("fixed-point", ("solver.budget=uniform",), "budget_least >= 2, got 1"),
+        ("fixed-point", ("solver.max_steps=7", "train.correction_states=3"), "must be at most 2"),
+        ("fixed-point", ("train.correction_states=1000000000",), "must be at most"),
+        ("fixed-point", ("solver.budget=uniform",), "must be at most 0 with solver.budget_least"),
     ],
 )
 def test_corrections_need_states_on_the_way(solver, settings, message):

@@ -592,12 +592,13 @@ class Spec:
                 f'solver.name = {solver.name!r} does not: use train.loss = "mean", or set it to 0, '
                 "in a phase too"
             )
-        least = solver.max_steps if solver.budget == "fixed" else solver.budget_least
-        if 2**states > least:
-            where = "max_steps" if solver.budget == "fixed" else "budget_least"
+        where = "max_steps" if solver.budget == "fixed" else "budget_least"
+        least = getattr(solver, where)
+        most = least.bit_length() - 1  # halvings that leave a step
+        if states > most:
             raise InputError(
-                f"train.correction_states = {states} needs solver.{where} >= {2**states}, got "
-                f"{least}: lower it, or raise solver.{where}"
+                f"train.correction_states = {states} must be at most {most} with solver.{where} = "
+                f"{least}, which is halved for each of them: lower it, or raise solver.{where}"
             )
 
     def __hash__(self) -> int:
