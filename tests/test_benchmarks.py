@@ -310,23 +310,21 @@ MIXTURES = [
         "task.shortest": 2,
     },
     {
-        "solver.name": "anderson",
+        "solver.name": "fixed-point",
         "solver.gradient": "phantom",
         "solver.min_steps": 3,
         "solver.start": "solution",
-        "phases.1.until": 3,
-        "phases.1.solver.max_steps": 6,
         "train.carry_steps": 2,
         "train.correction": 0.8,
         "train.ema": 0.9,
     },
 ]
-"""Two of those of `benchmarks/mixtures.py`, which between them have every lever."""
+"""Two of those of `benchmarks/mixtures.py`, which between them have every lever of training."""
 
 
 @pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize("mixture", MIXTURES, ids=["implicit", "phantom"])
 def test_mixed_levers_train_and_resume_bit_for_bit(mixture, benchmark_module, tmp_path):
-    """Stopped after 2 of 4 steps: at the border of two phases, or within one."""
+    """Stopped after 2 of 4 steps, which is a border of phases in the first."""
     mixtures = benchmark_module("mixtures")
     assert mixtures.trained(mixtures.small(mixture, 4), tmp_path / "run", True).endswith("for bit")
