@@ -3,10 +3,10 @@
     python benchmarks/mixtures.py [--mixtures 50] [--steps 20] [--seed 0] [--out DIR]
 
 **Question:** Each mixture draws one choice of every lever (solver, adjoint, bounds, phases, carried
-state, starts, noise, budget, curriculum, penalties) and trains prefix sums of 8 bits with it, for
-some steps. A mixture that the spec refuses, with its line, is drawn again and counted; any other
-exception is a fault, and so is a loss that is not finite. Half of the mixtures are stopped in the
-middle and resumed, and must end with the same weights, bit for bit.
+state, starts, noise, budget, curriculum, penalties, corrections) and trains prefix sums of 8 bits
+with it, for some steps. A mixture that the spec refuses, with its line, is drawn again and counted;
+any other exception is a fault, and so is a loss that is not finite. Half of the mixtures are
+stopped in the middle and resumed, and must end with the same weights, bit for bit.
 
 **Last numbers:** see LOG.md.
 """
@@ -88,6 +88,7 @@ LEVERS: dict[str, list[dict[str, Any]]] = {
         {},
         {"train.residual_penalty": 0.1},
         {"train.jacobian_penalty": 0.01, "train.penalty_share": 0.5},
+        {"train.correction": 0.8, "train.correction_states": 2},
     ],
     "average": [{}, {"train.ema": 0.9}],
 }
@@ -123,13 +124,16 @@ def drawn(draw: random.Random, steps: int, refusals: collections.Counter[str]):
     """A spec that is accepted, and the settings that were drawn for it."""
     while True:
         mixture = {k: v for choices in LEVERS.values() for k, v in draw.choice(choices).items()}
-        settings = [f"{field}={_toml(value)}" for field, value in (SMALL | mixture).items()]
         try:
-            spec = resolve("prefix-sums", "quick", settings, make_task=make_task, steps=steps)
+            return small(mixture, steps), mixture
         except InputError as error:
             refusals[str(error)] += 1
-        else:
-            return spec, mixture
+
+
+def small(mixture: dict[str, Any], steps: int):
+    """The spec of a mixture. **Raises** `InputError` where its levers do not go together."""
+    settings = [f"{field}={_toml(value)}" for field, value in (SMALL | mixture).items()]
+    return resolve("prefix-sums", "quick", settings, make_task=make_task, steps=steps)
 
 
 def trained(spec, path: Path, resumes: bool) -> str:

@@ -13,34 +13,15 @@ if TYPE_CHECKING:
 AXES = {"reachability": "Reachability", "input_dependence": "Input-dependence"}
 AXES |= {"geometry": "Geometry"}
 
-_NUMBERS = {
-    "converged": "reachability.shares.converged",
-    "settle step": "reachability.settle_step",
-    "measured rate": "reachability.rate",
-    "spectral radius at fixed points": "spectrum.radius_at_fixed_points",
-    "spectral radius at all ends": "spectrum.radius",
-    "sigma max": "spectrum.sigma_max",
-    "non-normality": "spectrum.non_normality",
-    "Lyapunov exponent": "spectrum.lyapunov.0",
-    "basin": "reachability.basin",
-    "distinct fixed points": "input_dependence",
-    "spread": "input_dependence.spread",
-    "|(I-J)^-1 df/dx|": "input_dependence.implicit",
-    "|dz_T/dx| over that": "input_dependence.agreement",
-    "smoothness": "input_dependence.smoothness",
-    "input read off z*, R^2": "input_dependence.probe",
-    "condition of I-J": "geometry.condition",
-    "backward products": "geometry.products",
-    "cosine of one-step": "geometry.cosines.one-step",
-    "rho(W_x)": "spectrum.weights.rho_w_x",
-}
-
 
 def numbers_table(reports: dict[str, dict[str, Any]]) -> "Table":
     """One line per number, one column per run: the mean and its 95 % interval."""
-    rows = []
-    for name, path in _NUMBERS.items():
-        rows.append((name, *(format_measurement(_at(report, path)) for report in reports.values())))
+    from ..report import QUANTITIES, value_at
+
+    rows = [
+        (name, *(format_measurement(value_at(report, path)) for report in reports.values()))
+        for name, path in QUANTITIES.items()
+    ]
     return table(("mean [95 % interval]", *reports), rows)
 
 
@@ -60,15 +41,6 @@ def _format_test(test: dict[str, Any] | None) -> str:
         return "-"
     value = format_with_interval(test["value"], test["low"], test["high"])
     return test["verdict"] if value == "-" else f"{test['verdict']}: {value}"
-
-
-def _at(report: Any, path: str) -> Any:
-    for name in path.split("."):
-        if isinstance(report, list):
-            report = report[int(name)] if int(name) < len(report) else None
-        else:
-            report = (report or {}).get(name)
-    return report
 
 
 def format_measurement(value: Any) -> str:

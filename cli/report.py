@@ -32,8 +32,9 @@ def report(
     interval of the share solved after the last iteration, of the best share over iterations, and of
     the difference (overthinking). If learning rates differ, a short table has the rate of each
     group with the best validation score. Further tables show difficulty bands, cost, and, for runs
-    with a report of eqloop stability, the correlation of its numbers with extrapolation. The sweep
-    need not have ended.
+    with a report of eqloop stability, its numbers and their correlation with extrapolation. Up to
+    four groups are shown side by side: accuracy and residual over iterations, eigenvalues, and
+    every number. The sweep need not have ended.
 
     Reads the spec, eval/test.json, eval/hard.json and stability/report.json of every run.
     Writes results.md, results.csv, results.tex, results.json and, with matplotlib, report.html

@@ -67,6 +67,9 @@ def a_stability_report(exponent: float, *, converged: float = 1.0) -> dict[str, 
     report["spectrum"]["lyapunov"][0]["quantiles"]["0.5"] = exponent
     report["reachability"]["shares"]["converged"]["share"] = converged
     report["spectrum"]["weights"] = {"rho_w_x": 0.5}
+    verdict = "passed" if converged > 0.5 else "undecided"
+    test = {"claim": "Harder examples take longer", "verdict": verdict, "value": converged}
+    report["computes"] = {"t2": test}
     return report
 
 

@@ -288,3 +288,43 @@ def test_operations_are_counted_on_the_cpu(monkeypatch):
     found = _cost._flops(lambda x: x @ x, jax.ShapeDtypeStruct((8, 8), "float32"))
     assert found == 2 * 8**3
     assert lowered == [jax.devices("cpu")[0]]
+
+
+MIXTURES = [
+    {
+        "solver.name": "fixed-point",
+        "solver.gradient": "implicit",
+        "solver.gradient_solver": "anderson",
+        "solver.gradient_trust": 3e-3,
+        "solver.gradient_largest": 10.0,
+        "solver.start": "normal",
+        "solver.path_noise": 0.01,
+        "solver.budget": "uniform",
+        "phases.1.until": 2,
+        "phases.1.solver.name": "unroll",
+        "train.carry_steps": 3,
+        "train.carry_residual": 0.1,
+        "train.carry_random": 0.5,
+        "train.curriculum_steps": 3,
+        "train.residual_penalty": 0.1,
+        "task.shortest": 2,
+    },
+    {
+        "solver.name": "fixed-point",
+        "solver.gradient": "phantom",
+        "solver.min_steps": 3,
+        "solver.start": "solution",
+        "train.carry_steps": 2,
+        "train.correction": 0.8,
+        "train.ema": 0.9,
+    },
+]
+"""Two of those of `benchmarks/mixtures.py`, which between them have every lever of training."""
+
+
+@pytest.mark.usefixtures("compiled_quickly")
+@pytest.mark.parametrize("mixture", MIXTURES, ids=["implicit", "phantom"])
+def test_mixed_levers_train_and_resume_bit_for_bit(mixture, benchmark_module, tmp_path):
+    """Stopped after 2 of 4 steps, which is a border of phases in the first."""
+    mixtures = benchmark_module("mixtures")
+    assert mixtures.trained(mixtures.small(mixture, 4), tmp_path / "run", True).endswith("for bit")

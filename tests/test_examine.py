@@ -23,8 +23,9 @@ from eqloop.claims._checks import check_scan
 from eqloop.claims._theory import REACHED
 from eqloop.claims._weights import attention_entropy
 from eqloop.cli import main
-from eqloop.cli._compare import _at, format_measurement
+from eqloop.cli._compare import format_measurement
 from eqloop.cli._output import finishing, time_left
+from eqloop.report import value_at
 from eqloop.run import open_run
 from eqloop.stability import Statement, Verdict
 
@@ -129,7 +130,7 @@ def test_numbers_are_written_as_what_they_are():
     """Shares as shares, and distinct fixed points out of those that there are."""
     report = a_report()
     [share, distinct] = [
-        format_measurement(_at(report, path))
+        format_measurement(value_at(report, path))
         for path in ("reachability.shares.converged", "input_dependence")
     ]
     assert share == "87.5 [69, 95.7] %"

@@ -66,6 +66,9 @@ def test_states_that_a_gradient_keeps():
     implicit = {"solver": "fixed-point", "gradient": "implicit"}
     restart = [step(f"solver.gradient_restart={n}", **implicit) for n in (10, 30)]
     assert restart[1] - restart[0] == 20 * state
+    on_the_way = ("train.correction=0.5", "train.loss=last")
+    corrected = [step(f"train.correction_states={n}", *on_the_way, **implicit) for n in (1, 3)]
+    assert corrected[1] - corrected[0] == 2 * state
     history = [step(f"solver.memory={n}", solver="anderson") for n in (50, 60)]
     assert history[1] - history[0] == 20 * state
     tail = {"solver": "anderson", "gradient": "last-steps"}

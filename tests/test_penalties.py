@@ -12,6 +12,7 @@ from tiny_task import tiny_spec as spec
 import eqloop
 from eqloop import BackwardReport, InputError
 from eqloop._build import make_model
+from eqloop._cross_entropy import cross_entropy
 from eqloop.run import read_metrics
 from eqloop.train import JacobianNorm, Last, TerminalResidual, train
 
@@ -82,9 +83,52 @@ def test_a_loss_adds_each_penalty_times_its_weight_in_its_share_of_the_steps():
 
 
 @pytest.mark.usefixtures("compiled_quickly")
+def test_corrections_are_one_step_gradients_at_states_on_the_way(x64):
+    """What they add to the loss that goes on from the last of these states: the value by hand, the
+    gradient by finite differences with the states held."""
+    factor, solver, gradient = 0.5, eqloop.FixedPoint(rtol=0.0), eqloop.OneStep()
+    made = jax.tree.map(lambda a: a.astype(jnp.float64), make_model(spec().model, jr.key(0)))
+    split = Tiny().generate(2, 0)
+    inputs = jax.vmap(Tiny().encode)(jnp.asarray(split.inputs)).astype(jnp.float64)
+    targets = jnp.asarray(split.targets)
+    probes = jax.tree.map(lambda leaf: jnp.zeros(2), BackwardReport.zeros())
+
+    def on_the_way(x):
+        first = made(x, solver=solver, gradient=gradient, max_steps=2).state
+        return first, made(x, start=first, solver=solver, gradient=gradient, max_steps=2).state
+
+    first, second = jax.jit(jax.vmap(on_the_way))(inputs)
+
+    def added(model):
+        arguments = (model, probes, inputs, targets, jr.key(0))
+        options = {"solver": solver, "gradient": gradient}
+        whole = Last(correction=factor, states=2)(*arguments, max_steps=8, **options)
+        rest = Last()(*arguments, starts=second, max_steps=4, **options)
+        return jnp.sum(whole.loss) - jnp.sum(rest.loss), whole.iterations - rest.iterations
+
+    def by_hand(model):
+        def one(x, wanted, first, second):
+            loop = model.loop()
+            r = loop.inject(model.embed(x))
+            losses = [cross_entropy(model.coda(loop(z, r)), wanted) for z in (second, first)]
+            return factor * losses[0] + factor**2 * losses[1]
+
+        return jnp.sum(jax.vmap(one)(inputs, targets, first, second))
+
+    (value, iterations), slopes = jax.jit(jax.value_and_grad(added, has_aux=True))(made)
+    way = jax.tree.map(lambda a: jr.normal(jr.key(a.size), a.shape, a.dtype), made)
+    at = jax.jit(lambda h: by_hand(jax.tree.map(lambda a, d: a + h * d, made, way)))
+    np.testing.assert_allclose(value, at(0.0), rtol=1e-10)
+    assert iterations.tolist() == [6, 6]  # each solve ends by one
+    slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), slopes, way)))
+    np.testing.assert_allclose(slope, (at(1e-6) - at(-1e-6)) / 2e-6, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("compiled_quickly")
 def test_a_spec_trains_with_penalties(tmp_path):
-    settings = ("train.residual_penalty=0.1", "train.jacobian_penalty=0.1", "train.steps=2")
-    made = spec(*settings, "solver.max_steps=4", solver="fixed-point")
+    penalties = ("train.residual_penalty=0.1", "train.jacobian_penalty=0.1")
+    settings = (*penalties, "train.correction=0.8", "train.steps=2", "solver.max_steps=4")
+    made = spec(*settings, solver="fixed-point")
     train(made, Tiny(), tmp_path / "run")
     rows = read_metrics(tmp_path / "run/metrics.jsonl")
     assert all(np.isfinite(row["loss"]) for row in rows if row["kind"] == "train")
@@ -96,8 +140,25 @@ def test_a_spec_trains_with_penalties(tmp_path):
         ("train.residual_penalty=-1", "train.residual_penalty must be at least 0"),
         ("train.penalty_share=0", r"train.penalty_share must be in \(0, 1\]"),
         ("train.jacobian_penalty=1", 'train.jacobian_penalty is a term of train.loss = "last"'),
+        ("train.correction=0.5", 'train.correction is a term of train.loss = "last"'),
+        ("train.correction=2", "train.correction must be at most 1"),
+        ("train.correction_states=2", "has no effect without train.correction"),
     ],
 )
 def test_each_mistake_gets_one_line(setting, message):
     with pytest.raises(InputError, match=message):
         spec(setting)  # whose loss is the mean over iterations
+
+
+@pytest.mark.parametrize(
+    ("solver", "settings", "message"),
+    [
+        ("unroll", ("train.loss=last",), "is for solvers that converge"),
+        ("fixed-point", ("solver.max_steps=7", "train.correction_states=3"), "must be at most 2"),
+        ("fixed-point", ("train.correction_states=1000000000",), "must be at most"),
+        ("fixed-point", ("solver.budget=uniform",), "must be at most 0 with solver.budget_least"),
+    ],
+)
+def test_corrections_need_states_on_the_way(solver, settings, message):
+    with pytest.raises(InputError, match=message):
+        spec("train.correction=0.8", *settings, solver=solver)

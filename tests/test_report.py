@@ -38,9 +38,12 @@ from eqloop.report import (
     write_results,
 )
 from eqloop.report._escape import latex_text, markdown_text
-from eqloop.report._groups import estimate
+from eqloop.report._groups import MOST_BESIDE, estimate
+from eqloop.report._quantities import QUANTITIES, is_share, number_at
 from eqloop.report.figures._results_figures import MOST_LINES, curves_figure
+from eqloop.report.figures._side_by_side_figure import side_by_side_figure
 from eqloop.report.figures._style import line_style
+from eqloop.report.tables._results_tables import all_tables
 from eqloop.report.tables._table import latex
 
 SEEDS = (0, 1, 2)
@@ -309,7 +312,7 @@ def test_what_is_written(folder, sweep):
     assert names == {
         *(f"results.{kind}" for kind in ("md", "csv", "tex", "json")),
         "report.html",
-        *(f"{name}.png" for name in ("accuracy", "rho", "lyapunov")),
+        *(f"{name}.png" for name in ("accuracy", "rho", "lyapunov", "side-by-side")),
     }
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     written = write_results(read_results([sweep]), folder)
@@ -618,6 +621,95 @@ def test_lines_differ_in_more_than_colour():
     assert len({(style["marker"], str(style["linestyle"])) for style in styles}) == 49
 
 
+# --- side by side
+
+
+def tables_of(results) -> dict[str, Table]:
+    return {table.name: table for table in all_tables(results)}
+
+
+def test_a_few_groups_have_their_fixed_points_side_by_side(sweep):
+    """One column per group, and each number the mean over the seeds of the medians."""
+    results = read_results([sweep])
+    table = tables_of(results)["fixed-points"]
+    assert table.head == ("", "post, lr 0.001", "pre, lr 0.001")
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert set(rows) == {
+        *(name for name in QUANTITIES if f"{name}, %" not in rows),
+        *(f"{name}, %" for name in QUANTITIES if f"{name}, %" in rows),
+        "T2: Harder examples take longer",
+    }
+    assert rows["converged, %"] == ("60.0 ± 24.8", "5.0 ± 63.5")
+    assert rows["Lyapunov exponent"] == ("−0.6 ± 0.248", "0.6 ± 6.35")
+    assert rows["T2: Harder examples take longer"] == (
+        "undecided (1), passed (2): 0.6",
+        "undecided: 0.05",
+    )
+
+
+def test_numbers_of_a_report_are_medians_and_shares():
+    report = a_stability_report(-0.2, converged=0.75)
+    settle = report["reachability"]["settle_step"]
+    assert number_at(report, QUANTITIES["settle step"]) == settle["quantiles"]["0.5"]
+    assert settle["quantiles"]["0.5"] != settle["mean"]
+    assert number_at(report, QUANTITIES["Lyapunov exponent"]) == -0.2
+    assert number_at(report, QUANTITIES["converged"]) == 0.75
+    distinct = report["input_dependence"]["distinct"]
+    assert number_at(report, QUANTITIES["distinct fixed points"]) == distinct
+    assert number_at(report, "geometry.no.such.number") is None
+    shares = [name for name, path in QUANTITIES.items() if is_share(report, path)]
+    assert len(shares) == 4
+    assert "settle step" not in shares
+
+
+def test_many_groups_have_a_line_each(tmp_path):
+    runs = [
+        write_run(
+            tmp_path / str(n),
+            test=an_evaluation(rising(0.5)),
+            stability=a_stability_report(-0.1),
+            width=n,
+        )
+        for n in range(8, 8 + MOST_BESIDE + 1)
+    ]
+    few, many = read_results(runs[1:]), read_results(runs)
+    assert len(few.beside) == MOST_BESIDE
+    assert not many.beside
+    assert len(tables_of(many)["fixed-points"].rows) == MOST_BESIDE + 1
+    assert "iterations" in tables_of(few)
+    assert "iterations" not in tables_of(many)
+
+
+def test_solved_over_iterations(sweep):
+    """At the learning rate that is best on validation."""
+    table = tables_of(read_results([sweep]))["iterations"]
+    assert table.head == ("run", "split", *map(str, GRID))
+    last = {(run, split): row[-1] for run, split, *row in table.rows}
+    assert last == {
+        ("post, lr 0.001", "test"): "90.0",
+        ("post, lr 0.001", "hard"): "60.0",
+        ("pre, lr 0.01", "test"): "20.0",
+        ("pre, lr 0.01", "hard"): "20.0",
+    }
+
+
+def test_marks_of_groups_differ_in_shape_and_are_in_one_legend(sweep):
+    groups = read_results([sweep]).beside
+    figure = side_by_side_figure(groups)
+    solved, residual, eigenvalues = figure.axes
+    lines = [{line.get_label(): line for line in axes.lines} for axes in (solved, residual)]
+    names = ["post, lr 0.001", "pre, lr 0.001"]
+    for drawn in lines:
+        assert len({drawn[name].get_linestyle() for name in names}) == 2
+        assert len({str(drawn[name].get_marker()) for name in names}) == 2
+    assert [marks.get_label() for marks in eigenvalues.collections] == names
+    curve = a_stability_report(0)["reachability"]
+    ends = np.asarray(lines[1]["post, lr 0.001"].get_ydata())
+    assert ends[-1] == curve["residual"]["median"][-1]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == [*names, "iterations in training"]
+
+
 # --- the page
 
 
@@ -653,7 +745,7 @@ def test_the_page_is_whole_and_fetches_nothing(folder):
     assert targets
     assert all(target.removeprefix("#") in names for target in targets)
     pictures = [each for tag, each in page.tags if tag == "img"]
-    assert len(pictures) == 5  # two splits twice, and the exponent
+    assert len(pictures) == 7  # two splits twice, residual, eigenvalues and the exponent
     assert all(len(each["alt"] or "") > 40 for each in pictures)
     assert "60.0 ± 24.8" in text.replace("\N{NO-BREAK SPACE}", " ")
     assert "50 % of {a_b} &amp; c" in text
@@ -670,7 +762,7 @@ def test_only_tables_scroll(open_page, folder, width):
     )
     assert not too_wide
     boxes = page.locator(".scroll")
-    assert boxes.count() == 8
+    assert boxes.count() == 9
     # On a phone the widest is wider than its box, and moves in it by the keyboard.
     if width == 360:
         page.focus("#results .scroll")

@@ -5,6 +5,8 @@ from ._correlation import correlation_table as correlation_table
 from ._correlation import correlations as correlations
 from ._groups import Results as Results
 from ._groups import read_results as read_results
+from ._quantities import QUANTITIES as QUANTITIES
+from ._quantities import value_at as value_at
 from ._results import results_tables as results_tables
 from ._results import write_results as write_results
 from .figures._accuracy import accuracy_figure as accuracy_figure

@@ -1,6 +1,7 @@
 """Runs and sweeps as one list of cells: runs with their values on the axes in which they differ."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from ..run import (
     RUNS,
     SPEC,
     SPEC_AXES,
+    STABILITY,
     CellResult,
     Evaluation,
     EvaluationRecord,
@@ -22,6 +24,7 @@ from ..run import (
     read_cell_result,
     read_run,
     read_spec,
+    read_stability,
     read_sweep,
     say_steps,
     spec_axes,
@@ -75,6 +78,15 @@ class Cell:
     @property
     def stability(self) -> Stability | None:
         return None if self.results is None else self.results.stability
+
+    @functools.cached_property
+    def stability_report(self) -> Mapping[str, Any] | None:
+        """The whole of `stability/report.json`; None if the loop was not examined."""
+        if self.stability is None:
+            return None
+        source = Path(self.source)
+        run = source / RUNS / self.name if is_sweep(source) else source
+        return read_stability(run / STABILITY)
 
 
 def read_cells(paths: Sequence[Path]) -> list[Cell]:

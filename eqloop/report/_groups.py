@@ -11,6 +11,8 @@ from .._numbers import typeset_value
 from ._cells import Cell, Scalar, read_cells
 
 SEED, RATE = "seed", "lr"
+MOST_BESIDE = 4
+"""Maximum number of groups that are shown side by side, one column or mark for each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +104,16 @@ class Results:
     def shown(self) -> Sequence[Group]:
         """The groups to show if there is no room for every learning rate."""
         return self.groups if self.chosen is None else self.chosen
+
+    @property
+    def examined(self) -> list[Group]:
+        """The groups with a stability report."""
+        return [group for group in self.groups if any(cell.stability for cell in group.cells)]
+
+    @property
+    def beside(self) -> list[Group]:
+        """The groups with a stability report, if they are few enough to be shown side by side."""
+        return self.examined if len(self.examined) <= MOST_BESIDE else []
 
     @property
     def finished(self) -> list[Cell]:

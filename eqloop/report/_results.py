@@ -14,6 +14,7 @@ from ._cells import Cell
 from ._escape import markdown_text
 from ._groups import Group, Results
 from .figures._results_figures import curves_figure, exponent, located, lyapunov_figure, rho_figure
+from .figures._side_by_side_figure import side_by_side_figure
 from .pages._page import saved, write_files
 from .pages._results_page import counts, results_page
 from .tables._results_tables import agreement, all_tables, cells_csv, hard_correlations
@@ -54,6 +55,8 @@ def write_results(results: Results, folder: Path) -> list[Path]:
         figures = {"accuracy.png": curves_figure(results)}
         if any(cell.rho_w_x is not None for cell in results.finished):
             figures["rho.png"] = rho_figure(results)
+        if results.beside:
+            figures["side-by-side.png"] = side_by_side_figure(results.beside)
         if list(located(results, exponent, "hard")):
             figures["lyapunov.png"] = lyapunov_figure(results)
         made |= {folder / name: saved(figure, "png") for name, figure in figures.items()}

@@ -273,8 +273,8 @@ class SolverSpec:
         return solver_facts(self.name).converges
 
 
-PENALTIES = ("residual_penalty", "jacobian_penalty")
-"""Weights of penalties, which the loss `last` has."""
+PENALTIES = ("residual_penalty", "jacobian_penalty", "correction")
+"""Weights of terms that the loss `last` has besides that of the last state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,7 +317,12 @@ class TrainSpec:
     jacobian_penalty: float = 0.0
     """`last`: weight of an estimate of `|J|_F^2 / size` for the Jacobian J of the loop at z."""
     penalty_share: float = 1.0
-    """`last`: share of the optimiser steps that have penalties."""
+    """`last`: share of the optimiser steps that have penalties and corrections."""
+    correction: float = 0.0
+    """`last`: factor g of a loss `g^i L(z_i)` at states on the way to z (fixed-point correction),
+    where i counts back from the last of them; 0 for none. It is for solvers that converge."""
+    correction_states: int = 1
+    """Number k of the states of `correction`: after `solver.max_steps / 2^i` steps, i = 1 to k."""
     carry_steps: int = 1
     """Optimiser steps that one example is trained for at most, each from the state where the one
     before ended (carried state); 1 for new examples at every step."""
@@ -367,7 +372,7 @@ class TrainSpec:
         least = {
             1: (
                 *("steps", "batch", "epochs", "log_every", "validate_every", "checkpoint_every"),
-                *("carry_steps", "carry_least"),
+                *("carry_steps", "carry_least", "correction_states"),
             ),
             0: (
                 "warmup",
@@ -392,6 +397,12 @@ class TrainSpec:
         _check(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "in [0, 1)")
         _check(0 <= self.ema < 1, "train.ema", self.ema, "in [0, 1)")
         _check(0 < self.penalty_share <= 1, "train.penalty_share", self.penalty_share, "in (0, 1]")
+        _check(self.correction <= 1, "train.correction", self.correction, "at most 1")
+        if self.correction_states > 1 and not self.correction:
+            raise InputError(
+                f"train.correction_states = {self.correction_states} has no effect without "
+                "train.correction: set train.correction_states = 1, in a phase too"
+            )
         _check(
             0 < self.curriculum_share < 1,
             "train.curriculum_share",
@@ -552,6 +563,8 @@ class Spec:
                     f'train.{name} is a term of train.loss = "last", which train.loss = {loss!r} '
                     "does not have: set it to 0, in a phase too"
                 )
+        if self.train.correction:
+            self._check_correction()
         facts, where = LOSSES[loss], f"train.loss = {loss!r}"
         if solver.converges and facts.counts:
             raise InputError(
@@ -568,6 +581,24 @@ class Spec:
             raise InputError(
                 f"{where} {facts.clash}: with solver.gradient = {solver.gradient!r} use "
                 f"train.loss = {others}"
+            )
+
+    def _check_correction(self) -> None:
+        """**Raises** `InputError` where there are no states on the way to correct."""
+        solver, states = self.solver, self.train.correction_states
+        if not solver.converges:
+            raise InputError(
+                f"train.correction = {self.train.correction} is for solvers that converge, and "
+                f'solver.name = {solver.name!r} does not: use train.loss = "mean", or set it to 0, '
+                "in a phase too"
+            )
+        where = "max_steps" if solver.budget == "fixed" else "budget_least"
+        least = getattr(solver, where)
+        most = least.bit_length() - 1  # halvings that leave a step
+        if states > most:
+            raise InputError(
+                f"train.correction_states = {states} must be at most {most} with solver.{where} = "
+                f"{least}, which is halved for each of them: lower it, or raise solver.{where}"
             )
 
     def __hash__(self) -> int:

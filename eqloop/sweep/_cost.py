@@ -69,7 +69,10 @@ def iterations(spec: Spec) -> tuple[float, float, int]:
         with_gradient = (solver.steps + 3) / 4
     # What is not inside the loop comes on top of its iterations.
     forward = total - min(with_gradient, total) * gradient.inside
-    return first + forward, with_gradient, 1
+    # A solve that ends on the way makes one more iteration. Its correction differentiates another
+    # one, and reads the state out.
+    states = spec.train.correction_states if spec.train.correction else 0
+    return first + forward + states, with_gradient + states, 1 + states
 
 
 @functools.lru_cache(maxsize=64)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
-from .._adjoint import AbstractGradient, Backprop, Truncated
+from .._adjoint import AbstractGradient, Backprop, OneStep, Truncated
 from .._cross_entropy import cross_entropy
 from .._errors import InputError
-from .._iteration import Count, advance, later, trajectory
-from .._model import LoopedTransformer
+from .._iteration import Count, advance, later, stop_gradient, trajectory
+from .._model import LoopedTransformer, Output
 from .._noise import PathNoise
 from .._norms import relative_residual
 from .._solution import RESULTS, BackwardReport
@@ -36,7 +36,8 @@ def cells_right(
     logits: Float[Array, "*grid classes"], targets: UInt8[Array, "*grid"]
 ) -> Float[Array, ""]:
     """Share of cells whose likeliest class is the target."""
-    return jnp.mean(jnp.argmax(logits, -1) == targets.astype(jnp.int32), dtype=jnp.float32)
+    likeliest = jnp.argmax(logits, -1).astype(jnp.int32)
+    return jnp.mean(likeliest == targets.astype(jnp.int32), dtype=jnp.float32)
 
 
 def draw(most: int, key: PRNGKeyArray) -> tuple[Int[Array, ""], Int[Array, ""]]:
@@ -81,48 +82,68 @@ class AbstractLoss(eqx.Module):
 
 
 class Last(AbstractLoss):
-    """The mean cross-entropy after the last iteration, and penalties on the loop at its state.
+    """The mean cross-entropy L after the last iteration, penalties on the loop at its state, and
+    corrections of states on the way:
+
+    ```
+    L(z) + sum_j weight_j penalty_j(z) + sum_{i = 1 .. k} correction^i L(f(z_i))
+    ```
+
+    where `z_i` is where the solver is after `max_steps / 2^i` steps, a constant: one step of f is
+    differentiated. The solver begins anew from each, and loses what it remembers of the steps
+    before.
+
+    **Source:** of the corrections, Bai et al. 2022, arXiv 2204.08442.
 
     **Arguments:**
 
     - `penalties`: terms that are added, each times its weight.
-    - `share`: share of the steps that have the penalties; drawn for the whole batch.
+    - `share`: share of the steps that have penalties and corrections; drawn for the whole batch.
     - `path_noise`: standard deviation of the noise on the path (see `eqloop.PathNoise`), which
-      every example and step draws for itself. The penalties are those of the loop without it.
+      every example and step draws for itself. The penalties and corrections are those of the
+      loop without it.
+    - `correction`: factor of the corrections, in [0, 1]; for solvers that converge.
+    - `states`: their number k; `2^k` is at most `max_steps`.
     """
 
     penalties: tuple[AbstractPenalty, ...] = ()
     share: float = eqx.field(default=1.0, static=True)
     path_noise: float = eqx.field(default=0.0, static=True)
+    correction: float = eqx.field(default=0.0, static=True)
+    states: int = eqx.field(default=1, static=True)
 
     def __call__(
         self, model, probes, inputs, targets, key, *, starts=None, solver, gradient, max_steps
     ) -> Examples:
         share_key, penalty_key = jr.split(key)
         is_due = jr.uniform(share_key) < self.share
+        budgets = self._budgets(max_steps)
+        frozen = stop_gradient(model) if self.correction else model
 
         def one(x, wanted, probe, key, noise_key, start):
+            way: list[Output] = []
+            options = {"solver": solver, "path_noise": self.path_noise, "key": noise_key}
+            for steps in budgets[:-1]:
+                # Nothing is differentiated: this gradient only ends the solve by one iteration.
+                way.append(frozen(x, start=start, gradient=OneStep(), max_steps=steps, **options))
+                start = way[-1].state
             out = model(
-                x,
-                start=start,
-                solver=solver,
-                gradient=gradient,
-                max_steps=max_steps,
-                probe=probe,
-                path_noise=self.path_noise,
-                key=noise_key,
+                x, start=start, gradient=gradient, max_steps=budgets[-1], probe=probe, **options
             )
             loss = cross_entropy(out.logits, wanted)
-            if self.penalties:
+            if self.penalties or way:
                 # One predicate for the batch: the other steps make no further evaluation.
+                states = [part.state for part in way]
                 loss += jax.lax.cond(
-                    is_due, lambda: self._penalty(model, x, out.state, key), lambda: jnp.zeros(())
+                    is_due,
+                    lambda: self._terms(model, x, wanted, states, out.state, key),
+                    lambda: jnp.zeros(()),
                 )
             return Examples(
                 loss=loss,
                 cells=cells_right(out.logits, wanted),
-                iterations=out.steps,
-                evaluations=out.evaluations,
+                iterations=sum((part.steps for part in way), out.steps),
+                evaluations=sum((part.evaluations for part in way), out.evaluations),
                 residual=out.residual,
                 converged=out.result == RESULTS.successful,
                 state=jax.lax.stop_gradient(out.state),
@@ -132,16 +153,29 @@ class Last(AbstractLoss):
         noise_keys = _noise_keys(self.path_noise, key, len(inputs))
         return jax.vmap(one)(inputs, targets, probes, keys, noise_keys, starts)
 
-    def _penalty(
+    def _budgets(self, max_steps: Count) -> list[Count]:
+        """The steps from the start to the first state on the way, from each to the next, and from
+        the last to the end."""
+        if not self.correction:
+            return [max_steps]
+        ends = [max_steps // 2**i for i in range(self.states, 0, -1)]
+        return [b - a for a, b in zip([0, *ends], [*ends, max_steps], strict=True)]
+
+    def _terms(
         self,
         model: LoopedTransformer,
         x: Float[Array, "*grid channels"],
+        wanted: UInt8[Array, "*grid"],
+        way: list[Float[Array, "*grid width"]],
         state: Float[Array, "*grid width"],
         key: PRNGKeyArray,
     ) -> Float[Array, ""]:
+        """What is added to the loss of `state`: its penalties, and the corrections of `way`."""
         loop = model.loop()
         r, z = loop.inject(model.embed(x)), jax.lax.stop_gradient(state)
         total = jnp.zeros(())
+        for number, at in enumerate(reversed(way), 1):
+            total += self.correction**number * cross_entropy(model.coda(loop(at, r)), wanted)
         for number, penalty in enumerate(self.penalties):
             value = penalty(lambda z: loop(z, r), z, jr.fold_in(key, number))
             total += penalty.weight * value.astype(total.dtype)

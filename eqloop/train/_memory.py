@@ -135,8 +135,11 @@ def _states(spec: Spec) -> int:
     history = solver_facts(solver.name).history(solver)
     # Of an iteration that is differentiated: its state, and the two branches of each block.
     kept = 1 + 2 * spec.model.blocks
-    starts = solver.start != "embed"  # they are kept beside the embeddings, which are mixed in
-    return starts + max(history, gradient_facts(solver.gradient).states(solver, kept, history))
+    # Those that are kept beside the others: the starts, whose embeddings are mixed in, and those of
+    # corrections.
+    beside = solver.start != "embed"
+    beside += spec.train.correction_states if spec.train.correction else 0
+    return beside + max(history, gradient_facts(solver.gradient).states(solver, kept, history))
 
 
 def _numbers(spec: Spec) -> int:

@@ -46,7 +46,11 @@ LOSSES: dict[str, Callable[[Spec], AbstractLoss]] = {
     "progressive": lambda spec: Progressive(spec.solver.path_noise),
     "mean": lambda spec: Mean(spec.train.burn_in, spec.solver.path_noise),
     "last": lambda spec: Last(
-        _penalties(spec.train), spec.train.penalty_share, spec.solver.path_noise
+        _penalties(spec.train),
+        spec.train.penalty_share,
+        spec.solver.path_noise,
+        spec.train.correction,
+        spec.train.correction_states,
     ),
 }
 """The constructors of the losses; `eqloop.run.LOSSES` has the facts of them."""

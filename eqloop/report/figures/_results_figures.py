@@ -41,7 +41,7 @@ def curves_figure(results: Results, splits: Sequence[str] = SPLITS) -> "Figure":
     for line, (title, members) in zip(panels, facets.items(), strict=False):
         for axes, split in zip(line, splits, strict=True):
             # All panels of a column share an axis; the lowest panel labels it.
-            _curves(axes, members, names, split, _iterations(groups, split))
+            solved_lines(axes, members, names, split, _iterations(groups, split))
             axes.set_title(f"{title}: {split}" if title else split, loc="left", fontsize="medium")
             axes.label_outer()
     panels[0, 0].set_ylim(0, _top(results, splits, lambda evaluated: evaluated.overall.best))
@@ -121,13 +121,24 @@ def _iterations(groups: Sequence[Group], split: str) -> list[int]:
     return sorted({n for data in evaluations if data is not None for n in data.iterations})
 
 
-def _curves(
+def solved_lines(
     axes: "Axes",
     members: Mapping[str, Group],
     names: Sequence[str],
     split: str,
-    iterations: Sequence[int],
+    iterations: Sequence[int] = (),
 ) -> None:
+    """Draw the share solved against iterations: for each group the mean over its seeds, and a band
+    from the worst seed to the best.
+
+    **Arguments:**
+
+    - `axes`: the panel.
+    - `members`: label -> group.
+    - `names`: the labels of all panels; the place of a label is the number of its style.
+    - `split`: name of the split.
+    - `iterations`: the range of the axis; by default that of the groups.
+    """
     drawn = {
         name: evaluations
         for name, group in members.items()
@@ -144,7 +155,7 @@ def _curves(
     ]
     accuracy_axes(
         axes,
-        iterations,
+        iterations or _iterations(list(members.values()), split),
         trained=(min(t[0] for t in trained), max(t[1] for t in trained)) if trained else None,
     )
     for name, evaluations in drawn.items():

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from ..._numbers import typeset_value
+from ..._numbers import typeset_number, typeset_value
 from ...run import SPLITS
 from .._escape import html_text
-from .._groups import Results, label
+from .._groups import Group, Results, label
+from .._quantities import number_at
 from ..figures._results_figures import curves_figure, exponent, located, lyapunov_figure, rho_figure
+from ..figures._side_by_side_figure import Part, side_by_side_figure
 from ..tables._results_tables import all_tables
 from ..tables._table import html
 from ._page import page, picture
@@ -65,6 +67,20 @@ def _figures(results: Results) -> Iterator[str]:
         "rises there extrapolates, and a line that falls overthinks. Lines are means over the "
         f"seeds of each group{chosen}; bands go from the worst seed to the best.",
     )
+    if groups := results.beside:
+        parts: tuple[Part, ...] = ("residual", "eigenvalues")
+        yield _figure(
+            "side-by-side",
+            "Where the loops go",
+            [
+                picture(side_by_side_figure(groups, [part]), _part_alt(groups, part))
+                for part in parts
+            ],
+            "The relative residual |f(z) − z| / |f(z)|, median over the examples and over the "
+            "seeds, with a band from the lowest seed to the highest; and the leading eigenvalues "
+            "of the Jacobian where the loops ended: inside the dashed unit circle a small "
+            "disturbance dies out.",
+        )
     known = sum(cell.rho_w_x is not None for cell in results.finished)
     if known:
         yield _figure(
@@ -119,6 +135,19 @@ def _curves_alt(results: Results, split: str) -> str:
         f"Share of {split} examples solved against iterations, for {len(ends)} groups: after the "
         f"last iteration from {100 * low:.1f} % ({worst}) to {100 * high:.1f} % ({best})."
     )
+
+
+def _part_alt(groups: Sequence[Group], part: Part) -> str:
+    what, name, path = {
+        "residual": ("Residual against iterations", "settle step", "reachability.settle_step"),
+        "eigenvalues": ("Leading eigenvalues of the Jacobian", "radius", "spectrum.radius"),
+    }[part]
+    values = [
+        f"{label(group.axes)} "
+        f"{typeset_number(group.estimate(lambda c: number_at(c.stability_report, path)).mean)}"
+        for group in groups
+    ]
+    return f"{what}; {name}, mean of the medians: {', '.join(values)}."
 
 
 def _points_alt(results: Results, of: Callable, split: str, what: str) -> str:

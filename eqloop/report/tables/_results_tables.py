@@ -18,7 +18,8 @@ from ...run import MEASURES, SPLITS
 from .._cells import Cell
 from .._correlation import Correlation, correlation_table, correlations
 from .._escape import csv_value
-from .._groups import SEED, Estimate, Group, Results
+from .._groups import MOST_BESIDE, SEED, Estimate, Group, Results
+from ._side_by_side_tables import counted, fixed_points_table, iterations_table
 from ._table import Table
 
 Column = tuple[str, Callable[[Group], str]]
@@ -38,6 +39,8 @@ _MEANS = "mean ± half-width of the 95 % interval (Student’s t) over the seeds
 def all_tables(results: Results) -> list[Table]:
     """All tables that have rows."""
     tables = [*_score_tables(results), *_band_tables(results), _cost_table(results)]
+    if len(results.shown) <= MOST_BESIDE:
+        tables.insert(-1, iterations_table(results.shown))
     if any(cell.stability for cell in results.finished):
         tables += [_stability_table(results), _fixed_points_table(results)]
         correlated = hard_correlations(results)
@@ -245,7 +248,7 @@ def _stability_table(results: Results) -> Table:
         results,
         "stability",
         "Stability",
-        _examined(results),
+        results.examined,
         columns,
         "The verdicts of eqloop stability (a number counts runs), the share of loops that "
         "converged, the medians over examples of the spectral radius of the Jacobian and of the "
@@ -255,11 +258,13 @@ def _stability_table(results: Results) -> Table:
 
 
 def _fixed_points_table(results: Results) -> Table:
+    if results.beside:
+        return fixed_points_table(results.beside)
     return _table(
         results,
         "fixed-points",
         "Fixed points",
-        _examined(results),
+        results.examined,
         _measures(_FIXED_POINTS),
         "Of eqloop stability, medians over examples, each as its mean over the seeds: the step "
         "after which a loop has settled; the share of Gaussian starts that end at the fixed point "
@@ -267,10 +272,6 @@ def _fixed_points_table(results: Results) -> Table:
         "of I − J; vector-Jacobian products of a backward solve; and the cosine of the one-step "
         "gradient with the implicit one.",
     )
-
-
-def _examined(results: Results) -> list[Group]:
-    return [group for group in results.groups if any(cell.stability for cell in group.cells)]
 
 
 def _failed_table(results: Results) -> Table:
@@ -330,11 +331,9 @@ def _band(split: str, name: str) -> Callable[[Group], str]:
 
 def _verdicts(axis: str) -> Callable[[Group], str]:
     def of(group: Group) -> str:
-        verdicts = [
-            cell.stability.verdict.get(axis, DASH) for cell in group.cells if cell.stability
-        ]
-        counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
-        return ", ".join(v if n == len(verdicts) else f"{v} ({n})" for v, n in counts.items())
+        return counted(
+            [cell.stability.verdict.get(axis, DASH) for cell in group.cells if cell.stability]
+        )
 
     return of
 
