@@ -13,8 +13,6 @@ import pytest
 from eqloop.cli.solve import few
 from eqloop.run import make_next_folder
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 COMMANDS = (
     ["train"],
     ["eval"],

@@ -28,8 +28,6 @@ from eqloop.cli._output import finishing, time_left
 from eqloop.run import open_run
 from eqloop.stability import Statement, Verdict
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 AXES = ("reachability", "input_dependence", "geometry")
 SMALL = ["--examples", "4", "--iterations", "16"]
 

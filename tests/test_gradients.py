@@ -20,6 +20,7 @@ import jax.random as jr
 import numpy as np
 import optimistix as optx
 import pytest
+from compiled_programs import OLDER_EMITTERS
 from jax.flatten_util import ravel_pytree
 from problems import (
     GRADIENTS,
@@ -36,8 +37,6 @@ from problems import (
 import eqloop
 from eqloop import RESULTS, Backprop, BackwardReport, Implicit, Neumann, Phantom, Truncated, Unroll
 from eqloop._iteration import unroll
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 CONVERGING = eqloop.FixedPoint(rtol=1e-12)
 
@@ -642,7 +641,7 @@ def test_four_devices_compute_what_one_does(compiled):
         (solver or "fixed-point", gradient or "implicit")
         for solver, gradient in itertools.zip_longest(SOLVERS, GRADIENTS)
     ]
-    flags = "--xla_force_host_platform_device_count=4"
+    flags = f"{OLDER_EMITTERS} --xla_force_host_platform_device_count=4"
     ran = subprocess.run(
         [sys.executable, "-c", _DEVICES, json.dumps(pairs)],
         env=os.environ | compiled | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent)},

@@ -64,7 +64,6 @@ def losses(loss: Last, key) -> jax.Array:
     return examples.loss
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_loss_adds_each_penalty_times_its_weight_in_its_share_of_the_steps():
     penalty = TerminalResidual(0.5)
     without, with_it = losses(Last(), jr.key(0)), losses(Last((penalty,)), jr.key(0))
@@ -81,7 +80,6 @@ def test_a_loss_adds_each_penalty_times_its_weight_in_its_share_of_the_steps():
     assert 0 < sum(due) < 8
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_spec_trains_with_penalties(tmp_path):
     settings = ("train.residual_penalty=0.1", "train.jacobian_penalty=0.1", "train.steps=2")
     made = spec(*settings, "solver.max_steps=4", solver="fixed-point")

@@ -30,8 +30,6 @@ import eqloop
 from eqloop import RESULTS, BackwardReport, Implicit
 from eqloop._adjoint import AbstractGradient
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CELLS = [(name, problem) for problem in PROBLEMS for name in SOLVERS if problem.reached_by(name)]
 
 

@@ -26,8 +26,6 @@ from eqloop.train._method import batch_loss, make_method
 from eqloop.train._state import make_optimiser, make_schedule, skeleton
 from eqloop.train._step import METRICS, Order, put
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def batch(made: Spec, size: int = 8):
     task = make_task("tiny", made.task_fields)
