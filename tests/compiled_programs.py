@@ -1,4 +1,6 @@
-"""Programs that a test compiles are kept in one folder, from which every process of the tests loads
+"""How tests compile: quickly, and each program once.
+
+Programs that a test compiles are kept in one folder, from which every process of the tests loads
 what another one has compiled. A loaded program is the same machine code, so its results are the
 same to the bit.
 
@@ -12,13 +14,16 @@ import tempfile
 from pathlib import Path
 
 import jax
-from jax._src import lru_cache
+from jax._src import compiler, lru_cache
 
 VARIABLE = "EQLOOP_TEST_PROGRAMS"
 SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
+QUICKLY = "jax_disable_most_optimizations"
+OLDER_EMITTERS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+"""With XLA's older emitters of fused operations a program compiles in half of the CPU time."""
 
 
 def folder() -> Path:
@@ -30,9 +35,33 @@ def folder() -> Path:
 
 
 def variables(path: Path) -> dict[str, str]:
-    """Environment variables by which a child process keeps its programs in `path`."""
+    """Environment variables by which a child process compiles quickly, once, and into `path`."""
     settings = {"jax_compilation_cache_dir": path} | SETTINGS
-    return {name.upper(): str(value) for name, value in settings.items()}
+    return {name.upper(): str(value) for name, value in settings.items()} | {
+        "XLA_FLAGS": OLDER_EMITTERS
+    }
+
+
+def compile_quickly(quickly: bool) -> None:
+    """Whether this process, and those that it will start, leave out most of XLA's optimisations:
+    where a program runs once, compiling it is most of the work, and they do not pay back."""
+    os.environ[QUICKLY.upper()] = str(int(quickly))
+    jax.config.update(QUICKLY, quickly)
+
+
+def choose_emitters() -> None:
+    """Use `OLDER_EMITTERS` in this process for what is compiled quickly, and for that alone."""
+    if jax.__version_info__ >= (0, 11):  # which has no such option of a single program
+        return
+    get_compile_options = compiler.get_compile_options
+
+    def chosen(*args, **kwargs):
+        options = get_compile_options(*args, **kwargs)
+        if jax.config.read(QUICKLY):
+            options.env_option_overrides += [("xla_cpu_use_fusion_emitters", False)]
+        return options
+
+    compiler.get_compile_options = chosen
 
 
 def keep_programs(path: Path) -> None:

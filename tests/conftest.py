@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 import jax
 import pytest
-from compiled_programs import folder, keep_programs, variables
+from compiled_programs import choose_emitters, compile_quickly, folder, keep_programs, variables
 from jax.experimental.compilation_cache import compilation_cache
 
 from eqloop.cli import main
@@ -43,6 +43,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 keep_programs(folder())
+choose_emitters()
+compile_quickly(True)
 
 
 LONGEST = (
@@ -74,27 +76,14 @@ def programs() -> Iterator[None]:
     jax.clear_caches()
 
 
-QUICKLY = "jax_disable_most_optimizations"
-
-
-@pytest.fixture(scope="module")
-def compiled_quickly() -> Iterator[None]:
-    """For files of which compiling is most of the work: half of it is optimisation that does not
-    pay back here. The table of test_gradients and the laws of test_stability are held to programs
-    as users get them, by all solvers and gradients."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(QUICKLY.upper(), "1")  # for child processes
-        jax.config.update(QUICKLY, True)
-        yield
-        jax.config.update(QUICKLY, False)
-
-
 @pytest.fixture
 def compiled_fully() -> Iterator[None]:
-    """For tests in such a file that hold a law to programs as users get them."""
-    jax.config.update(QUICKLY, False)
+    """For laws that are held to programs as users get them. All other tests compile quickly. Fully
+    compiled are the table of test_gradients, with each solver and each gradient once, the memory of
+    solvers and gradients, and the laws of test_stability."""
+    compile_quickly(False)
     yield
-    jax.config.update(QUICKLY, True)
+    compile_quickly(True)
 
 
 @pytest.fixture

@@ -155,7 +155,8 @@ PROBLEMS = [
         ("anderson", "broyden", "newton"),
     ),
     Problem("tanh", tanh_network, ("fixed-point", "anderson")),
-    Problem("pytree", pytree),
+    # All solvers are tried on it in Optimistix, and all gradients in test_gradients.
+    Problem("pytree", pytree, ("fixed-point", "newton")),
     # Blocks: each recall, norm placement and residual once, and each solver once.
     Problem("external-pre", injected("external", "pre"), ("fixed-point",)),
     Problem("external-post", injected("external", "post"), ("chord",)),

@@ -24,8 +24,6 @@ from eqloop.run import open_run, read_gradients, read_metrics
 from eqloop.train import train
 from eqloop.train._state import skeleton
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 WIDTH, CELLS, CLASSES = 6, 4, 3
 HALF = Path(__file__).resolve().parents[1] / "docs/examples/half_step_gradient.py"
 

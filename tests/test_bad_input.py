@@ -17,8 +17,6 @@ import zstandard
 
 from eqloop.cli import main
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 ANSWER = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
 START = "rnbqkbnr/pppppppp/8/8/8/8/PPPPPPPP/RNBQKBNR w KQkq - 0 1"

@@ -322,7 +322,6 @@ MIXTURES = [
 """Two of those of `benchmarks/mixtures.py`, which between them have every lever of training."""
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize("mixture", MIXTURES, ids=["implicit", "phantom"])
 def test_mixed_levers_train_and_resume_bit_for_bit(mixture, benchmark_module, tmp_path):
     """Stopped after 2 of 4 steps, which is a border of phases in the first."""

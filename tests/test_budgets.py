@@ -25,8 +25,6 @@ from eqloop.train._method import STARTS, batch_loss, make_method
 from eqloop.train._state import training_key
 from eqloop.train._step import BUDGET, Order
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 DRAWS = 4000
 
 

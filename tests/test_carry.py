@@ -23,8 +23,6 @@ from eqloop.train._memory import memory_needed
 from eqloop.train._state import skeleton
 from eqloop.train._step import Order, put
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 BOTH = ("train.carry_steps=6", "train.carry_least=2", "train.carry_residual=0.3")
 LAST = ("train.schedule=constant", "train.loss=last", "solver.steps=2", "task.augment=true")
 

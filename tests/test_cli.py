@@ -14,8 +14,6 @@ from eqloop._schema import to_table
 from eqloop.cli.solve import few
 from eqloop.run import make_next_folder, read_cost
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 COMMANDS = (
     ["train"],
     ["eval"],

@@ -97,7 +97,7 @@ def test_a_share_is_between_0_and_1(share):
         tiny_spec(f"train.curriculum_share={share}")
 
 
-def test_training_sees_the_curriculum_and_resumes_in_it(tmp_path, monkeypatch, compiled_quickly):
+def test_training_sees_the_curriculum_and_resumes_in_it(tmp_path, monkeypatch):
     made = tiny_spec(
         "task.rows=64", "train.steps=8", "train.curriculum_steps=6", "train.checkpoint_every=3"
     )

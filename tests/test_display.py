@@ -7,7 +7,6 @@ import re
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import pytest
 from rich.console import Console
 
 import eqloop
@@ -123,7 +122,6 @@ def test_the_iterations_that_information_takes_across_the_grid():
         assert moved.index(True) + 1 == spec.crossing
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_training_prints_it(tmp_path):
     """A backward solve that may take one product falls back; the lines say so."""
     settings = (

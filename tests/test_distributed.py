@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from compiled_programs import OLDER_EMITTERS
 from distributed_child import STEPS, make_spec
 from tiny_task import Tiny, make_task
 
@@ -23,8 +24,6 @@ from eqloop.run import open_run, read_metrics
 from eqloop.train import _processes, train
 from eqloop.train._devices import Devices
 from eqloop.train._state import skeleton
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 HERE = Path(__file__).parent
 CHILD = HERE / "distributed_child.py"
@@ -38,7 +37,7 @@ def environment(compiled) -> dict[str, str]:
 
 
 def simulated(count: int) -> dict[str, str]:
-    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    return {"XLA_FLAGS": f"{OLDER_EMITTERS} --xla_force_host_platform_device_count={count}"}
 
 
 started: list[subprocess.Popen] = []

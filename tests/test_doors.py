@@ -31,8 +31,6 @@ from eqloop.tasks import TASKS
 from eqloop.train import Last, train
 from eqloop.train._method import LOSSES, make_method
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs/examples"
 DAMPED = f"{EXAMPLES / 'damped_solver.py'}:Damped"
 HALF = f"{EXAMPLES / 'half_step_gradient.py'}:HalfStep"

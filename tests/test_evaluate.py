@@ -15,8 +15,6 @@ from eqloop import InputError
 from eqloop.evaluate import evaluate, geometric
 from eqloop.nn import NormKind
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 TASK = Tiny()
 SPLIT = TASK.generate(70, 0)
 

@@ -29,8 +29,6 @@ from eqloop.report import value_at
 from eqloop.run import open_run
 from eqloop.stability import Statement, Verdict
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 AXES = ("reachability", "input_dependence", "geometry")
 SMALL = ["--examples", "4", "--iterations", "16"]
 

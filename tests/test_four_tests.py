@@ -9,8 +9,6 @@ from eqloop.claims import four_tests
 from eqloop.claims._four_tests import Followed, follow, stays_solved
 from eqloop.stability import Start, share, summary
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CELLS = 24
 LENGTHS = np.repeat([4, 8, 12, 16, 20, 24], 4)
 INSIDE = np.arange(CELLS) < LENGTHS[:, None]

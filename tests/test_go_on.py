@@ -19,7 +19,6 @@ from eqloop.train import Start, init_state, train
 from eqloop.train._start import start_from
 from eqloop.train._state import make_schedule, skeleton
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 EVERY = ("train.validate_every=4", "train.checkpoint_every=4", "train.ema=0.9")
 
 

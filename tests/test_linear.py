@@ -12,8 +12,6 @@ import pytest
 
 from eqloop._linear import solve_identity_minus
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SIZE = 8
 
 

@@ -32,7 +32,7 @@ def test_parameters_are_counted_without_making_the_blocks(blocks, recall):
     assert _parameters(spec.model) == parameter_count(skeleton(spec).model)
 
 
-@pytest.mark.usefixtures("compiled_quickly", "compiled_anew")
+@pytest.mark.usefixtures("compiled_anew")
 def test_the_estimate_is_below_what_xla_reserves():
     """And not by an order of magnitude."""
     spec = small("train.loss=last", gradient="one-step")

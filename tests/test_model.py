@@ -12,8 +12,6 @@ import pytest
 import eqloop
 from eqloop import nn
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def make(**overrides):
     settings = {

@@ -21,8 +21,6 @@ from eqloop.cli import main
 from eqloop.run import resolve
 from eqloop.tasks import TASKS, make_task, named, register, task_of_run
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "addition.py"
 CLASS = f"{EXAMPLE}:Addition"
 SMALL = {

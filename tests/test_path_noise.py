@@ -17,8 +17,6 @@ from eqloop import Backprop, BackwardReport, Implicit, Phantom, Truncated, Unrol
 from eqloop._build import make_model
 from eqloop.train import Last, Mean, Progressive
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 KEY = jr.key(3)
 
 

@@ -65,7 +65,6 @@ def losses(loss: Last, key) -> jax.Array:
     return examples.loss
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_loss_adds_each_penalty_times_its_weight_in_its_share_of_the_steps():
     penalty = TerminalResidual(0.5)
     without, with_it = losses(Last(), jr.key(0)), losses(Last((penalty,)), jr.key(0))
@@ -82,7 +81,6 @@ def test_a_loss_adds_each_penalty_times_its_weight_in_its_share_of_the_steps():
     assert 0 < sum(due) < 8
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_corrections_are_one_step_gradients_at_states_on_the_way(x64):
     """What they add to the loss that goes on from the last of these states: the value by hand, the
     gradient by finite differences with the states held."""
@@ -124,7 +122,6 @@ def test_corrections_are_one_step_gradients_at_states_on_the_way(x64):
     np.testing.assert_allclose(slope, (at(1e-6) - at(-1e-6)) / 2e-6, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_spec_trains_with_penalties(tmp_path):
     penalties = ("train.residual_penalty=0.1", "train.jacobian_penalty=0.1")
     settings = (*penalties, "train.correction=0.8", "train.steps=2", "solver.max_steps=4")

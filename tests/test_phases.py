@@ -18,8 +18,6 @@ from eqloop.train import train
 from eqloop.train._state import make_schedule
 from eqloop.train._step import Order
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SETTINGS = (
     "phases.1.until=3",
     "phases.1.solver.name=unroll",

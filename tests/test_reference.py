@@ -11,8 +11,6 @@ import pytest
 
 import eqloop
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "reference"
 NAMES = sorted(path.stem for path in SHARED.glob("*.npz"))
 RECALLS, NORMS = ("none", "external", "internal"), ("pre", "peri", "post", "sandwich", "gru")

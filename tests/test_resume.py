@@ -15,8 +15,6 @@ from resume_child import STEPS
 
 from eqloop.run import open_run, read_metrics
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CHILD = Path(__file__).with_name("resume_child.py")
 PAUSE = 0.004
 TIMING = ("examples_per_s", "seconds")

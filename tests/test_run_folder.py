@@ -48,8 +48,6 @@ from eqloop.run._folder import LOCK
 from eqloop.tasks import make_task
 from eqloop.train import init_state, train
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SPEC = tiny_spec(
     "train.steps=4", "train.validate_every=2", "train.checkpoint_every=2", "train.keep=2"
 )

@@ -13,8 +13,6 @@ from problems import PROBLEMS, weighted
 import eqloop
 from eqloop import BackwardReport, FixedPoint, Implicit, Neumann
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")  # programs of programs, each run once
-
 GRADIENTS = {
     "implicit": Implicit(rtol=1e-13),
     "implicit-anderson": Implicit(rtol=1e-13, solver=eqloop.Anderson()),

@@ -77,6 +77,7 @@ def test_as_if_each_were_alone(name):
     )
 
 
+@pytest.mark.usefixtures("compiled_fully")  # one choice hangs on the last bit of a residual
 @pytest.mark.parametrize("batch_size", [1, 7, 500])
 def test_the_size_of_the_batch_changes_nothing(batch_size):
     # Noise enough that rounding does not decide which start has the lower residual.

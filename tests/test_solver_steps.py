@@ -12,8 +12,6 @@ from problems import Linear, Tanh, spectrum, turn, weighted
 import eqloop
 from eqloop import Backprop, BackwardReport, FixedPoint, Reversible, Truncated, Unroll
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def tanh(scale, seed=0, dtype=jnp.float64):
     """A map whose Jacobian changes from step to step; undamped iteration cycles if the scale is

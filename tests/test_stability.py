@@ -13,6 +13,8 @@ from numpy.testing import assert_allclose
 from eqloop import stability
 from eqloop.stability import Gram, InverseGram, Jacobian, leading_eigenvalues
 
+pytestmark = pytest.mark.usefixtures("compiled_fully")
+
 PAIRS = [maps.turn(0.95, 1.0), maps.turn(0.8, 2.5)]
 
 

@@ -25,8 +25,6 @@ from eqloop.stability._verdict import (
     judge_reachability,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 A = maps.dense(6, 0.9, maps.turn(0.8, 2.0), skew=1.0)
 B = np.random.default_rng(1).normal(size=(6, 3))
 EXAMPLES, DETAIL = 24, 8

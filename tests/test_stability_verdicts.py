@@ -20,8 +20,6 @@ from eqloop.stability import Jacobian, _eigenvalues, _orbits, leading_eigenvalue
 from eqloop.stability._closed import closed
 from eqloop.stability._verdict import judge_input_dependence, judge_reachability
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 # --- The weights of this call
 
 

@@ -18,8 +18,6 @@ from eqloop._build import make_model
 from eqloop.train._loss import Last
 from eqloop.train._method import make_method
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 ROWS = 2000
 
 

@@ -42,8 +42,6 @@ from eqloop.tasks import make_task
 from eqloop.train import train
 from eqloop.train._loss import draw
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CHILD = Path(__file__).with_name("sweep_child.py")
 
 SMALL = """

@@ -28,8 +28,6 @@ from eqloop.train._state import make_optimiser, make_schedule, skeleton
 from eqloop.train._step import METRICS, Order, put
 from eqloop.train._trainer import Hook, Trainer, improves, validation_line
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def batch(made: Spec, size: int = 8):
     task = make_task("tiny", made.task_fields)
