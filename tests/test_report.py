@@ -662,6 +662,25 @@ def test_numbers_of_a_report_are_medians_and_shares():
     assert "settle step" not in shares
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda report: report["reachability"]["residual"]["median"].pop(),
+        lambda report: report["spectrum"]["eigenvalues"].append([["one"]]),
+        lambda report: report["computes"]["t2"].pop("verdict"),
+        lambda report: report["geometry"].update(condition="large"),
+    ],
+)
+def test_a_damaged_report_is_one_line(damage, report, tmp_path):
+    examined = a_stability_report(-0.1)
+    damage(examined)
+    run = write_run(tmp_path / "run", test=an_evaluation(rising(0.5)), stability=examined)
+    code, out, err = report(run, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert "damaged" in err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 def test_many_groups_have_a_line_each(tmp_path):
     runs = [
         write_run(

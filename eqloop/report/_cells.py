@@ -9,10 +9,12 @@ from typing import Any, Literal
 from .._errors import InputError
 from ..run import (
     METRICS,
+    REPORT,
     RUNS,
     SPEC,
     SPEC_AXES,
     STABILITY,
+    STABILITY_AGAIN,
     CellResult,
     Evaluation,
     EvaluationRecord,
@@ -30,6 +32,7 @@ from ..run import (
     spec_axes,
     trained_seconds,
 )
+from ._quantities import check_compared
 
 SILENT = {
     f"train.{name}" for name in ("log_every", "checkpoint_every", "keep", "tracker", "audit_every")
@@ -81,12 +84,18 @@ class Cell:
 
     @functools.cached_property
     def stability_report(self) -> Mapping[str, Any] | None:
-        """The whole of `stability/report.json`; None if the loop was not examined."""
+        """The whole of `stability/report.json`; None if the loop was not examined. **Raises**
+        `InputError` if a part that is compared is damaged."""
         if self.stability is None:
             return None
         source = Path(self.source)
-        run = source / RUNS / self.name if is_sweep(source) else source
-        return read_stability(run / STABILITY)
+        folder = (source / RUNS / self.name if is_sweep(source) else source) / STABILITY
+        report = read_stability(folder)
+        try:
+            check_compared(report)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{folder / REPORT}: damaged ({error!r}); {STABILITY_AGAIN}") from None
+        return report
 
 
 def read_cells(paths: Sequence[Path]) -> list[Cell]:

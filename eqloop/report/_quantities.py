@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..run import finite
+
 QUANTITIES: Mapping[str, str] = {
     "converged": "reachability.shares.converged",
     "settle step": "reachability.settle_step",
@@ -47,14 +49,33 @@ def number_at(report: Any, path: str) -> float | None:
     share of inputs with a fixed point of their own; None if it was not measured."""
     value = value_at(report, path)
     if not isinstance(value, Mapping):
-        return value
+        return finite(value)
     for name in ("share", "distinct"):
         if name in value:
-            return value[name]
-    return (value.get("quantiles") or {}).get("0.5")
+            return finite(value[name])
+    return finite((value.get("quantiles") or {}).get("0.5"))
 
 
 def is_share(report: Any, path: str) -> bool:
     """Whether `number_at` is a share between 0 and 1."""
     value = value_at(report, path)
     return isinstance(value, Mapping) and not {"share", "distinct"}.isdisjoint(value)
+
+
+def check_compared(report: Any) -> None:
+    """**Raises** `LookupError`, `TypeError`, `ValueError` or `AttributeError` if a part of the
+    report that is compared is damaged."""
+    for path in QUANTITIES.values():
+        number_at(report, path)
+    for test in report.get("computes", {}).values():
+        finite(test["value"])
+        if not all(isinstance(test[name], str) for name in ("claim", "verdict")):
+            raise TypeError("a test has no verdict")
+    part = report["reachability"]
+    if len(list(map(finite, part["iterations"]))) != len(
+        list(map(finite, part["residual"]["median"]))
+    ):
+        raise ValueError("as many residuals as iterations are needed")
+    for example in report["spectrum"]["eigenvalues"]:
+        for value in example:
+            list(map(finite, value))
