@@ -60,7 +60,7 @@ def test_our_own_board_is_read_back():
 
 
 def test_several_sudokus_are_not_one():
-    with pytest.raises(InputError, match=r"holds 2 sudokus, one a line.*--data FILE"):
+    with pytest.raises(InputError, match=r"has 2 sudokus, one per line.*--data FILE"):
         Sudoku().parse(f"{SUDOKU}\n{SUDOKU}\n")
 
 
