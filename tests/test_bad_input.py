@@ -308,7 +308,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "eval {run} --split tset",
-        "--split tset: there are train, validation, test, hard, hard-x2, hard-x4",
+        "--split tset: must be one of train, validation, test, hard, hard-x2, hard-x4",
     ),
     (
         "eval {run} --iterations 0",

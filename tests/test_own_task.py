@@ -267,7 +267,7 @@ def test_every_command_takes_the_file_and_says_where_it_is_missing(added, cli, c
     assert "name it" not in err
     assert ("the right answer" in out) == (args[0] == "solve" and done == 1)
     if done == 2:
-        assert "none: there are " in err
+        assert "none: must be one of " in err
 
 
 def test_another_file_is_refused(added, cli, tmp_path):
@@ -297,7 +297,7 @@ def test_every_command_refuses_a_task_that_is_not_the_one_of_the_run(added, cli,
         ("stability", run, "--check", "clusters"),
         ("train", "--resume", run),
     ):
-        told = f"error: --task {other}: is {name}, and the task of {run} is addition\n"
+        told = f"error: --task {other}: is {name}, but the task of {run} is addition\n"
         assert cli(*command, "--task", other) == (2, "", told)
     for command in (("stability", run, run, "--compare"), ("stability", "--check", "clusters")):
         code, out, err = cli(*command, "--task", other)

@@ -172,5 +172,5 @@ def test_a_wrong_answer_is_shown_beside_the_right_one(cli, tiny_run):
     code, out, _ = cli("solve", tiny_run, "1110100010110100", "--iterations", 1)
     assert code == 1
     shown = out.split("the right answer (")[1]
-    assert "of 16 cells of the model's differ):" in shown
+    assert "of 16 cells wrong):" in shown
     assert shown.rstrip().endswith("sums  1011000011011000")
