@@ -83,13 +83,13 @@ def _locked_temporary(path: Path) -> tuple[BinaryIO, Path]:
         except BaseException:
             file.close()
             raise
-        file.close()  # somebody who removes leftovers was quicker than the lock
+        file.close()  # another process removed the leftovers before this one had the lock
 
 
 def _remove_dead(folder: Path, name: re.Pattern[str]) -> None:
-    """Remove the files of matching names that nobody holds a lock on."""
+    """Remove the files with matching names that no process has locked."""
     try:
-        dead = [each for each in folder.iterdir() if name.fullmatch(each.name)]
+        dead = [path for path in folder.iterdir() if name.fullmatch(path.name)]
     except FileNotFoundError:
         return
     for path in dead:
@@ -227,7 +227,7 @@ def kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "")
 
 
-def _special(found: os.stat_result) -> OSError | None:
-    kind = kind_of(found.st_mode)
+def _special(status: os.stat_result) -> OSError | None:
+    kind = kind_of(status.st_mode)
     code = errno.EISDIR if kind == "a folder" else errno.EINVAL
     return OSError(code, f"it is {kind}, and only regular files will do") if kind else None

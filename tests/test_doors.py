@@ -319,7 +319,10 @@ def test_gradients_that_the_command_cannot_compare(cli, tiny_run):
         (("no_such:Thing",), "gradient no_such:Thing cannot be imported (ModuleNotFoundError"),
         (("fractions:Fraction",), "the class must be an eqloop.AbstractGradient"),
         (("one-step", "one-step"), "two gradients cannot have the same name one-step"),
-        (("truncated",), "solver.gradient_steps = 6 iterations cannot be differentiated, since --iterations"),
+        (
+            ("truncated",),
+            "solver.gradient_steps = 6 iterations cannot be differentiated, since --iterations",
+        ),
     ):
         chosen = (word for name in wrong for word in ("--gradient", name))
         code, out, err = cli("gradients", tiny_run, "--iterations", 2, *chosen)

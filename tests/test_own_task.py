@@ -115,7 +115,7 @@ def test_a_file_of_puzzles_makes_the_splits(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("question,answer\n012,\n", "has 3 cells, where 12 (3 x 4) are needed"),
+        ("question,answer\n012,\n", "has 3 cells, but 12 (3 x 4) are needed"),
         ("question,answer\n012345678901,01\n", "has 2 cells, but the question has 12"),
         ("question\n01234567890é\n", "'é' is not a symbol of this task"),
         ("012345678901\n0123\n", "has 4 cells"),

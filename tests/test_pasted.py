@@ -128,7 +128,7 @@ def test_an_illegal_move_is_answered_with_the_mating_one():
     ("text", "why"),
     [
         (f"{START} bm Qh5;", "nor a line of EPD"),
-        (f"{MATE} 4 4\n{START} 0 1", "holds 2 lines"),
+        (f"{MATE} 4 4\n{START} 0 1", "has 2 lines"),
     ],
 )
 def test_positions_that_are_refused(text, why):

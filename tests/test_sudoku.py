@@ -532,7 +532,7 @@ def test_splits_of_a_file_by_bands(rated):
 def test_files_that_make_no_splits(rated, tmp_path):
     with pytest.raises(InputError, match=r"a smaller task\.rows"):
         Sudoku(data=str(rated), rows=240).load()
-    with pytest.raises(InputError, match="0 hard ones"):
+    with pytest.raises(InputError, match="0 hard rows"):
         Sudoku(data=str(rated), easy="0:4", hard="100:200").load()
     with pytest.raises(InputError, match="are too few for"):
         Sudoku(data=str(rated), scale="sukaku").load()
@@ -596,8 +596,8 @@ def test_parsing_over_several_lines():
 
 TYPED = {
     "empty": ("", 3, "81 characters, row by row, with . or 0 for blanks; this text has 0"),
-    "4x4 for 9x9": ("." * 16, 3, "this has 16; 4x4 is task.box=2"),
-    "9x9 for 4x4": ("." * 81, 2, "this has 81; 9x9 is task.box=3"),
+    "4x4 for 9x9": ("." * 16, 3, "this text has 16; 4x4 is task.box=2"),
+    "9x9 for 4x4": ("." * 81, 2, "this text has 81; 9x9 is task.box=3"),
     "letter": ("." * 80 + "z", 3, "character 'z' in row 9, column 9"),
     "umlaut": ("ä" + "." * 80, 3, "character 'ä' in row 1, column 1"),
     "digit too high": ("5" + "." * 15, 2, "character '5' in row 1, column 1: must be 1-4"),
