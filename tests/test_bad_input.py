@@ -491,7 +491,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data make --task sudoku --rows 5 --out {d}",
-        "--out {d}: a folder; name a file to write",
+        "--out {d}: is a folder; name a file to write",
     ),
     (
         "data make --task sudoku --rows 5 --out {d}/empty.csv",
@@ -552,7 +552,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/header.csv --task prefix-sums",
-        f"{{d}}/header.csv: a header but no rows; {BITS}",
+        f"{{d}}/header.csv: has a header but no rows; {BITS}",
     ),
     (
         "data check {d}/column.csv --task prefix-sums",
@@ -599,7 +599,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/header.csv --task sudoku",
-        f"{{d}}/header.csv: a header but no rows; {SUDOKUS}",
+        f"{{d}}/header.csv: has a header but no rows; {SUDOKUS}",
     ),
     (
         "data check {d}/header.csv --task chess",
@@ -679,7 +679,7 @@ BAD_ROWS: list[tuple[str, str, str]] = [
     (
         "chess-one.csv",
         "chess",
-        "2: Moves 'e2e4' holds 1 move(s), but the opponent's move and the answer are needed; FEN "
+        "2: Moves 'e2e4' has 1 move(s), but the opponent's move and the answer are needed; FEN "
         "must be the position before the opponent's first move",
     ),
     (

@@ -67,8 +67,8 @@ class Split:
         ```python
         >>> import eqloop
         >>> split = eqloop.Split.of([[0, 1, 1], [1, 0, 0]], [[0, 1, 0], [1, 1, 1]])
-        >>> len(split), split.puzzles[0], split.take([1]).targets.tolist()
-        (2, b'011', [[1, 1, 1]])
+        >>> len(split), split.puzzles.tolist(), split.take([1]).targets.tolist()
+        (2, [b'011', b'100'], [[1, 1, 1]])
 
         ```
         """

@@ -73,7 +73,7 @@ def project_external(points: Points) -> Points:
     ```python
     >>> import eqloop, numpy as np
     >>> eqloop.stability.project_external(np.array([[4.0, 0.0], [0.5, 0.5]])).round(3).tolist()
-    [[3.984, -0.749], [0.5, 0.5]]
+    [[3.952, -0.747], [0.5, 0.5]]
 
     ```
     """

@@ -1,4 +1,4 @@
-"""By what a run is trained: the objects that its spec names, or those that a user hands in."""
+"""Solver, gradient and loss of a run: objects from its spec, or objects of the user."""
 
 import dataclasses
 from collections.abc import Callable
@@ -54,7 +54,7 @@ LOSSES: dict[str, Callable[[Spec], AbstractLoss]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """A user's own objects; None for what the spec names."""
+    """Objects of the user; None for those that the spec names."""
 
     solver: Solver | None = None
     gradient: AbstractGradient | None = None
@@ -68,10 +68,10 @@ class Objects:
                 raise InputError(f"{name} = {made!r}: must be an object, not a class or a name")
 
     def recorded(self, spec: Spec) -> Spec:
-        """The spec of a run that these objects train: it names their classes and shows them as
-        text. An `Unroll` is written as the fields that the spec has for it.
+        """The spec of a run with these objects: it has the names of their classes, and the objects
+        as text. An `Unroll` is written as fields of the spec.
 
-        **Raises** `InputError` for objects that do not go with each other or with the spec.
+        **Raises** `InputError` for objects that cannot be combined with each other or the spec.
         """
         changes: dict[str, dict[str, Any]] = {"solver": {}, "train": {}}
         for (group, field), (_, text), made in self._places():
@@ -87,7 +87,7 @@ class Objects:
         return dataclasses.replace(spec, **groups)
 
     def check(self, spec: Spec, path: Path) -> None:
-        """**Raises** `InputError` where a run that goes on was begun with other objects."""
+        """**Raises** `InputError` if a resumed run was started with other objects."""
         tables, now = spec.tables(), self.recorded(spec).tables()
         for (group, field), (_, text), made in self._places():
             option = "solver" if field == "name" else field
@@ -118,21 +118,21 @@ class Objects:
         return Objects(*kept)
 
     def method(self, spec: Spec) -> "Method | None":
-        """What to train by; None where the spec names all of it: runs of one spec then share a
-        program. **Raises** `InputError` as `make_method`."""
+        """The method of training; None if the spec names all objects, so that runs of one spec
+        share a program. **Raises** `InputError` as `make_method` does."""
         made = make_method(spec, self)
         own = any(one is not None for one in (self.solver, self.gradient, self.loss))
         return made if own else None
 
     def _places(self) -> list[tuple[tuple[str, str], tuple[str, str], Any]]:
-        """Where an object is named in a spec, where it is shown as text, and the object."""
+        """For each object: the field of its name, the field of its text, and the object."""
         made = (self.solver, self.gradient, self.loss)
         return [(*place, one) for place, one in zip(OBJECTS.items(), made, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Method:
-    """What a training step iterates, differentiates and minimises by: constants of its program.
+    """Solver, gradient and loss of a training step: constants of its program.
 
     **Attributes:**
 
@@ -171,7 +171,7 @@ class Method:
 
         def one(x, key):
             def solve(z):
-                # Nothing is differentiated: this gradient only ends the solve by one iteration.
+                # Nothing is differentiated here; this gradient only adds one iteration.
                 options = {"solver": self.solver, "max_steps": self.max_steps}
                 return frozen(x, start=z, gradient=OneStep(), **options).state
 
@@ -181,7 +181,7 @@ class Method:
 
 
 def make_method(spec: Spec, objects: Objects | None = None) -> Method:
-    """The user's objects, and those that the spec names for the others.
+    """The method of a run: the objects of the user, and otherwise those that the spec names.
 
     **Raises** `InputError` for a class from outside the package that has no object, and for a
     gradient that cannot follow the solver.
