@@ -260,7 +260,7 @@ FEN = "4k3/8/8/8/8/8/4P3/4K3 w - - 0 1"
         (("a", "4k3/4P3/8/8/8/8/8/P3K3 w - - 0 1", "e1e2 e8e7", "1", ""), "pawns on backrank"),
         (("a", "4k3/8/8/8/8/8/4R3/4K3 w - - 0 1", "e1d1 e8d8", "1", ""), "opposite check"),
         (("a", FEN.replace("- -", "- e6"), "e2e4 e8e7", "1000", ""), "invalid ep square"),
-        (("a", FEN, "", "1000", ""), "holds 0 move(s)"),
+        (("a", FEN, "", "1000", ""), "has 0 move(s)"),
         (("a", FEN, "e2e4", "1000", ""), "has 1 move(s)"),
         (("a", FEN, "e2e4 e8e7 e4e5", "1000", ""), "an odd number"),
         (("a", FEN, "e2e5 e8e7", "1000", ""), "move 1 of Moves, 'e2e5', is illegal"),
