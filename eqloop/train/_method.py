@@ -63,9 +63,9 @@ class Objects:
     def __post_init__(self) -> None:
         kinds = {"solver": Solver, "gradient": AbstractGradient, "loss": AbstractLoss}
         for name, kind in kinds.items():
-            made = getattr(self, name)
-            if made is not None and not isinstance(made, kind):
-                raise InputError(f"{name} = {made!r}: must be an object, not a class or a name")
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise InputError(f"{name} = {value!r}: must be an object, not a class or a name")
 
     def recorded(self, spec: Spec) -> Spec:
         """The spec of a run with these objects: it has the names of their classes, and the objects
@@ -74,13 +74,13 @@ class Objects:
         **Raises** `InputError` for objects that cannot be combined with each other or the spec.
         """
         changes: dict[str, dict[str, Any]] = {"solver": {}, "train": {}}
-        for (group, field), (_, text), made in self._places():
-            if isinstance(made, Unroll):
-                if not isinstance(made.steps, int):
+        for (group, field), (_, text), item in self._places():
+            if isinstance(item, Unroll):
+                if not isinstance(item.steps, int):
                     raise InputError("solver = Unroll: must have a whole number of steps")
-                changes[group] |= {"name": "unroll", "steps": made.steps, "rtol": made.rtol}
-            elif made is not None:
-                changes[group] |= {field: reference_of(type(made)), text: described(made)}
+                changes[group] |= {"name": "unroll", "steps": item.steps, "rtol": item.rtol}
+            elif item is not None:
+                changes[group] |= {field: reference_of(type(item)), text: described(item)}
         groups = {
             name: dataclasses.replace(getattr(spec, name), **changes[name]) for name in changes
         }
@@ -88,46 +88,47 @@ class Objects:
 
     def check(self, spec: Spec, path: Path) -> None:
         """**Raises** `InputError` if a resumed run was started with other objects."""
-        tables, now = spec.tables(), self.recorded(spec).tables()
-        for (group, field), (_, text), made in self._places():
+        tables, current = spec.tables(), self.recorded(spec).tables()
+        for (group, field), (_, text), item in self._places():
             option = "solver" if field == "name" else field
-            name, then = tables[group][field], tables[group].get(text, "")
-            if made is None:
+            name, recorded_text = tables[group][field], tables[group].get(text, "")
+            if item is None:
                 if is_outside(name):
                     raise InputError(
                         f"{path} was trained by {option} {name}: go on with --{option} {name} "
                         f"(in Python {option}=...)"
                     )
                 continue
-            check_file(option, name, then, made)
-            same = same_name(name, now[group][field]) and then == now[group].get(text, "")
-            if not same or (isinstance(made, Unroll) and now != tables):
+            check_file(option, name, recorded_text, item)
+            same = same_name(name, current[group][field]) and recorded_text == current[group].get(
+                text, ""
+            )
+            if not same or (isinstance(item, Unroll) and current != tables):
                 raise InputError(
-                    f"{path} was trained by {option} {name} {then}".rstrip()
-                    + f", not by {described(made)}: go on with that one, or begin a new run"
+                    f"{path} was trained by {option} {name} {recorded_text}".rstrip()
+                    + f", not by {described(item)}: go on with that one, or begin a new run"
                 )
 
     def in_stage(self, spec: Spec, stage: Spec) -> "Objects":
-        """The objects that a stage of the run is trained by: those whose names its phase leaves as
-        they are in `spec`."""
-        mine, theirs = spec.tables(), stage.tables()
-        kept = [
-            made if mine[group][field] == theirs[group][field] else None
-            for (group, field), _, made in self._places()
+        """The objects for a stage of the run: those whose names its phase does not change."""
+        tables, stage_tables = spec.tables(), stage.tables()
+        objects = [
+            item if tables[group][field] == stage_tables[group][field] else None
+            for (group, field), _, item in self._places()
         ]
-        return Objects(*kept)
+        return Objects(*objects)
 
     def method(self, spec: Spec) -> "Method | None":
         """The method of training; None if the spec names all objects, so that runs of one spec
         share a program. **Raises** `InputError` as `make_method` does."""
-        made = make_method(spec, self)
-        own = any(one is not None for one in (self.solver, self.gradient, self.loss))
-        return made if own else None
+        method = make_method(spec, self)
+        is_custom = any(item is not None for item in (self.solver, self.gradient, self.loss))
+        return method if is_custom else None
 
     def _places(self) -> list[tuple[tuple[str, str], tuple[str, str], Any]]:
         """For each object: the field of its name, the field of its text, and the object."""
-        made = (self.solver, self.gradient, self.loss)
-        return [(*place, one) for place, one in zip(OBJECTS.items(), made, strict=True)]
+        objects = (self.solver, self.gradient, self.loss)
+        return [(*place, item) for place, item in zip(OBJECTS.items(), objects, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -206,11 +206,11 @@ def gather_texts(text: str) -> list[str]:
     """The text of each process, in order; returns when all have sent theirs."""
     if not is_multiprocess():
         return [text]
-    said = text.encode()
+    content = text.encode()
     with report_lost_process():
-        sizes = process_allgather(np.asarray(len(said), np.int32))
+        sizes = process_allgather(np.asarray(len(content), np.int32))
         room = -(-int(sizes.max()) // 4096) * 4096  # few sizes, since each one needs a compilation
-        padded = np.frombuffer(said.ljust(room, b" "), np.uint8)
+        padded = np.frombuffer(content.ljust(room, b" "), np.uint8)
         rows = process_allgather(padded) if room else np.zeros((len(sizes), 0), np.uint8)
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
@@ -219,16 +219,16 @@ def raise_on_all(make: Callable[[], T]) -> T:
     """`make()`, unless it raises `InputError` in one process: then all raise it."""
     if not is_multiprocess():
         return make()
-    made: Any = None
+    result: Any = None
     error = None
     try:
-        made = make()
+        result = make()
     except InputError as raised:
         error = str(raised)
-    for number, said in enumerate(gather_texts(json.dumps(error))):
-        if (told := json.loads(said)) is not None:
-            raise InputError(told if number == 0 else f"process {number}: {told}")
-    return made
+    for number, answer in enumerate(gather_texts(json.dumps(error))):
+        if (message := json.loads(answer)) is not None:
+            raise InputError(message if number == 0 else f"process {number}: {message}")
+    return result
 
 
 def broadcast_json(make: Callable[[], T]) -> T:

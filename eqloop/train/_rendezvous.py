@@ -164,11 +164,11 @@ class Meeting:
         if why := self._claim(int(words[1]), number, f"process {words[3]} on {words[4]}"):
             visitor.send(f"no {why}")
             return
-        told = ""
+        last_message = ""
         try:
             while not self._closed:
                 with self._changed:
-                    if self._port is None and self._missing() == told:
+                    if self._port is None and self._missing() == last_message:
                         self._changed.wait(_LOOK)
                     missing, port = self._missing(), self._port
                 if port is not None:
@@ -176,9 +176,9 @@ class Meeting:
                     return
                 if visitor.next(0.001) is not None:
                     raise ConnectionResetError  # a process sends nothing more: it has ended
-                if missing and missing != told:
+                if missing and missing != last_message:
                     visitor.send(f"wait {missing}")
-                    told = missing
+                    last_message = missing
         except OSError:
             with self._changed:
                 if self._port is None:
@@ -232,11 +232,11 @@ def _listen(address: Address, meeting: Meeting) -> _Server:
 
 def _resolve(address: Address) -> list[tuple[int, tuple]]:
     try:
-        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a host name"
         raise InputError(f"--coordinator {address}: {address.host}: {why}") from None
-    return [(family, where) for family, _, _, _, where in found]
+    return [(family, where) for family, _, _, _, where in addresses]
 
 
 def come(address: Address, processes: int, number: int, seconds: float, say: Say) -> Address:
