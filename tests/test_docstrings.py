@@ -32,6 +32,8 @@ PUBLIC = [
     eqloop.Neumann,
     eqloop.Implicit,
     eqloop.gradient_audit,
+    eqloop.default_gradients,
+    pytest.param(eqloop.GradientAuditor, marks=pytest.mark.slow),
     eqloop.Task,
     eqloop.Split.of,
     eqloop.tasks.Layout,

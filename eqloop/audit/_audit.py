@@ -236,7 +236,7 @@ def default_gradients(iterations: int) -> dict[str, AbstractGradient]:
     ```python
     >>> import eqloop
     >>> sorted(eqloop.default_gradients(2))[:2]
-    ['implicit', 'neumann-1']
+    ['implicit', 'implicit-anderson']
 
     ```
     """
