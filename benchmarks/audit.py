@@ -31,17 +31,17 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=16)
     parser.add_argument("--iterations", type=int, default=30)
     parser.add_argument("--max-steps", type=int, default=256)
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
     keys = jr.split(jr.key(0), 3)
     model = eqloop.LoopedTransformer(
-        grid=(9, 9), channels=10, classes=10, width=asked.width, heads=8, key=keys[0]
+        grid=(9, 9), channels=10, classes=10, width=options.width, heads=8, key=keys[0]
     )
-    shape = (asked.examples, 9, 9)
+    shape = (options.examples, 9, 9)
     inputs = jax.nn.one_hot(jr.randint(keys[1], shape, 0, 10), 10, dtype=jnp.float32)
     targets = jr.randint(keys[2], shape, 0, 10)
     audit = eqloop.gradient_audit(
-        model, (inputs, targets), iterations=asked.iterations, max_steps=asked.max_steps
+        model, (inputs, targets), iterations=options.iterations, max_steps=options.max_steps
     )
     columns = f"{'seconds':>9}{'compile':>9}{'f':>6}{'again':>6}{'vjp':>6}{'MiB':>6}{'cosine':>9}"
     print(f"{'':19}{columns}")

@@ -263,10 +263,10 @@ def main() -> int:
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--made", type=Path, help="A folder for the run and the sweep.")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     logging.captureWarnings(True)
     with tempfile.TemporaryDirectory() as name:
-        folder = asked.made or Path(name)
+        folder = options.made or Path(name)
         folder.mkdir(exist_ok=True)
         os.environ["EQLOOP_CACHE"] = str(folder / "cache")
         if not (folder / "sweep" / "cells.json").exists():
@@ -275,14 +275,14 @@ def main() -> int:
         faults = 0
         subjects = {folder / "run": READ_BY, folder / "sweep": SWEEP_READ_BY}
         cache, copy = folder / "cache", Path(name) / "copy"
-        for flip in damage(subjects, cache, asked.flips, asked.seed, copy):
+        for flip in damage(subjects, cache, options.flips, options.seed, copy):
             counts[flip.file][flip.outcome] += 1
             if flip.fault:
                 faults += 1
                 print(f"{flip.outcome}: byte {flip.place} of {flip.file}: {flip.seen}", flush=True)
         for file, outcomes in sorted(counts.items()):
             print(f"{file}: " + ", ".join(f"{n} {what}" for what, n in outcomes.items()))
-        print(f"{asked.flips} flips, {faults} faults")
+        print(f"{options.flips} flips, {faults} faults")
     return 1 if faults else 0
 
 

@@ -80,8 +80,8 @@ def main() -> None:
     path = parser.parse_args().file
     table = Table("what", "per second", "wanted", title=f"{os.cpu_count()} cores")
     for givens in (32, 28, 25, 24):
-        wanted = "1,000" if givens == 28 else ""
-        table.add_row(f"puzzles made, {givens} givens", f"{generation(givens):,.0f}", wanted)
+        expected = "1,000" if givens == 28 else ""
+        table.add_row(f"puzzles made, {givens} givens", f"{generation(givens):,.0f}", expected)
     for batch in (500, 4096):
         rate = augmentation(batch)
         table.add_row(f"boards augmented, batch {batch}", f"{rate:,.0f}", "300,000")

@@ -29,27 +29,29 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--iterations", type=int, default=500)
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
-    run = open_run(asked.run)
+    run = open_run(options.run)
     model, step = restore(run, "best")
     fields = run.spec.task_fields
     if run.spec.task_name == "prefix-sums":  # its own test split may be smaller
-        fields = {**fields, "test_rows": asked.examples}
+        fields = {**fields, "test_rows": options.examples}
     task = make_task(run.spec.task_name, fields)
-    split = task.load().splits["test"].take(slice(asked.examples))
+    split = task.load().splits["test"].take(slice(options.examples))
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    found = {}
+    results = {}
     for early in (True, False):
         evaluate(model, task, split, iterations=16, early_exit=early)
     for early in (True, False, True, False):
-        found[early] = evaluate(model, task, split, iterations=asked.iterations, early_exit=early)
-        seconds[early].append(found[early].seconds)
-    same = np.array_equal(found[True].predictions, found[False].predictions)
-    print(f"{asked.run}, step {step}: {len(split)} examples, {asked.iterations} iterations")
-    print(f"exact {found[False].overall.scores['exact'][-1]:.3f}")
+        results[early] = evaluate(
+            model, task, split, iterations=options.iterations, early_exit=early
+        )
+        seconds[early].append(results[early].seconds)
+    same = np.array_equal(results[True].predictions, results[False].predictions)
+    print(f"{options.run}, step {step}: {len(split)} examples, {options.iterations} iterations")
+    print(f"exact {results[False].overall.scores['exact'][-1]:.3f}")
     for early, name in ((False, "all iterations"), (True, "early exit")):
-        share = found[early].iterations_run / found[early].iterations_asked
+        share = results[early].iterations_run / results[early].iterations_asked
         print(f"{name:15} {min(seconds[early]):7.1f} s   {share:6.1%} of the iterations run")
     print(f"ratio           {min(seconds[False]) / min(seconds[True]):7.1f}")
     print(f"predictions {'identical' if same else 'DIFFER'}")

@@ -94,9 +94,9 @@ class Size:
 
     def settings(self, width: int) -> list[str]:
         heads = max(1, width // 32)  # of 32, as in the paper
-        given = {"model.width": width, "model.heads": heads, "train.batch": self.batch}
-        given |= {"solver.steps": self.loop, "task.rows": self.rows}
-        return [f"{name}={value}" for name, value in given.items()]
+        settings = {"model.width": width, "model.heads": heads, "train.batch": self.batch}
+        settings |= {"solver.steps": self.loop, "task.rows": self.rows}
+        return [f"{name}={value}" for name, value in settings.items()]
 
 
 SMALL = Size((32,), 4, 16, 2, 1, 16, 300, 4, 256, 2**20)
@@ -226,8 +226,8 @@ def eqloop_steps(arrays: dict[str, np.ndarray], size: Size, spec, task, state) -
     run()
     wall = median(run, size.rounds) / size.steps
     metrics = {name: float(value) for name, value in carried[1].items()}
-    told = {"loss": loss, "first": first, "step": wall, "memory": peak_memory()}
-    return told | {"metrics": metrics}
+    record = {"loss": loss, "first": first, "step": wall, "memory": peak_memory()}
+    return record | {"metrics": metrics}
 
 
 def eqloop_train(folder: Path, size: Size, width: int) -> dict[str, Any]:
@@ -287,9 +287,9 @@ def torch_train(folder: Path, size: Size, width: int) -> dict[str, Any]:
         return loss.item()
 
     again = False
-    began = time.perf_counter()
+    start = time.perf_counter()
     loss = run(again, 1)
-    first = time.perf_counter() - began
+    first = time.perf_counter() - start
     try:
         run(again)
     except torch.OutOfMemoryError:
@@ -344,7 +344,7 @@ def solver_costs(folder: Path, size: Size, width: int) -> dict[str, Any]:
     arrays = dict(np.load(folder / "problem.npz"))  # contracting() writes another one there
     same = ("train.loss=last", "train.lr=1e-12", "solver.rtol=1e-2", "solver.gradient_rtol=1e-2")
     same += ("solver.gradient_solver=anderson", f"solver.gradient_steps={min(6, size.loop)}")
-    found, model = {}, None
+    results, model = {}, None
     for name, (solver, gradient) in SOLVERS.items():
         more = (f"solver.name={solver}", f"solver.gradient={gradient}")
         spec, task = spec_and_task(size, width, *same, *more)
@@ -352,8 +352,8 @@ def solver_costs(folder: Path, size: Size, width: int) -> dict[str, Any]:
         if model is None:
             model = contracting(state.model, folder, width)
         state = eqx.tree_at(lambda s: s.model, state, jax.tree.map(jnp.array, model))
-        found[name] = eqloop_steps(arrays, size, spec, task, state)
-    return found
+        results[name] = eqloop_steps(arrays, size, spec, task, state)
+    return results
 
 
 def evaluation(folder: Path, size: Size, width: int) -> dict[str, Any]:
@@ -370,7 +370,7 @@ def evaluation(folder: Path, size: Size, width: int) -> dict[str, Any]:
         np.full(size.examples, b""),
         {"scale": np.full(size.examples, b"eqloop")},
     )
-    found, predictions = {}, {}
+    results, predictions = {}, {}
     for precision in ("float32", "bfloat16"):
         spec, task = spec_and_task(size, width, f"model.precision={precision}")
         model = contracting(init_state(spec).model, folder, width)
@@ -389,14 +389,14 @@ def evaluation(folder: Path, size: Size, width: int) -> dict[str, Any]:
             once()
             measured = once()
             predictions[early] = measured.predictions
-            found[f"{precision}, {'early exit' if early else 'all iterations'}"] = {
+            results[f"{precision}, {'early exit' if early else 'all iterations'}"] = {
                 "seconds": measured.seconds,
                 "run": measured.iterations_run / measured.iterations_asked,
                 "residual": measured.overall.residual_median[-1],
             }
         agree = float(np.mean(predictions[True] == predictions[False]))
-        found[f"{precision}, early exit"]["agree"] = agree
-    return found
+        results[f"{precision}, early exit"]["agree"] = agree
+    return results
 
 
 WORK = {
@@ -433,7 +433,7 @@ class Driver:
             env["JAX_PLATFORMS"] = "cpu"
         size = json.dumps(dataclasses.asdict(self.size))
         command = [python, __file__, "--worker", kind, folder, size, str(width)]
-        began = time.monotonic()
+        start = time.monotonic()
         try:
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=left)
         except subprocess.TimeoutExpired:
@@ -444,15 +444,15 @@ class Driver:
             lines = done.stderr.strip().splitlines() or ["no message"]
             named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
             return {"error": (named or lines)[-1][:200]}
-        return json.loads(done.stdout) | {"worker_seconds": time.monotonic() - began}
+        return json.loads(done.stdout) | {"worker_seconds": time.monotonic() - start}
 
     def train(self, width: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            found = {"needs": self.work("problem", folder, width, 90)}
-            if "error" not in found["needs"]:
-                found["eqloop"] = self.work("eqloop", folder, width, 180)
-                found["torch"] = self.work("torch", folder, width, 180)
-        return found
+            results = {"needs": self.work("problem", folder, width, 90)}
+            if "error" not in results["needs"]:
+                results["eqloop"] = self.work("eqloop", folder, width, 180)
+                results["torch"] = self.work("torch", folder, width, 180)
+        return results
 
     def other(self, kind: str, width: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
@@ -466,10 +466,10 @@ def parts(size: Size) -> list[str]:
     return [first, *others[:1], "solvers", "evaluation", *others[1:]]
 
 
-def train_table(found: dict[int, dict[str, Any]], rates: list[float], size: Size) -> Table:
+def train_table(results: dict[int, dict[str, Any]], rates: list[float], size: Size) -> Table:
     titles = ("width", "", "examples/s", "ms/step", "of peak", "of bound", "GiB", "first s", "loss")
     table = Table(*titles, "times torch", title=f"training, batch {size.batch}, bfloat16")
-    for width, each in found.items():
+    for width, each in results.items():
         for name in ("eqloop", "torch"):
             got = each.get(name, each["needs"])
             if "error" in got:
@@ -496,17 +496,17 @@ def ratio(each: dict[str, Any]) -> str:
     return f"{steps[0] / steps[1]:.2f}" if all(steps) else "-"
 
 
-def solver_table(found: dict[str, Any], width: int) -> Table:
+def solver_table(results: dict[str, Any], width: int) -> Table:
     table = Table(
         "solver, gradient",
         *("ms/step", "iterations", "converged", "fallback"),
         title=f"solvers and gradients, width {width}",
     )
-    if "error" in found:
-        table.add_row(found["error"])
+    if "error" in results:
+        table.add_row(results["error"])
         return table
     for name in SOLVERS:
-        got = found[name]
+        got = results[name]
         metrics = got["metrics"]
         table.add_row(
             name,
@@ -518,13 +518,13 @@ def solver_table(found: dict[str, Any], width: int) -> Table:
     return table
 
 
-def evaluation_table(found: dict[str, Any], size: Size) -> Table:
+def evaluation_table(results: dict[str, Any], size: Size) -> Table:
     title = f"{size.examples} examples, {size.iterations} iterations, width {size.widths[0]}"
     table = Table("evaluation", "seconds", "iterations run", "residual", "cells agree", title=title)
-    if "error" in found:
-        table.add_row(found["error"])
+    if "error" in results:
+        table.add_row(results["error"])
         return table
-    for name, got in found.items():
+    for name, got in results.items():
         if isinstance(got, dict):
             agree = f"{got['agree']:.2%}" if "agree" in got else ""
             cells = (f"{got['seconds']:.1f}", f"{got['run']:.1%}", f"{got['residual']:.1e}", agree)
@@ -545,40 +545,40 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=540, help="seconds for all parts")
     parser.add_argument("--torch-python", default=sys.executable, help="that has PyTorch")
     parser.add_argument("--out", type=Path, help="folder of the JSON; default benchmarks/results")
-    asked = parser.parse_args()
-    size = SMALL if asked.small else Size()
-    wanted = asked.parts.split(",") if asked.parts else parts(size)
-    if unknown := set(wanted) - set(parts(size)):
+    options = parser.parse_args()
+    size = SMALL if options.small else Size()
+    chosen = options.parts.split(",") if options.parts else parts(size)
+    if unknown := set(chosen) - set(parts(size)):
         parser.error(f"--parts: {', '.join(sorted(unknown))}: known are {', '.join(parts(size))}")
     console = Console(width=120)
-    driver = Driver(size, asked.budget, asked.torch_python, console)
+    driver = Driver(size, options.budget, options.torch_python, console)
     machine = driver.work("ceilings", "-", size.widths[0], 90)
     if "error" in machine:
         raise SystemExit(f"no device could be measured: {machine['error']}")
     rates = peak(machine["device"]) or [machine["product"], machine["copy"]]
-    found: dict[str, Any] = {"machine": machine, "size": dataclasses.asdict(size), "rates": rates}
+    results: dict[str, Any] = {"machine": machine, "size": dataclasses.asdict(size), "rates": rates}
     name = re.sub(r"\W+", "-", machine["device"].lower()).strip("-")
-    out = asked.out or Path(__file__).parent / "results"
-    for part in wanted:
+    out = options.out or Path(__file__).parent / "results"
+    for part in chosen:
         kind, _, width = part.partition("-")
-        found[part] = driver.train(int(width)) if width else driver.other(kind, size.widths[0])
-        if asked.out or not asked.small:  # after each part: a run may be cut short
+        results[part] = driver.train(int(width)) if width else driver.other(kind, size.widths[0])
+        if options.out or not options.small:  # after each part: a run may be cut short
             out.mkdir(parents=True, exist_ok=True)
-            (out / f"gpu-{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+            (out / f"gpu-{name}.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
 
     console.print(
         f"\n{machine['device']}, jax {machine['jax']}: measured {machine['product'] / 1e12:.1f} "
         f"TFLOP/s (bfloat16 product), {machine['copy'] / 1e12:.2f} TB/s (copy); shares are "
         f"of {rates[0] / 1e12:.1f} TFLOP/s and {rates[1] / 1e12:.2f} TB/s"
     )
-    trained = {int(p[6:]): found[p] for p in wanted if p.startswith("train-")}
+    trained = {int(p[6:]): results[p] for p in chosen if p.startswith("train-")}
     if trained:
         console.print(train_table(trained, rates, size))
         console.print(f"aims: {FASTER} times torch; {SHARE:.0%} of peak at width 512")
-    if "solvers" in found:
-        console.print(solver_table(found["solvers"], size.widths[0]))
-    if "evaluation" in found:
-        console.print(evaluation_table(found["evaluation"], size))
+    if "solvers" in results:
+        console.print(solver_table(results["solvers"], size.widths[0]))
+    if "evaluation" in results:
+        console.print(evaluation_table(results["evaluation"], size))
 
 
 if __name__ == "__main__":

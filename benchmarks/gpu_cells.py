@@ -51,18 +51,18 @@ SMALL_RUN = {
 }
 
 
-def grid_text(task: str, asked: argparse.Namespace) -> str:
+def grid_text(task: str, options: argparse.Namespace) -> str:
     """The grid of `benchmarks/full`, with data, steps and rows as they are asked for."""
     tables = tomllib.loads((ROOT / "benchmarks" / "full" / f"{task}.toml").read_text("utf-8"))
     fields = tables.setdefault("set", {})
-    if task == "sudoku" and asked.sudoku is not None:
-        fields["task.data"] = str(asked.sudoku.resolve())
-    evaluate = {"iterations": 500, "rows": asked.rows, "checkpoint": "last"}
-    if asked.small:
+    if task == "sudoku" and options.sudoku is not None:
+        fields["task.data"] = str(options.sudoku.resolve())
+    evaluate = {"iterations": 500, "rows": options.rows, "checkpoint": "last"}
+    if options.small:
         fields |= SMALL[task] | SMALL_RUN
         evaluate |= {"iterations": 16, "rows": 16}
-    if task in asked.steps:
-        fields["train.steps"] = asked.steps[task]
+    if task in options.steps:
+        fields["train.steps"] = options.steps[task]
     return tomli_w.dumps(tables | {"evaluate": evaluate})
 
 
@@ -81,9 +81,9 @@ class Running:
         with path.open("rb") as file:
             first = file.readline()
             file.seek(max(file.tell(), path.stat().st_size - 8192))
-            found = [first] if first.endswith(b"\n") else []
-            found += file.read().splitlines()[1:-1]  # the others may be cut off
-        rows = [row for row in map(json.loads, found) if row["kind"] == "train"]
+            entries = [first] if first.endswith(b"\n") else []
+            entries += file.read().splitlines()[1:-1]  # the others may be cut off
+        rows = [row for row in map(json.loads, entries) if row["kind"] == "train"]
         if len(rows) < 2:
             return len(rows), 0.0
         steps = rows[-1]["step"] - rows[0]["step"]
@@ -93,9 +93,9 @@ class Running:
 class Cells:
     """Runs cells of the grids, some at once, while there is time; keeps what comes out."""
 
-    def __init__(self, machine: Machine, until: float, asked: argparse.Namespace, report: Any):
-        self.machine, self.until, self.asked, self.report = machine, until, asked, report
-        self.jobs: int = asked.jobs
+    def __init__(self, machine: Machine, until: float, options: argparse.Namespace, report: Any):
+        self.machine, self.until, self.asked, self.report = machine, until, options, report
+        self.jobs: int = options.jobs
         self.queue = self._queue()
         self.running: list[Running] = []
         self.ended: list[dict[str, Any]] = []
@@ -110,7 +110,7 @@ class Cells:
         from eqloop.sweep._grid import parse_grid
         from eqloop.tasks import make_task
 
-        found = []
+        entries = []
         for task in self.asked.cells:
             text = grid_text(task, self.asked)
             grid = parse_grid(text, task, f"benchmarks/full/{task}.toml", make_task=make_task)
@@ -119,8 +119,8 @@ class Cells:
             sweep = create_sweep(
                 self.machine.work / "sweeps" / task, dataclasses.replace(grid, cells=cells)
             )
-            found += [(sweep, cell) for cell in cells]
-        return found
+            entries += [(sweep, cell) for cell in cells]
+        return entries
 
     def go(self) -> None:
         while self.queue or self.running:
@@ -166,9 +166,9 @@ class Cells:
     def _measured(self) -> float | None:
         """The pace of the sudoku recipe by the part `speed`."""
         figures = (self.report.found.get("speed") or {}).get("figures") or {}
-        found = figures.get("train-256", {})
+        entries = figures.get("train-256", {})
         try:
-            return found["eqloop"]["step"] / found["needs"]["operations"]
+            return entries["eqloop"]["step"] / entries["needs"]["operations"]
         except KeyError:
             return None
 
@@ -192,13 +192,13 @@ class Cells:
                 continue
             wall = self.machine.now - run.began
             seconds = dict(ended.seconds) | {"wall": wall}
-            said = "finished" if ended.status == "finished" else f"failed: {ended.error}"
+            outcome = "finished" if ended.status == "finished" else f"failed: {ended.error}"
             if ended.status == "finished":
                 task, trained = run.cell.spec.task_name, max(ended.seconds["train"], 1e-9)
                 pace = trained / ended.flops["train"] / self.asked.jobs
                 self.pace[task] = max(self.pace.get(task, 0.0), pace)
                 self.overhead = max(self.overhead, wall - trained)
-            self._keep(run.sweep, run.cell, said, seconds=seconds, flops=ended.flops)
+            self._keep(run.sweep, run.cell, outcome, seconds=seconds, flops=ended.flops)
 
     def _shed(self) -> None:
         """Stop the last cell where the first would not end in time beside it."""
@@ -272,13 +272,13 @@ def _recipe(task: str) -> int:
 
 def curves(sweep: "Sweep", cell: "Cell") -> dict[str, Any]:
     """What was measured of a cell after its training: share solved over iterations, by split."""
-    found = {}
+    entries = {}
     for split in cell.evaluate.splits:
         path = sweep.run(cell) / "eval" / f"{split}.json"
         if path.exists():
             table = json.loads(path.read_text("utf-8"))
             overall = table["overall"]
-            found[split] = {
+            entries[split] = {
                 "examples": overall["examples"],
                 "iterations": table["iterations"],
                 "exact": overall["scores"]["exact"],
@@ -286,7 +286,7 @@ def curves(sweep: "Sweep", cell: "Cell") -> dict[str, Any]:
                 "residual_median": overall["residual_median"],
                 "seconds": table["seconds"],
             }
-    return found
+    return entries
 
 
 def pack(archive: Path, sweeps: Path, cells: set[str]) -> None:

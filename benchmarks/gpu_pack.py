@@ -60,21 +60,21 @@ def main() -> None:
     root = Path(__file__).resolve().parents[1]
     parser.add_argument("--out", type=Path, default=root / "gpu-pack", help="is replaced")
     parser.add_argument("--shared", type=Path, default=root.parent / "shared")
-    asked = parser.parse_args()
-    data = asked.shared / "data"
+    options = parser.parse_args()
+    data = options.shared / "data"
     sudokus = [data / "sudoku" / name for name in SUDOKUS]
     vectors = sorted((data / "reference").glob("*.npz"))
     if not vectors or not all(path.is_file() for path in sudokus):
         parser.error(f"{data} has no reference vectors or no sudokus: see --shared")
-    shutil.rmtree(asked.out, ignore_errors=True)
-    (asked.out / "reference").mkdir(parents=True)
+    shutil.rmtree(options.out, ignore_errors=True)
+    (options.out / "reference").mkdir(parents=True)
     for path in vectors:
-        shutil.copyfile(path, asked.out / "reference" / path.name)
-    with gzip.open(asked.out / "sudoku.csv.gz", "wt", encoding="utf-8") as file:
+        shutil.copyfile(path, options.out / "reference" / path.name)
+    with gzip.open(options.out / "sudoku.csv.gz", "wt", encoding="utf-8") as file:
         file.writelines(rows(sudokus))
-    wheels(asked.out / "wheels")
-    size = sum(path.stat().st_size for path in asked.out.rglob("*") if path.is_file())
-    print(f"{asked.out}: {size / 2**20:.1f} MiB")
+    wheels(options.out / "wheels")
+    size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
+    print(f"{options.out}: {size / 2**20:.1f} MiB")
     if size > MOST:
         sys.exit(f"more than {MOST / 2**20:.0f} MiB: too large to carry with the repository")
 

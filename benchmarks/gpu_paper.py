@@ -56,17 +56,17 @@ SECONDS = {"right": 100.0, "speed": 150.0, "cells": 240.0}
 """Of a call with all three; the last part of a call gets what is left."""
 
 
-def plan(minutes: float, wanted: Sequence[str], stretch: bool = False) -> dict[str, float]:
+def plan(minutes: float, parts_to_run: Sequence[str], stretch: bool = False) -> dict[str, float]:
     """Seconds after the beginning at which each part has to be over: never more than `SECONDS` for
     one but the last, unless `stretch`."""
     total = 60 * minutes - CLOSING
     share = total / sum(SECONDS.values())
     share = share if stretch else min(1.0, share)
     ends, until = {}, 0.0
-    for part in wanted:
+    for part in parts_to_run:
         until += share * SECONDS[part]
         ends[part] = until
-    return ends | {wanted[-1]: total}
+    return ends | {parts_to_run[-1]: total}
 
 
 # ---------------------------------------------------------------------------------- first parts
@@ -78,12 +78,12 @@ def describe(machine: Machine) -> dict[str, Any]:
     with answers.open("wb") as out:
         process = machine.start("gpu_right.py", "device", out=out)
         machine.wait([process], machine.now + 120)
-    found = lines(answers)
-    if not found:
+    results = lines(answers)
+    if not results:
         raise SystemExit("JAX could not name a device within 120 s: see log.txt")
-    if found[0]["platform"] == "cpu" and not machine.small:
+    if results[0]["platform"] == "cpu" and not machine.small:
         raise SystemExit("JAX sees no GPU here; --small rehearses all parts on a CPU")
-    return found[0] | {"cores": os.cpu_count(), "driver": _driver()}
+    return results[0] | {"cores": os.cpu_count(), "driver": _driver()}
 
 
 def _driver() -> str | None:
@@ -147,9 +147,9 @@ def speed(machine: Machine, until: float) -> dict[str, Any]:
     with told.open("wb") as out:
         process = machine.start("gpu.py", *arguments, out=out)
         whole = machine.wait([process], until)
-    found = next((machine.work / "speed").glob("gpu-*.json"), None)
+    results = next((machine.work / "speed").glob("gpu-*.json"), None)
     return {
-        "figures": None if found is None else json.loads(found.read_text("utf-8")),
+        "figures": None if results is None else json.loads(results.read_text("utf-8")),
         "tables": told.read_text("utf-8"),
         "cut": None if whole and process.returncode == 0 else _why(whole),
     }
@@ -173,30 +173,30 @@ class Report:
         write_atomic(self.out / "gpu.md", [markdown(self.found).encode()])
 
 
-def markdown(found: Mapping[str, Any]) -> str:
-    device = found["device"]
+def markdown(results: Mapping[str, Any]) -> str:
+    device = results["device"]
     text = [
-        f"# {device['device']}, {found['when']}",
+        f"# {device['device']}, {results['when']}",
         "",
         f"Driver: {device['driver'] or 'none'}. jax {device['jax']}, jaxlib {device['jaxlib']}, "
         f"Python {device['python']}, {device['cores']} cores. {device['platform_version']}",
         "",
-        f"`{found['command']}`",
+        f"`{results['command']}`",
     ]
-    text += [f"\n{part} failed: {why}" for part, why in found.get("failed", {}).items()]
+    text += [f"\n{part} failed: {why}" for part, why in results.get("failed", {}).items()]
     for part, shown in (("right", _right), ("speed", _speed), ("cells", _cells)):
-        if (figures := found.get(part)) is not None:
+        if (figures := results.get(part)) is not None:
             text += ["", f"## {part}", "", *shown(figures)]
     return "\n".join(text) + "\n"
 
 
-def _right(found: Mapping[str, Any]) -> list[str]:
-    jobs = found["jobs"]
+def _right(results: Mapping[str, Any]) -> list[str]:
+    jobs = results["jobs"]
     ok = sum(not each["wrong"] for each in jobs.values())
-    text = [f"{ok} of {len(jobs)} checks passed; reference vectors: {found['reference']}."]
-    text += [f"- wrong: {what}" for what in found["wrong"]]
-    if found["cut"]:
-        text.append(f"- not done ({found['cut']}): {', '.join(found['left_out']) or 'nothing'}")
+    text = [f"{ok} of {len(jobs)} checks passed; reference vectors: {results['reference']}."]
+    text += [f"- wrong: {what}" for what in results["wrong"]]
+    if results["cut"]:
+        text.append(f"- not done ({results['cut']}): {', '.join(results['left_out']) or 'nothing'}")
     worst: dict[str, float] = {}
     for name, each in jobs.items():
         kind = name.partition(":")[0]
@@ -210,12 +210,12 @@ def _right(found: Mapping[str, Any]) -> list[str]:
     return text + [f"| {key} | {error:.1e} |" for key, error in worst.items()]
 
 
-def _speed(found: Mapping[str, Any]) -> list[str]:
-    cut = [f"Not whole: {found['cut']}.", ""] if found["cut"] else []
-    return [*cut, "```text", found["tables"].strip("\n"), "```"]
+def _speed(results: Mapping[str, Any]) -> list[str]:
+    cut = [f"Not whole: {results['cut']}.", ""] if results["cut"] else []
+    return [*cut, "```text", results["tables"].strip("\n"), "```"]
 
 
-def _cells(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def _cells(results: Sequence[Mapping[str, Any]]) -> list[str]:
     text = [
         "Share solved after so many iterations, in %; the cells of a call share the GPU.",
         "",
@@ -223,7 +223,7 @@ def _cells(found: Sequence[Mapping[str, Any]]) -> list[str]:
         "| best | converged | seconds: train, evaluate, all |",
         "|" + "---|" * 14,
     ]
-    for each in found:
+    for each in results:
         axes = each["axes"]
         start = f"| {each['task']} | {axes['recall']} | {axes['norm']} | {axes['lr']:g} "
         whole = each["steps_of_the_recipe"]
@@ -269,56 +269,60 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, default=3, help="cells that share the GPU")
     parser.add_argument("--small", action="store_true", help="toy sizes of all parts, for a CPU")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     single = {f"{task}:{':'.join(axes)}": (task, axes) for task in ORDER for axes in ORDER[task]}
     for name, known in (("parts", [*SECONDS]), ("cells", [*ORDER, *single])):
-        given = getattr(asked, name).split(",")
-        if unknown := set(given) - set(known):
+        values = getattr(options, name).split(",")
+        if unknown := set(values) - set(known):
             parser.error(f"--{name}: {', '.join(sorted(unknown))}: known are {', '.join(known)}")
-        setattr(asked, name, [each for each in known if each in given])
+        setattr(options, name, [each for each in known if each in values])
     cells: dict[str, list[tuple[str, str]]] = {}
     for name, (task, axes) in single.items():
-        if task in asked.cells or name in asked.cells:
+        if task in options.cells or name in options.cells:
             cells.setdefault(task, []).append(axes)
-    asked.cells = cells
+    options.cells = cells
     steps = {}
-    for each in asked.steps:
+    for each in options.steps:
         task, _, number = each.partition("=")
         if task not in ORDER or not number.isdecimal() or int(number) < 1:
             parser.error(f"--steps {each}: write TASK=N, TASK one of {', '.join(ORDER)}")
         steps[task] = int(number)
-    asked.steps = steps
-    if asked.jobs < 1 or asked.rows < 0:
+    options.steps = steps
+    if options.jobs < 1 or options.rows < 0:
         parser.error("--jobs must be at least 1, --rows at least 0")
-    if 60 * asked.minutes < 3 * CLOSING:
-        parser.error(f"--minutes {asked.minutes:g}: must be at least {3 * CLOSING / 60:g}")
-    if asked.sudoku is not None and not asked.sudoku.is_file():
-        parser.error(f"--sudoku {asked.sudoku}: there is no such file")
-    return asked
+    if 60 * options.minutes < 3 * CLOSING:
+        parser.error(f"--minutes {options.minutes:g}: must be at least {3 * CLOSING / 60:g}")
+    if options.sudoku is not None and not options.sudoku.is_file():
+        parser.error(f"--sudoku {options.sudoku}: there is no such file")
+    return options
 
 
 def main() -> int:
-    asked = parse(sys.argv[1:])
-    asked.out.mkdir(parents=True, exist_ok=True)
-    asked.out = asked.out.resolve()
+    options = parse(sys.argv[1:])
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.out = options.out.resolve()
     work = Path(tempfile.mkdtemp(prefix="gpu-paper-"))
-    machine, report = Machine(work, asked.out / "log.txt", asked.small), Report(asked.out)
-    ends = plan(asked.minutes, asked.parts, stretch=asked.small)
+    machine, report = Machine(work, options.out / "log.txt", options.small), Report(options.out)
+    ends = plan(options.minutes, options.parts, stretch=options.small)
     for part, until in ends.items():
         machine.say(f"plan: {part} until {clock(until)}")
-    machine.say(f"plan: everything on disk until {clock(60 * asked.minutes)}")
-    reference = asked.reference.resolve() if any(asked.reference.glob("*.npz")) else None
-    if "right" in asked.parts and reference is None:
-        machine.say(f"{asked.reference} has no reference vectors: that check is left out")
-    if "cells" in asked.parts and "sudoku" in asked.cells and not (asked.sudoku or asked.small):
+    machine.say(f"plan: everything on disk until {clock(60 * options.minutes)}")
+    reference = options.reference.resolve() if any(options.reference.glob("*.npz")) else None
+    if "right" in options.parts and reference is None:
+        machine.say(f"{options.reference} has no reference vectors: that check is left out")
+    if (
+        "cells" in options.parts
+        and "sudoku" in options.cells
+        and not (options.sudoku or options.small)
+    ):
         machine.say("without --sudoku FILE there are no real sudokus: those cells are left out")
-        del asked.cells["sudoku"]
+        del options.cells["sudoku"]
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         report.found |= {"when": time.strftime("%Y-%m-%d"), "device": describe(machine)}
         report.found |= {"command": " ".join(sys.argv), "plan": ends}
         report.save()
-        for part in asked.parts:
+        for part in options.parts:
             began = machine.now
             machine.say(f"{part} begins: until {clock(ends[part])}")
             try:
@@ -327,7 +331,7 @@ def main() -> int:
                 elif part == "speed":
                     report.found[part] = speed(machine, ends[part])
                 else:
-                    cells = Cells(machine, ends[part], asked, report)
+                    cells = Cells(machine, ends[part], options, report)
                     report.found[part] = cells.ended
                     cells.go()
             except Exception as error:  # the other parts are not to blame, and a GPU is rare
@@ -336,7 +340,7 @@ def main() -> int:
                 end(machine.started, CLOSING / 2)
             report.found.setdefault("seconds", {})[part] = machine.now - began
             report.save()
-            machine.say(f"{part} is over: {asked.out} has it")
+            machine.say(f"{part} is over: {options.out} has it")
     finally:
         machine.close()
     print(markdown(report.found))

@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--small", action="store_true", help="toy sizes, for a CPU")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="gpu-profile-"))
     dump = f"--xla_dump_to={folder / 'dump'} --xla_dump_hlo_as_text"
     os.environ["XLA_FLAGS"] = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), dump)))
@@ -62,7 +62,7 @@ def main() -> None:
     from eqloop.train import init_state, make_step
     from eqloop.train._step import Data
 
-    size, width = (SMALL, 32) if asked.small else (Size(), asked.width)
+    size, width = (SMALL, 32) if options.small else (Size(), options.width)
     needs = make_problem(folder, size, width)
     arrays = dict(np.load(folder / "problem.npz"))
     spec, task = spec_and_task(size, width)
@@ -77,9 +77,9 @@ def main() -> None:
 
     state = run(run(state))
     with jax.profiler.trace(str(folder / "trace")):
-        began = time.perf_counter()
+        start = time.perf_counter()
         state = run(state)
-        wall = (time.perf_counter() - began) * 1e3 / TRACED
+        wall = (time.perf_counter() - start) * 1e3 / TRACED
     took = kernels(folder / "trace")
     table = [
         {
@@ -91,7 +91,7 @@ def main() -> None:
         for name, each in took.items()
     ]
     table.sort(key=lambda row: -row["ms"])
-    found = {
+    results = {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "width": width,
@@ -101,11 +101,11 @@ def main() -> None:
         "kernels_ms": sum(row["ms"] for row in table),
         "kernels": table,
     }
-    (asked.out / "profile.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    (options.out / "profile.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     programs = (folder / "dump").glob("*after_optimizations.txt")
     largest = max(programs, key=lambda path: path.stat().st_size)
-    (asked.out / "program.txt.gz").write_bytes(gzip.compress(largest.read_bytes()))
-    print(f"{found['device']}: {wall:.1f} ms a step, {found['kernels_ms']:.1f} ms of kernels")
+    (options.out / "program.txt.gz").write_bytes(gzip.compress(largest.read_bytes()))
+    print(f"{results['device']}: {wall:.1f} ms a step, {results['kernels_ms']:.1f} ms of kernels")
     for row in table[:30]:
         print(
             f"{row['ms']:8.3f} ms  {row['runs']:7.1f} x {row['median_us']:8.1f} us  {row['kernel']}"

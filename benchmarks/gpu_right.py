@@ -63,20 +63,20 @@ def jobs(reference: Path | None) -> list[str]:
     names, gradients = (
         typing.get_args(typing.get_type_hints(SolverSpec)[field]) for field in ("name", "gradient")
     )
-    found = []
+    results = []
     for name, gradient in itertools.product(names, gradients):
         try:
             SolverSpec(name=name, gradient=gradient)
         except InputError:
             continue  # the one cannot follow the steps of the other
-        found.append(f"step:{name}:{gradient}")
+        results.append(f"step:{name}:{gradient}")
     files = [] if reference is None else sorted(reference.glob("*.npz"))
-    return [f"reference:{path}" for path in files] + found
+    return [f"reference:{path}" for path in files] + results
 
 
-def relative(found: Any, wanted: Any) -> float:
-    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+def relative(results: Any, expected: Any) -> float:
+    results, expected = np.asarray(results, np.float64), np.asarray(expected, np.float64)
+    return float(np.linalg.norm(results - expected) / np.linalg.norm(expected))
 
 
 # ----------------------------------------------------------------------------- reference vectors
@@ -166,18 +166,18 @@ def _errors(data: dict[str, Any], model: Any, x: Any, target: Any) -> dict[str, 
         )
 
     outputs, gradients = run(model)
-    found = {"states": 0.0, "logits": 0.0, "gradients": 0.0}
+    results = {"states": 0.0, "logits": 0.0, "gradients": 0.0}
     for steps, (state, logits) in outputs.items():
-        wanted = np.moveaxis(data[f"logits_{steps}"], 1, -1)
-        found["states"] = _larger(found["states"], relative(state, data[f"state_{steps}"]))
-        found["logits"] = _larger(found["logits"], relative(logits, wanted))
+        expected = np.moveaxis(data[f"logits_{steps}"], 1, -1)
+        results["states"] = _larger(results["states"], relative(state, data[f"state_{steps}"]))
+        results["logits"] = _larger(results["logits"], relative(logits, expected))
     for prefix, gradient in gradients.items():
         parts = eqloop.interop.to_paper_state_dict(gradient)
         names = [k.removeprefix(prefix) for k in data if k.startswith(prefix)]
         ours = np.concatenate([parts[name].ravel() for name in names])
         theirs = np.concatenate([data[prefix + name].ravel() for name in names])
-        found["gradients"] = _larger(found["gradients"], relative(ours, theirs))
-    return found
+        results["gradients"] = _larger(results["gradients"], relative(ours, theirs))
+    return results
 
 
 def _larger(a: float, b: float) -> float:
@@ -318,14 +318,14 @@ def main() -> None:
 
 def run_jobs(names: Sequence[str], out: IO[str]) -> None:
     for job in names:
-        began, (kind, *arguments) = time.perf_counter(), job.split(":")
+        start, (kind, *arguments) = time.perf_counter(), job.split(":")
         try:
-            found: dict[str, Any] = WORK[kind](*arguments)
+            results: dict[str, Any] = WORK[kind](*arguments)
         except Exception as error:  # the other jobs are not to blame
             text = (str(error).strip() or "no message").splitlines()[0]
-            found = {"wrong": [f"{type(error).__name__}: {text}"[:300]]}
-        found["seconds"] = time.perf_counter() - began
-        print(json.dumps({"job": job} | found), file=out, flush=True)
+            results = {"wrong": [f"{type(error).__name__}: {text}"[:300]]}
+        results["seconds"] = time.perf_counter() - start
+        print(json.dumps({"job": job} | results), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -49,11 +49,11 @@ def measure(path: Path) -> dict[str, Any]:
     )  # fmt: skip
     weights, spec = weight_figures(model), run.spec.model
     claims = predict(spec.recall, spec.norm, spec.residual, weights.get("rho_w_x"))
-    found = report.tables() | {"predicted": compare(claims, report.verdict)}
-    found["spectrum"]["weights"] = weights
-    found["settings"] |= {"run": str(path), "step": step, "task": task.name, "split": "hard"}
-    save_stability(run.path, found, {"examples": []})
-    return found
+    tables = report.tables() | {"predicted": compare(claims, report.verdict)}
+    tables["spectrum"]["weights"] = weights
+    tables["settings"] |= {"run": str(path), "step": step, "task": task.name, "split": "hard"}
+    save_stability(run.path, tables, {"examples": []})
+    return tables
 
 
 def main(sweep: Path) -> None:
@@ -61,15 +61,15 @@ def main(sweep: Path) -> None:
     for number, path in enumerate(todo, 1):
         if (path / "stability" / "report.json").exists():
             continue
-        began = time.perf_counter()
+        start = time.perf_counter()
         if (spec := open_run(path).spec.model) != shape:
             jax.clear_caches()  # or the programs of all shapes add up to gigabytes
             shape = spec
-        said = measure(path)["verdict"]
+        verdict = measure(path)["verdict"]
         print(
             f"{number}/{len(todo)} {path.name}: "
-            + ", ".join(each["verdict"] for each in said.values())
-            + f", {time.perf_counter() - began:.0f} s",
+            + ", ".join(each["verdict"] for each in verdict.values())
+            + f", {time.perf_counter() - start:.0f} s",
             flush=True,
         )
 

@@ -106,7 +106,7 @@ def leftovers(folder: Path) -> list[str]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Checkpoints and what is best, and the log without times and checksums."""
-    found = {
+    results = {
         str(each.relative_to(folder)): each.read_bytes()
         for each in [*folder.glob("checkpoints/*"), folder / "spec.toml"]
     }
@@ -114,7 +114,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     for row in rows:
         for name in ("seconds", "examples_per_s", "crc32"):
             row.pop(name, None)
-    return found | {"metrics.jsonl": json.dumps(rows).encode()}
+    return results | {"metrics.jsonl": json.dumps(rows).encode()}
 
 
 def trainings(folder: Path, tasks: list[str], kills: int, rng: random.Random) -> Iterator[str]:
@@ -194,13 +194,13 @@ def whole(folder: Path) -> None:
 def stamps(folder: Path) -> dict[str, int]:
     if not folder.exists():
         return {}
-    found = {}
+    results = {}
     for path in folder.iterdir():
         try:
-            found[path.name] = path.stat().st_mtime_ns
+            results[path.name] = path.stat().st_mtime_ns
         except FileNotFoundError:
             continue
-    return found
+    return results
 
 
 def main() -> int:

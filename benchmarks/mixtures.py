@@ -107,12 +107,12 @@ def main() -> None:
             spec, mixture = drawn(draw, chosen.steps, refusals)
             name = ", ".join(f"{field}={value}" for field, value in mixture.items())
             try:
-                said = trained(spec, (chosen.out or Path(folder)) / str(number), number % 2 == 1)
+                message = trained(spec, (chosen.out or Path(folder)) / str(number), number % 2 == 1)
             except Exception:
                 faults += 1
                 print(f"{number}: FAULT with {name}\n{traceback.format_exc()}", flush=True)
             else:
-                print(f"{number}: {said}: {name}", flush=True)
+                print(f"{number}: {message}: {name}", flush=True)
             jax.clear_caches()
     print(f"{chosen.mixtures} mixtures, {faults} faults; refused before: {refusals.total()}")
     for line, count in refusals.most_common():

@@ -66,27 +66,27 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--iterations", type=int, default=240)
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
     print(
         "| run | trained in | split | floor f32 | floor bf16 | apart | equal | solved f32 / bf16 |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for path in asked.runs:
+    for path in options.runs:
         run = open_run(path)
         trained, _ = restore(run, "best")
         task = make_task(run.spec.task_name, run.spec.task_fields)
         splits = task.load().splits
         for name in ("test", "hard"):
-            split = splits[name].evenly(asked.examples)
-            found = []
+            split = splits[name].evenly(options.examples)
+            results = []
             for precision in ("float32", "bfloat16"):
                 spec = dataclasses.replace(run.spec.model, precision=precision)
                 like = eqx.filter_eval_shape(make_model, spec, jax.random.key(0))
                 model = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(trained))
-                tokens, count = jnp.asarray(split.inputs), jnp.asarray(asked.iterations)
-                found.append([np.asarray(a) for a in run_loop(model, task, tokens, count)])
-            (z, answer, floor), (low_z, low_answer, low_floor) = found
+                tokens, count = jnp.asarray(split.inputs), jnp.asarray(options.iterations)
+                results.append([np.asarray(a) for a in run_loop(model, task, tokens, count)])
+            (z, answer, floor), (low_z, low_answer, low_floor) = results
             flat, low = z.reshape(len(z), -1), low_z.reshape(len(z), -1)
             apart = np.linalg.norm(low - flat, axis=1) / np.linalg.norm(flat, axis=1)
             cells = tuple(range(1, answer.ndim))

@@ -25,20 +25,20 @@ def main() -> None:
     splits = {name: task.load().splits[name] for name in ("test", "hard")}
     spec = resolve("sudoku", "quick", ["model.width=256", "model.heads=8"], make_task=make_task)
     model = eqloop.LoopedTransformer(task.grid, task.channels, task.classes, 256, 8, key=jr.key(0))
-    part, began = "", time.perf_counter()
+    part, start = "", time.perf_counter()
 
     def show(name: str, done: int, total: int | None) -> None:
         nonlocal part
         if name != part:
-            print(f"{time.perf_counter() - began:6.1f} s  {name}", flush=True)
+            print(f"{time.perf_counter() - start:6.1f} s  {name}", flush=True)
             part = name
 
-    found = examine(
+    report = examine(
         model, task, splits, spec, split="hard", examples=64, iterations=256, progress=show
     )
-    print(f"{time.perf_counter() - began:6.1f} s  done")
-    for axis, said in found["verdict"].items():
-        print(f"{axis}: {said['verdict']}")
+    print(f"{time.perf_counter() - start:6.1f} s  done")
+    for axis, statement in report["verdict"].items():
+        print(f"{axis}: {statement['verdict']}")
 
 
 if __name__ == "__main__":

@@ -64,22 +64,22 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
-    asked.folder.mkdir(parents=True)
-    grid = asked.folder / "grid.toml"
+    options.folder.mkdir(parents=True)
+    grid = options.folder / "grid.toml"
     grid.write_text(GRID)
-    compiled = {"JAX_COMPILATION_CACHE_DIR": str(asked.folder / "compiled")}
+    compiled = {"JAX_COMPILATION_CACHE_DIR": str(options.folder / "compiled")}
     environment = {**os.environ, **compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    chance, kinds, stages = random.Random(asked.seed), Counter(), Counter()
+    chance, kinds, stages = random.Random(options.seed), Counter(), Counter()
 
     def begin(path: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "eqloop.cli", "sweep", str(grid), "--out", str(path)]
         return subprocess.Popen(
-            [*command, "--jobs", str(asked.jobs)],
+            [*command, "--jobs", str(options.jobs)],
             env=environment,
             stdout=subprocess.DEVNULL,
-            stderr=(asked.folder / "errors.txt").open("ab"),
+            stderr=(options.folder / "errors.txt").open("ab"),
             start_new_session=True,
         )
 
@@ -91,9 +91,9 @@ def main() -> None:
             sys.exit(f"{path}: left over: {left}")
         return results(path)
 
-    whole = finish(asked.folder / "whole")
-    for number in range(asked.kills):
-        path = asked.folder / f"sweep-{number // 2}"
+    whole = finish(options.folder / "whole")
+    for number in range(options.kills):
+        path = options.folder / f"sweep-{number // 2}"
         command = begin(path)
         at_work = number % 2 == 1
         wait_for(path / "cells.json" if at_work else path, command)
@@ -104,17 +104,17 @@ def main() -> None:
         stages[reached(path)] += 1
         disturb(command, kind)
         print(f"kill {number + 1}: {' '.join(stage)}, {reached(path)}", flush=True)
-        if (at_work or number == asked.kills - 1) and finish(path) != whole:
+        if (at_work or number == options.kills - 1) and finish(path) != whole:
             sys.exit(f"{path}: another table than undisturbed")
-    path = asked.folder / "shared"
+    path = options.folder / "shared"
     codes = [each.wait(timeout=1200) for each in [begin(path) for _ in range(3)]]
     # 1 where the last cells are those of another of them.
     if 0 not in codes or not {*codes} <= {0, 1} or finish(path) != whole:
         sys.exit(f"{path}: three at once ended with the codes {codes}, or with another table")
-    for file in (asked.folder / "errors.txt", *asked.folder.glob("*/logs/*.txt")):
+    for file in (options.folder / "errors.txt", *options.folder.glob("*/logs/*.txt")):
         if "Traceback" in file.read_text():
             sys.exit(f"{file} has a traceback")
-    print(f"{asked.kills} kills, seed {asked.seed}: nothing lost, nothing left over, one table")
+    print(f"{options.kills} kills, seed {options.seed}: nothing lost, nothing left over, one table")
     for stage, count in sorted(kinds.items()):
         print(f"  {' '.join(stage)}: {count}")
     for stage, count in sorted(stages.items()):

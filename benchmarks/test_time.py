@@ -87,23 +87,23 @@ def main() -> None:
 
     seconds = {"fixed": [], "refilled": []}
     whole = fixed(model, task, split, asked.batch, asked.budget)
-    found = refilled()
+    answers = refilled()
     for _ in range(2):
         began = time.perf_counter()
         whole = fixed(model, task, split, asked.batch, asked.budget)
         seconds["fixed"].append(time.perf_counter() - began)
-        found = refilled()
-        seconds["refilled"].append(found.seconds)
-    needed = int(found.evaluations.sum())
-    spread = np.percentile(found.steps, [0, 10, 50, 90, 100]).astype(int)
-    print(f"steps 0/10/50/90/100 %: {spread.tolist()}, converged {found.overall.converged:.3f}")
-    for name, computed in (("fixed", whole[2]), ("refilled", found.slot_steps)):
+        answers = refilled()
+        seconds["refilled"].append(answers.seconds)
+    needed = int(answers.evaluations.sum())
+    spread = np.percentile(answers.steps, [0, 10, 50, 90, 100]).astype(int)
+    print(f"steps 0/10/50/90/100 %: {spread.tolist()}, converged {answers.overall.converged:.3f}")
+    for name, computed in (("fixed", whole[2]), ("refilled", answers.slot_steps)):
         best = min(seconds[name])
         share = needed / computed
         print(f"{name:9} {best:7.2f} s  {computed:9,} iterations, {share:5.1%} of them needed")
     print(f"ratio     {min(seconds['fixed']) / min(seconds['refilled']):7.2f}")
     # The model goes on for one iteration after the solver; that may change an undecided answer.
-    print(f"same predictions: {(whole[0] == found.predictions).all(axis=1).mean():.1%}")
+    print(f"same predictions: {(whole[0] == answers.predictions).all(axis=1).mean():.1%}")
     for restarts, select in ((1, "residual"), (5, "residual"), (5, "vote")):
         cost = refilled(restarts=restarts, select=select, noise=asked.noise).overall
         print(

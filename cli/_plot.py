@@ -24,7 +24,7 @@ def check_plot(path: Path) -> None:
         raise InputError("--plot needs matplotlib: pip install 'eqloop[plot]'")
 
 
-def say_nothing_is_drawn() -> None:
+def warn_no_matplotlib() -> None:
     """Note that a report has no page because matplotlib is missing."""
     notes().print(
         "note: page and figures need matplotlib: pip install 'eqloop[plot]'", markup=False

@@ -1,4 +1,4 @@
-"""What `train`, `eval` and `solve` share: a model out of a run folder, and tables of figures."""
+"""Parts that commands share: options, loading the model of a run, and tables of results."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def choice(meaning: str, names: Mapping[str, Any], group: str | None = None) -> str:
-    """The help of an option that takes a name of a table or, with the entry-point group of them, a
-    class from outside the package."""
+    """The help of an option that takes a name of a table or, if `group` names the entry-point group
+    of such classes, a class from outside the package."""
     outside = f"; or path/to/file.py:CLASS, or a name of the entry points {group}" if group else ""
     return f"{meaning} one of: {meanings(names)}{outside}."
 
@@ -42,7 +42,7 @@ TaskOfRun = Annotated[
     ),
 ]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Go on past bad rows of a file, and count them.")
+    bool, typer.Option("--skip-bad", help="Skip bad rows of a file, and count them.")
 ]
 
 Budget = Annotated[
@@ -56,7 +56,7 @@ Restarts = Annotated[
     typer.Option(
         min=1,
         max=10**6,
-        help="Begin each puzzle from this number of starts with --budget; all but one are noisy.",
+        help="Solve each puzzle from this number of starts with --budget; all but one have noise.",
     ),
 ]
 Select = Annotated[
@@ -71,33 +71,35 @@ SolverName = Annotated[
             {name: facts for name, facts in SOLVERS.items() if facts.converges},
             "eqloop.solvers",
         )
-        + " The default is the run's own solver if it stops by itself, else fixed-point."
+        + " The default is the solver of the run if it has a stopping test, else fixed-point."
     ),
 ]
 
 
 INTERRUPTED = 130
-"""The exit code of what Ctrl-C stopped, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 WORK = 2.5e12
-"""Floating-point operations of an evaluation without `rows`, about a minute of two cores."""
+"""Floating-point operations of an evaluation without `rows`: about a minute on two cores."""
 ITERATIONS = 512
-"""Where neither --iterations nor --budget is given."""
+"""Number of iterations without --iterations and --budget."""
 
 
 def refuse_idle_options(budget: int | None, iterations: int | None, **with_budget: Any) -> None:
-    """What would have no effect is not passed over in silence."""
+    """**Raises** `InputError` for options that would have no effect."""
     if budget is not None and iterations is not None:
         raise InputError("--iterations has no effect with --budget: leave out one of them")
     for name, value in with_budget.items():
         if budget is None and value is not None:
-            raise InputError(f"--{name} needs --budget, the evaluations that each start may take")
+            raise InputError(
+                f"--{name} requires --budget, the number of evaluations from each start"
+            )
 
 
 def open_model(
     run: Path, checkpoint: str, task_class: str | None = None, **fields: Any
 ) -> "tuple[Any, Task, Run, int]":
-    """The model, the task (with `fields` in place of those of the run), the opened run, and the
-    step that the checkpoint is of. `task_class` is what `--task` says."""
+    """Open a run. **Returns** the model, the task (with `fields` replaced), the run, and the step
+    of the checkpoint. `task_class` is the value of `--task`."""
     from .._load import load_trained
     from ..run import open_run
 
@@ -118,28 +120,29 @@ def check_task(task_class: str, tasks: Collection[str], place: object) -> None:
     from ..tasks import named
 
     if (name := named(task_class)) not in tasks:
-        told = ", ".join(sorted(tasks))
-        raise InputError(f"--task {task_class}: is {name}, and the task of {place} is {told}")
+        expected = ", ".join(sorted(tasks))
+        raise InputError(f"--task {task_class}: is {name}, but the task of {place} is {expected}")
 
 
 def load_splits(
     run: "Run", task: "Task", split: str | None, *, same: bool = True
 ) -> "dict[str, Split]":
-    """One split, or all but that for training; with `same` as the run was trained with."""
+    """One split, or all except train; `same` checks that they are those of the run."""
     with progress("reading the data") as report:
         loaded = task.load(progress=report)
     if split is not None and split not in loaded.splits:
-        raise InputError(f"--split {split}: there are {', '.join(loaded.splits)}")
-    wanted = [split] if split else [name for name in loaded.splits if name != "train"]
+        raise InputError(f"--split {split}: must be one of {', '.join(loaded.splits)}")
+    names = [split] if split else [name for name in loaded.splits if name != "train"]
     if same:
-        _same(run, loaded.manifest, wanted)
-    return {name: loaded.splits[name] for name in wanted}
+        _check_unchanged(run, loaded.manifest, names)
+    return {name: loaded.splits[name] for name in names}
 
 
 def open_checkpoint(
     path: Path, checkpoint: str, split: str, task_data: Path | None, task_class: str | None
 ) -> "tuple[Any, Task, Run, int, dict[str, Split]]":
-    """The model, the task, the run, the step, and the splits to look at."""
+    """Open a run or one of its checkpoints. **Returns** the model, the task, the run, the step, and
+    the splits to examine."""
     run = path
     if path.suffix == ".safetensors":
         run, number = path.parent.parent, path.stem.removeprefix("step-")
@@ -152,30 +155,30 @@ def open_checkpoint(
     model, task, opened, step = open_model(run, checkpoint, task_class, **fields)
     splits = load_splits(opened, task, None, same=task_data is None)
     if split not in splits:
-        raise InputError(f"--split {split}: there are {', '.join(splits)}")
-    splits = {name: each for name, each in splits.items() if name in {"test", "hard", split}}
+        raise InputError(f"--split {split}: must be one of {', '.join(splits)}")
+    splits = {name: part for name, part in splits.items() if name in {"test", "hard", split}}
     return model, task, opened, step, splits
 
 
-def _same(run: "Run", manifest: Mapping[str, Any], wanted: list[str]) -> None:
-    """Splits made from a file that has changed may hold examples that the run was trained on."""
-    for name in wanted:
-        now, then = (each.get("splits", {}).get(name) for each in (manifest, run.manifest))
-        if now != then:
+def _check_unchanged(run: "Run", manifest: Mapping[str, Any], names: list[str]) -> None:
+    """Splits of a file that has changed may contain examples that the run was trained on."""
+    for name in names:
+        current, trained = (m.get("splits", {}).get(name) for m in (manifest, run.manifest))
+        if current != trained:
             raise InputError(
-                f"the data of {run.path} has changed since it was trained ({name} is no longer the "
+                f"the data of {run.path} has changed since training ({name} is no longer the "
                 "same): restore the file, or see `eqloop eval --data`"
             )
 
 
 def describe_plan(splits: "Mapping[str, Split]", iterations: int, rows: int | None) -> str:
-    """What an evaluation is going to do, in one line."""
+    """One line on what an evaluation will do."""
     names = ", ".join(f"{name} ({len(split):,})" for name, split in splits.items())
     if rows is None:
         sample = "a random sample of each, about a minute of work on two cores (--rows 0: all)"
     else:
         sample = f"at most {rows:,} examples of each" if rows else "all examples"
-    return f"evaluating {names}: {iterations} iterations at most, {sample}"
+    return f"evaluating {names}: at most {iterations} iterations, {sample}"
 
 
 def measure(
@@ -188,16 +191,16 @@ def measure(
     iterations: int,
     rows: int | None,
 ) -> "dict[str, Evaluation]":
-    """Evaluate on each split, at most `rows` examples of it (0: all), and save the results. With
-    None for `rows` the splits share `WORK` equally, and what one does not need goes to the next.
+    """Evaluate on each split, on at most `rows` examples of it (0: all), and save the results. If
+    `rows` is None, the splits share `WORK` equally; what a split does not need goes to the next.
 
-    Where Ctrl-C stops it, returns the splits that were done: see `stop_if_missing`."""
+    After Ctrl-C, returns the finished splits: see `stop_if_missing`."""
     import jax
 
     from ..evaluate import at_most
     from ..evaluate import measure as measure_split
 
-    # The products with the weights of the blocks are nearly all of the work.
+    # Products with the weights of the blocks are almost all of the work.
     weights = sum(leaf.size for leaf in jax.tree.leaves(model.blocks) if hasattr(leaf, "size"))
     per_iteration = {
         name: 2 * weights * math.prod(split.inputs.shape[1:]) for name, split in splits.items()
@@ -207,49 +210,51 @@ def measure(
         for name, split in splits.items()
     }
     if rows is None:
-        bound = {name: min(most, WORK / len(splits)) for name, most in bound.items()}
-    measured, done, left = {}, 0.0, WORK
-    with _whole_splits(measured), progress_of_work("evaluating") as report:
+        bound = {name: min(work, WORK / len(splits)) for name, work in bound.items()}
+    measured, finished_work, remaining_work = {}, 0.0, WORK
+    with _finished_splits(measured), progress_of_work("evaluating") as report:
         for number, (name, split) in enumerate(splits.items()):
-            spent = 0
+            iterations_run = 0
 
-            def show(now: int, most: int, name=name, before=done) -> None:
-                nonlocal spent
-                spent = now
-                part = before + now / most * bound[name]
+            def show(done: int, total: int, name=name, before=finished_work) -> None:
+                nonlocal iterations_run
+                iterations_run = done
+                part = before + done / total * bound[name]
                 report(int(part), int(sum(bound.values())), f"evaluating {name}")
 
             show(0, 1)
-            work = left / (len(splits) - number) / per_iteration[name] if rows is None else None
+            work = None
+            if rows is None:
+                work = remaining_work / (len(splits) - number) / per_iteration[name]
             measured[name] = measure_split(
                 run, step, model, task, name, split,
                 iterations=iterations, rows=rows or 0, work=work, progress=show,
             )  # fmt: skip
-            done += bound[name]
-            left -= spent * per_iteration[name]
+            finished_work += bound[name]
+            remaining_work -= iterations_run * per_iteration[name]
     return measured
 
 
 @contextmanager
-def _whole_splits(done: Mapping[str, Any]) -> Iterator[None]:
-    """Where one split is done, Ctrl-C ends the work on the others and not the command."""
+def _finished_splits(finished: Mapping[str, Any]) -> Iterator[None]:
+    """After a first finished split, Ctrl-C ends only the work on the others, not the command."""
     try:
         yield
     except KeyboardInterrupt:
-        if not done:
+        if not finished:
             raise
 
 
-def stop_if_missing(splits: Mapping[str, Any], done: Mapping[str, Any], again: str) -> None:
-    """The last word of a command that Ctrl-C stopped before all of its splits were done."""
-    missing = [name for name in splits if name not in done]
+def stop_if_missing(splits: Mapping[str, Any], finished: Mapping[str, Any], again: str) -> None:
+    """Name the splits that Ctrl-C left unfinished, and exit."""
+    missing = [name for name in splits if name not in finished]
     if missing:
-        said = f"stopped before {', '.join(missing)}, which {again}"
-        notes().print(said, markup=False, soft_wrap=True)
+        message = f"stopped before {', '.join(missing)}, which {again}"
+        notes().print(message, markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
 
 
-def spend(
+def solve_splits(
     run: "Run",
     step: int,
     model: Any,
@@ -260,61 +265,68 @@ def spend(
     solver: str | None,
     **options: Any,
 ) -> "dict[str, Solved]":
-    """Solve the examples of each split, `options` being those of `eqloop.evaluate.solve`, and save
-    the results; stopped by Ctrl-C as `measure`."""
+    """Solve the examples of each split and save the results; `options` are passed to
+    `eqloop.evaluate.solve`. Ctrl-C stops it as it stops `measure`."""
     from .._build import named_solver
     from ..evaluate import at_most, solve
     from ..run import CostRecord, Sample, save_cost
 
-    name_of_solver, made = named_solver(run.spec.solver, solver)
-    asked = {name: options[name] for name in ("budget", "restarts", "select")}
+    name_of_solver, chosen_solver = named_solver(run.spec.solver, solver)
+    recorded = {name: options[name] for name in ("budget", "restarts", "select")}
     solved = {}
-    with _whole_splits(solved):
+    with _finished_splits(solved):
         for name, split in splits.items():
-            some = at_most(split, rows)
+            sample = at_most(split, rows)
             with progress(f"solving {name}") as report:
-                found = solve(model, task, some, solver=made, progress=report, **options)
-            sample = Sample(
-                task=task.name, split=name, step=step, rows=len(some), rows_of_split=len(split)
+                solution = solve(
+                    model, task, sample, solver=chosen_solver, progress=report, **options
+                )
+            source = Sample(
+                task=task.name, split=name, step=step, rows=len(sample), rows_of_split=len(split)
             )
+            rtol = float(chosen_solver.rtol)
             record = CostRecord(
-                sample=sample, solver=name_of_solver, rtol=float(made.rtol), **asked, solved=found
+                sample=source, solver=name_of_solver, rtol=rtol, **recorded, solved=solution
             )
             save_cost(run.path, name, record)
-            solved[name] = found
+            solved[name] = solution
     return solved
 
 
 def accuracy_table(measured: "Mapping[str, Evaluation]") -> "Table":
-    """Share of examples solved: iterations down, splits across."""
+    """Share of examples solved: one row per iteration count, one column per split."""
     grid = next(iter(measured.values())).iterations
     rows = [
         (
             str(grid[place]),
-            *(format_percent(each.overall.scores["exact"][place]) for each in measured.values()),
+            *(format_percent(e.overall.scores["exact"][place]) for e in measured.values()),
         )
-        for place in shown(grid)
+        for place in table_places(grid)
     ]
-    title = "solved after so many iterations, in %"
+    title = "% solved, by number of iterations"
     return table(("iterations", *labels(measured).values()), rows, title=title)
 
 
-def shown(grid: Sequence[int]) -> list[int]:
-    """Places in the grid that a table has lines for: the powers of two, and the last."""
+def table_places(grid: Sequence[int]) -> list[int]:
+    """Indices of the grid that a table has rows for: powers of two, and the last."""
     return [p for p, n in enumerate(grid) if n & (n - 1) == 0 or p == len(grid) - 1]
 
 
 def labels(measured: "Mapping[str, Evaluation]") -> dict[str, str]:
-    """Split -> its name, with its band where all of its examples are in one."""
-    found = {}
-    for name, each in measured.items():
-        only = [band for band, c in each.bands.items() if c.examples == each.overall.examples]
-        found[name] = f"{name} ({only[0]})" if only and len(each.bands) == 1 else name
-    return found
+    """Split -> its label: its name, with its band if all its examples are in one band."""
+    texts = {}
+    for name, evaluation in measured.items():
+        bands = [
+            band
+            for band, c in evaluation.bands.items()
+            if c.examples == evaluation.overall.examples
+        ]
+        texts[name] = f"{name} ({bands[0]})" if bands and len(evaluation.bands) == 1 else name
+    return texts
 
 
 def sample_line(measured: "Evaluation", examples: int) -> str:
-    """The share solved in the end, and how sure that is where a sample of `examples` was taken."""
+    """The share solved at the end, with a confidence interval if it is from a sample."""
     import numpy as np
 
     from ..stability import share
@@ -330,7 +342,7 @@ def sample_line(measured: "Evaluation", examples: int) -> str:
 
 
 def curve_table(name: str, grid: Sequence[int], curve: "Curve") -> "Table":
-    """Everything that is known of one set of examples, iteration by iteration."""
+    """Scores, convergence and residual of one set of examples, by number of iterations."""
     rows = [
         (
             str(grid[place]),
@@ -338,14 +350,14 @@ def curve_table(name: str, grid: Sequence[int], curve: "Curve") -> "Table":
             format_percent(curve.converged[place]),
             f"{curve.residual_median[place]:.1e}",
         )
-        for place in shown(grid)
+        for place in table_places(grid)
     ]
     columns = ("iterations", *curve.scores, "converged", "median residual")
     return table(columns, rows, title=f"{name}: {curve.examples:,} examples, in %")
 
 
 def band_table(measured: "Evaluation") -> "Table":
-    """One line for each difficulty band and one for all: where it ends, and where it was best."""
+    """One row per difficulty band and one for all: scores at the end, and at the best iteration."""
     scores = [score for score in measured.overall.scores if score != "cells"]
     rows = []
     bands = measured.bands if len(measured.bands) > 1 else {}
@@ -368,7 +380,7 @@ def band_table(measured: "Evaluation") -> "Table":
 
 
 def cost_table(name: str, solved: "Solved") -> "Table":
-    """What it cost: one line for each difficulty band and one for all."""
+    """The cost of solving: one row per difficulty band and one for all."""
     bands = solved.bands if len(solved.bands) > 1 else {}
     rows = [
         (

@@ -1,4 +1,4 @@
-"""`eqloop eval RUN`: what more iterations do, or what solving costs, on every split and band."""
+"""`eqloop eval RUN`: accuracy over iterations, or the cost of solving, by split and band."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ from ._run import (
     open_model,
     refuse_idle_options,
     sample_line,
-    spend,
+    solve_splits,
     stop_if_missing,
 )
 
@@ -43,7 +43,7 @@ def evaluate(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Read another file: all of its rows, or with --split the split of that name."
+            help="Read this file instead of the data of RUN: all its rows, or the split of --split."
         ),
     ] = None,
     split: Annotated[
@@ -78,20 +78,21 @@ def evaluate(
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Measure what more iterations do, by split and band.
+    """Measure accuracy over iterations, by split and band.
 
-    Accuracy, residual and share converged over a geometric grid of iterations, up to far more than
-    the run was trained with; when examples settle; what is lost by going on (overthinking).
+    The command prints accuracy, residual and share converged over a geometric grid of iterations,
+    far beyond the number in training; when examples settle; and the accuracy that further
+    iterations lose (overthinking).
 
-    With --budget in place of --iterations: what solving costs. Each example is iterated until its
-    loop has converged and then makes room for another; shown are evaluations of the loop and
-    seconds per solved puzzle, by band. The seconds, compilation included, are divided among the
-    puzzles by their evaluations; those of puzzles that were not solved count too.
+    With --budget in place of --iterations it measures the cost of solving. Each example is iterated
+    until its loop has converged, and then another takes its place in the batch. The command prints
+    evaluations of the loop and seconds per solved puzzle, by band. The seconds include compilation
+    and are divided among the puzzles by their evaluations; those of unsolved puzzles count too.
 
-    Reads RUN and its data, or the file that --data names. Writes RUN/eval/SPLIT.json, and the
-    picture that --plot names; with --budget RUN/eval/SPLIT-cost.json. An example stops early once
-    its answer can no longer change. After Ctrl-C it prints the splits that are done, says which
-    are missing, and exits with 130.
+    It reads RUN and its data, or the file that --data names. It writes RUN/eval/SPLIT.json, and the
+    picture that --plot names; with --budget it writes RUN/eval/SPLIT-cost.json. An example stops
+    early once its answer can no longer change. After Ctrl-C the command prints the finished splits,
+    names the missing ones, and exits with 130.
 
     Example: eqloop eval runs/prefix-sums-001 --plot accuracy.png
     """
@@ -107,19 +108,21 @@ def evaluate(
     splits = _splits(opened, task, data, split)
     out = console()
     if budget is not None:
-        asked = {"budget": budget, "restarts": restarts or 1, "select": select or "residual"}
+        options = {"budget": budget, "restarts": restarts or 1, "select": select or "residual"}
         rows = 1000 if rows is None else rows
-        solved = spend(opened, step, model, task, splits, rows=rows, solver=solver, **asked)
+        solved = solve_splits(
+            opened, step, model, task, splits, rows=rows, solver=solver, **options
+        )
         if as_json:
-            tables = {name: each.tables() for name, each in solved.items()}
-            emit({"run": run, "task": task.name, "step": step, **asked, "splits": tables})
+            tables = {name: result.tables() for name, result in solved.items()}
+            emit({"run": run, "task": task.name, "step": step, **options, "splits": tables})
             stop_if_missing(splits, solved, _AGAIN)
             return
         out.print(f"{run}: {task.name}, step {step}, budget {budget}", markup=False)
-        for name, each in solved.items():
+        for name, result in solved.items():
             out.print()
-            out.print(cost_table(name, each))
-            out.print(f"{each.seconds:.1f} s")
+            out.print(cost_table(name, result))
+            out.print(f"{result.seconds:.1f} s")
         stop_if_missing(splits, solved, _AGAIN)
         return
     iterations = iterations or ITERATIONS
@@ -129,25 +132,25 @@ def evaluate(
     if plot is not None:
         _draw(plot, opened, measured)
     if as_json:
-        tables = {name: each.tables() for name, each in measured.items()}
+        tables = {name: result.tables() for name, result in measured.items()}
         emit({"run": run, "task": task.name, "step": step, "splits": tables})
         stop_if_missing(splits, measured, _AGAIN)
         return
     out.print(f"\n{run}: {task.name}, step {step}", markup=False)
     for name, label in labels(measured).items():
-        each = measured[name]
+        result = measured[name]
         out.print()
-        out.print(curve_table(label, each.iterations, each.overall))
-        out.print(band_table(each))
-        out.print(sample_line(each, len(splits[name])), soft_wrap=True)
-        for score, value in each.judged.items():
+        out.print(curve_table(label, result.iterations, result.overall))
+        out.print(band_table(result))
+        out.print(sample_line(result, len(splits[name])), soft_wrap=True)
+        for score, value in result.judged.items():
             out.print(f"{score} {100 * value:.1f} %")
-        share = each.iterations_run / each.iterations_asked
-        out.print(f"{each.seconds:.1f} s; {100 * share:.0f} % of the iterations had to be run")
+        share = result.iterations_run / result.iterations_asked
+        out.print(f"{result.seconds:.1f} s; {100 * share:.0f} % of the iterations were run")
     tolerance = next(iter(measured.values())).tolerance
     out.print(
-        f"\nlost: best - last, what going on costs (overthinking). settled: ever below a residual "
-        f"of {tolerance:g}, and the median iteration at which.",
+        f"\nlost: best - last, the accuracy that further iterations lose (overthinking). settled: "
+        f"share whose residual fell below {tolerance:g}; median at: the median iteration of that.",
         soft_wrap=True,
     )
     stop_if_missing(splits, measured, _AGAIN)
@@ -160,20 +163,20 @@ def _splits(
     run: "Run", task: "Task", data: Path | None, split: str | None
 ) -> "Mapping[str, Split]":
     if data is not None and split is None:
-        return {data.name.split(".")[0]: _whole(task, data)}
+        return {data.name.split(".")[0]: _read_all(task, data)}
     return load_splits(run, task, split, same=data is None)
 
 
-def _whole(task: "Task", data: Path) -> "Split":
-    """Every row of a file."""
+def _read_all(task: "Task", data: Path) -> "Split":
+    """Read all good rows of a file."""
     from .._task import Tally, refuse
 
     tally = Tally()
     with progress("reading") as report:
-        found = task.read(data, on_bad=tally if task.skip_bad else refuse, progress=report)
+        split = task.read(data, on_bad=tally if task.skip_bad else refuse, progress=report)
     if tally.count:
-        notes().print(f"note: {tally.count:,} bad rows of {data} are left out", markup=False)
-    return found
+        notes().print(f"note: {tally.count:,} bad rows of {data} are skipped", markup=False)
+    return split
 
 
 def _draw(path: Path, run: "Run", measured: "Mapping[str, Evaluation]") -> None:

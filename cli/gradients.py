@@ -1,4 +1,4 @@
-"""`eqloop gradients RUN`: can the gradient be trusted, and what does it cost."""
+"""`eqloop gradients RUN`: compare the accuracy and the cost of gradients."""
 
 import dataclasses
 from pathlib import Path
@@ -32,13 +32,14 @@ def gradients(
         typer.Option(
             min=1,
             max=2**31 - 1,
-            help="Iterate the loop this number of times. The default is the number in training.",
+            help="Iterate the loop this number of times. The default is the number of "
+            "iterations in training.",
         ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="Take examples of this split. The default is the one that chooses the "
+            help="Take examples of this split. The default is the split that chooses the "
             "best checkpoint."
         ),
     ] = None,
@@ -51,7 +52,7 @@ def gradients(
         typer.Option(
             min=1,
             max=2**31 - 1,
-            help="Give the converged implicit gradient at most this number of iterations.",
+            help="Use at most this number of iterations for the converged implicit gradient.",
         ),
     ] = 256,
     chosen: Annotated[
@@ -59,14 +60,14 @@ def gradients(
         typer.Option(
             "--gradient",
             metavar="GRADIENT",
-            help="Measure this gradient beside the two references: a line of the whole table, as "
+            help="Measure this gradient beside the two references: a row of the full table, as "
             "neumann-4; the name of a gradient, with the settings of RUN; path/to/file.py:CLASS; "
             "or a name of the entry points eqloop.gradients. The option can be repeated. Without "
             "it, all gradients of eqloop are compared.",
         ),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(metavar="GRADIENT", help="Show this gradient layer by layer, too.")
+        str | None, typer.Option(metavar="GRADIENT", help="Show this gradient also layer by layer.")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw cosine against seconds: .png, .svg or .pdf.")
@@ -77,13 +78,14 @@ def gradients(
 ) -> None:
     """Compare gradients of the same weights on the same batch.
 
-    Each one's cosine and norm against full backpropagation and against the converged implicit
-    gradient, with its cost: seconds, evaluations of the block, memory. Says in how many examples
-    the loop has a fixed point at all; where it has none, nothing is compared with it.
+    The table gives the cosine and norm of each gradient relative to full backpropagation and to the
+    converged implicit gradient, and its cost: seconds, evaluations of the block, memory. The
+    command also says for how many examples the loop has a fixed point; without one there is no
+    converged implicit gradient to compare with.
 
-    Reads RUN and its data. Writes RUN/gradients.json (every gradient of the table, layer by layer;
-    a class of a file with the hash of that file), and the picture that --plot names. While
-    training, --set train.audit_every=N logs some of it.
+    It reads RUN and its data. It writes RUN/gradients.json (every gradient of the table, layer by
+    layer; a class of a file with the hash of that file), and the picture that --plot names. The
+    setting train.audit_every=N logs a part of this during training.
 
     Example: eqloop gradients runs/prefix-sums-001 --plot gradients.png
     """
@@ -103,9 +105,9 @@ def gradients(
     split = split or spec.train.validation_split
     iterations = iterations or audited_iterations(spec.solver)
     compared = _compared(spec.solver, iterations, chosen)
-    known = [*REFERENCES, *compared]
-    if layers is not None and layers not in known:
-        raise InputError(f"--layers {layers}: there are {', '.join(known)}")
+    names = [*REFERENCES, *compared]
+    if layers is not None and layers not in names:
+        raise InputError(f"--layers {layers}: must be one of {', '.join(names)}")
     rows = load_splits(opened, task, split)[split]
     examples = min(examples, len(rows))
     check_memory(
@@ -128,7 +130,7 @@ def gradients(
             max_steps=max_steps,
             progress=report,
         )
-    objects = {name: described(made) for name, made in compared.items()}
+    objects = {name: described(gradient) for name, gradient in compared.items()}
     record = GradientsRecord(task=task.name, split=split, step=step, audit=audit, objects=objects)
     save_gradients(opened.path, record)
     if plot is not None:
@@ -151,11 +153,11 @@ def gradients(
         out.print(layer_table(audit, layers))
     out.print(f"\n{_reference(audit)}", soft_wrap=True)
     out.print(
-        "bp: against full backpropagation. fix: against the converged implicit gradient. cos: "
-        "cosine; size: quotient of norms. f: evaluations of the block forwards; again: once more, "
-        "going backwards; vjp: products with its transposed Jacobian. MiB: scratch memory. left: "
-        "relative residual of the backward solve; fell back: share of examples in % whose solution "
-        "was not used, but its best iterate or a damped series.",
+        "bp: relative to full backpropagation. fix: relative to the converged implicit gradient. "
+        "cos: cosine; size: ratio of norms. f: evaluations of the block going forwards; again: "
+        "evaluations repeated in the backward pass; vjp: products with its transposed Jacobian. "
+        "MiB: scratch memory. left: relative residual of the backward solve; fell back: share of "
+        "examples in % for which the best iterate or a damped series replaced the solution.",
         soft_wrap=True,
     )
 
@@ -163,45 +165,50 @@ def gradients(
 def _compared(
     spec: "SolverSpec", iterations: int, chosen: list[str] | None
 ) -> "dict[str, AbstractGradient]":
-    """The gradients to hold against the references, by name: those that --gradient chooses."""
+    """Name -> gradient to compare with the references: those that --gradient chooses, or all."""
     from .. import default_gradients
     from .._build import named_gradient
     from ..audit import REFERENCES
     from ..run import gradient_facts
 
-    whole = default_gradients(iterations)
+    table_rows = default_gradients(iterations)
     if not chosen:
-        return whole
+        return table_rows
     compared = {}
-    for name in (each for each in chosen if each not in REFERENCES):
-        called, made = (name, whole[name]) if name in whole else named_gradient(spec, name)
-        if called in compared or called in REFERENCES:
-            raise InputError(f"--gradient {name}: two gradients cannot both be called {called}")
-        cuts = name not in whole and called == name and gradient_facts(name).cuts
+    for name in (entry for entry in chosen if entry not in REFERENCES):
+        label, gradient = (
+            (name, table_rows[name]) if name in table_rows else named_gradient(spec, name)
+        )
+        if label in compared or label in REFERENCES:
+            raise InputError(f"--gradient {name}: two gradients cannot have the same name {label}")
+        cuts = name not in table_rows and label == name and gradient_facts(name).cuts
         if cuts and spec.gradient_steps > iterations:
             raise InputError(
                 f"--gradient {name}: solver.gradient_steps = {spec.gradient_steps} iterations "
-                f"cannot be differentiated out of --iterations {iterations}"
+                f"cannot be differentiated, since --iterations is {iterations}"
             )
-        compared[called] = made
+        compared[label] = gradient
     return compared
 
 
 def audit_table(audit: "GradientAudit") -> "Table":
     """One line for each gradient."""
     rows = []
-    for name, each in audit.gradients.items():
-        solved = each.backward_residual is not None
+    for name, gradient in audit.gradients.items():
+        solved = gradient.backward_residual is not None
         rows.append(
             (
                 name,
-                *_likenesses(each.total),
-                f"{each.seconds:.3f}",
-                f"{each.compile_seconds:.1f}",
-                *(f"{count:.0f}" for count in (each.evaluations, each.repeated, each.products)),
-                "-" if each.memory is None else f"{each.memory / 2**20:.0f}",
-                f"{each.backward_residual:.0e}" if solved else "-",
-                format_percent(each.fallback) if solved else "-",
+                *_similarities(gradient.total),
+                f"{gradient.seconds:.3f}",
+                f"{gradient.compile_seconds:.1f}",
+                *(
+                    f"{count:.0f}"
+                    for count in (gradient.evaluations, gradient.repeated, gradient.products)
+                ),
+                "-" if gradient.memory is None else f"{gradient.memory / 2**20:.0f}",
+                f"{gradient.backward_residual:.0e}" if solved else "-",
+                format_percent(gradient.fallback) if solved else "-",
             )
         )
     columns = ("gradient", *_COLUMNS, "seconds", "compile", "f", "again", "vjp", "MiB")
@@ -210,11 +217,11 @@ def audit_table(audit: "GradientAudit") -> "Table":
 
 def layer_table(audit: "GradientAudit", name: str) -> "Table":
     """One line for each layer, with its share of the squared norm."""
-    each = audit.gradients[name]
-    whole = each.total.norm**2 or 1.0
+    gradient = audit.gradients[name]
+    total = gradient.total.norm**2 or 1.0
     rows = [
-        (layer, format_percent(part.norm**2 / whole), *_likenesses(part))
-        for layer, part in each.layers.items()
+        (layer, format_percent(part.norm**2 / total), *_similarities(part))
+        for layer, part in gradient.layers.items()
     ]
     return table(("layer", "% of norm²", *_COLUMNS), rows, title=name)
 
@@ -222,8 +229,10 @@ def layer_table(audit: "GradientAudit", name: str) -> "Table":
 _COLUMNS = ("bp cos", "size", "fix cos", "size")
 
 
-def _likenesses(part: "Comparison") -> list[str]:
-    values = ((like.cosine, like.ratio) for like in (part.backprop, part.implicit))
+def _similarities(part: "Comparison") -> list[str]:
+    values = (
+        (similarity.cosine, similarity.ratio) for similarity in (part.backprop, part.implicit)
+    )
     return [
         text
         for cosine, ratio in values
@@ -232,17 +241,17 @@ def _likenesses(part: "Comparison") -> list[str]:
 
 
 def _reference(audit: "GradientAudit") -> str:
-    """Whether the converged implicit gradient is what it is called."""
-    held = round(audit.share * audit.examples)
-    if held == audit.examples:
+    """A sentence on whether the converged implicit gradient has converged for all examples."""
+    converged = round(audit.share * audit.examples)
+    if converged == audit.examples:
         return f"Every example converged (rtol {audit.rtol:g}): implicit-converged is a reference."
-    said = (
-        f"{held} of {audit.examples} examples converged within {audit.max_steps} iterations and "
-        f"backwards (rtol {audit.rtol:g})"
+    summary = (
+        f"{converged} of {audit.examples} examples converged within {audit.max_steps} iterations "
+        f"and backwards (rtol {audit.rtol:g})"
     )
-    if held:
-        return f"{said}: implicit-converged is no gradient of a fixed point for the others."
+    if converged:
+        return f"{summary}: for the others implicit-converged is not the gradient of a fixed point."
     return (
-        f"{said}: there is no converged implicit gradient to compare with. Try a larger "
+        f"{summary}: there is no converged implicit gradient to compare with. Try a larger "
         "--max-steps or --rtol; the loop may have no fixed point."
     )

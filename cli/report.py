@@ -7,7 +7,7 @@ import typer
 
 from .. import InputError
 from ._output import Json, console, emit, notes, table
-from ._plot import say_nothing_is_drawn
+from ._plot import warn_no_matplotlib
 
 _FOLDER = Path("report")
 _SHOWN = 5
@@ -66,4 +66,4 @@ def report(
     names = ", ".join(path.name for path in written)
     notes().print(f"wrote {folder}/: {names}", markup=False, soft_wrap=True)
     if not any(path.suffix == ".html" for path in written):
-        say_nothing_is_drawn()
+        warn_no_matplotlib()

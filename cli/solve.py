@@ -1,4 +1,4 @@
-"""`eqloop solve RUN PUZZLE`: one puzzle, and how its answer comes about."""
+"""`eqloop solve RUN PUZZLE`: solve one puzzle and show how its answer develops."""
 
 import dataclasses
 import os
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _FRAMES = 6
 _LONGEST = 2**20
-"""Bytes of a puzzle at most."""
+"""Maximum size of a puzzle in bytes."""
 _VERDICT = {True: "right", False: "wrong", None: "cannot be checked"}
 
 
@@ -39,8 +39,8 @@ def solve(
         str,
         typer.Argument(
             metavar="PUZZLE",
-            help="Solve this bit string, sudoku or FEN (in quotes), the one in this file, "
-            "or that on standard input (-).",
+            help="Solve this bit string, sudoku or FEN (in quotes), the puzzle in this file, "
+            "or the puzzle on standard input (-).",
         ),
     ],
     iterations: Annotated[
@@ -63,17 +63,18 @@ def solve(
 ) -> None:
     """Solve one puzzle and show how.
 
-    Prints the board as it changes over the loop, then the answer and whether it is right. With
-    --budget in place of --iterations: a solver, from one start or several; prints where each start
-    got to, how many agree with it, and the answer of the one that was chosen.
+    The command prints the board as it changes over the loop, then the answer and whether it is
+    right. With --budget in place of --iterations it runs a solver from one or several starts, and
+    prints the result of each start, the number of starts with the same answer, and the chosen
+    answer.
 
     A puzzle may be pasted as it is: a sudoku with a frame, over several lines, with any usual sign
-    for a blank; a line of a chess position list, whose `bm` is then the answer.
+    for a blank; or a line of EPD, whose `bm` is then the answer.
 
-    Where the model is wrong and the right answer is known, prints that too.
+    If the model is wrong and the right answer is known, the command prints it too.
 
-    Reads RUN (its spec and a checkpoint) and PUZZLE. Writes nothing. Exits with 0 where the answer
-    is right by the rules, 1 where it is not or where the rules alone cannot tell.
+    It reads RUN (its spec and a checkpoint) and PUZZLE. It writes nothing. It exits with 0 if the
+    answer is right by the rules, with 1 if it is wrong or if the rules alone do not decide.
 
     Example: eqloop solve runs/prefix-sums-001 0110100110010110
     """
@@ -85,18 +86,18 @@ def solve(
     model, task, opened, step = open_model(run, checkpoint, task_class)
     split = task.parse(read_puzzle(puzzle))
     if budget is not None:
-        name, made = named_solver(opened.spec.solver, solver)
+        name, base_solver = named_solver(opened.spec.solver, solver)
         options: dict[str, Any] = {"restarts": restarts or 1, "select": select or "residual"}
-        found = solve_split(
+        solution = solve_split(
             model,
             task,
             split,
             budget=budget,
-            solver=dataclasses.replace(made, rtol=rtol),
+            solver=dataclasses.replace(base_solver, rtol=rtol),
             **options,
         )
-        told = {"run": run, "step": step, "solver": name, "budget": budget, **options}
-        right = _tell(task, split, found, told if as_json else None)
+        record = {"run": run, "step": step, "solver": name, "budget": budget, **options}
+        right = _print_solution(task, split, solution, record if as_json else None)
         raise typer.Exit(0 if right else 1)
     traced = trace(model, task, split.inputs[0], iterations=iterations or ITERATIONS, rtol=rtol)
     answer = traced.predictions[-1]
@@ -120,23 +121,23 @@ def solve(
     else:
         out = console()
         out.print(task.render(split), markup=True)
-        for iteration in few(traced.changes()):
+        for iteration in sample_changes(traced.changes()):
             residual = traced.residuals[iteration - 1]
             out.print(f"\niteration {iteration}, residual {residual:.1e}")
             out.print(task.render(split, traced.predictions[iteration - 1]), markup=True)
-        ended = "settled" if traced.converged else "not settled"
+        outcome = "settled" if traced.converged else "not settled"
         out.print(
-            f"\n{ended} after {len(traced.residuals)} iterations, "
+            f"\n{outcome} after {len(traced.residuals)} iterations, "
             f"residual {traced.residuals[-1]:.1e}"
         )
-        _judge(task, split, answer, solved, why)
+        _print_check(task, split, answer, solved, why)
     if not solved:
         raise typer.Exit(1)
 
 
 def read_puzzle(argument: str) -> str:
-    """The text of a puzzle: the argument itself, or what the file that it names holds, or standard
-    input for `-`. **Raises** `InputError` where that is longer than a puzzle can be, or no text."""
+    """The text of a puzzle: the argument, the content of the file that it names, or standard input
+    for `-`. **Raises** `InputError` if that is too long for a puzzle, or not text."""
     if argument != "-" and not os.path.isfile(argument):  # noqa: PTH113 (any text is allowed)
         return argument
     name = "standard input" if argument == "-" else argument
@@ -156,28 +157,28 @@ def read_puzzle(argument: str) -> str:
     return text
 
 
-def _judge(task: "Task", split: "Split", answer: Any, solved: bool | None, why: str):
-    """Print whether the answer is right, and the right one where it is known and another."""
+def _print_check(task: "Task", split: "Split", answer: Any, solved: bool | None, why: str):
+    """Print whether the answer is right; if it is wrong, also the right answer if it is known."""
     out = console()
     out.print(f"{_VERDICT[solved]}: {why}", markup=False, soft_wrap=True)
     if solved is False and split.answered[0]:
         wrong = int((answer != split.targets[0]).sum())
-        out.print(f"\nthe right answer ({wrong} of {answer.size} cells of the model's differ):")
+        out.print(f"\nthe right answer (the model has {wrong} of {answer.size} cells wrong):")
         out.print(task.render(split, split.targets[0]), markup=True)
 
 
-def _tell(
-    task: "Task", split: "Split", found: "Solved", told: dict[str, Any] | None
+def _print_solution(
+    task: "Task", split: "Split", solution: "Solved", record: dict[str, Any] | None
 ) -> bool | None:
-    """Print what `eqloop.evaluate.solve` found, as JSON together with `told` if it is given."""
-    answer, chosen = found.predictions[0], int(found.chosen[0])
+    """Print the result of `eqloop.evaluate.solve`; as JSON with `record`, if that is given."""
+    answer, chosen = solution.predictions[0], int(solution.chosen[0])
     solved, why = task.check(split, answer)
-    steps, residual, votes = found.evaluations[0], found.residual[0], found.votes[0]
-    if told is not None:
-        told |= {"puzzle": split.puzzles[0], "answer": answer, "solved": solved, "why": why}
-        told |= {"right_answer": split.targets[0] if split.answered[0] else None}
-        told |= {"chosen": chosen, "evaluations": steps, "residuals": residual, "votes": votes}
-        emit(told | {"converged": found.converged[0]})
+    steps, residual, votes = solution.evaluations[0], solution.residual[0], solution.votes[0]
+    if record is not None:
+        record |= {"puzzle": split.puzzles[0], "answer": answer, "solved": solved, "why": why}
+        record |= {"right_answer": split.targets[0] if split.answered[0] else None}
+        record |= {"chosen": chosen, "evaluations": steps, "residuals": residual, "votes": votes}
+        emit(record | {"converged": solution.converged[0]})
         return solved
     out = console()
     out.print(task.render(split), markup=True)
@@ -186,7 +187,7 @@ def _tell(
             f"{start} *" if start == chosen else str(start),
             str(steps[start]),
             f"{residual[start]:.1e}",
-            "yes" if found.converged[0, start] else "no",
+            "yes" if solution.converged[0, start] else "no",
             str(votes[start]),
         )
         for start in range(len(steps))
@@ -195,13 +196,13 @@ def _tell(
     out.print(table(("start", "evaluations", "residual", "converged", "agree"), rows))
     out.print(f"\nanswer of start {chosen}:")
     out.print(task.render(split, answer), markup=True)
-    _judge(task, split, answer, solved, why)
+    _print_check(task, split, answer, solved, why)
     return solved
 
 
-def few(changes: Sequence[int]) -> list[int]:
+def sample_changes(changes: Sequence[int]) -> list[int]:
     """At most `_FRAMES` of the iterations at which the answer changed: the first, the last, and
-    of those between the ones nearest to a geometric progression, since most happens early."""
+    those nearest to a geometric progression between them, since most changes are early."""
     if len(changes) <= _FRAMES:
         return list(changes)
     ratio = (len(changes) - 1) ** (1 / (_FRAMES - 1))

@@ -1,4 +1,4 @@
-"""`eqloop stability CKPT`: does the loop get there, does it depend on the input, does it train."""
+"""`eqloop stability CKPT`: does the loop converge, depend on the input, and have good gradients?"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from .. import InputError
 from ._check import check_claim
 from ._compare import AXES, compare_runs, numbers_table, tests_table
 from ._output import Json, console, emit, finishing, notes, progress_of_work
-from ._plot import check_plot, say_nothing_is_drawn
+from ._plot import check_plot, warn_no_matplotlib
 from ._run import Checkpoint, TaskOfRun, open_checkpoint
 
 _PLAYED = 4
@@ -18,11 +18,15 @@ _PLAYED = 4
 def stability(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="CKPT", help="Read this run folder, or this checkpoint in one."),
+        typer.Argument(
+            metavar="CKPT", help="Read this run folder, or this checkpoint file of a run."
+        ),
     ] = None,
     task_data: Annotated[
         Path | None,
-        typer.Option(help="Read another file of puzzles, split as the run's own file was."),
+        typer.Option(
+            help="Read this file of puzzles instead of the data of the run, split by the same rule."
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Examine loops on examples of this split.")] = "hard",
     examples: Annotated[
@@ -38,7 +42,7 @@ def stability(
         int,
         typer.Option(
             min=1,
-            help="Differentiate this number of them, and begin them from other starts as well.",
+            help="Differentiate this number of examples, and also start them from other states.",
         ),
     ] = 8,
     iterations: Annotated[
@@ -48,7 +52,7 @@ def stability(
         float,
         typer.Option(help="Call a loop settled when its relative residual is below this number."),
     ] = 1e-4,
-    seed: Annotated[int, typer.Option(min=0, help="Draw everything random from this seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Use this random seed.")] = 0,
     compare: Annotated[
         bool, typer.Option("--compare", help="Print the reports of several runs side by side.")
     ] = False,
@@ -56,7 +60,7 @@ def stability(
         str | None,
         typer.Option(
             help="Check one claim instead: clusters, sensitivity, return, scan, gradients "
-            "or scalar. It is checked on CKPT, or without one on untrained models of "
+            "or scalar. The claim is checked on CKPT or, without CKPT, on untrained models of "
             "every recall."
         ),
     ] = None,
@@ -72,23 +76,24 @@ def stability(
     task_class: TaskOfRun = None,
     as_json: Json = False,
 ) -> None:
-    """Measure where the loops of a model go.
+    """Measure the limits of the loops of a model.
 
-    Three statements, never one score: whether iteration reaches fixed points, whether these depend
-    on the input, and what that means for gradients; each with its numbers, and beside what the
-    paper's framework predicts for this recall and placement. Four tests say whether the fixed
-    points compute the answer, or whether the loop only settles.
+    The report makes three statements and no score: whether iteration reaches fixed points, whether
+    these depend on the input, and what that means for gradients. Each statement has its numbers and
+    the prediction of the paper's framework for this recall and norm placement. Four tests say
+    whether the fixed points compute the answer, or whether the loop only settles.
 
-    Reads CKPT and its data. Writes RUN/stability/: report.json (all of it, example by example),
-    report.html (one page, with a player of the boards), and its figures. With --compare it reads
-    these and writes nothing; with --check it writes the picture that --plot names.
+    The command reads CKPT and its data. It writes RUN/stability/: report.json (all results, example
+    by example), report.html (one page, with a player of the boards), and its figures. With
+    --compare it reads these and writes nothing; with --check it writes the picture that --plot
+    names.
 
     The defaults take about a minute for a small model on two cores. Larger numbers give narrower
     intervals.
 
     Example: eqloop stability runs/prefix-sums-001 --examples 64 --detail 16 --iterations 512
     """
-    given = paths or []
+    runs = paths or []
     if not 0 < rtol < 1:
         raise InputError(f"--rtol {rtol:g}: must be between 0 and 1")
     if scalar and check not in (None, "scalar"):
@@ -96,17 +101,17 @@ def stability(
     check = "scalar" if scalar else check
     if plot is not None:
         if check is None:
-            raise InputError("--plot goes with --check: the figures of a report are in its folder")
+            raise InputError("--plot requires --check: the figures of a report are in its folder")
         check_plot(plot)
-    if task_class is not None and (compare or not given):
+    if task_class is not None and (compare or not runs):
         raise InputError(f"--task {task_class} has no effect without a CKPT to load: leave it out")
     if compare:
-        compare_runs(given, as_json)
+        compare_runs(runs, as_json)
         return
     if check is not None:
         check_claim(
             check,
-            given,
+            runs,
             checkpoint,
             split,
             task_data,
@@ -118,10 +123,10 @@ def stability(
             as_json,
         )
         return
-    if len(given) != 1:
-        raise InputError("name one run folder or checkpoint (several need --compare)")
+    if len(runs) != 1:
+        raise InputError("name one run folder or checkpoint (several require --compare)")
     _report(
-        given[0],
+        runs[0],
         checkpoint,
         split,
         task_data,
@@ -160,14 +165,14 @@ def _report(
     model, task, opened, step, splits = open_checkpoint(
         path, checkpoint, split, task_data, task_class
     )
-    counts = {name: min(len(each), examples or len(each)) for name, each in splits.items()}
+    counts = {name: min(len(part), examples or len(part)) for name, part in splits.items()}
     plan = planned(counts, split, detail, iterations)
     plan["player"] = _PLAYED * iterations
-    whole = sum(plan.values())
+    total_work = sum(plan.values())
     notes().print(
         f"measuring {', '.join(plan)}: {counts[split]} of {len(splits[split]):,} examples of "
         f"{split}, {min(detail, counts[split])} of them in detail, {iterations} iterations; "
-        f"about the work of {round(whole, -4):,} evaluations of the loop, compiling included",
+        f"about the work of {round(total_work, -4):,} evaluations of the loop, with compilation",
         markup=False,
         soft_wrap=True,
     )
@@ -175,9 +180,9 @@ def _report(
 
         def show(name: str, done: int, total: int | None) -> None:
             del total
-            bar(done, whole, name)
+            bar(done, total_work, name)
 
-        found = examine(
+        report = examine(
             model,
             task,
             splits,
@@ -191,33 +196,35 @@ def _report(
             progress=show,
             concurrent=True,
         )
-        found["settings"] |= {
+        report["settings"] |= {
             "run": str(opened.path),
             "step": step,
             "task": task.name,
             "seed": seed,
         }
-        bar(whole - plan["player"], whole, "player")
-        shown = splits[split].evenly(_PLAYED)
-        names = [f"{split} {n + 1}, difficulty {d:g}" for n, d in enumerate(shown.difficulty)]
-        played = player(model, task, shown, names=names, iterations=iterations, rtol=rtol)
-    drawn = importlib.util.find_spec("matplotlib") is not None
+        bar(total_work - plan["player"], total_work, "player")
+        played_examples = splits[split].evenly(_PLAYED)
+        names = [
+            f"{split} {n + 1}, difficulty {d:g}" for n, d in enumerate(played_examples.difficulty)
+        ]
+        played = player(model, task, played_examples, names=names, iterations=iterations, rtol=rtol)
+    has_matplotlib = importlib.util.find_spec("matplotlib") is not None
     with finishing():
-        folder = save_stability(opened.path, found, played)
-        written = write_stability(folder) if drawn else []
+        folder = save_stability(opened.path, report, played)
+        written = write_stability(folder) if has_matplotlib else []
     if as_json:
-        emit({"run": opened.path, **found})
+        emit({"run": opened.path, **report})
     else:
-        _print(opened.path, found)
+        _print_report(opened.path, report)
     wrote = [folder / "report.json", *written[:1]]
     notes().print("wrote " + ", ".join(map(str, wrote)), markup=False, soft_wrap=True)
-    if not drawn:
-        say_nothing_is_drawn()
+    if not has_matplotlib:
+        warn_no_matplotlib()
 
 
-def _print(run: Path, found: dict[str, Any]) -> None:
+def _print_report(run: Path, report: dict[str, Any]) -> None:
     out = console()
-    settings = found["settings"]
+    settings = report["settings"]
     out.print(
         f"{run}: {settings['task']}, step {settings['step']}; {settings['examples']} examples of "
         f"{settings['split']}, {settings['iterations']} iterations, {settings['seconds']:.0f} s\n",
@@ -225,18 +232,18 @@ def _print(run: Path, found: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     for axis, name in AXES.items():
-        said = found["verdict"][axis]
-        out.print(f"{name}: {said['verdict']}", style="bold")
-        out.print(f"  {said['because']}", markup=False, soft_wrap=True)
-        claim = (found["predicted"] or {}).get(axis)
+        statement = report["verdict"][axis]
+        out.print(f"{name}: {statement['verdict']}", style="bold")
+        out.print(f"  {statement['because']}", markup=False, soft_wrap=True)
+        claim = (report["predicted"] or {}).get(axis)
         if claim is not None:
-            agrees = {True: "and so it is", False: "and it is not so", None: "not decided"}
+            agrees = {True: "confirmed", False: "contradicted", None: "undecided"}
             out.print(
                 f"  predicted: {claim['claim']} ({agrees[claim['agrees']]})",
                 markup=False,
                 soft_wrap=True,
             )
     out.print()
-    out.print(numbers_table({str(run.name): found}))
+    out.print(numbers_table({str(run.name): report}))
     out.print()
-    out.print(tests_table({str(run.name): found}))
+    out.print(tests_table({str(run.name): report}))

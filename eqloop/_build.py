@@ -129,47 +129,47 @@ def outside_class(option: Literal["solver", "gradient"], text: str | None) -> ty
         cls = import_class(text, option)
     else:
         return None
-    wanted = AbstractSolver if option == "solver" else AbstractGradient
-    if not issubclass(cls, wanted):
-        raise InputError(f"{option} {text}: the class must be an eqloop.{wanted.__name__}")
+    base = AbstractSolver if option == "solver" else AbstractGradient
+    if not issubclass(cls, base):
+        raise InputError(f"{option} {text}: the class must be an eqloop.{base.__name__}")
     return cls
 
 
 def outside_classes(option: Literal["solver", "gradient"], texts: Iterable[str]) -> dict[str, type]:
-    """What an option that can be repeated names -> its class. **Raises** `InputError` as
-    `outside_class`, and for a name of the package's own."""
+    """Value of an option that can be repeated -> its class. **Raises** `InputError` as
+    `outside_class` does, and for the name of a class of the package."""
     classes = {}
     for text in texts:
         if (cls := outside_class(option, text)) is None:
-            raise InputError(f"--{option} {text}: is no FILE.py:CLASS from outside eqloop")
+            raise InputError(f"--{option} {text}: is not a FILE.py:CLASS from outside eqloop")
         classes[text] = cls
     return classes
 
 
 def reference_of(cls: type) -> str:
-    """How a class from outside the package is written in a spec: `/path/to/file.py:Class`, or
-    `module:Class` where it was imported."""
+    """The text of a class from outside the package in a spec: `/path/to/file.py:Class`, or
+    `module:Class` if it was imported."""
     placed = origin(cls)
     return placed[0] if placed else f"{cls.__module__}:{cls.__qualname__}"
 
 
-def described(made: object) -> str:
-    """An object as text: its fields, and the SHA-256 of its file where it was loaded from one."""
-    placed = origin(type(made))
-    text = eqx.tree_pformat(made, width=10**6, short_arrays=False)
+def described(item: object) -> str:
+    """An object as text: its fields, and the SHA-256 of its file if it was loaded from one."""
+    placed = origin(type(item))
+    text = eqx.tree_pformat(item, width=10**6, short_arrays=False)
     return f"{text} sha256:{placed[1]}" if placed else text
 
 
 def make_outside(cls: type, spec: SolverSpec) -> Any:
-    """A solver or gradient from outside the package, with those of the settings `rtol`, `atol` and
-    `norm` of the spec that a solver has, and its own defaults for all else.
+    """Make a solver or gradient from outside the package. A solver gets the settings `rtol`, `atol`
+    and `norm` of the spec if it has these fields; all other fields have their defaults.
 
-    **Raises** `InputError` where the class cannot be made from these.
+    **Raises** `InputError` if the class cannot be instantiated with these.
     """
     common = _common(spec) if issubclass(cls, AbstractSolver) else {}
-    known = {field.name for field in dataclasses.fields(cls) if field.init}
+    names = {field.name for field in dataclasses.fields(cls) if field.init}
     try:
-        return cls(**{name: value for name, value in common.items() if name in known})
+        return cls(**{name: value for name, value in common.items() if name in names})
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{reference_of(cls)} cannot be made with its default settings ({one_line(str(error))})"
@@ -177,54 +177,63 @@ def make_outside(cls: type, spec: SolverSpec) -> Any:
 
 
 def named_solver(spec: SolverSpec, name: str | None = None) -> tuple[str, AbstractSolver]:
-    """A solver that stops by itself, with the settings of `spec`, and what it is called: `name`,
-    or by default that of `spec`, or `fixed-point` where that does not stop. **Raises**
-    `InputError` for another name, and for a class whose file has changed since it trained."""
+    """Make a solver that stops by itself, with the settings of `spec`.
+
+    **Returns** its name and the solver. The name is `name`, by default that of `spec`, or
+    `fixed-point` if the solver of `spec` does not stop.
+
+    **Raises** `InputError` for another name, and for a class whose file has changed since training.
+    """
     if (cls := outside_class("solver", name)) is not None:
-        made, called = make_outside(cls, spec), reference_of(cls)
-        check_file("solver", spec.name, spec.object, made)
-        return called, made
+        solver, label = make_outside(cls, spec), reference_of(cls)
+        check_file("solver", spec.name, spec.object, solver)
+        return label, solver
     if name is None:
         name = spec.name if spec.converges else "fixed-point"
-    known = field_types(SolverSpec)["name"]
-    # The gradient, which is not asked for here, must be one that goes with every solver.
-    named = dataclasses.replace(spec, name=typed("solver", name, known), gradient="implicit")
-    made = make_solver(named)
-    if not isinstance(made, AbstractSolver):
+    names = field_types(SolverSpec)["name"]
+    # The gradient is not used here; it must be one that works with every solver.
+    solver_spec = dataclasses.replace(spec, name=typed("solver", name, names), gradient="implicit")
+    solver = make_solver(solver_spec)
+    if not isinstance(solver, AbstractSolver):
         raise InputError(f"solver must be one that stops by itself, got {name!r}")
-    return name, made
+    return name, solver
 
 
 def named_gradient(spec: SolverSpec, name: str) -> tuple[str, AbstractGradient]:
-    """The gradient of `name` with the settings of `spec`, or the class from outside the package
-    that `name` says, and what it is called. **Raises** `InputError` as `named_solver`."""
+    """Make the gradient `name` with the settings of `spec`, or an object of the class from outside
+    the package that `name` denotes.
+
+    **Returns** its name and the gradient.
+
+    **Raises** `InputError` as `named_solver` does.
+    """
     if (cls := outside_class("gradient", name)) is not None:
-        made = make_outside(cls, spec)
-        check_file("gradient", spec.gradient, spec.gradient_object, made)
-        return cls.__name__, made
-    known = field_types(SolverSpec)["gradient"]
-    # The solver, which is not asked for here, must be one that goes with every gradient.
-    named = dataclasses.replace(spec, name="unroll", gradient=typed("gradient", name, known))
-    return name, make_gradient(named)
+        gradient = make_outside(cls, spec)
+        check_file("gradient", spec.gradient, spec.gradient_object, gradient)
+        return cls.__name__, gradient
+    names = field_types(SolverSpec)["gradient"]
+    # The solver is not used here; it must be one that works with every gradient.
+    solver_spec = dataclasses.replace(spec, name="unroll", gradient=typed("gradient", name, names))
+    return name, make_gradient(solver_spec)
 
 
-def check_file(option: str, reference: str, recorded: str, made: object) -> None:
-    """**Raises** `InputError` where `made` is of the class that a run recorded, by the names of
-    file and class, and its file now has another content."""
-    placed = origin(type(made))
+def check_file(option: str, reference: str, recorded: str, item: object) -> None:
+    """**Raises** `InputError` if `item` has the class that a run recorded, by the names of file and
+    class, but the content of its file has changed."""
+    placed = origin(type(item))
     if placed is None or "sha256:" not in recorded or not same_name(reference, placed[0]):
         return
-    then = recorded.rpartition("sha256:")[2]
-    if then != placed[1]:
+    recorded_hash = recorded.rpartition("sha256:")[2]
+    if recorded_hash != placed[1]:
         raise InputError(
             f"{option} {placed[0]}: the file has changed since the run began (its SHA-256 was "
-            f"{then[:12]}..., now {placed[1][:12]}...): restore it, or rename the new one"
+            f"{recorded_hash[:12]}..., now {placed[1][:12]}...): restore it, or rename the new one"
         )
 
 
-def same_name(one: str, other: str) -> bool:
-    """Whether two references name one class, wherever its file lies."""
-    return one.replace("\\", "/").rpartition("/")[2] == other.replace("\\", "/").rpartition("/")[2]
+def same_name(a: str, b: str) -> bool:
+    """Whether two references name the same class, in any folder."""
+    return a.replace("\\", "/").rpartition("/")[2] == b.replace("\\", "/").rpartition("/")[2]
 
 
 def restore(run: Run, which: Which = "best", *, raw: bool = False) -> tuple[LoopedTransformer, int]:

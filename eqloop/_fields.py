@@ -30,10 +30,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the known name nearest to `name`, or the whole list of them."""
     known = sorted(known)
     # Case is the commonest slip of all, so it must not cost anything.
-    lower = {each.lower(): each for each in known}
-    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-    if found:
-        return f"; did you mean {lower[found[0]]}?"
+    lower = {text.lower(): text for text in known}
+    matches = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    if matches:
+        return f"; did you mean {lower[matches[0]]}?"
     return f"; known: {', '.join(known)}"
 
 
@@ -100,27 +100,29 @@ def build(cls: type[T], group: str, table: Mapping[str, Any]) -> T:
     return cls(**values)
 
 
-def typed(field: str, value: Any, wanted: Any) -> Any:
+def typed(field: str, value: Any, expected: Any) -> Any:
     """`value` as the type `wanted`; the only conversions are int -> float and list -> tuple."""
     check_storable(field, value)
-    ok, value = _fit(value, wanted)
+    ok, value = _fit(value, expected)
     if ok and isinstance(value, str) and "\0" in value:
         raise InputError(f"{field} must not contain NUL, which no name of a file can")
     if ok:
         return value
     hint = ""
-    if (known := choices(wanted)) and isinstance(value, str):
+    if (known := choices(expected)) and isinstance(value, str):
         hint = nearest(value, known)
         hint = hint if hint.startswith("; did you") else ""
-    raise InputError(f"{field} must be {describe_type(wanted)}, got {quoted(value)}{hint}")
+    raise InputError(f"{field} must be {describe_type(expected)}, got {quoted(value)}{hint}")
 
 
-def choices(wanted: Any) -> list[str]:
+def choices(expected: Any) -> list[str]:
     """The values that a field of the type `wanted` may have, where they are listed."""
-    if get_origin(wanted) is Literal:
-        return [str(each) for each in get_args(wanted)]
-    if get_origin(wanted) is Annotated:
-        return [name for part in get_args(wanted) if isinstance(part, OneOf) for name in part.names]
+    if get_origin(expected) is Literal:
+        return [str(value) for value in get_args(expected)]
+    if get_origin(expected) is Annotated:
+        return [
+            name for part in get_args(expected) if isinstance(part, OneOf) for name in part.names
+        ]
     return []
 
 
@@ -153,17 +155,17 @@ def quoted(value: Any) -> str:
 _LONGEST = 200
 
 
-def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
-    origin, args = get_origin(wanted), get_args(wanted)
+def _fit(value: Any, expected: Any) -> tuple[bool, Any]:
+    origin, args = get_origin(expected), get_args(expected)
     if origin is Literal:
         # `True == 1`: compare the types too.
-        return any(type(value) is type(each) and value == each for each in args), value
+        return any(type(value) is type(option) and value == option for option in args), value
     if origin is Annotated:
         table = next(part for part in args if isinstance(part, OneOf))
         return isinstance(value, str) and (value in table.names or table.other(value)), value
     if origin in (types.UnionType, typing.Union):
-        for each in args:
-            ok, converted = _fit(value, each)
+        for option in args:
+            ok, converted = _fit(value, option)
             if ok:
                 return True, converted
         return False, value
@@ -174,27 +176,27 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
         kinds = [args[0]] * len(value) if variadic else args
         if len(kinds) != len(value):
             return False, value
-        fitted = [_fit(each, kind) for each, kind in zip(value, kinds, strict=True)]
-        return all(ok for ok, _ in fitted), tuple(each for _, each in fitted)
-    if wanted is float:
+        fitted = [_fit(item, kind) for item, kind in zip(value, kinds, strict=True)]
+        return all(ok for ok, _ in fitted), tuple(item for _, item in fitted)
+    if expected is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return True, float(value)
         return False, value
-    if wanted is int:
+    if expected is int:
         return isinstance(value, int) and not isinstance(value, bool), value
-    return isinstance(value, wanted), value
+    return isinstance(value, expected), value
 
 
-def describe_type(wanted: Any) -> str:
+def describe_type(expected: Any) -> str:
     """A type in words: "a whole number", "one of a, b"."""
-    origin, args = get_origin(wanted), get_args(wanted)
-    if known := choices(wanted):
+    origin, args = get_origin(expected), get_args(expected)
+    if known := choices(expected):
         return "one of " + ", ".join(known)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(describe_type(each) for each in args)
+        return " or ".join(describe_type(option) for option in args)
     if origin is tuple:
         if len(args) == 2 and args[1] is Ellipsis:
             return f"a list of {describe_type(args[0])}s"
         return f"a list of {len(args)} numbers"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return names.get(wanted, getattr(wanted, "__name__", str(wanted)))
+    return names.get(expected, getattr(expected, "__name__", str(expected)))

@@ -37,14 +37,14 @@ def write_atomic(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which is `path` once the context ends without an exception. Whoever looks,
-    at any moment, sees the old file or the new one.
+    """Open a file that replaces `path` atomically when the context ends without an exception.
+    Readers see either the old file or the new one.
 
-    It is written under another name in the same folder, `.NAME.RANDOM.tmp`, and locked meanwhile;
-    what a killed process left there of the same name is removed.
+    The file has another name in the same folder, `.NAME.RANDOM.tmp`, and is locked until then.
+    Leftovers of killed processes for the same `path` are removed.
 
-    **Raises** `OSError` where that is not possible, also where `path` is anything but a regular
-    file: a link, a pipe or a device is never replaced.
+    **Raises** `OSError` if that is not possible, or if `path` is not a regular file: a link, a pipe
+    or a device is never replaced.
     """
     refuse_special(path)
     own = re.compile(rf"\.{re.escape(path.name)}(\.[0-9a-f]{{8}})?({'|'.join(_SUFFIXES)})")
@@ -83,13 +83,13 @@ def _locked_temporary(path: Path) -> tuple[BinaryIO, Path]:
         except BaseException:
             file.close()
             raise
-        file.close()  # somebody who removes leftovers was quicker than the lock
+        file.close()  # another process removed the leftovers before this one had the lock
 
 
 def _remove_dead(folder: Path, name: re.Pattern[str]) -> None:
-    """Remove the files of matching names that nobody holds a lock on."""
+    """Remove the files with matching names that no process has locked."""
     try:
-        dead = [each for each in folder.iterdir() if name.fullmatch(each.name)]
+        dead = [path for path in folder.iterdir() if name.fullmatch(path.name)]
     except FileNotFoundError:
         return
     for path in dead:
@@ -183,8 +183,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """`path`, open for reading. **Raises** `OSError` where it is no regular file, at once: neither
-    a pipe nor a device is waited for or read."""
+    """Open `path` for reading. **Raises** `OSError` at once if it is not a regular file: pipes and
+    devices are not read."""
     return _open(path, os.O_RDONLY)
 
 
@@ -203,7 +203,7 @@ def _open(path: Path, flags: int) -> BinaryIO:
 
 
 def refuse_special(path: Path) -> None:
-    """**Raises** `OSError` where something is at `path` that is no regular file."""
+    """**Raises** `OSError` if `path` exists and is not a regular file."""
     try:
         wrong = _special(path.lstat())
     except FileNotFoundError:
@@ -215,7 +215,7 @@ def refuse_special(path: Path) -> None:
 
 
 def kind_of(mode: int) -> str:
-    """What is no regular file, in words; "" for one that is. `mode` as `os.stat` gives it."""
+    """The kind of a special file, in words; "" for a regular file. `mode` is from `os.stat`."""
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFIFO: "a pipe",
@@ -227,7 +227,7 @@ def kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "")
 
 
-def _special(found: os.stat_result) -> OSError | None:
-    kind = kind_of(found.st_mode)
+def _special(status: os.stat_result) -> OSError | None:
+    kind = kind_of(status.st_mode)
     code = errno.EISDIR if kind == "a folder" else errno.EINVAL
     return OSError(code, f"it is {kind}, and only regular files will do") if kind else None

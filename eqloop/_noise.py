@@ -16,8 +16,8 @@ def normal_like(tree: PyTree, key: PRNGKeyArray) -> PyTree:
     """Standard normal numbers in the shapes of the floating-point arrays of `tree`."""
     leaves, structure = jtu.tree_flatten(eqx.filter(tree, eqx.is_inexact_array))
     keys = jr.split(key, max(1, len(leaves)))
-    drawn = [jr.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)]
-    return jtu.tree_unflatten(structure, drawn)
+    samples = [jr.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)]
+    return jtu.tree_unflatten(structure, samples)
 
 
 class NoisyInput(eqx.Module):

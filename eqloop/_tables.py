@@ -26,9 +26,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {name: plain(each) for name, each in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
+        return [plain(item) for item in value]
     return value
 
 
@@ -96,21 +96,21 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
 
 
 def within_limits(tables: dict[str, Any]) -> dict[str, Any]:
-    """`tables`. **Raises** `ValueError` for an integer of more than 64 bits, which TOML does not
-    have and Python may not print, for text with NUL, which nothing of ours is called, and for
-    tables within tables without end: `a.a.a.a = 1`."""
+    """Return `tables`. **Raises** `ValueError` for an integer of more than 64 bits, which TOML does
+    not have and Python may not print, for text with NUL, and for deeply nested tables:
+    `a.a.a.a = 1`."""
     level: list[Any] = [tables]
     for _ in range(_DEEPEST):
-        if any(type(each) is int and not -(2**63) <= each < 2**63 for each in level):
+        if any(type(value) is int and not -(2**63) <= value < 2**63 for value in level):
             raise ValueError("an integer has more than 64 bits")
-        if any(isinstance(each, str) and "\0" in each for each in level):
+        if any(isinstance(value, str) and "\0" in value for value in level):
             raise ValueError("a text contains NUL")
         inner = [
-            each.values() if isinstance(each, dict) else each
-            for each in level
-            if isinstance(each, dict | list)
+            value.values() if isinstance(value, dict) else value
+            for value in level
+            if isinstance(value, dict | list)
         ]
-        level = [each for some in inner for each in some]
+        level = [value for values in inner for value in values]
         if not level:
             return tables
     raise ValueError("nested too deeply")

@@ -1,5 +1,5 @@
-"""The tasks, and what the author of a task needs: a task is one class, here or in a file of one's
-own."""
+"""The built-in tasks, and the helpers for authors of tasks. A task is one class, here or in a file
+of the user."""
 
 if __name__ != "eqloop.tasks":
     raise ImportError(f"import eqloop.tasks, not {__name__!r}")
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .._task import write_text as write_text
 
 GROUP = "eqloop.tasks"
-"""The entry-point group under which a distribution offers tasks: the name of each and its class."""
+"""The entry-point group for tasks of other distributions: task name -> class."""
 
 _HELPERS = {
     *("Task", "Split", "Bad", "Dataset", "Progress"),
@@ -44,7 +44,7 @@ _HELPERS = {
     *("Layout", "read_records", "write_text", "refuse", "Tally"),
     *("picture", "glyphs", "struck", "PREDICTED", "WRONG"),
 }
-"""What is public here and defined in `eqloop._task`, imported on first use, as it takes JAX."""
+"""Names from `eqloop._task`, imported on first use because that imports JAX."""
 
 
 def __getattr__(name: str) -> Any:
@@ -54,10 +54,10 @@ def __getattr__(name: str) -> Any:
 
 
 class _Tasks(Mapping[str, "type[_task.Task]"]):
-    """Name -> class; a task's module is imported when its class is asked for, so that listing
-    the names imports neither JAX nor Numba."""
+    """Name -> class. The module of a task is imported on access, so that listing the names imports
+    neither JAX nor Numba."""
 
-    _own: typing.ClassVar[dict[str, tuple[str, str]]] = {
+    _built_in: typing.ClassVar[dict[str, tuple[str, str]]] = {
         "prefix-sums": (".prefix_sums", "PrefixSums"),
         "sudoku": (".sudoku", "Sudoku"),
         "chess": (".chess", "Chess"),
@@ -67,23 +67,25 @@ class _Tasks(Mapping[str, "type[_task.Task]"]):
         self.registered: dict[str, type[_task.Task]] = {}
 
     def __getitem__(self, name: str) -> "type[_task.Task]":
-        if name in self._own:
-            return _imported(*self._own[name])
+        if name in self._built_in:
+            return _imported(*self._built_in[name])
         if name in self.registered:
             return self.registered[name]
         task = _checked(entry_point_classes(GROUP)[name]())
         if task.name != name:
             raise InputError(
-                f"the entry point {name} of {GROUP} gives the task {task.name}: both must have one "
-                "name"
+                f"the entry point {name} of {GROUP} gives the task {task.name}: both must have the "
+                "same name"
             )
         return task
 
     def __contains__(self, name: object) -> bool:
-        return name in self._own or name in self.registered or name in entry_point_classes(GROUP)
+        return (
+            name in self._built_in or name in self.registered or name in entry_point_classes(GROUP)
+        )
 
     def __iter__(self) -> Iterator[str]:
-        yield from dict.fromkeys((*self._own, *self.registered, *entry_point_classes(GROUP)))
+        yield from dict.fromkeys((*self._built_in, *self.registered, *entry_point_classes(GROUP)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -91,58 +93,68 @@ class _Tasks(Mapping[str, "type[_task.Task]"]):
 
 _TABLE = _Tasks()
 TASKS: Mapping[str, "type[_task.Task]"] = _TABLE
-"""Every task by its name on the command line: those of this package, those that `register` was
-called with, and those of installed distributions, in this order."""
+"""All tasks by their names on the command line: first the built-in ones, then those passed to
+`register`, then those of installed distributions."""
 
-_OLD: dict[tuple[str, int], tuple[str, str]] = {("chess", 1): (".chess", "ChessVersion1")}
-"""Earlier versions of a task that runs may have been made with: (name, version) -> its class."""
+_OLD_VERSIONS: dict[tuple[str, int], tuple[str, str]] = {("chess", 1): (".chess", "ChessVersion1")}
+"""Earlier versions of tasks, which old runs may use: (name, version) -> module and class."""
 
 _AnyTask = TypeVar("_AnyTask", bound="type[_task.Task]")
 
 
 def register(task: _AnyTask) -> _AnyTask:
-    """Make a task known by its name, `task.name`, in this process. May be used as a decorator.
+    """Register a task under its name, `task.name`, in this process. Also works as a decorator.
 
-    A class that is registered later takes the place of one of the same name, as when a cell of a
-    notebook runs again.
+    A class replaces an earlier one of the same name, so that a cell of a notebook can run again.
 
     **Arguments:**
 
-    - `task`: a class that is derived from `eqloop.Task` and has all that is abstract there.
+    - `task`: a subclass of `eqloop.Task` that defines all abstract members.
 
     **Returns** `task`.
 
-    **Raises** `InputError` for what is no such class, and for the name of a task of this package.
+    **Raises** `InputError` if `task` is no such class or has the name of a built-in task.
 
     ```python
-    @eqloop.tasks.register
-    class Reverse(eqloop.Task):
-        ...
+    >>> import eqloop, jax, numpy as np
+    >>> @eqloop.tasks.register
+    ... class Copy(eqloop.Task):
+    ...     grid, channels, classes = (8,), 2, 2
+    ...
+    ...     def generate(self, rows, seed, *, progress=None):
+    ...         bits = np.random.default_rng(seed).integers(0, 2, (rows, 8))
+    ...         return eqloop.Split.of(bits, bits)
+    ...
+    ...     def encode(self, tokens):
+    ...         return jax.nn.one_hot(tokens, 2)
+    >>> eqloop.tasks.make_task("copy", {"rows": 100})
+    Copy(data='', rows=100, seed=42, augment=False, skip_bad=False)
 
-    spec = eqloop.run.resolve("reverse", "quick", make_task=eqloop.tasks.make_task)
     ```
     """
     task = _checked(task)
-    if task.name in _Tasks._own:
+    if task.name in _Tasks._built_in:
         raise InputError(
-            f"the name {task.name!r} of {task.__qualname__} is that of a task of eqloop: give the "
-            "class another one, as in name = 'mine'"
+            f"the name {task.name!r} of {task.__qualname__} belongs to a task of eqloop: give the "
+            "class another name, as in name = 'mine'"
         )
     _TABLE.registered[task.name] = task
     return task
 
 
 def _checked(task: Any) -> Any:
-    """**Raises** `InputError` for what is no class of a task that can be made."""
+    """**Raises** `InputError` if `task` is no subclass of `Task` that can be instantiated."""
     from .._task import Task
 
     if not (isinstance(task, type) and issubclass(task, Task)):
-        raise InputError(f"{task!r} is no class that is derived from eqloop.Task")
+        raise InputError(f"{task!r} is not a subclass of eqloop.Task")
     where = f"the task {task.__qualname__}"
     if missing := sorted(task.__abstractmethods__):
         raise InputError(f"{where} does not define {', '.join(missing)}")
     if not re.fullmatch(r"\w[\w.-]*", task.name):
-        raise InputError(f"{where} has the name {task.name!r}: must be letters, digits, - and _")
+        raise InputError(
+            f"{where} has the name {task.name!r}: must consist of letters, digits, - and _"
+        )
     for base in task.__mro__:
         hints = {
             field: hint
@@ -151,17 +163,24 @@ def _checked(task: Any) -> Any:
         }
         if hints and issubclass(base, Task) and "__dataclass_fields__" not in vars(base):
             raise InputError(
-                f"the class {base.__qualname__} has fields ({', '.join(hints)}) and is no "
-                "dataclass: decorate it with @dataclasses.dataclass(frozen=True)"
+                f"the class {base.__qualname__} has fields ({', '.join(hints)}) but is not "
+                "a dataclass: decorate it with @dataclasses.dataclass(frozen=True)"
             )
     return task
 
 
 def named(reference: str) -> str:
-    """The name of a task, for `FILE.py:CLASS` after the file was run and the class registered; any
-    other text is a name already.
+    """The name of a task. For `FILE.py:CLASS` the file is executed and the class registered; any
+    other text is returned as it is.
 
-    **Raises** `InputError` as `eqloop._plugins.load_class` and `register`.
+    **Raises** `InputError` as `eqloop._plugins.load_class` and `register` do.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.tasks.named("sudoku")
+    'sudoku'
+
+    ```
     """
     if not is_reference(reference):
         return reference
@@ -169,30 +188,42 @@ def named(reference: str) -> str:
 
 
 def make_task(name: str, fields: Mapping[str, object], version: object = None) -> "_task.Task":
-    """The task called `name` with the fields `fields`, and its defaults for the others.
+    """Make the task `name` with the given fields.
 
     **Arguments:**
 
     - `name`: one of `TASKS`.
-    - `fields`: field -> value.
-    - `version`: the version of the task that a run was made with, so that it goes on seeing its
-      examples as it did; by default the newest.
+    - `fields`: field -> value; the other fields have their defaults. An integer is accepted for a
+      float.
+    - `version`: the version of the task that a run was made with, so that the run still sees the
+      same examples; by default the newest.
+
+    **Returns** the task.
 
     **Raises** `InputError` for an unknown name, version or field (with the nearest known one), and
-    for a value of a wrong type. An integer will do for a float.
+    for a value of a wrong type.
+
+    ```python
+    >>> import eqloop
+    >>> task = eqloop.tasks.make_task("sudoku", {"box": 2})
+    >>> task.grid, task.classes
+    ((4, 4), 5)
+
+    ```
     """
     if name not in TASKS:
         raise InputError(
-            f"unknown task {name!r}{nearest(name, TASKS)}; one of a file is --task FILE.py:CLASS"
+            f"unknown task {name!r}{nearest(name, TASKS)}; for a task of a file use "
+            "--task FILE.py:CLASS"
         )
     task = TASKS[name]
     if version is not None and version != task.version:
-        if not isinstance(version, int) or (name, version) not in _OLD:
+        if not isinstance(version, int) or (name, version) not in _OLD_VERSIONS:
             raise InputError(
                 f"version {version!r} of the task {name} is not known (this is version "
                 f"{task.version}); use the code that made the run"
             )
-        task = _imported(*_OLD[name, version])
+        task = _imported(*_OLD_VERSIONS[name, version])
     return build(task, "task", fields)
 
 
@@ -201,31 +232,42 @@ def task_of_run(
 ) -> "_task.Task":
     """The task that a run was made with.
 
-    A run does not bring code: where its task is a class of a file, the user names that file first,
-    to `named` or `register`, and it must be what it was.
+    A run contains no code. If its task is a class of a file, the user first passes that file to
+    `named` or `register`, and it must be unchanged.
 
     **Arguments:**
 
-    - `name`, `fields`: of the run's spec.
-    - `manifest`: of the run; `version` and `code` in it say which class it was.
+    - `name`: `task.name` in the spec of the run.
+    - `fields`: the fields of the task in the spec of the run.
+    - `manifest`: the manifest of the run; its `version` and `code` identify the class.
 
-    **Raises** `InputError` where nobody has named the class, where its file has changed since the
-    run, and as `make_task`.
+    **Returns** the task.
+
+    **Raises** `InputError` if the class is not registered, if its file has changed since the run,
+    and as `make_task` does.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.tasks.task_of_run("prefix-sums", {"length": 8}, {"version": 1}).grid
+    (8,)
+
+    ```
     """
     code = manifest.get("code")
     code = code if isinstance(code, Mapping) else {}
     if code and name not in _TABLE.registered:
-        raise InputError(f"its task {name} is a class of a file; name it: --task {code['file']}")
-    made = make_task(name, fields, manifest.get("version"))
-    now = origin(type(made))
-    if code and (now is None or now[1] != code.get("sha256")):
-        then, is_now = str(code.get("sha256"))[:12], now[1][:12] if now else "unknown"
+        raise InputError(f"its task {name} is a class of a file; pass it: --task {code['file']}")
+    task = make_task(name, fields, manifest.get("version"))
+    current = origin(type(task))
+    if code and (current is None or current[1] != code.get("sha256")):
+        recorded_hash = str(code.get("sha256"))[:12]
+        current_hash = current[1][:12] if current else "unknown"
         raise InputError(
-            f"its task {name} was {code['file']} with the SHA-256 {then}..., which is {is_now}... "
-            "now: restore the file; or, if the change does not matter, write the new SHA-256 (of "
-            "sha256sum) into data.json"
+            f"its task {name} was {code['file']} with the SHA-256 {recorded_hash}..., but now "
+            f"it has {current_hash}...: restore the file; or, if the change does not matter, write "
+            "the new SHA-256 (from sha256sum) into data.json"
         )
-    return made
+    return task
 
 
 def _imported(module: str, attribute: str) -> "type[_task.Task]":

@@ -1,4 +1,4 @@
-"""Seeded positions in which exactly one move mates."""
+"""Generate positions in which exactly one move mates, from a seed."""
 
 import numpy as np
 
@@ -10,21 +10,20 @@ THEMES = "mate mateIn1 oneMove"
 
 
 def difficulty_of(moves: int) -> int:
-    """A stand-in for a rating, on the same axis so that the same bands and splits serve:
-    `400 + 20 * (legal moves)`. The more moves there are, the more there are to tell apart; it is
-    **not** calibrated against Lichess ratings."""
+    """An estimate of the rating, `400 + 20 * (number of legal moves)`, on the axis of ratings so
+    that the same bands and splits apply. It is **not** calibrated against Lichess ratings."""
     return 400 + 20 * moves
 
 
 def generate(
     rows: int, seed: int, encoding: Encoding, *, progress: Progress | None = None
 ) -> Split:
-    """`rows` distinct positions (as the model sees them) with exactly one mating move.
+    """Generate `rows` distinct positions (as the model sees them) with exactly one mating move.
 
-    Half of the tries are random legal games from the first position, half scatter pieces (3 to
-    some 25, kings that stand to be mated mostly at the edge) and let the losing side make a random
-    legal move. Each try is a pure function of (`seed`, its number), so a longer set begins with
-    the shorter one of the same seed.
+    Half of the attempts are random legal games from the initial position. The other half place 3 to
+    about 25 pieces at random, the king of the losing side mostly at the edge, and let that side
+    make a random legal move. Each attempt is a pure function of `seed` and its number, so a larger
+    set begins with the smaller one of the same seed.
     """
     from . import _chess_kernels as kernels
 
@@ -32,35 +31,35 @@ def generate(
         raise ValueError(f"rows must not be negative, got {rows}")
     chunks: list[Split] = []
     seen: set[int] = set()
-    done, first = 0, 0
-    while done < rows:
-        found = np.zeros(_BATCH, np.bool_)
+    count, start = 0, 0
+    while count < rows:
+        success = np.zeros(_BATCH, np.bool_)
         fens = np.zeros((_BATCH, kernels.FEN_BYTES), np.uint8)
         moves = np.zeros((_BATCH, 12), np.uint8)
         legal = np.zeros(_BATCH, np.int64)
-        kernels.attempts(first, seed % 2**32, found, fens, moves, legal)
-        made = [
+        kernels.attempts(start, seed % 2**32, success, fens, moves, legal)
+        rows_made = [
             Row(
-                first + int(index) + 1,
-                f"{seed}-{first + int(index)}",
+                start + int(index) + 1,
+                f"{seed}-{start + int(index)}",
                 fens[index].tobytes().rstrip(b"\0").decode(),
                 moves[index].tobytes().rstrip(b"\0").decode(),
                 str(difficulty_of(int(legal[index]))),
                 THEMES,
             )
-            for index in np.flatnonzero(found)
+            for index in np.flatnonzero(success)
         ]
-        first += _BATCH
-        chunk = encode(made, encoding, _broken, "generator")
+        start += _BATCH
+        chunk = encode(rows_made, encoding, _broken, "generator")
         new = []
         for index, value in enumerate(hashes(chunk.inputs).tolist()):
-            if value not in seen and done < rows:
+            if value not in seen and count < rows:
                 seen.add(value)
                 new.append(index)
-                done += 1
+                count += 1
         chunks.append(chunk.take(np.array(new, np.int64)))
         if progress is not None:
-            progress(done, rows)
+            progress(count, rows)
     return join(chunks)
 
 

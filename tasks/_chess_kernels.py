@@ -1,13 +1,13 @@
 """Compiled chess: move rules, FEN, the row encoder, the judge and the mate-in-1 generator.
 
-Two authorities, one answer. python-chess decides what is legal; the functions here decide the
-common case some fifty times as fast. `encode_rows` therefore only ever says "accepted" or "not
-sure": a row that it is not sure about (a FEN with an en passant square, two checkers, anything
-malformed) goes to python-chess, which accepts it or says what is wrong. So the functions must be
-*sound*, not complete, and tests compare them with python-chess on real and random positions.
+python-chess defines the rules; the functions here decide the common cases about fifty times as
+fast. `encode_rows` therefore answers "accepted" or "unsure": rows of the second kind (a FEN with an
+en passant square, two checkers, anything malformed) go to python-chess, which accepts them or
+explains their fault. So the functions must be *sound*, not complete; tests compare them with
+python-chess on real and random positions.
 
-All compiled code is in this one file on purpose: Numba's disk cache looks at the date of the
-file of the function that is called, and would serve stale code for one inlined from elsewhere.
+All compiled code is in this file on purpose: the disk cache of Numba checks only the modification
+time of the file of the called function, and would use stale code of functions from other files.
 
 A board is 64 codes, a1 = 0 to h8 = 63: 0 empty, 1..6 white P N B R Q K, 7..12 black. A state is
 seven integers: side to move (0 white, 1 black), castling rights (1 K, 2 Q, 4 k, 8 q), en passant
@@ -23,13 +23,13 @@ import numpy as np
 
 TURN, CASTLING, PASSANT, HALF, FULL, KINGS = range(6)
 STATE = 7
-MAX_MOVES = 320  # more than the 218 legal moves of the richest position known, pseudo-legal too
+MAX_MOVES = 320  # no known position has more than 218 legal moves; this bounds pseudo-legal moves
 FEN_BYTES = 96
 PAPER, EASY_TO_HARD, MIRRORED = 0, 1, 2
 
 
 def _compile(function: Callable[..., Any]) -> Any:
-    """Numba, with the compiled code kept on disk where some folder can be written."""
+    """`numba.njit`, with the compiled code cached on disk if a cache folder can be written."""
     try:
         return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # no writable cache folder: compile in every process
@@ -38,7 +38,7 @@ def _compile(function: Callable[..., Any]) -> Any:
 
 def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Knight and king targets `(64, 8)` and the squares along eight rays `(64, 8, 7)`, -1 past
-    the edge. The first four rays are the rook's, the others the bishop's."""
+    the edge. The first four rays are those of a rook, the others those of a bishop."""
     lines = [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
     jumps = [(1, 2), (2, 1), (2, -1), (1, -2), (-1, -2), (-2, -1), (-2, 1), (-1, 2)]
     knight = np.full((64, 8), -1, np.int8)
@@ -59,8 +59,8 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 KNIGHT, KING, RAYS = _tables()
 LETTERS = np.frombuffer(b".PNBRQKpnbrqk", np.uint8)
-ORDER = np.array([5, 3, 2, 4, 1, 0], np.int64)  # of P N B R Q K among K Q B N R P
-CORNERS = np.array([7, 0, 63, 56], np.int64)  # the rook's square of the rights K Q k q
+ORDER = np.array([5, 3, 2, 4, 1, 0], np.int64)  # indices of P N B R Q K in K Q B N R P
+CORNERS = np.array([7, 0, 63, 56], np.int64)  # squares of the rooks for the rights K Q k q
 _START = b"rnbqkbnr/pppppppp/8/8/8/8/PPPPPPPP/RNBQKBNR w KQkq - 0 1"
 START = np.frombuffer(_START, np.uint8)
 
@@ -70,7 +70,7 @@ START = np.frombuffer(_START, np.uint8)
 
 @_compile
 def attackers(board, square, by):
-    """How many pieces of side `by` attack `square`."""
+    """The number of pieces of side `by` that attack `square`."""
     base = 6 * by
     count = 0
     for i in range(8):
@@ -102,7 +102,7 @@ def attackers(board, square, by):
 
 @_compile
 def attacked(board, square, by):
-    """Whether any piece of side `by` attacks `square`: `attackers(...) > 0`, which stops early."""
+    """Whether a piece of side `by` attacks `square`; as `attackers(...) > 0`, but stops early."""
     base = 6 * by
     for i in range(8):
         target = KNIGHT[square, i]
@@ -147,7 +147,7 @@ def _add_pawn(moves, count, start, end):
 
 @_compile
 def pseudo_moves(board, state, moves):
-    """Write the moves that may leave the own king attacked; castling is fully checked here."""
+    """Write the pseudo-legal moves, which may leave the own king attacked; castling is legal."""
     turn = state[TURN]
     base = 6 * turn
     count = 0
@@ -213,7 +213,7 @@ def pseudo_moves(board, state, moves):
 
 @_compile
 def make(board, state, move):
-    """Play a pseudo-legal move in place; False where it leaves the own king attacked."""
+    """Play a pseudo-legal move in place; returns False if it leaves the own king attacked."""
     start, end, promotion = move & 63, move >> 6 & 63, move >> 12
     turn = state[TURN]
     base = 6 * turn
@@ -246,7 +246,7 @@ def make(board, state, move):
 
 @_compile
 def copy(board, state, child, after):
-    # loops: they compile much faster than slices
+    # Loops compile much faster than slices.
     for i in range(64):
         child[i] = board[i]
     for i in range(STATE):
@@ -255,7 +255,7 @@ def copy(board, state, child, after):
 
 @_compile
 def legal_moves(board, state, moves):
-    """Write the legal moves and return how many there are."""
+    """Write the legal moves and return their number."""
     total = pseudo_moves(board, state, moves)
     child, after = np.empty(64, np.uint8), np.empty(STATE, np.int64)
     count = 0
@@ -286,8 +286,9 @@ def is_mate(board, state):
 
 @_compile
 def read_fen(text, board, state):
-    """Read a FEN in its usual form (six fields, no en passant square) that python-chess calls
-    valid. False means "not sure", and then `board` and `state` hold anything."""
+    """Read a FEN of the usual form (six fields, no en passant square). True only if python-chess
+    calls it valid; False means "unsure", and then the contents of `board` and `state` are
+    undefined."""
     for square in range(64):
         board[square] = 0
     size = text.size
@@ -315,7 +316,7 @@ def read_fen(text, board, state):
                 return False
             board[rank * 8 + file] = code
             file, digit = file + 1, False
-    if rank != 0 or file != 8 or at + 10 > size:  # " w - - 0 1" is the shortest rest
+    if rank != 0 or file != 8 or at + 10 > size:  # " w - - 0 1" is the shortest remainder
         return False
     if text[at + 1] == 119:
         state[TURN] = 0
@@ -340,7 +341,7 @@ def read_fen(text, board, state):
                 return False
             rights, last = rights | 1 << i, i
             at += 1
-        if last < 0:  # nothing between two spaces
+        if last < 0:  # an empty field
             return False
     state[CASTLING] = rights
     if at + 6 > size or text[at] != 32 or text[at + 1] != 45 or text[at + 2] != 32:
@@ -364,8 +365,9 @@ def read_fen(text, board, state):
 
 @_compile
 def plausible(board, state):
-    """One king each (found and noted), not too many pieces, pawns between the back ranks, the
-    side that just moved not in check, and at most one checker."""
+    """Whether each side has one king (whose square is stored) and not too many pieces, pawns are
+    between the back ranks, the side that just moved is not in check, and there is at most one
+    checker."""
     counts = np.zeros(13, np.int64)
     for square in range(64):
         counts[board[square]] += 1
@@ -401,8 +403,8 @@ def _write_number(out, at, value):
 
 @_compile
 def write_fen(board, state, out):
-    """Write the FEN as python-chess does (the en passant square only where a capture there is
-    legal) and return its length."""
+    """Write the FEN as python-chess does (the en passant square only if a capture there is legal)
+    and return its length."""
     at = 0
     for rank in range(7, -1, -1):
         empty = 0
@@ -462,7 +464,7 @@ def write_fen(board, state, out):
 
 @_compile
 def read_move(text, at, end):
-    """The move that `text[at:end]` spells in UCI, or -1. Whether it is legal is not asked."""
+    """Parse the UCI move `text[at:end]`; -1 if malformed. Legality is not checked."""
     if end - at != 4 and end - at != 5:
         return -1
     for i in range(4):
@@ -498,12 +500,12 @@ def write_move(move, out):
 
 @_compile
 def frame(state, encoding, cells):
-    """`cells[square]` = the cell (row * 8 + column) at which the model sees a square."""
+    """Write the cell (row * 8 + column) at which the model sees each square to `cells[square]`."""
     turn = state[TURN]
     king = state[KINGS + turn]
     flip = False
     if encoding == PAPER:
-        # the column of the king once the mover sits at the bottom
+        # the column of the king after the mover is put at the bottom
         flip = ((7 - (king & 7)) if turn else (king & 7)) < 4
     for square in range(64):
         row, column = square >> 3, square & 7
@@ -518,11 +520,11 @@ def frame(state, encoding, cells):
 
 @_compile
 def tokenise(board, turn, encoding, cells, tokens):
-    """Write the 64 tokens: 1..6 the mover's pieces, 7..12 the other side's."""
+    """Write the 64 tokens: 0 empty, 1..6 pieces of the mover, 7..12 of the opponent."""
     for square in range(64):
         code = np.int64(board[square])
         if code:
-            code = (code + 5) % 12 if turn else code - 1  # 0..5 mover's P N B R Q K
+            code = (code + 5) % 12 if turn else code - 1  # 0..5 for P N B R Q K of the mover
             if encoding != PAPER:
                 code = code // 6 * 6 + ORDER[code % 6]
             code += 1
@@ -533,12 +535,12 @@ def tokenise(board, turn, encoding, cells, tokens):
 
 
 @_compile
-def encode_rows(fens, moves, themed, encoding, tokens, squares, answers, puzzles, accepted):
+def encode_rows(fens, moves, is_mate_in_1, encoding, tokens, squares, answers, puzzles, accepted):
     """Encode rows given as newline-separated FENs and move lists.
 
-    For each row: the position after the first move, the second move as its answer, the further
-    moves replayed. `themed` marks rows said to be a mate in 1. `accepted` is False where
-    python-chess has to look.
+    The position of a row is that after its first move, and its answer is the second move; the
+    further moves are replayed. `is_mate_in_1` marks rows with the theme mate in 1. `accepted` is
+    False for rows that python-chess must decide.
     """
     fen_at, move_at = 0, 0
     board, state = np.empty(64, np.uint8), np.empty(STATE, np.int64)
@@ -549,38 +551,38 @@ def encode_rows(fens, moves, themed, encoding, tokens, squares, answers, puzzles
             fen_end += 1
         while move_end < moves.size and moves[move_end] != 10:
             move_end += 1
-        good = read_fen(fens[fen_at:fen_end], board, state)
+        ok = read_fen(fens[fen_at:fen_end], board, state)
         index, at = 0, move_at
-        while good and at < move_end:
+        while ok and at < move_end:
             end = at
             while end < move_end and moves[end] != 32:
                 end += 1
-            wanted = read_move(moves, at, end)
-            good = False
+            move = read_move(moves, at, end)
+            ok = False
             for i in range(pseudo_moves(board, state, buffer)):
-                if buffer[i] == wanted:
-                    good = True
-            if not good:
+                if buffer[i] == move:
+                    ok = True
+            if not ok:
                 break
             if index == 1:
                 frame(state, encoding, cells)
                 tokenise(board, state[TURN], encoding, cells, tokens[row])
-                squares[row, 0] = cells[wanted & 63]
-                squares[row, 1] = cells[wanted >> 6 & 63]
-                write_move(wanted, answers[row])
+                squares[row, 0] = cells[move & 63]
+                squares[row, 1] = cells[move >> 6 & 63]
+                write_move(move, answers[row])
                 write_fen(board, state, puzzles[row])
-            good = make(board, state, wanted)
-            if index == 1 and themed[row] and good:
-                good = is_mate(board, state)
+            ok = make(board, state, move)
+            if index == 1 and is_mate_in_1[row] and ok:
+                ok = is_mate(board, state)
             index += 1
             at = end + 1
-        accepted[row] = good and index >= 2 and index % 2 == 0
+        accepted[row] = ok and index >= 2 and index % 2 == 0
         fen_at, move_at = fen_end + 1, move_end + 1
 
 
 @_compile
 def hash_rows(tokens, out):
-    """64 bits of the 64 tokens of each row (FNV-1a, then mixed)."""
+    """A 64-bit hash of the 64 tokens of each row (FNV-1a, then mixed)."""
     for row in range(len(tokens)):
         value = np.uint64(0xCBF29CE484222325)
         for i in range(64):
@@ -591,12 +593,12 @@ def hash_rows(tokens, out):
 
 
 @_compile
-def judge_rows(fens, pairs, encoding, legal, mate, exists, known):
+def judge_rows(fens, pairs, encoding, legal, mate, exists, is_judged):
     """Judge predicted pairs of cells on newline-separated puzzle FENs.
 
-    `legal`: some legal move joins the two squares, in either direction. `mate`: one of those
-    mates. `exists`: the position has a mate in 1 at all. `known` is False where python-chess
-    has to look.
+    `legal`: a legal move joins the two squares, in either direction. `mate`: one of those moves
+    mates. `exists`: the position has a mate in 1. `is_judged` is False for rows that python-chess
+    must decide.
     """
     at = 0
     board, state = np.empty(64, np.uint8), np.empty(STATE, np.int64)
@@ -606,9 +608,9 @@ def judge_rows(fens, pairs, encoding, legal, mate, exists, known):
         end = at
         while end < fens.size and fens[end] != 10:
             end += 1
-        known[row] = read_fen(fens[at:end], board, state)
+        is_judged[row] = read_fen(fens[at:end], board, state)
         at = end + 1
-        if not known[row]:
+        if not is_judged[row]:
             continue
         frame(state, encoding, cells)
         for i in range(legal_moves(board, state, moves)):
@@ -627,7 +629,7 @@ def judge_rows(fens, pairs, encoding, legal, mate, exists, known):
 
 @_compile
 def _random(seed):
-    """Splitmix64: the next draw; `seed` is an array of one 64-bit word."""
+    """The next number of splitmix64; `seed` is an array of one 64-bit word."""
     seed[0] += np.uint64(0x9E3779B97F4A7C15)
     value = seed[0]
     value = (value ^ value >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
@@ -642,8 +644,8 @@ def _below(seed, bound):
 
 @_compile
 def only_mate(board, state):
-    """The mating move where there is exactly one (promotions to different pieces count as
-    different moves), else -1; and how many legal moves there are."""
+    """The mating move if there is exactly one (promotions to different pieces are different moves),
+    else -1; and the number of legal moves."""
     moves = np.empty(MAX_MOVES, np.int64)
     child, after = np.empty(64, np.uint8), np.empty(STATE, np.int64)
     found, count = -1, 0
@@ -661,19 +663,19 @@ def only_mate(board, state):
 
 @_compile
 def _place(seed, board, state):
-    """Scatter pieces over an empty board, richer for the side that is to mate."""
+    """Place random pieces on an empty board, more of them for the mating side."""
     for square in range(64):
         board[square] = 0
     mater = _below(seed, 2)
-    state[TURN] = 1 - mater  # the other side moves first, into the puzzle
+    state[TURN] = 1 - mater  # the losing side moves first
     state[CASTLING] = 0
     state[PASSANT] = -1
     state[HALF] = _below(seed, 10)
     state[FULL] = 20 + _below(seed, 60)
-    crowd = 1 + _below(seed, 3)  # 1 endgame .. 3 middlegame
+    crowd = 1 + _below(seed, 3)  # from 1, endgame, to 3, middlegame
     for side in range(2):
         square = _below(seed, 64)
-        if side != mater and _below(seed, 4):  # mostly at the edge, where kings get mated
+        if side != mater and _below(seed, 4):  # mostly at the edge, where mates are frequent
             line, along = 7 * _below(seed, 2), _below(seed, 8)
             square = line * 8 + along if _below(seed, 2) else along * 8 + line
         if board[square]:
@@ -694,12 +696,12 @@ def _place(seed, board, state):
 
 @_compile
 def _try(board, state, move, fen, moves, legal):
-    """Whether `move` leads to exactly one mate in 1; writes the row if so."""
+    """Whether exactly one move mates after `move`; if so, writes the row."""
     child, after = np.empty(64, np.uint8), np.empty(STATE, np.int64)
     copy(board, state, child, after)
     make(child, after, move)
     if attackers(child, after[KINGS + after[TURN]], 1 - after[TURN]) > 1:
-        return False  # `read_fen` would not be sure of it
+        return False  # `read_fen` would be unsure
     answer, count = only_mate(child, after)
     if answer < 0:
         return False
@@ -715,8 +717,9 @@ def _try(board, state, move, fen, moves, legal):
 
 @_compile
 def attempt(seed, fen, moves, legal):
-    """One try, a pure function of `seed`: a random legal game (one in two) or a scattered
-    position, searched for a move after which exactly one move mates. True where one is found."""
+    """Make one attempt, a pure function of `seed`: take a random legal game (with probability 1/2)
+    or random positions, and search a move after which exactly one move mates. Returns whether
+    there is one."""
     word = np.empty(1, np.uint64)
     word[0] = seed
     board, state = np.empty(64, np.uint8), np.empty(STATE, np.int64)
@@ -729,7 +732,7 @@ def attempt(seed, fen, moves, legal):
             if count == 0:
                 return False
             move = buffer[_below(word, count)]
-            # write_fen may put an en passant square, which the fast reader leaves alone
+            # `write_fen` may write an en passant square, which `read_fen` does not read.
             if (
                 ply >= earliest
                 and state[PASSANT] < 0
@@ -751,9 +754,9 @@ def attempt(seed, fen, moves, legal):
 
 
 @_compile
-def attempts(first, seed, found, fens, moves, legal):
-    """Tries number `first`, `first + 1`, ... of the stream that `seed` names."""
-    for i in range(len(found)):
+def attempts(start, seed, success, fens, moves, legal):
+    """Make attempts `start`, `start + 1`, ... of the stream `seed`."""
+    for i in range(len(success)):
         word = np.empty(1, np.uint64)
-        word[0] = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(first + i)
-        found[i] = attempt(_random(word), fens[i], moves[i], legal[i : i + 1])
+        word[0] = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(start + i)
+        success[i] = attempt(_random(word), fens[i], moves[i], legal[i : i + 1])

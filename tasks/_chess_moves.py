@@ -1,5 +1,5 @@
-"""From two marked cells back to chess: which move a prediction is, whether it is legal or mates,
-and the board as text. All by python-chess, except the judging of many predictions at once."""
+"""Interpret two marked cells as a chess move: is it legal, does it mate; and the board as text.
+All functions use python-chess, except `judge`, which is compiled."""
 
 import chess
 import numpy as np
@@ -9,15 +9,16 @@ from ._chess_rows import ENCODINGS, Encoding, cells_of, lines, quote, read_board
 
 
 def position(text: str) -> tuple[chess.Board, list[chess.Move]]:
-    """The position of a FEN or of one line of a position list (EPD: four fields of a FEN, then
-    operations), and the best moves that its operation `bm` names.
+    """Parse a FEN, or one line of EPD (four fields of a FEN, then operations).
 
-    **Raises** `ValueError`, one line, where it is neither, or illegal.
+    **Returns** the board and the best moves that the operation `bm` names.
+
+    **Raises** `ValueError`, one line, if the text is neither or the position is illegal.
     """
-    found = [line.strip().strip("\"'") for line in text.splitlines() if line.split("#")[0].strip()]
-    if len(found) > 1:
-        raise ValueError(f"the text holds {len(found)} lines, not one position: choose one of them")
-    fields = found[0].split() if found else []
+    lines = [line.strip().strip("\"'") for line in text.splitlines() if line.split("#")[0].strip()]
+    if len(lines) > 1:
+        raise ValueError(f"the text has {len(lines)} lines, not one position: choose one of them")
+    fields = lines[0].split() if lines else []
     if len(fields) < 2:
         raise ValueError(f"{quote(text)} is not a FEN with a side to move")
     clocks = 4 + sum(field.lstrip("-").isdecimal() for field in fields[4:6])
@@ -27,13 +28,15 @@ def position(text: str) -> tuple[chess.Board, list[chess.Move]]:
     try:
         _, operations = chess.Board.from_epd(" ".join(fields[:4] + fields[clocks:]))
     except ValueError as error:
-        raise ValueError(f"{quote(found[0])} is not a FEN, nor a line of EPD ({error})") from None
+        raise ValueError(
+            f"{quote(lines[0])} is neither a FEN nor a line of EPD ({error})"
+        ) from None
     best = operations.get("bm")
     return board, list(best) if isinstance(best, list) else []
 
 
 def marked(board: chess.Board, prediction: np.ndarray, encoding: Encoding) -> list[int]:
-    """The squares that a prediction marks on the board, in the board's own coordinates."""
+    """The squares that a prediction marks, in coordinates of the board."""
     cells = cells_of(board, encoding)
     flat = np.asarray(prediction).ravel() != 0
     return [square for square in chess.SQUARES if flat[cells[square]]]
@@ -51,65 +54,65 @@ def mating_moves(board: chess.Board) -> list[chess.Move]:
 
 
 def move_between(board: chess.Board, squares: list[int]) -> chess.Move | None:
-    """The legal move that joins two squares, whichever holds the mover's piece. Of promotions the
-    one that mates, otherwise to a queen. None where there is none."""
-    found = [
+    """The legal move between two squares, in either direction, or None. Among promotions it is one
+    that mates, otherwise the promotion to a queen."""
+    moves = [
         move
         for move in board.legal_moves
         if sorted((move.from_square, move.to_square)) == sorted(squares)
     ]
-    found.sort(key=lambda move: (not mates(board, move), -(move.promotion or 0)))
-    return found[0] if found else None
+    moves.sort(key=lambda move: (not mates(board, move), -(move.promotion or 0)))
+    return moves[0] if moves else None
 
 
-def ends(board: chess.Board, squares: list[int]) -> tuple[int, int] | None:
-    """Which of two squares a move leaves and which it reaches, also where no legal move joins
-    them, as long as one of them holds a piece of the mover's and the other does not."""
+def from_and_to(board: chess.Board, squares: list[int]) -> tuple[int, int] | None:
+    """Order two squares as (from, to). If no legal move joins them, the square with a piece of the
+    mover is the first; None if both or neither have one."""
     if len(squares) != 2:
         return None
     move = move_between(board, squares)
-    if move is not None:  # castling written as king takes rook has two own pieces
+    if move is not None:  # castling as king takes rook has two pieces of the mover
         return move.from_square, move.to_square
-    own = [square for square in squares if board.color_at(square) == board.turn]
-    if len(own) != 1:
+    starts = [square for square in squares if board.color_at(square) == board.turn]
+    if len(starts) != 1:
         return None
-    return own[0], sum(squares) - own[0]
+    return starts[0], sum(squares) - starts[0]
 
 
 def name(board: chess.Board, move: chess.Move) -> str:
-    """A move in both notations: `Qxf7# (h5f7)`."""
+    """A move in SAN and UCI: `Qxf7# (h5f7)`."""
     return f"{board.san(move)} ({move.uci()})"
 
 
 def check(
     board: chess.Board, prediction: np.ndarray, answer: str, encoding: Encoding
 ) -> tuple[bool | None, str]:
-    """Whether a prediction is right, and one line that says why. `answer` is a move in UCI, or
-    several of them that are equally good, or empty."""
+    """Whether a prediction is right (None if undecided), and the reason in one line. `answer` has
+    no move, one, or several equally good ones, in UCI."""
     squares = marked(board, prediction, encoding)
     if len(squares) != 2:
-        return False, f"{len(squares)} squares are marked, and a move has two"
+        return False, f"{len(squares)} squares are marked, but a move has two"
     best = [chess.Move.from_uci(text) for text in answer.split()]
     move = move_between(board, squares)
     if move is None:
         names = " and ".join(map(chess.square_name, squares))
         return False, f"no legal move joins {names}{_instead(board, best)}"
-    chosen = [known for known in best if {known.from_square, known.to_square} == set(squares)]
-    known, same = (chosen or best or [None])[0], bool(chosen)
-    if same and mates(board, move):
+    matching = [right for right in best if {right.from_square, right.to_square} == set(squares)]
+    expected, is_answer = (matching or best or [None])[0], bool(matching)
+    if is_answer and mates(board, move):
         return True, f"{name(board, move)} is the answer, and mates"
-    if same and known is not None:
-        return True, f"{name(board, known)} is the answer"
+    if is_answer and expected is not None:
+        return True, f"{name(board, expected)} is the answer"
     if mates(board, move):
-        own = f"; the puzzle's own answer is {name(board, known)}" if known else ""
-        return True, f"{name(board, move)} mates{own}"
-    if known is not None:
-        return False, f"{name(board, move)} is legal, but the answer is {name(board, known)}"
-    return None, f"{name(board, move)} is legal; whether it is best the rules alone cannot tell"
+        remark = f"; the answer of the puzzle is {name(board, expected)}" if expected else ""
+        return True, f"{name(board, move)} mates{remark}"
+    if expected is not None:
+        return False, f"{name(board, move)} is legal, but the answer is {name(board, expected)}"
+    return None, f"{name(board, move)} is legal; the rules alone do not decide whether it is best"
 
 
 def _instead(board: chess.Board, best: list[chess.Move]) -> str:
-    """The moves that mate at once, or else those that are known to be best."""
+    """Names the moves that mate at once, or else the best known move."""
     mating = mating_moves(board)
     verb = "mates" if len(mating) == 1 else "mate" if mating else "is the answer"
     moves = ", ".join(name(board, move) for move in mating or best[:1])
@@ -122,15 +125,15 @@ def judge(split: Split, predictions: np.ndarray, encoding: Encoding) -> dict[str
 
     count = len(split)
     flat = np.asarray(predictions).reshape(count, 64) != 0
-    # (-1, -1), which no move joins, unless exactly two squares are marked
+    # (-1, -1) is no move: the value for rows without exactly two marked squares
     pairs = np.full((count, 2), -1, np.int64)
     two = flat.sum(axis=1) == 2
     pairs[two] = np.nonzero(flat[two])[1].reshape(-1, 2)
     fens = [puzzle.decode() for puzzle in split.puzzles]
-    legal, mate, exists, known = np.zeros((4, count), np.bool_)
+    legal, mate, exists, is_judged = np.zeros((4, count), np.bool_)
     code = ENCODINGS.index(encoding)
-    kernels.judge_rows(lines(fens), pairs, code, legal, mate, exists, known)
-    for index in np.flatnonzero(~known).tolist():
+    kernels.judge_rows(lines(fens), pairs, code, legal, mate, exists, is_judged)
+    for index in np.flatnonzero(~is_judged).tolist():
         board = chess.Board(fens[index])
         mating = mating_moves(board)
         exists[index] = bool(mating)
@@ -151,14 +154,14 @@ def judge(split: Split, predictions: np.ndarray, encoding: Encoding) -> dict[str
 def render(board: chess.Board, prediction: np.ndarray | None, encoding: Encoding) -> str:
     """The board as rich markup, from the mover's side, in true coordinates.
 
-    White is in capitals, Black in small letters, as in a FEN. The predicted squares also carry
-    signs, so that they can be told without colour: `(N)` from, `>.<` to, `?.?` where the squares
-    marked are no move of a piece of the mover's.
+    Letters are those of a FEN: upper case for White, lower case for Black. Signs mark the predicted
+    squares without colour: `(N)` from, `>.<` to, `?.?` if the marked squares are no move of a piece
+    of the mover.
     """
     squares = [] if prediction is None else marked(board, prediction, encoding)
     signs = dict.fromkeys(squares, "??")
-    if found := ends(board, squares):
-        signs = {found[0]: "()", found[1]: "><"}
+    if ordered := from_and_to(board, squares):
+        signs = {ordered[0]: "()", ordered[1]: "><"}
     move = move_between(board, squares) if len(squares) == 2 else None
 
     white = board.turn == chess.WHITE

@@ -1,4 +1,4 @@
-"""A chess puzzle as a picture for a page, by `chess.svg` with marks that need no colour."""
+"""Draw a chess puzzle with `chess.svg`, with marks that work without colour."""
 
 import xml.etree.ElementTree as ET
 
@@ -7,13 +7,13 @@ import chess.svg
 import numpy as np
 
 from .._task import Split
-from ._chess_moves import ends, marked, move_between, name
+from ._chess_moves import from_and_to, marked, move_between, name
 from ._chess_rows import Encoding
 
 _SQUARE = chess.svg.SQUARE_SIZE
 _BOARD = 8 * _SQUARE
 _LEFT, _BELOW = 18, 64
-# Light and dark of one hue, so that the marks and the men stand out on both.
+# Two shades of one hue, so that marks and pieces stand out on both.
 _COLOURS = {"square light": "#eee8dc", "square dark": "#b9a78c", "arrow blue": "#0057a0b0"}
 _FILL = "#5aa9e6b0"
 _ANSWER = "#0b6b3a"
@@ -22,14 +22,14 @@ _ANSWER = "#0b6b3a"
 def draw(split: Split, prediction: np.ndarray | None, encoding: Encoding) -> str:
     """The board from the mover's side, in true coordinates.
 
-    An arrow on filled squares is the prediction, a cross a square of it that is wrong; dashed
-    squares are those of the answer, where it is known.
+    An arrow on filled squares shows the prediction, a cross marks a wrong square of it, and dashed
+    squares show the answer if it is known.
     """
     board = chess.Board(split.puzzles[0].decode())
     squares = [] if prediction is None else marked(board, prediction, encoding)
-    known = prediction is not None and split.answered[0]
-    right = marked(board, split.targets[0], encoding) if known else []
-    move = ends(board, squares)
+    has_answer = prediction is not None and split.answered[0]
+    right = marked(board, split.targets[0], encoding) if has_answer else []
+    move = from_and_to(board, squares)
     svg = ET.fromstring(
         chess.svg.board(
             board,
@@ -38,17 +38,17 @@ def draw(split: Split, prediction: np.ndarray | None, encoding: Encoding) -> str
             colors=_COLOURS,
             fill=dict.fromkeys(squares, _FILL),
             arrows=[chess.svg.Arrow(*move, color="blue")] if move else [],
-            squares=[square for square in squares if known and square not in right],
+            squares=[square for square in squares if has_answer and square not in right],
         )
     )
     _shorten(svg)
     side = "White" if board.turn == chess.WHITE else "Black"
     lines = [f"{side} to move"]
     if prediction is not None:
-        lines = [f"predicted: {_told(board, squares)}"]
+        lines = [f"predicted: {_move_text(board, squares)}"]
     if right:
-        lines.append(f"answer (dashed): {_told(board, right)}")
-    verdict = (" Right." if squares == right else " Wrong.") if known else ""
+        lines.append(f"answer (dashed): {_move_text(board, right)}")
+    verdict = (" Right." if squares == right else " Wrong.") if has_answer else ""
     ET.SubElement(svg, "g", {"fill": "currentColor", "font-size": "15"}).extend(
         [*_coordinates(board.turn), *_captions(lines)]
     )
@@ -62,8 +62,8 @@ def draw(split: Split, prediction: np.ndarray | None, encoding: Encoding) -> str
     return ET.tostring(svg, encoding="unicode")
 
 
-def _told(board: chess.Board, squares: list[int]) -> str:
-    """Two squares as a move, or by their names where no legal move joins them."""
+def _move_text(board: chess.Board, squares: list[int]) -> str:
+    """Two squares as a move, or their names if no legal move joins them."""
     move = move_between(board, squares) if len(squares) == 2 else None
     if move is not None:
         return name(board, move)
@@ -71,10 +71,10 @@ def _told(board: chess.Board, squares: list[int]) -> str:
 
 
 def _shorten(svg: ET.Element) -> None:
-    """Leave out what only styles or old browsers need: a page holds some hundred boards."""
-    for each in svg.iter():
+    """Remove attributes for styles and old browsers, since a page has some hundred boards."""
+    for element in svg.iter():
         for attribute in ("class", "{http://www.w3.org/1999/xlink}href"):
-            each.attrib.pop(attribute, None)
+            element.attrib.pop(attribute, None)
     for child in list(svg):
         if child.tag.endswith("}desc"):
             svg.remove(child)
@@ -97,15 +97,15 @@ def _dashed(square: int, turn: chess.Color) -> ET.Element:
 
 
 def _coordinates(turn: chess.Color) -> list[ET.Element]:
-    found = []
+    labels = []
     for number in range(8):
         x, _ = _place(chess.square(number, 0), turn)
         _, y = _place(chess.square(0, number), turn)
-        found.append(_text(chess.FILE_NAMES[number], x + _SQUARE / 2, _BOARD + 15))
-        found.append(_text(chess.RANK_NAMES[number], -_LEFT / 2, y + _SQUARE / 2 + 5))
-    for each in found:
-        each.set("text-anchor", "middle")
-    return found
+        labels.append(_text(chess.FILE_NAMES[number], x + _SQUARE / 2, _BOARD + 15))
+        labels.append(_text(chess.RANK_NAMES[number], -_LEFT / 2, y + _SQUARE / 2 + 5))
+    for label in labels:
+        label.set("text-anchor", "middle")
+    return labels
 
 
 def _captions(lines: list[str]) -> list[ET.Element]:
@@ -113,8 +113,8 @@ def _captions(lines: list[str]) -> list[ET.Element]:
 
 
 def _text(text: str, x: float, y: float) -> ET.Element:
-    found = ET.Element(
+    element = ET.Element(
         "text", {"x": f"{x:g}", "y": f"{y:g}", "font-family": "system-ui,sans-serif"}
     )
-    found.text = text
-    return found
+    element.text = text
+    return element

@@ -1,8 +1,8 @@
-"""Rows of a Lichess puzzle file: checked, encoded in chunks, and written again.
+"""Check, encode and write the rows of a Lichess puzzle file.
 
 A row's FEN is the position *before* the opponent's move, `Moves[0]`; the puzzle is the board
-after it and the answer is `Moves[1]`. The compiled encoder takes the common rows; python-chess
-takes the rest and is the one that says what is wrong with a row.
+after it and the answer is `Moves[1]`. The compiled encoder processes the common rows; python-chess
+processes the rest and explains the faults of a row.
 """
 
 import csv
@@ -17,15 +17,15 @@ import numpy as np
 from .._task import Bad, Layout, Progress, Record, Split, read_records, write_text
 
 Encoding = Literal["paper", "easy-to-hard", "easy-to-hard-1"]
-"""The last one is `"easy-to-hard"` in version 1 of the task: only runs of that version have it."""
+"""`"easy-to-hard-1"` is `"easy-to-hard"` of version 1 of the task; only runs of it use this."""
 ENCODINGS: tuple[Encoding, ...] = ("paper", "easy-to-hard", "easy-to-hard-1")
 BEFORE = "FEN must be the position before the opponent's first move"
 
 CHUNK = 16384
-"""Rows encoded at a time: what is in memory besides the result."""
+"""Number of rows that are encoded, and held in memory besides the result, at a time."""
 HEADER = "PuzzleId,FEN,Moves,Rating,RatingDeviation,Popularity,NbPlays,Themes,GameUrl,OpeningTags"
 _LONGEST = {"PuzzleId": 32, "FEN": 120, "Moves": 1024, "Themes": 512}
-"""Bytes. The columns of a split are as wide as their longest entry, so one must not run away."""
+"""Maximum length of a field in bytes, since a column is as wide as its longest entry."""
 _PUZZLE_BYTES = 96
 
 
@@ -34,7 +34,7 @@ _MOVES = r"\s[wb]\s\S+\s\S+"
 
 
 def _plain(line: str) -> Record | None:
-    """A row of a Lichess file without its header, as they were until 2022."""
+    """Parse a row of a Lichess file without a header; such files were published until 2022."""
     fields = line.rstrip("\n").split(",")
     if len(fields) < 4 or not re.match(_FEN, fields[1]):
         return None
@@ -44,8 +44,8 @@ def _plain(line: str) -> Record | None:
 LAYOUT = Layout(
     required=("FEN", "Moves", "Rating"),
     expected=(
-        "a file of Lichess puzzles is expected, with the columns FEN, Moves and Rating, and "
-        f"PuzzleId and Themes where they are known; {BEFORE}, the first of Moves, which are in UCI"
+        "expected a file of Lichess puzzles with the columns FEN, Moves and Rating (Moves in UCI), "
+        f"and optionally PuzzleId and Themes; {BEFORE}, which is the first of Moves"
     ),
     names={"PuzzleId": ("puzzle_id", "id"), "Themes": ()},
     plain=_plain,
@@ -66,7 +66,7 @@ LAYOUT = Layout(
 
 
 class Row(NamedTuple):
-    """The fields of a row that are used, as they stand in the file, and its line number."""
+    """The line number and the used fields of a row, as in the file."""
 
     line: int
     id: str
@@ -77,12 +77,12 @@ class Row(NamedTuple):
 
 
 def cells_of(board: chess.Board, encoding: Encoding) -> np.ndarray:
-    """`cells[square]`: the cell, row * 8 + column, at which the model sees each square.
+    """The map from squares to cells, `cells[square] = row * 8 + column`, `(64,)`.
 
-    - `"paper"`: the mover sits at the bottom (row 0 is rank 8 for White; for Black the board is
-      turned by 180 degrees), then files are mirrored where needed so that the mover's king is in
-      columns 4..7, the e to h files of a White king.
-    - `"easy-to-hard"`: row 0 is rank 1 and column 0 the a file, whoever moves.
+    - `"paper"`: the mover is at the bottom (row 0 is rank 8 for White; for Black the board is
+      rotated by 180 degrees); then files are mirrored if needed, so that the king of the mover is
+      in columns 4..7.
+    - `"easy-to-hard"`: row 0 is rank 1 and column 0 is the a-file, for both colours.
     - `"easy-to-hard-1"`: the same for White; for Black the ranks are mirrored.
     """
     rank, file = np.divmod(np.arange(64), 8)
@@ -99,7 +99,7 @@ def cells_of(board: chess.Board, encoding: Encoding) -> np.ndarray:
 
 
 def tokens_of(board: chess.Board, encoding: Encoding) -> np.ndarray:
-    """Tokens `(8, 8)`: 0 empty, 1..6 the mover's pieces and 7..12 the other side's, in the order
+    """Tokens, `(8, 8)`: 0 empty, 1..6 for the mover and 7..12 for the opponent, in the order
     P N B R Q K (`"paper"`) or K Q B N R P (the others)."""
     order = "pnbrqk" if encoding == "paper" else "kqbnrp"
     cells = cells_of(board, encoding)
@@ -111,24 +111,23 @@ def tokens_of(board: chess.Board, encoding: Encoding) -> np.ndarray:
 
 
 def quote(text: str, limit: int = 80) -> str:
-    """`text` on one line, in quotation marks, cut where it is long."""
+    """Quote `text`, truncated to `limit` characters, for a message."""
     return repr(text if len(text) <= limit else text[: limit - 3] + "...")
 
 
 def read_board(fen: str) -> chess.Board:
-    """The position that a FEN describes. **Raises** `ValueError`, one line, where it has no legal
-    meaning."""
+    """Parse a FEN. **Raises** `ValueError`, one line, if it is unreadable or illegal."""
     try:
         board = chess.Board(fen)
     except ValueError as error:
-        # python-chess repeats the FEN after a colon
+        # The message of python-chess ends with a colon and the FEN.
         why = " ".join(str(error).split(": '")[0].split(': "')[0].split())
         raise ValueError(f"FEN {quote(fen)} cannot be read ({why})") from None
     if board.promoted & board.kings:
-        # "k~": python-chess reads it, calls it valid, and then finds no king.
+        # python-chess reads "k~" and calls the board valid, but its `king` then returns None.
         raise ValueError(f"FEN {quote(fen)} is illegal (a promoted king)")
     if board.status() & chess.STATUS_BAD_CASTLING_RIGHTS:
-        # Board editors write "KQkq" by default. Castling rights are no input of the model.
+        # Board editors write "KQkq" by default; castling rights are no input of the model.
         board.castling_rights = board.clean_castling_rights()
     status = board.status()
     if status != chess.STATUS_VALID:
@@ -139,15 +138,17 @@ def read_board(fen: str) -> chess.Board:
 
 
 def replay(row: Row) -> tuple[chess.Board, chess.Move, chess.Move]:
-    """The puzzle's board, the opponent's move and the answer, by python-chess.
+    """Replay a row with python-chess.
 
-    **Raises** `ValueError` with one line that says what is wrong with the row.
+    **Returns** the board of the puzzle, the opponent's move and the answer.
+
+    **Raises** `ValueError`, one line, if the row is bad.
     """
     board = read_board(row.fen)
     moves = row.moves.split()
     if len(moves) < 2:
         raise ValueError(
-            f"Moves {quote(row.moves)} holds {len(moves)} move(s), but the opponent's move and "
+            f"Moves {quote(row.moves)} has {len(moves)} move(s), but the opponent's move and "
             f"the answer are needed; {BEFORE}"
         )
     played: list[chess.Move] = []
@@ -163,20 +164,20 @@ def replay(row: Row) -> tuple[chess.Board, chess.Move, chess.Move]:
             raise ValueError(
                 f"move {index + 1} of Moves, {quote(text)}, is illegal in {board.fen()!r}"
             ) from None
-        if not move:  # also the null move, which python-chess lets pass
-            said = f"move {index + 1} of Moves, {quote(text)}, is not a UCI move"
-            raise ValueError(said + _other_notation(board, text))
+        if not move:  # None, or the null move, which python-chess accepts
+            fault = f"move {index + 1} of Moves, {quote(text)}, is not a UCI move"
+            raise ValueError(fault + _other_notation(board, text))
         board.push(move)
         played.append(move)
         if index == 1 and "mateIn1" in row.themes.split() and not board.is_checkmate():
             raise ValueError(f"the themes say mateIn1, but the answer {text!r} does not mate")
     if len(moves) % 2:
         raise ValueError(
-            f"Moves {quote(row.moves)} holds {len(moves)} moves, an odd number, but the opponent's "
-            f"and the solver's moves alternate, and the solver has the last; {BEFORE}"
+            f"Moves {quote(row.moves)} has {len(moves)} moves, an odd number, but the opponent "
+            f"moves first and the solver last; {BEFORE}"
         )
     if len(puzzle.fen()) > _PUZZLE_BYTES:
-        raise ValueError(f"FEN {quote(row.fen)} has clocks too large to be true")
+        raise ValueError(f"FEN {quote(row.fen)} has clocks that are too large")
     return puzzle, played[0], played[1]
 
 
@@ -192,45 +193,45 @@ def _other_notation(board: chess.Board, text: str) -> str:
 def encode(
     rows: Sequence[Row], encoding: Encoding, on_bad: Callable[[Bad], None], source: str
 ) -> Split:
-    """The good rows as a split, in their order; `on_bad` gets the others, as `source:line`."""
-    from . import _chess_kernels as kernels  # compiles: only where rows come in numbers
+    """Encode the good rows as a split, in their order; `on_bad` gets the bad ones."""
+    from . import _chess_kernels as kernels  # imported here because Numba compiles on import
 
-    if not _all_sound(rows):
-        sound = []
+    if not _all_valid(rows):
+        usable = []
         for row in rows:
             if why := _faults(row):
                 on_bad(Bad(f"{source}:{row.line}", why))
             else:
-                sound.append(row)
-        rows = sound
+                usable.append(row)
+        rows = usable
     count = len(rows)
     squares = np.zeros((count, 2), np.int64)
     tokens = np.zeros((count, 64), np.uint8)
     answers = np.zeros((count, 5), np.uint8)
     puzzles = np.zeros((count, _PUZZLE_BYTES), np.uint8)
-    good = np.zeros(count, np.bool_)
-    themed = np.array(["mateIn1" in row.themes.split() for row in rows], np.bool_)
+    accepted = np.zeros(count, np.bool_)
+    is_mate_in_1 = np.array(["mateIn1" in row.themes.split() for row in rows], np.bool_)
     kernels.encode_rows(
         lines([row.fen for row in rows]),
         lines([row.moves for row in rows]),
-        themed,
+        is_mate_in_1,
         ENCODINGS.index(encoding),
         tokens,
         squares,
         answers,
         puzzles,
-        good,
+        accepted,
     )
     puzzle, answer = _strings(puzzles), _strings(answers)
     opponents = [row.moves[: row.moves.find(" ")] for row in rows]
-    for index in np.flatnonzero(~good).tolist():
+    for index in np.flatnonzero(~accepted).tolist():
         try:
             board, opponent, move = replay(rows[index])
         except ValueError as error:
             on_bad(Bad(f"{source}:{rows[index].line}", str(error)))
             continue
         cells = cells_of(board, encoding)
-        good[index] = True
+        accepted[index] = True
         tokens[index] = tokens_of(board, encoding).ravel()
         squares[index] = cells[move.from_square], cells[move.to_square]
         answer[index] = move.uci().encode()
@@ -251,11 +252,11 @@ def encode(
             "before": _bytes(row.fen for row in rows),
             "opponent": _bytes(opponents),
         },
-    ).take(slice(None) if good.all() else good)
+    ).take(slice(None) if accepted.all() else accepted)
 
 
 def hashes(tokens: np.ndarray) -> np.ndarray:
-    """64 bits for each position as the model sees it, `(examples,)`: equal ones are duplicates."""
+    """A 64-bit hash of each position as the model sees it, `(examples,)`; duplicates are equal."""
     from . import _chess_kernels as kernels
 
     out = np.empty(len(tokens), np.uint64)
@@ -270,8 +271,8 @@ def stream(
     on_bad: Callable[[Bad], None],
     progress: Progress | None = None,
 ) -> Iterator[Split]:
-    """The good rows of a Lichess file, up to `CHUNK` at a time: 4.9 million rows pass through the
-    memory of one chunk."""
+    """Yield the good rows of a Lichess file in splits of at most `CHUNK` rows, so that the 4.9
+    million rows of the database need the memory of one chunk."""
     rows: list[Row] = []
     for line, fields in read_records(path, LAYOUT, on_bad=on_bad, progress=progress):
         get = fields.get
@@ -281,7 +282,7 @@ def stream(
                 get("PuzzleId", ""),
                 fields["FEN"],
                 fields["Moves"],
-                _whole(fields["Rating"]),
+                _integer_rating(fields["Rating"]),
                 get("Themes", ""),
             )
         )
@@ -292,20 +293,20 @@ def stream(
         yield encode(rows, encoding, on_bad, str(path))
 
 
-def _whole(rating: str) -> str:
-    """A rating as an integer where it is one that pandas has written as 1235.0."""
-    whole, point, rest = rating.strip().partition(".")
-    return whole if point and not rest.strip("0") else rating.strip()
+def _integer_rating(rating: str) -> str:
+    """Remove the fraction of a whole rating such as 1235.0, as pandas writes it."""
+    integer, point, fraction = rating.strip().partition(".")
+    return integer if point and not fraction.strip("0") else rating.strip()
 
 
-def _all_sound(rows: Sequence[Row]) -> bool:
-    """Whether no row has a fault in its fields: the question of `_faults` for all at once."""
+def _all_valid(rows: Sequence[Row]) -> bool:
+    """Whether `_faults` finds nothing in any row; faster than calling it for each row."""
     if not rows:
         return True
     _, ids, fens, moves, ratings, themes = zip(*rows, strict=True)
     for texts, longest in zip((ids, fens, moves, themes), _LONGEST.values(), strict=True):
-        whole = "".join(texts)
-        if "\0" in whole or not whole.isascii() or max(map(len, texts)) > longest:
+        joined = "".join(texts)
+        if "\0" in joined or not joined.isascii() or max(map(len, texts)) > longest:
             return False
     digits = "".join(ratings)
     sizes = set(map(len, ratings))
@@ -313,20 +314,20 @@ def _all_sound(rows: Sequence[Row]) -> bool:
 
 
 def _faults(row: Row) -> str:
-    """What is wrong with the fields as such; "" if nothing."""
+    """The fault of the fields of a row, or ""."""
     if not (row.rating.isascii() and row.rating.isdigit() and len(row.rating) <= 4):
         return f"Rating {quote(row.rating)} is not a whole number from 0 to 9999"
     for name, text in zip(_LONGEST, (row.id, row.fen, row.moves, row.themes), strict=True):
         if len(text.encode()) > _LONGEST[name]:
             return f"{name} {quote(text, 40)} is longer than {_LONGEST[name]} bytes"
         if "\0" in text:  # a column of bytes could not hold it
-            return f"{name} {quote(text, 40)} holds a zero byte"
+            return f"{name} {quote(text, 40)} has a zero byte"
     return ""
 
 
 def write(split: Split, path: Path) -> None:
-    """Write a Lichess file: its columns, those not known left empty, and of the solution the
-    opponent's move and the answer."""
+    """Write a Lichess file. Unknown columns are empty; Moves has the opponent's move and the
+    answer."""
     column = {
         name: [item.decode() for item in split.columns[name]]
         for name in ("ids", "before", "opponent", "answer", "themes")
@@ -342,7 +343,7 @@ def write(split: Split, path: Path) -> None:
 
 
 def join(chunks: list[Split]) -> Split:
-    """One split of all the chunks, which are emptied on the way: about one copy in memory."""
+    """Concatenate the chunks to one split. The list is emptied, so that memory holds one copy."""
     if not chunks:
         return encode([], "paper", lambda bad: None, "")
     parts = [
@@ -351,16 +352,16 @@ def join(chunks: list[Split]) -> Split:
         for c in chunks
     ]
     chunks.clear()
-    whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    arrays = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
     columns = {
-        name.removeprefix("columns/"): whole.pop(name) for name in list(whole) if "/" in name
+        name.removeprefix("columns/"): arrays.pop(name) for name in list(arrays) if "/" in name
     }
-    return Split(**whole, columns=columns)
+    return Split(**arrays, columns=columns)
 
 
 def lines(texts: Sequence[str]) -> np.ndarray:
-    """The texts, one a line, as bytes for the compiled functions. One that would be several lines
-    becomes an empty one, which they are not sure of."""
+    """Join texts with line ends, as bytes for the compiled functions. A text with a line end
+    becomes empty, which these functions leave to python-chess."""
     joined = "\n".join(texts)
     if joined.count("\n") != max(len(texts) - 1, 0):
         joined = "\n".join("" if "\n" in text else text for text in texts)
@@ -372,5 +373,5 @@ def _strings(characters: np.ndarray) -> np.ndarray:
 
 
 def _bytes(texts: Iterator[str] | Sequence[str]) -> np.ndarray:
-    # an empty list or only empty texts would otherwise give another kind of array
+    # The dtype must be bytes even if the list or all texts are empty.
     return np.array([text.encode() for text in texts], np.bytes_)

@@ -1,4 +1,4 @@
-"""Which rows of a Lichess file are train, validation, test and hard, by two named rules."""
+"""Divide the rows of a Lichess file into splits, by one of two named rules."""
 
 import dataclasses
 import hashlib
@@ -12,34 +12,35 @@ from .._task import Bad, Progress, Split, partition
 from ._chess_rows import LAYOUT, Encoding, hashes, join, stream
 
 FEWEST = 10
-"""Distinct puzzles without which no three splits can be made."""
+"""Minimum number of distinct puzzles for train, validation and test."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What choosing needs of each good row, in the file's order: 12 bytes each, so that the index
-    of the whole database (4.9 million rows) takes 60 MB."""
+    """The rating and hash of each good row, in the order of the file: 12 bytes per row, so the
+    index of the whole database (4.9 million rows) takes 60 MB."""
 
     ratings: np.ndarray
     hashes: np.ndarray
 
     def distinct(self) -> np.ndarray:
-        """The first row of each position (as the model sees it), in the file's order."""
+        """The first row of each position (as the model sees it), in the order of the file."""
         return np.sort(np.unique(self.hashes, return_index=True)[1])
 
 
 Rule = Callable[[Index, int, int], dict[str, np.ndarray]]
-"""(index, rows wanted or 0, seed) -> name -> rows. No position is in two splits, for rules choose
-among `Index.distinct` only."""
+"""(index, number of rows or 0, seed) -> split name -> row numbers. Rules choose only from
+`Index.distinct`, so that no position is in two splits."""
 
 
 def paper(index: Index, rows: int, seed: int) -> dict[str, np.ndarray]:
-    """The split of the paper, and what it leaves open.
+    """The splits of the paper, and two more.
 
-    Train + validation are the first 50,000 (`rows`) puzzles rated <= 1600, 80/20; hard is the
-    first 10,000 rated 1601..2000. Ours: test is the next 10,000 rated <= 1600, and harder the
-    first 10,000 above 2000. A file with fewer than 60,000 puzzles rated <= 1600 is divided in the
-    same proportion, five sixths to train + validation.
+    Train + validation are the first 50,000 (`rows`) puzzles rated <= 1600, divided 80/20; hard are
+    the first 10,000 rated 1601..2000. The paper does not define the other splits: here test are
+    the next 10,000 rated <= 1600, and harder the first 10,000 rated above 2000. A file with fewer
+    than 60,000 puzzles rated <= 1600 is divided in the same proportion: five sixths are train +
+    validation.
     """
     distinct = index.distinct()
     rating = index.ratings[distinct]
@@ -57,36 +58,36 @@ def paper(index: Index, rows: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def paper_has_enough(index: Index, rows: int) -> bool:
-    """Whether rows further down the file can no longer change what `paper` chooses."""
-    for ratings in (index.ratings, None):  # all rows first, for that is quick to count
+    """Whether later rows of the file can no longer change the choice of `paper`."""
+    for ratings in (index.ratings, None):  # count all rows first, since that is fast
         if ratings is None:
             ratings = index.ratings[index.distinct()]
-        easy, known = int(np.sum(ratings <= 1600)), int(np.sum(ratings <= 2000))
-        wanted = max((rows or 50_000) + 10_000, -(-(rows or 50_000) * 6 // 5))
-        if easy < wanted or known - easy < 10_000 or len(ratings) - known < 10_000:
+        easy, up_to_2000 = int(np.sum(ratings <= 1600)), int(np.sum(ratings <= 2000))
+        needed = max((rows or 50_000) + 10_000, -(-(rows or 50_000) * 6 // 5))
+        if easy < needed or up_to_2000 - easy < 10_000 or len(ratings) - up_to_2000 < 10_000:
             return False
     return True
 
 
 def easy_to_hard(index: Index, rows: int, seed: int) -> dict[str, np.ndarray]:
-    """The split of the easy-to-hard data sets: sorted by rating, easy = [0, 600k), hard = [600k,
-    700k), and harder = [700k, 800k) where the file holds so many.
+    """The splits of the easy-to-hard data sets: sorted by rating, easy = [0, 600k), hard = [600k,
+    700k), and harder = [700k, 800k) if the file is large enough.
 
-    A file of fewer than 700,000 puzzles is divided in the same proportion, 6 to 1. Of the easy
-    block (of `rows` * 10/9 drawn from it, where that is fewer) 80 % are train, 10 % validation
-    and 10 % test: the original has no held-back rows of the training ratings.
+    A file of fewer than 700,000 puzzles is divided in the same proportion, 6 to 1. The easy block
+    (or a random sample of `rows` * 10/9 of it, if that is smaller) is divided into 80 % train, 10 %
+    validation and 10 % test; the original has no held-out rows of the training ratings.
     """
     distinct = index.distinct()
     ranked = distinct[np.argsort(index.ratings[distinct], kind="stable")]
     easy = min(600_000, len(ranked) * 6 // 7)
-    drawn = min(easy, -(-rows * 10 // 9)) if rows else easy
-    block = ranked[np.sort(np.random.RandomState(seed).permutation(easy)[:drawn])]
-    train, rest = partition(drawn, seed)
+    count = min(easy, -(-rows * 10 // 9)) if rows else easy
+    block = ranked[np.sort(np.random.RandomState(seed).permutation(easy)[:count])]
+    train, held_out = partition(count, seed)
     chosen = {
         "train": block[train],
-        # every other one: both see the whole range of ratings
-        "validation": block[rest[::2]],
-        "test": block[rest[1::2]],
+        # alternate rows, so that both cover the whole range of ratings
+        "validation": block[held_out[::2]],
+        "test": block[held_out[1::2]],
         "hard": ranked[easy:][:100_000],
     }
     harder = ranked[700_000:800_000]
@@ -111,16 +112,16 @@ def from_file(
 ) -> tuple[dict[str, Split], dict[str, object]]:
     """The splits of a file, and counts for the manifest.
 
-    Two passes, so that only the chosen rows are ever held: the first notes each row's rating and
-    hash, the second collects. Reading stops early where further rows cannot matter.
+    Two passes keep only the chosen rows in memory: the first records the rating and hash of each
+    row, the second collects the rows. Reading stops as soon as later rows cannot matter.
     """
     ratings, codes = [np.zeros(0, np.float32)], [np.zeros(0, np.uint64)]
-    good, complete = 0, True
+    good_rows, complete = 0, True
     for chunk in stream(path, encoding, on_bad=on_bad, progress=_share(progress, 0)):
         ratings.append(chunk.difficulty)
         codes.append(hashes(chunk.inputs))
-        good += len(chunk)
-        if encoding == "paper" and good > 80_000:
+        good_rows += len(chunk)
+        if encoding == "paper" and good_rows > 80_000:
             ratings, codes = [np.concatenate(ratings)], [np.concatenate(codes)]
             if paper_has_enough(Index(ratings[0], codes[0]), rows):
                 complete = False
@@ -130,28 +131,28 @@ def from_file(
     if sum(len(chosen[name]) for name in ("train", "validation", "test")) < FEWEST:
         limit = "rated <= 1600 " if encoding == "paper" else ""
         raise InputError(
-            f"{path}: fewer than {FEWEST} distinct puzzles {limit}among {good} good rows; "
-            "train, validation and test cannot be made of them, so give a larger file; "
+            f"{path}: fewer than {FEWEST} distinct puzzles {limit}among {good_rows} good rows, "
+            "too few for train, validation and test; give a larger file; "
             f"{LAYOUT.expected}"
         )
-    wanted = np.unique(np.concatenate(list(chosen.values())))
-    kept: list[Split] = []
+    chosen_rows = np.unique(np.concatenate(list(chosen.values())))
+    chunks: list[Split] = []
     start = 0
-    # the first pass has reported the bad rows
-    passed = stream(path, encoding, on_bad=lambda bad: None, progress=_share(progress, 1))
-    for chunk in passed:
-        low, high = np.searchsorted(wanted, (start, start + len(chunk)))
-        kept.append(chunk.take(wanted[low:high] - start))
+    # The first pass has already reported the bad rows.
+    second_pass = stream(path, encoding, on_bad=lambda bad: None, progress=_share(progress, 1))
+    for chunk in second_pass:
+        low, high = np.searchsorted(chosen_rows, (start, start + len(chunk)))
+        chunks.append(chunk.take(chosen_rows[low:high] - start))
         start += len(chunk)
-        if start > wanted[-1]:
+        if start > chosen_rows[-1]:
             break
-    everything = join(kept)
+    everything = join(chunks)
     splits = {
-        name: everything.take(np.searchsorted(wanted, which)) for name, which in chosen.items()
+        name: everything.take(np.searchsorted(chosen_rows, part)) for name, part in chosen.items()
     }
     return splits, {
-        "rows": good,
-        "duplicates": good - len(index.distinct()),
+        "rows": good_rows,
+        "duplicates": good_rows - len(index.distinct()),
         "whole_file": complete,
         "ids": ids_hashes(splits),
     }
@@ -160,26 +161,26 @@ def from_file(
 def from_generator(
     make: Callable[[int], Split], rows: int, seed: int
 ) -> tuple[dict[str, Split], dict[str, object]]:
-    """The splits of the generator: `rows` (10,000) train + validation, a tenth as many test, and
-    as many hard, which are the most difficult of them all."""
+    """The splits from the generator: `rows` (10,000) train + validation, and a tenth of that number
+    for test and for hard, which has the most difficult ones of all."""
     used = max(rows or 10_000, FEWEST)
     extra = max(used // 10, 1)
     pool = make(used + 2 * extra)
     order = np.argsort(pool.difficulty, kind="stable")
-    hard, rest = np.sort(order[-extra:]), np.sort(order[:-extra])
+    hard, easy = np.sort(order[-extra:]), np.sort(order[:-extra])
     train, validation = partition(used, seed)
     splits = {
-        "train": pool.take(rest[train]),
-        "validation": pool.take(rest[validation]),
-        "test": pool.take(rest[used:]),
+        "train": pool.take(easy[train]),
+        "validation": pool.take(easy[validation]),
+        "test": pool.take(easy[used:]),
         "hard": pool.take(hard),
     }
     return splits, {"rows": len(pool), "duplicates": 0, "ids": ids_hashes(splits)}
 
 
 def ids_hashes(splits: Mapping[str, Split]) -> dict[str, str]:
-    """For each split the sha256 of its PuzzleIds, one a line, in its order: ratings drift between
-    the monthly dumps, and so does which puzzles are "the first 50,000"."""
+    """For each split the SHA-256 of its PuzzleIds, one per line, in its order. Ratings change
+    between the monthly dumps, and with them the set of "the first 50,000" puzzles."""
     return {
         name: hashlib.sha256(b"\n".join(split.columns["ids"].tolist())).hexdigest()
         for name, split in splits.items()
@@ -187,7 +188,7 @@ def ids_hashes(splits: Mapping[str, Split]) -> dict[str, str]:
 
 
 def _share(progress: Progress | None, number: int) -> Progress | None:
-    """The progress of pass `number` of two."""
+    """The progress callback for pass `number` of two."""
     if progress is None:
         return None
     return lambda done, total: progress(

@@ -10,17 +10,17 @@ _CELL = 22
 def render(givens: np.ndarray, answer: np.ndarray, prediction: np.ndarray | None, box: int) -> str:
     """The board in rich markup.
 
-    A given is bare and bold, a digit that was filled in has a raised dot before it and a wrong one
-    an exclamation mark, so that the three are told apart without colour; a blank is a dot.
+    Givens are bold, predicted digits follow a raised dot, and wrong digits follow an exclamation
+    mark, so that they differ without colour; a blank is a dot.
 
     **Arguments:**
 
     - `givens`: `(n, n)` tokens, 0 for blanks.
-    - `answer`: `(n, n)`; all zero where it is not known, and then only a changed given is wrong.
+    - `answer`: `(n, n)`; all zero if unknown: then only changed givens are marked as wrong.
     - `prediction`: `(n, n)`, or None to show the puzzle.
     """
     n = box * box
-    known = bool(answer.any())
+    has_answer = bool(answer.any())
     bar = "─" * (3 * box)
     top, middle, bottom = (
         f"{left}{mid.join([bar] * box)}{right}" for left, mid, right in ("┌┬┐", "├┼┤", "└┴┘")
@@ -37,14 +37,14 @@ def render(givens: np.ndarray, answer: np.ndarray, prediction: np.ndarray | None
                 cell, mark = (f" [bold]{given}[/bold] ", "given") if given else (" . ", "")
             else:
                 digit = int(prediction[row, column])
-                shown = str(digit) if 1 <= digit <= n else "?"
-                wrong = (given and digit != given) or (known and digit != answer[row, column])
-                if wrong or shown == "?":
-                    cell, mark = f"[red]!{shown}[/red] ", "wrong"
+                digit_text = str(digit) if 1 <= digit <= n else "?"
+                wrong = (given and digit != given) or (has_answer and digit != answer[row, column])
+                if wrong or digit_text == "?":
+                    cell, mark = f"[red]!{digit_text}[/red] ", "wrong"
                 elif given:
                     cell, mark = f" [bold]{given}[/bold] ", "given"
                 else:
-                    cell, mark = f"[cyan]·{shown}[/cyan] ", "filled"
+                    cell, mark = f"[cyan]·{digit_text}[/cyan] ", "filled"
             marks.add(mark)
             line += ("│" if column % box == 0 else "") + cell
         lines.append(line + "│")
@@ -60,28 +60,28 @@ def render(givens: np.ndarray, answer: np.ndarray, prediction: np.ndarray | None
 
 
 def draw(split: Split, prediction: np.ndarray | None, box: int) -> str:
-    """The board as SVG: givens bold on grey, predicted digits not, wrong ones struck through."""
+    """The board as SVG: bold givens on grey, plain predicted digits, wrong ones struck through."""
     n = box * box
     size = n * _CELL
     givens, answer = split.inputs[0], split.targets[0]
     given = givens != 0
-    shown = givens if prediction is None else np.asarray(prediction)
+    board = givens if prediction is None else np.asarray(prediction)
     filled = np.zeros_like(given) if prediction is None else ~given
-    wrong = given & (shown != givens)
+    wrong = given & (board != givens)
     if prediction is not None:
-        wrong |= (shown < 1) | (shown > n)
+        wrong |= (board < 1) | (board > n)
         if split.answered[0]:
-            wrong |= shown != answer
+            wrong |= board != answer
 
-    def at(mask: np.ndarray) -> list[tuple[int, int]]:
+    def corners(mask: np.ndarray) -> list[tuple[int, int]]:
         return [(2 + _CELL * x, 2 + _CELL * y) for y, x in np.argwhere(mask).tolist()]
 
     def digits(mask: np.ndarray, **attributes: str) -> str:
-        text = "".join(str(d) if 0 < d <= n else "?" for d in shown[mask].tolist())
-        centres = [(x + _CELL / 2, y + 16.5) for x, y in at(mask)]
+        text = "".join(str(d) if 0 < d <= n else "?" for d in board[mask].tolist())
+        centres = [(x + _CELL / 2, y + 16.5) for x, y in corners(mask)]
         return glyphs(text, centres, **attributes)
 
-    shades = "".join(f"M{x} {y}h{_CELL}v{_CELL}h-{_CELL}z" for x, y in at(given))
+    shades = "".join(f"M{x} {y}h{_CELL}v{_CELL}h-{_CELL}z" for x, y in corners(given))
     thin, thick = (
         "".join(f"M2 {2 + _CELL * k}h{size}M{2 + _CELL * k} 2v{size}" for k in lines)
         for lines in ([k for k in range(n) if k % box], range(0, n + 1, box))
@@ -95,7 +95,7 @@ def draw(split: Split, prediction: np.ndarray | None, box: int) -> str:
         digits(given, font_weight="700"),
         digits(filled, font_weight="400", fill=PREDICTED),
         "</g>",
-        struck([(x + 2.5, y + 2.5) for x, y in at(wrong)], _CELL - 5, _CELL - 5),
+        struck([(x + 2.5, y + 2.5) for x, y in corners(wrong)], _CELL - 5, _CELL - 5),
     ]
     title = f"A sudoku with {given.sum()} of {n * n} digits given"
     if prediction is not None:

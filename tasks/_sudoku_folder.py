@@ -1,4 +1,4 @@
-"""Sudokus in folders as HRM and TRM have them."""
+"""Read folders of sudokus in the format of HRM and TRM."""
 
 import dataclasses
 import json
@@ -21,34 +21,36 @@ _MAZE_TOKENS = 6
 def is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # too long a name, or one with a zero byte
+    except (OSError, ValueError):  # the name is too long or has a zero byte
         return False
 
 
 def parts(path: Path) -> list[str]:
-    """The files in the folder that `read_folder` reads.
+    """The names of the files that `read_folder` reads in this folder.
 
-    **Raises** `InputError` where it is no such folder.
+    **Raises** `InputError` if the folder has another format.
     """
     if (path / "dataset.json").is_file():
         return [name for name in (*NEEDED, GROUPS, PUZZLES) if (path / name).is_file()]
     for name in ("train", "test"):
         if (path / name / "dataset.json").is_file():
             _length(path / name)
-            raise InputError(f"{path}: holds several sets; name one of them: {path / name}")
-    raise InputError(f"{path}: a folder without dataset.json; name a CSV file or a folder of HRM's")
+            raise InputError(f"{path}: has several sets; name one of them: {path / name}")
+    raise InputError(
+        f"{path}: a folder without dataset.json; name a CSV file or a folder in the format of HRM"
+    )
 
 
 def read_folder(
     path: Path, box: int, *, on_bad: OnBad, progress: Progress | None, unique: bool
 ) -> Split:
-    """Every good row of a folder as HRM's and TRM's `build_sudoku_dataset.py` write it:
+    """Read the good rows of a folder that `build_sudoku_dataset.py` of HRM or TRM wrote:
     `dataset.json`, `all__inputs.npy` and `all__labels.npy`, `(rows, n^2)` with 0 for padding,
-    1 for a blank and 2.. for the digits. Rows are counted from 0, as in NumPy.
+    1 for a blank and 2.. for the digits. Messages count rows from 0.
 
-    Where the group indices are there too, `columns["group"]` tells which rows are symmetric
-    copies of one puzzle. There are no ratings in such a folder: the guesses of our own solver,
-    for the first of each group, stand in.
+    If the folder has group indices, rows with equal `columns["group"]` are symmetric copies of one
+    puzzle. Such a folder has no ratings: the difficulty is the number of guesses of the built-in
+    solver for the first row of each group.
     """
     parts(path)
     cells = box**4
@@ -64,7 +66,7 @@ def read_folder(
     if len(inputs) == 0:
         raise InputError(f"{path}: no rows; make the folder again")
     group = _groups(path, len(inputs))
-    made = []
+    chunks = []
     for start in range(0, len(inputs), _CHUNK):
         stop = min(start + _CHUNK, len(inputs))
         questions, answers = (_shifted(array[start:stop]) for array in (inputs, labels))
@@ -72,28 +74,28 @@ def read_folder(
         for row, text in enumerate(why, start):
             if text:
                 on_bad(Bad(f"{path / NEEDED[1]}:row {row}", text))
-        good = np.array([not text for text in why], bool)
-        part = files.own(questions[good], answers[good], np.zeros(good.sum()), box)
-        columns = dict(part.columns) | {"group": group[start:stop][good]}
-        made.append(dataclasses.replace(part, columns=columns))
+        valid = np.array([not text for text in why], bool)
+        part = files.rows_on_scale(questions[valid], answers[valid], np.zeros(valid.sum()), box)
+        columns = dict(part.columns) | {"group": group[start:stop][valid]}
+        chunks.append(dataclasses.replace(part, columns=columns))
         if progress is not None:
             progress(stop, len(inputs))
-    return _rated(files.join(made, box), box)
+    return _rated(files.join(chunks, box), box)
 
 
 def _length(path: Path) -> object:
-    """The cells of an example. **Raises** `InputError` where `dataset.json` does not say, or says
-    that these are mazes."""
+    """The number of cells per example. **Raises** `InputError` if `dataset.json` does not give it,
+    or describes mazes."""
     with open_text(path / "dataset.json") as text:
         try:
-            said = json.loads(text.read(1 << 20))
-            length, tokens = said["seq_len"], said.get("vocab_size")
+            metadata = json.loads(text.read(1 << 20))
+            length, tokens = metadata["seq_len"], metadata.get("vocab_size")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(
                 f"{path / 'dataset.json'}: not JSON with a field seq_len; make the folder again"
             ) from None
     if tokens == _MAZE_TOKENS and length not in (16, 81):
-        raise InputError(f"{path}: not a sudoku: maze; name a folder of sudokus")
+        raise InputError(f"{path}: a folder of mazes, not sudokus; name a folder of sudokus")
     return length
 
 
@@ -104,12 +106,12 @@ def _array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
     except InputError:
         raise
-    except Exception:  # The header is read by Python's own parser, which can raise anything.
+    except Exception:  # NumPy parses the header as Python source, which can raise anything.
         raise InputError(f"{path}: not a whole .npy file of numbers; make it again") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: not an .npy file; make it again")
-    wanted = tuple(size or given for size, given in zip(shape, array.shape, strict=False))
-    if array.ndim != len(shape) or array.shape != wanted or array.dtype.kind not in "iu":
+    expected = tuple(size or actual for size, actual in zip(shape, array.shape, strict=False))
+    if array.ndim != len(shape) or array.shape != expected or array.dtype.kind not in "iu":
         raise InputError(
             f"{path}: {array.dtype} of shape {array.shape}, not integers of shape "
             f"{tuple(size or 'rows' for size in shape)}; make the folder again"
@@ -118,19 +120,19 @@ def _array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
 
 
 def _shifted(array: np.ndarray) -> np.ndarray:
-    """Their tokens to ours; padding and whatever else they should not have to 255."""
+    """Convert tokens of HRM to those of `Sudoku`; padding and invalid tokens become 255."""
     array = np.asarray(array)
     return np.where((array >= 1) & (array <= 10), array - 1, 255).astype(np.uint8)
 
 
 def _groups(path: Path, rows: int) -> np.ndarray:
-    """The group of each row; each row its own where the folder does not say."""
+    """The group of each row; without group indices each row is a group."""
     if not ((path / GROUPS).is_file() and (path / PUZZLES).is_file()):
         return np.arange(rows)
     groups, puzzles = (_array(path / name, (None,)).astype(np.int64) for name in (GROUPS, PUZZLES))
-    sound = len(groups) > 1 and groups.min() >= 0 and groups.max() < len(puzzles)
-    starts = puzzles[groups] if sound else np.zeros(0, np.int64)
-    if not sound or starts[0] != 0 or starts[-1] != rows or np.any(np.diff(starts) < 0):
+    in_range = len(groups) > 1 and groups.min() >= 0 and groups.max() < len(puzzles)
+    starts = puzzles[groups] if in_range else np.zeros(0, np.int64)
+    if not in_range or starts[0] != 0 or starts[-1] != rows or np.any(np.diff(starts) < 0):
         raise InputError(f"{path / GROUPS}: does not divide the {rows} rows; make the folder again")
     return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
 
@@ -138,8 +140,10 @@ def _groups(path: Path, rows: int) -> np.ndarray:
 def _rated(split: Split, box: int) -> Split:
     from ._sudoku_generator import solve
 
-    _, first, back = np.unique(split.columns["group"], return_index=True, return_inverse=True)
-    _, _, guesses = solve(split.inputs[first].reshape(len(first), -1), box, limit=1)
-    rating = guesses.astype(np.float32)[back]
+    _, first_rows, group_of_row = np.unique(
+        split.columns["group"], return_index=True, return_inverse=True
+    )
+    _, _, guesses = solve(split.inputs[first_rows].reshape(len(first_rows), -1), box, limit=1)
+    rating = guesses.astype(np.float32)[group_of_row]
     columns = dict(split.columns) | {"guesses": rating}
     return dataclasses.replace(split, difficulty=rating, columns=columns)

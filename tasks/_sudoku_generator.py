@@ -3,11 +3,11 @@
 A grid of boxes `box x box` has `n = box^2` digits and `n^2` cells in row-major order. The solver
 holds one bit set of candidates per cell (bit `d - 1` for digit `d`), propagates naked and hidden
 singles until nothing changes, then guesses in the first cell with the fewest candidates, smallest
-digit first. **A rating is the number of such guesses up to the first solution** (0: singles alone
-solve it): the same idea as tdoku's guesses, but not the same scale, for tdoku propagates more.
+digit first. **A rating is the number of guesses up to the first solution** (0 if singles alone
+solve it). The guesses of tdoku have another scale, since tdoku propagates more.
 
-A puzzle is made by taking givens away from a random solved grid, in random order, each only if the
-solution stays unique: the givens still there rule out every other digit in that cell.
+The generator removes givens from a random solved grid in random order, each only if the solution
+stays unique, that is if the remaining givens exclude every other digit in that cell.
 """
 
 import functools
@@ -25,17 +25,17 @@ _CONFIG: Any = numba.core.config
 _LOG = logging.getLogger(__name__)
 
 GAVE_UP = 1 << 20
-"""Guesses after which the solver gives up. The hardest 9x9 puzzles known take some hundreds."""
+"""Maximum number of guesses of the solver. The hardest known 9x9 puzzles need some hundreds."""
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """`numba.njit`, its machine code cached beside the data (or where $NUMBA_CACHE_DIR says);
-    compiled anew in each process where that folder cannot be written."""
+    """`numba.njit` with machine code cached beside the data (or in $NUMBA_CACHE_DIR). If that
+    folder cannot be written, each process compiles the function."""
     before, folder = _CONFIG.CACHE_DIR, cache_folder()
     if not before:
         if folder is None:
             return numba.njit(function)
-        # Numba looks at its configuration when it decorates: set for this function only.
+        # Numba reads its configuration when it decorates: set it for this function only.
         _CONFIG.CACHE_DIR = str(folder / "numba")
     try:
         return numba.njit(cache=True)(function)
@@ -63,9 +63,9 @@ def tables(box: int) -> tuple[np.ndarray, np.ndarray]:
 
 @compiled
 def _propagate(candidates, fixed, stack, height, units, peers):
-    """Settles what follows by singles; False on a contradiction.
+    """Propagate singles until nothing changes; returns False on a contradiction.
 
-    `stack[:height]` are the cells that have one candidate left but are not yet `fixed`.
+    `stack[:height]` has the cells with one candidate left that are not yet `fixed`.
     """
     n = units.shape[1]
     full = (1 << n) - 1
@@ -79,22 +79,22 @@ def _propagate(candidates, fixed, stack, height, units, peers):
             bit = candidates[cell]
             for i in range(peers.shape[1]):
                 peer = peers[cell, i]
-                now = candidates[peer]
-                if now & bit:
-                    now &= ~bit
-                    if now == 0:
+                remaining = candidates[peer]
+                if remaining & bit:
+                    remaining &= ~bit
+                    if remaining == 0:
                         return False
-                    candidates[peer] = now
-                    if now & (now - 1) == 0:
+                    candidates[peer] = remaining
+                    if remaining & (remaining - 1) == 0:
                         stack[height] = peer
                         height += 1
         for u in range(units.shape[0]):
             once = 0
             twice = 0
             for i in range(n):
-                now = candidates[units[u, i]]
-                twice |= once & now
-                once |= now
+                remaining = candidates[units[u, i]]
+                twice |= once & remaining
+                once |= remaining
             if once != full:
                 return False
             once &= ~twice
@@ -108,7 +108,7 @@ def _propagate(candidates, fixed, stack, height, units, peers):
                     stack[height] = cell
                     height += 1
             if height > 0:
-                # At once, for what it rules out would be found late otherwise.
+                # Propagate at once: later units see fewer candidates.
                 break
         if height == 0:
             return True
@@ -116,7 +116,7 @@ def _propagate(candidates, fixed, stack, height, units, peers):
 
 @compiled
 def _random(state):
-    """The next of splitmix64: 64 bits, advancing `state[0]`."""
+    """The next 64 bits of splitmix64; advances `state[0]`."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
     z = state[0]
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -132,17 +132,18 @@ def _below(state, bound):
 
 @compiled
 def _search(candidates, fixed, stack, height, units, peers, limit, solution, state, shuffle):
-    """(solutions found, at most `limit`; guesses up to the first, or in all where there is none).
+    """Search for solutions. Writes the first one to `solution`, one bit per cell. With `shuffle`,
+    guesses take a random digit.
 
-    The first solution is left in `solution`, one bit per cell. With `shuffle`, guesses take a
-    random digit. -1 solutions: the solver gave up.
+    **Returns** the number of solutions (at most `limit`; -1 if the solver gave up) and the number
+    of guesses up to the first solution (in total if there is none).
     """
     cells, n = peers.shape[0], units.shape[1]
     if not _propagate(candidates[0], fixed[0], stack, height, units, peers):
         return 0, 0
-    found, guesses, first, depth = 0, 0, 0, 0
-    where = np.empty(cells + 1, np.int64)
-    left = np.zeros(cells + 1, np.int64)
+    solutions, guesses, first_guesses, depth = 0, 0, 0, 0
+    guess_cell = np.empty(cells + 1, np.int64)
+    untried = np.zeros(cells + 1, np.int64)
     fresh = True
     while True:
         if fresh:
@@ -158,40 +159,40 @@ def _search(candidates, fixed, stack, height, units, peers, limit, solution, sta
                         if count == 2:
                             break
             if best < 0:
-                if found == 0:
-                    first = guesses
+                if solutions == 0:
+                    first_guesses = guesses
                     for cell in range(cells):
                         solution[cell] = candidates[depth, cell]
-                found += 1
-                if found == limit:
-                    return found, first
+                solutions += 1
+                if solutions == limit:
+                    return solutions, first_guesses
                 depth -= 1
             else:
-                where[depth] = best
-                left[depth] = candidates[depth, best]
+                guess_cell[depth] = best
+                untried[depth] = candidates[depth, best]
             fresh = False
-        while depth >= 0 and left[depth] == 0:
+        while depth >= 0 and untried[depth] == 0:
             depth -= 1
         if depth < 0:
-            return found, first if found else guesses
-        bit = left[depth] & -left[depth]
+            return solutions, first_guesses if solutions else guesses
+        bit = untried[depth] & -untried[depth]
         if shuffle:
-            count, bits = 0, left[depth]
+            count, bits = 0, untried[depth]
             while bits:
                 bits &= bits - 1
                 count += 1
-            bits = left[depth]
+            bits = untried[depth]
             for _ in range(_below(state, count)):
                 bits &= bits - 1
             bit = bits & -bits
-        left[depth] &= ~bit
+        untried[depth] &= ~bit
         guesses += 1
         if guesses > GAVE_UP:
             return -1, guesses
         for cell in range(cells):
             candidates[depth + 1, cell] = candidates[depth, cell]
             fixed[depth + 1, cell] = fixed[depth, cell]
-        cell = where[depth]
+        cell = guess_cell[depth]
         candidates[depth + 1, cell] = bit
         stack[0] = cell
         if _propagate(candidates[depth + 1], fixed[depth + 1], stack, 1, units, peers):
@@ -201,7 +202,7 @@ def _search(candidates, fixed, stack, height, units, peers, limit, solution, sta
 
 @compiled
 def _load(tokens, candidates, fixed, stack, n):
-    """Sets level 0 to the givens; returns the height of `stack`."""
+    """Set level 0 to the givens; returns the height of `stack`."""
     height = 0
     for cell in range(tokens.shape[0]):
         fixed[0, cell] = 0
@@ -229,7 +230,7 @@ def _solve(puzzles, limit, units, peers, solutions, counts, guesses):
     cells, n = peers.shape[0], units.shape[1]
     candidates = np.empty((cells + 2, cells), np.int64)
     fixed = np.empty((cells + 2, cells), np.uint8)
-    # A cell can be pushed as a naked and as a hidden single of three units.
+    # A cell can be pushed as a naked single and as a hidden single of three units.
     stack = np.empty(8 * cells, np.int64)
     bits = np.zeros(cells, np.int64)
     state = np.zeros(1, np.uint64)
@@ -243,8 +244,8 @@ def _solve(puzzles, limit, units, peers, solutions, counts, guesses):
 
 
 @compiled
-def _make(seed, start, givens, units, peers, puzzles, solutions, made, guesses):
-    """Tries number `start`, `start + 1`, ... of the stream `seed`, one per row."""
+def _make(seed, start, givens, units, peers, puzzles, solutions, success, guesses):
+    """Make attempts `start`, `start + 1`, ... of the stream `seed`, one per row."""
     cells, n = peers.shape[0], units.shape[1]
     candidates = np.empty((cells + 2, cells), np.int64)
     fixed = np.empty((cells + 2, cells), np.uint8)
@@ -254,11 +255,11 @@ def _make(seed, start, givens, units, peers, puzzles, solutions, made, guesses):
     state = np.zeros(1, np.uint64)
     tokens = np.empty(cells, np.uint8)
     for row in range(puzzles.shape[0]):
-        # Each try has a stream of its own, so that its puzzle does not depend on the others.
+        # Each attempt has its own random stream, so that its puzzle does not depend on the others.
         state[0] = np.uint64(seed)
         state[0] = _random(state) + np.uint64(start + row)
         state[0] = _random(state)
-        # A random first row, then the solver with random guesses: any grid can come out.
+        # A random first row and a solver with random guesses can produce every grid.
         for cell in range(cells):
             tokens[cell] = 0
             order[cell] = cell
@@ -281,16 +282,16 @@ def _make(seed, start, givens, units, peers, puzzles, solutions, made, guesses):
             cell = order[i]
             digit = tokens[cell]
             tokens[cell] = 0
-            other = (1 << n) - 1 - (1 << (digit - 1))
+            other_digits = (1 << n) - 1 - (1 << (digit - 1))
             for p in range(peers.shape[1]):
                 peer = tokens[peers[cell, p]]
                 if peer:
-                    other &= ~(1 << (peer - 1))
-            unique = other == 0
+                    other_digits &= ~(1 << (peer - 1))
+            unique = other_digits == 0
             if not unique:
                 height = _load(tokens, candidates, fixed, stack, n)
-                candidates[0, cell] = other
-                if other & (other - 1) == 0:
+                candidates[0, cell] = other_digits
+                if other_digits & (other_digits - 1) == 0:
                     stack[height] = cell
                     height += 1
                 unique = (
@@ -303,8 +304,8 @@ def _make(seed, start, givens, units, peers, puzzles, solutions, made, guesses):
                 count -= 1
             else:
                 tokens[cell] = digit
-        made[row] = count == givens
-        if made[row]:
+        success[row] = count == givens
+        if success[row]:
             for cell in range(cells):
                 puzzles[row, cell] = tokens[cell]
             height = _load(tokens, candidates, fixed, stack, n)
@@ -314,10 +315,11 @@ def _make(seed, start, givens, units, peers, puzzles, solutions, made, guesses):
 
 
 def solve(puzzles: np.ndarray, box: int, limit: int = 2) -> tuple[np.ndarray, ...]:
-    """Solves each of `puzzles`, `(rows, n^2)` uint8 with 0 for blanks.
+    """Solve each of `puzzles`, `(rows, n^2)` uint8 with 0 for blanks.
 
-    **Returns** the number of solutions (at most `limit`; -1 where the solver gave up), the first
-    solution (zeros where there is none), and the guesses up to it (in all where there is none).
+    **Returns** for each puzzle the number of solutions (at most `limit`; -1 if the solver gave up),
+    the first solution (zeros if there is none), and the number of guesses up to it (in total if
+    there is none).
     """
     puzzles = np.ascontiguousarray(puzzles, np.uint8)
     solutions = np.zeros_like(puzzles)
@@ -330,17 +332,17 @@ def solve(puzzles: np.ndarray, box: int, limit: int = 2) -> tuple[np.ndarray, ..
 def make(
     seed: int, start: int, rows: int, box: int, givens: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tries `start` to `start + rows` of the stream `seed`.
+    """Make attempts `start` to `start + rows - 1` of the stream `seed`.
 
-    **Returns** puzzles and solutions, `(made, n^2)` uint8, and guesses, of those tries that came
-    down to exactly `givens` givens; the others are left out. Puzzles may repeat.
+    **Returns** the puzzles and solutions, `(successes, n^2)` uint8, and the guesses of those
+    attempts that reached exactly `givens` givens. Puzzles may repeat.
     """
     units, peers = tables(box)
     puzzles = np.zeros((rows, len(peers)), np.uint8)
     solutions = np.zeros_like(puzzles)
-    made = np.zeros(rows, np.bool_)
+    success = np.zeros(rows, np.bool_)
     guesses = np.zeros(rows, np.int64)
-    # Not every seed of the other generators is a 64-bit word.
+    # Seeds of the other generators may exceed 64 bits.
     word = np.uint64(seed % 2**64)
-    _make(word, start, givens, units, peers, puzzles, solutions, made, guesses)
-    return puzzles[made], solutions[made], guesses[made]
+    _make(word, start, givens, units, peers, puzzles, solutions, success, guesses)
+    return puzzles[success], solutions[success], guesses[success]

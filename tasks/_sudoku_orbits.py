@@ -1,22 +1,22 @@
-"""Which sudokus are symmetric copies of one another: one number per orbit of the symmetries."""
+"""Detect symmetric copies of sudokus, by one number per orbit of the symmetries."""
 
 import numpy as np
 
 from ._sudoku_generator import compiled
 
 _ROUNDS = 5
-"""Each round spreads what a cell knows along its row, column, box and digit."""
+"""Rounds of colour refinement; each mixes a cell with its row, column, box and digit."""
 
 
 def orbits(puzzles: np.ndarray, box: int) -> np.ndarray:
-    """64 bits for each of `puzzles`, `(rows, n, n)` uint8 with 0 for blanks: equal for puzzles that
-    a symmetry of sudoku (see `Sudoku.transform`) maps to each other.
+    """A 64-bit number for each of `puzzles`, `(rows, n, n)` uint8 with 0 for blanks. Puzzles that
+    a symmetry of sudoku (see `Sudoku.transform`) maps to each other have equal numbers.
 
-    The graph of a puzzle has its cells as nodes, joined where they share a row, a column, a box or
-    a given digit. Its cells are coloured by rounds of colour refinement (Weisfeiler and Leman,
-    1968), in which rows, bands, columns and stacks are told apart by their colours only; the two
-    grid and its transpose are combined symmetrically. So copies always have the same number;
-    puzzles that are no copies share one very rarely (of 298,580 real puzzles two did).
+    The cells are the nodes of a graph, with edges between cells that share a row, a column, a box
+    or a given digit. Rounds of colour refinement (Weisfeiler and Leman, 1968) colour the nodes;
+    rows, bands, columns and stacks differ by their colours only, and the grid and its transpose
+    are combined symmetrically. So copies always have equal numbers. Collisions of other puzzles
+    are very rare (2 of 298,580 real puzzles).
     """
     puzzles = np.ascontiguousarray(puzzles, np.uint8).reshape(len(puzzles), box**4)
     out = np.empty(len(puzzles), np.uint64)
@@ -38,14 +38,14 @@ def _orbits(puzzles, box, out):
     cells = np.empty(n * n, np.uint64)
     lines = np.empty((4, n), np.uint64)
     for index in range(puzzles.shape[0]):
-        one = _colour(puzzles[index], box, False, cells, lines)
-        other = _colour(puzzles[index], box, True, cells, lines)
-        out[index] = _mix(min(one, other)) + max(one, other)
+        direct = _colour(puzzles[index], box, False, cells, lines)
+        transposed = _colour(puzzles[index], box, True, cells, lines)
+        out[index] = _mix(min(direct, transposed)) + max(direct, transposed)
 
 
 @compiled
 def _colour(puzzle, box, transposed, cells, lines):
-    """The colours of all cells as one number. Sums do not depend on the order of what they add."""
+    """The colours of all cells as one number, by sums, which do not depend on the order."""
     n = box * box
     for cell in range(n * n):
         cells[cell] = np.uint64(1 if puzzle[cell] else 2)

@@ -1,4 +1,4 @@
-"""Which sudokus of a file are easy and which are hard, where no bands of ratings are given."""
+"""Divide the sudokus of a file into easy and hard ones if the task sets no bands of ratings."""
 
 import numpy as np
 
@@ -7,15 +7,15 @@ from .._task import Split
 BY_QUANTILE = "80 % quantile of the ratings"
 _QUANTILE = 0.8
 _FEWEST = 0.1
-"""Share of the rows that each side must have at least, or a rule does not part them."""
+"""Minimum share of the rows on each side of a rule; otherwise the rule does not apply."""
 
 
 def easy_and_hard(split: Split, numbers: np.ndarray) -> tuple[np.ndarray, str]:
-    """A mask of the easy rows, and the rule that chose them. `numbers` are those of `orbits`.
+    """A mask of the easy rows, and the rule that chose them. `numbers` are from `orbits`.
 
-    The hard ones are the fifth with the highest ratings. Where too many ratings are equal for
-    that, it is the fifth with the fewest givens; where these are equal too, a fifth at random, by
-    the number of each, so that it stays the same whatever else is in the file.
+    Hard are the 20 % with the highest ratings. If too many ratings are equal, hard are the 20 %
+    with the fewest givens. If these are equal too, hard are 20 % at random, chosen by `numbers` so
+    that the choice for a puzzle does not depend on the rest of the file.
     """
     ratings = split.difficulty.astype(np.float64)
     givens = np.count_nonzero(split.inputs, axis=(1, 2))
@@ -25,15 +25,18 @@ def easy_and_hard(split: Split, numbers: np.ndarray) -> tuple[np.ndarray, str]:
         return ratings < edge, f"{rule}: {edge:.6g}"
     edge, _ = _edge(-givens.astype(np.float64))
     if edge is not None:
-        least = int(np.floor(-edge))
-        return givens > least, f"most ratings are equal; hard puzzles have {least} givens or fewer"
+        fewest = int(np.floor(-edge))
+        return (
+            givens > fewest,
+            f"most ratings are equal; hard puzzles have {fewest} givens or fewer",
+        )
     easy = numbers % np.uint64(5) != 0
     return easy, "most ratings and givens are equal; a fifth at random is hard"
 
 
 def _edge(values: np.ndarray) -> tuple[float | None, bool]:
-    """The value from which on a row is hard, and whether that is the quantile; None where no value
-    parts the rows."""
+    """The smallest value of a hard row, and whether it is the quantile; None if no value divides
+    the rows."""
     if not len(values):
         return None, False
     quantile = float(np.quantile(values, _QUANTILE))

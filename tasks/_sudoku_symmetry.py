@@ -12,10 +12,10 @@ from jaxtyping import Array, PRNGKeyArray, UInt8, UInt32
 def symmetry(
     key: PRNGKeyArray, tokens: UInt8[Array, "n n"], targets: UInt8[Array, "n n"], box: int
 ) -> tuple[UInt8[Array, "n n"], UInt8[Array, "n n"]]:
-    """A random one of the `n! (box!)^(2 box + 2) 2` symmetries, applied to both grids (see
+    """Apply a random one of the `n! (box!)^(2 box + 2) 2` symmetries to both grids (see
     `Sudoku.transform`)."""
     n = box**2
-    # Two words for all choices: drawing them one by one would cost more than the rest.
+    # Draw two words for all choices: separate draws would cost more than the rest.
     word, places = jax.random.bits(key, (2,), jnp.uint32)
     low, high = _renaming(word, n)
     orders = line_orders(box)
@@ -26,7 +26,7 @@ def symmetry(
     # new[i, j] = old[rows[i], columns[j]], or old[columns[j], rows[i]]
     down, across = jnp.where(flipped, 1, n), jnp.where(flipped, n, 1)
     index = (rows * down)[:, None] + (columns * across)[None, :]
-    # Both grids in one gather: a token and a target have four bits each.
+    # Move both grids with one gather: a token and a target have four bits each.
     both = jnp.ravel(tokens * np.uint8(16) + targets)
     moved = both.at[index].get(mode="promise_in_bounds").astype(jnp.uint32)
 
@@ -40,7 +40,7 @@ def symmetry(
 
 @functools.cache
 def line_orders(box: int) -> np.ndarray:
-    """Every order of the rows that keeps bands together, `((box!)^(box + 1), n)`."""
+    """All orders of the rows that keep bands together, `((box!)^(box + 1), n)`."""
     inner = list(itertools.permutations(range(box)))
     return np.array(
         [
@@ -53,8 +53,8 @@ def line_orders(box: int) -> np.ndarray:
 
 
 def _renaming(word: UInt32[Array, ""], n: int) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
-    """A permutation of 1..n from its Lehmer code in `word`: where digit d goes stands in bits 4d
-    and up of the two words together; 0 stays 0. A table in a register needs no gather."""
+    """The permutation of 1..n with the Lehmer code `word`, packed in two words: the image of digit
+    d is in the four bits from bit 4d on; 0 stays 0. A table in a register needs no gather."""
     ranks: list[Array] = []
     for i in range(n):
         ranks.append(word % np.uint32(n - i))

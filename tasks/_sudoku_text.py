@@ -1,4 +1,4 @@
-"""A sudoku as people paste it: one line of characters, a framed board, a list of lists, a file."""
+"""Parse pasted sudokus: one line of characters, a framed board, a list of lists, or a file."""
 
 from .._errors import InputError
 
@@ -9,18 +9,18 @@ _FRAME = frozenset(" \t\r\n|+-=,;:/'\"`[](){}" + "".join(map(chr, range(0x2500, 
 def cells_of_text(text: str, n: int) -> str:
     """The `n * n` cells of the one sudoku in a text, row by row, with `.` for a blank.
 
-    A line that holds a whole puzzle between other words (an identifier before it, a rating after
-    it) counts as that puzzle. Otherwise frames, separators and comments (from `#` to the end of the
-    line) are left out, and what remains are the cells. A `-` belongs to the frame, unless the cells
-    are complete only if it is a blank.
+    A line with a whole puzzle between other words (an identifier before it, a rating after it)
+    counts as that puzzle. Otherwise frames, separators and comments (from `#` to the end of the
+    line) are removed, and the rest are the cells. A `-` belongs to the frame, unless the cells are
+    complete only if it is a blank.
 
-    **Raises** `InputError` where there are several puzzles, or not `n * n` cells.
+    **Raises** `InputError` if the text has several puzzles, or not `n * n` cells.
     """
     lines = [line.split("#")[0] for line in text.splitlines()]
     puzzles = [puzzle for line in lines if (puzzle := _puzzle_in(line, n))]
     if len(puzzles) > 1:
         raise InputError(
-            f"the text holds {len(puzzles)} sudokus, one a line: give one of them, or measure all "
+            f"the text has {len(puzzles)} sudokus, one per line: give one of them, or evaluate all "
             "of them with `eqloop eval RUN --data FILE`"
         )
     if puzzles:
@@ -33,8 +33,8 @@ def cells_of_text(text: str, n: int) -> str:
     if len(cells) != n * n:
         hint = {16: "; 4x4 is task.box=2", 81: "; 9x9 is task.box=3"}.get(len(cells), "")
         raise InputError(
-            f"a {n}x{n} sudoku has {n * n} characters, row by row, . or 0 for blanks; this has "
-            f"{len(cells)}{hint}"
+            f"a {n}x{n} sudoku has {n * n} characters, row by row, with . or 0 for blanks; this "
+            f"text has {len(cells)}{hint}"
         )
     for place, character in enumerate(cells):
         if not _is_cell(character, n) and character != "-":
@@ -46,11 +46,11 @@ def cells_of_text(text: str, n: int) -> str:
 
 
 def _puzzle_in(line: str, n: int) -> str:
-    """The first word of a line that is a whole puzzle, or nothing."""
+    """The first word of a line that is a whole puzzle, or ""."""
     for word in line.replace(",", " ").replace(";", " ").replace('"', " ").split():
-        # A line of nothing but dashes is part of a frame.
-        whole = len(word) == n * n and all(_is_cell(c, n) or c == "-" for c in word)
-        if whole and set(word) != {"-"}:
+        # A line of dashes alone is part of a frame.
+        is_puzzle = len(word) == n * n and all(_is_cell(c, n) or c == "-" for c in word)
+        if is_puzzle and set(word) != {"-"}:
             return _with_dots(word)
     return ""
 

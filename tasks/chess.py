@@ -1,8 +1,8 @@
 """Chess puzzles: mark the two squares of the best move.
 
-Lichess puzzles (https://database.lichess.org/#puzzles) or positions from a generator with exactly
-one mating move. Input: twelve planes of pieces, seen from the side to move. Answer: an 8x8 mask
-of the squares that the move leaves and reaches; the promotion piece is ignored.
+The puzzles come from Lichess (https://database.lichess.org/#puzzles) or from a generator of
+positions with exactly one mating move. The input has twelve planes of pieces, seen from the side to
+move. The answer is an 8x8 mask of the from and to squares; the promotion piece is ignored.
 """
 
 import collections
@@ -23,29 +23,29 @@ from . import _chess_generator, _chess_moves, _chess_picture, _chess_rows, _ches
 from ._chess_rows import Encoding
 
 THEMES_SHOWN = 12
-"""Of the themes of a split, so many of the most frequent become bands."""
+"""Number of the most frequent themes of a split that become bands."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chess(Task):
     """Two-square chess puzzles.
 
-    Tokens are 0 for an empty square, 1..6 for the mover's pieces and 7..12 for the other side's.
-    What the model sees has no castling rights, en passant square or clocks.
+    Tokens are 0 for an empty square, 1..6 for the pieces of the mover and 7..12 for those of the
+    opponent. The model sees no castling rights, en passant square or clocks.
 
     Columns of a split: `answer` (UCI), `answered`, `themes` (space-separated), `ids` (PuzzleId),
-    and what a Lichess row needs besides: `before` (the FEN before the opponent's move) and
-    `opponent` (that move). All but `answered` are bytes.
+    and, to write a Lichess row, `before` (the FEN before the opponent's move) and `opponent` (that
+    move). All but `answered` are bytes.
     """
 
     encoding: Literal["paper", "easy-to-hard"] = "paper"
-    """How a board becomes planes, and which rows are which split (see `_chess_splits`):
+    """The planes of a board, and the rule that divides rows into splits (see `_chess_splits`):
 
-    - `"paper"`: planes P N B R Q K of the mover, then of the other side. The mover sits at the
-      bottom (row 0 is rank 8 for White, rank 1 for Black, the board turned by 180 degrees), then
-      files are mirrored where needed so that the mover's king is in columns 4..7.
-    - `"easy-to-hard"`: planes K Q B N R P of the mover, then of the other side; row 0 is rank 1
-      and column 0 the a file whoever moves, as in the public easy-to-hard data sets.
+    - `"paper"`: planes P N B R Q K of the mover, then of the opponent. The mover is at the bottom
+      (row 0 is rank 8 for White; for Black the board is rotated by 180 degrees, so row 0 is rank
+      1); then files are mirrored if needed, so that the king of the mover is in columns 4..7.
+    - `"easy-to-hard"`: planes K Q B N R P of the mover, then of the opponent; for both colours row
+      0 is rank 1 and column 0 is the a-file, as in the public easy-to-hard data sets.
     """
 
     version: ClassVar[int] = 2
@@ -74,57 +74,57 @@ class Chess(Task):
     # --- data, on the host
 
     def generate(self, rows: int, seed: int, *, progress: Progress | None = None) -> Split:
-        """`rows` distinct positions with exactly one mating move; see `_chess_generator`. Their
-        difficulty is 400 + 20 * (legal moves), a stand-in for a rating."""
+        """Generate `rows` distinct positions with exactly one mating move; see `_chess_generator`.
+        Their difficulty is 400 + 20 * (number of legal moves), an estimate of a rating."""
         return _chess_generator.generate(rows, seed, self._encoding, progress=progress)
 
     def stream(
         self, path: Path, *, on_bad: Callable[[Bad], None], progress: Progress | None = None
     ) -> Iterator[Split]:
-        """As `read`, in chunks of at most 16,384 rows: for files larger than the memory."""
+        """As `read`, in chunks of at most 16,384 rows, for files that do not fit into memory."""
         return _chess_rows.stream(Path(path), self._encoding, on_bad=on_bad, progress=progress)
 
     def read(
         self, path: Path, *, on_bad: Callable[[Bad], None], progress: Progress | None = None
     ) -> Split:
-        """The good rows of a Lichess file, in its order; see `_records` for its formats.
+        """Read the good rows of a Lichess file, in its order; see `_records` for the formats.
 
-        Needs the columns FEN, Moves and Rating; PuzzleId and Themes are used where they are there.
-        FEN is the position before the opponent's move, which is the first of Moves. Bad is a row
-        whose FEN is illegal or unreadable, with an illegal move anywhere in Moves or fewer than two
-        or an odd number of them, with a Rating that is no number, or with the theme mateIn1 and an
-        answer that does not mate.
+        The columns FEN, Moves and Rating are required; PuzzleId and Themes are used if present.
+        FEN is the position before the opponent's move, which is the first of Moves. A row is bad if
+        its FEN is illegal or unreadable, if Moves has an illegal move, fewer than two moves or an
+        odd number of them, if Rating is no number, or if the theme is mateIn1 and the answer does
+        not mate.
         """
         return _chess_rows.join(list(self.stream(path, on_bad=on_bad, progress=progress)))
 
     def write(self, split: Split, path: Path) -> None:
-        """Write a Lichess CSV file. Of a solution only the opponent's move and the answer are
-        kept. **Raises** `InputError` for a puzzle from `parse`: what was played before it is not
-        known."""
+        """Write a Lichess CSV file, with the opponent's move and the answer but no further moves of
+        the solution. **Raises** `InputError` for a puzzle from `parse`, since the position before
+        it is unknown."""
         if not np.all(split.columns["before"] != b""):
             raise InputError(
-                f"{path}: not written, for a Lichess row needs the position before the opponent's "
-                "move; write puzzles that were read from a file or generated"
+                f"{path}: not written, since a Lichess row needs the position before the "
+                "opponent's move; write puzzles that were read from a file or generated"
             )
         _chess_rows.write(split, path)
 
     def load(self, *, progress: Progress | None = None) -> Dataset:
         if not self.data:
 
-            def made():
+            def generate():
                 return _chess_splits.from_generator(
                     lambda rows: self.generate(rows, self.seed, progress=progress),
                     self.rows,
                     self.seed,
                 )
 
-            return dataset(self, {"generator": "mate in 1, exactly one"}, made)
+            return dataset(self, {"generator": "mate in 1, exactly one"}, generate)
 
         path = Path(self.data)
 
         def build():
             tally = Tally()
-            splits, read = _chess_splits.from_file(
+            splits, counts = _chess_splits.from_file(
                 path,
                 self._encoding,
                 self.rows,
@@ -132,15 +132,16 @@ class Chess(Task):
                 on_bad=tally if self.skip_bad else refuse,
                 progress=progress,
             )
-            return splits, read | {"bad": tally.count, "first_bad": [str(b) for b in tally.first]}
+            first_bad = [str(bad) for bad in tally.first]
+            return splits, counts | {"bad": tally.count, "first_bad": first_bad}
 
         return dataset(self, describe(path), build)
 
     def bands(self, split: Split) -> dict[str, Bool[np.ndarray, " examples"]]:
         """Rating bands of 200 points ("rating 1000-1199"), then the most frequent themes
-        ("theme:fork"), of which an example may have many."""
-        known = split.difficulty[np.isfinite(split.difficulty)]
-        lows = np.unique(known // 200).astype(int) * 200
+        ("theme:fork"); an example may have several themes."""
+        ratings = split.difficulty[np.isfinite(split.difficulty)]
+        lows = np.unique(ratings // 200).astype(int) * 200
         bands = {
             f"rating {low}-{low + 199}": (split.difficulty >= low) & (split.difficulty < low + 200)
             for low in lows.tolist()
@@ -156,17 +157,17 @@ class Chess(Task):
     # --- one example, on the device
 
     def encode(self, tokens: UInt8[Array, "*grid"]) -> Float[Array, "*grid channels"]:
-        # -1, an empty square, has no plane: `one_hot` gives zeros
+        # An empty square is -1 here, for which `one_hot` gives zeros.
         return jax.nn.one_hot(tokens.astype(jnp.int32) - 1, 12, dtype=jnp.float32)
 
     def transform(
         self, key: PRNGKeyArray, tokens: UInt8[Array, "*grid"], targets: UInt8[Array, "*grid"]
     ) -> tuple[UInt8[Array, "*grid"], UInt8[Array, "*grid"]]:
-        """`"easy-to-hard"`: files mirrored, one time in two. `"paper"`: nothing, for there the
-        files already are in a standard order.
+        """For `"easy-to-hard"`, mirror the files with probability 1/2. For `"paper"`, the identity:
+        its files already have a standard order.
 
-        A mirrored position obeys the same rules except for castling, and castling rights are not
-        in the planes: to the model the mirror is a symmetry, up to the few answers that castle.
+        A mirrored position obeys the same rules except for castling. Since the planes have no
+        castling rights, the mirror is a symmetry for the model, up to the few answers that castle.
         """
         if self.encoding == "paper":
             return tokens, targets
@@ -179,8 +180,9 @@ class Chess(Task):
     def predict(
         self, logits: Float[Array, "*grid classes"], tokens: UInt8[Array, "*grid"]
     ) -> UInt8[Array, "*grid"]:
-        """The two cells with the highest class-1 logit, chosen by index: always exactly two, also
-        where logits tie (the first in row-major order), as in bfloat16 they often do."""
+        """Mark the two cells with the highest class-1 logits. They are chosen by index, so there
+        are exactly two even if logits tie, as is frequent in bfloat16; ties go to the first cell
+        in row-major order."""
         del tokens
         scores = logits[..., 1].reshape(64)
         _, best = jax.lax.top_k(scores, 2)
@@ -191,24 +193,23 @@ class Chess(Task):
     def judge(
         self, split: Split, predictions: Shaped[np.ndarray, "examples *grid"]
     ) -> dict[str, Float[np.ndarray, " examples"]]:
-        """What rules code says of each prediction, 0 or 1 or NaN.
+        """Scores by the rules of chess: 0, 1 or NaN for each prediction.
 
-        - `legal`: some legal move joins the two squares (whichever is the first).
-        - `mate`: it mates. NaN where the position has no mate in 1.
-        - `credit`: mate-aware exact match: `mate` where there is a mate in 1 (about 3 % of those
-          have several, and Lichess accepts any), `exact` elsewhere; NaN where neither is known.
+        - `legal`: a legal move joins the two squares, in either direction.
+        - `mate`: that move mates. NaN if the position has no mate in 1.
+        - `credit`: mate-aware exact match: `mate` if there is a mate in 1 (about 3 % of those
+          positions have several, and Lichess accepts any), else `exact`; NaN if neither is known.
 
-        Of a promotion the piece is ignored: the best one counts.
+        Promotion pieces are ignored: the best promotion counts.
         """
         return _chess_moves.judge(split, predictions, self._encoding)
 
     def parse(self, text: str) -> Split:
-        """A puzzle position as a FEN, or as a line of a position list (EPD) that may name the best
-        moves (`bm Qxf7; id "1";`). The side to move is to solve it.
+        """Parse the position of a puzzle as a FEN or a line of EPD, which may name the best moves
+        (`bm Qxf7; id "1";`). The side to move solves it.
 
-        The answer is the best moves of the line, or the first move that mates at once where it
-        names none; otherwise it is not known. The difficulty is the estimate
-        400 + 20 * (legal moves).
+        The answer is the best moves of the line, or else the first move that mates at once;
+        otherwise it is unknown. The difficulty is the estimate 400 + 20 * (number of legal moves).
         """
         try:
             board, best = _chess_moves.position(text)
@@ -216,8 +217,8 @@ class Chess(Task):
             raise InputError(f"{error}; give a FEN such as {EXAMPLE!r}") from None
         moves = board.legal_moves.count()
         if moves == 0:
-            over = "mate" if board.is_check() else "stalemate"
-            raise InputError(f"the game is over ({over}): give a FEN with a move to find")
+            ending = "mate" if board.is_check() else "stalemate"
+            raise InputError(f"the game is over ({ending}): give a FEN with a move to find")
         best = best or _chess_moves.mating_moves(board)[:1]
         targets = np.zeros(64, np.uint8)
         if best:
@@ -238,7 +239,7 @@ class Chess(Task):
     def check(
         self, split: Split, prediction: Shaped[np.ndarray, "*grid"]
     ) -> tuple[bool | None, str]:
-        """A prediction is right if it is the answer or mates."""
+        """Check a prediction: it is right if it is the answer or mates."""
         board = chess.Board(split.puzzles[0].decode())
         answer = split.columns["answer"][0].decode() if split.columns["answered"][0] else ""
         return _chess_moves.check(board, prediction, answer, self._encoding)
@@ -258,8 +259,8 @@ EXAMPLE = "r1bqkb1r/pppp1ppp/2n2n2/4p2Q/2B1P3/8/PPPP1PPP/RNB1K1NR w KQkq - 4 4"
 
 @dataclasses.dataclass(frozen=True)
 class ChessVersion1(Chess):
-    """The task as runs of version 1 saw it: in `"easy-to-hard"` the ranks are mirrored for Black,
-    so that the mover sits at row 0. The public data sets do not do so."""
+    """Version 1 of the task, for old runs: in `"easy-to-hard"` the ranks are mirrored for Black, so
+    that the mover is at row 0. The public data sets do not mirror them."""
 
     name: ClassVar[str] = "chess"
     version: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""Prefix sums: the running parity of a string of bits, at any length."""
+"""Prefix sums: the running parity of a string of bits of any length."""
 
 import collections
 import dataclasses
@@ -29,52 +29,52 @@ from .._task import (
 _LOG = logging.getLogger(__name__)
 
 WINDOW = 5
-"""Cells that a cell attends to by default, in the paper: two on each side."""
+"""Width of the attention window in the paper: a cell and two cells on each side."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PrefixSums(Task):
     """Cell i of the answer is `bit_0 + ... + bit_i mod 2`.
 
-    One channel, `bit - 0.5` (and see `mark_first`); two classes. Models are trained on one length
-    and tested on longer strings, with more iterations: with attention to two cells on each side,
-    information from the first bit reaches cell n after n / 2 iterations, and not before (arXiv
-    2604.15259).
+    The model reads one channel, `bit - 0.5` (two with `mark_first`), and predicts two classes. It
+    is trained on one length and tested on longer strings with more iterations: since a cell attends
+    to two cells on each side, information from the first bit reaches cell n after n / 2 iterations
+    and not before (arXiv 2604.15259).
 
-    **Files:** rows with a column `question` and perhaps `answer` (all prefix sums, or the last one
-    alone), or one string a line; see `_records` for the formats. White space within a string is
-    left out. Of strings of several lengths those of `length` bits are read.
+    **Files:** rows with a column `question` and optionally `answer` (all prefix sums, or only the
+    last one), or one string per line; see `_records` for the formats. White space within a string
+    is ignored. If the strings have several lengths, only those of `length` bits are read.
 
-    **Splits:** `train` and `validation` (80/20 of `rows`, by `seed`) and `test`, of distinct
-    strings; `hard`, `hard-x2` and `hard-x4`, of `hard_length` bits and 2 and 4 times as many. From
-    a file of strings of `length` bits: `train` and `validation`, with the others generated.
+    **Splits:** `train` and `validation` (80/20 of `rows`, by `seed`) and `test` of distinct
+    strings; `hard`, `hard-x2` and `hard-x4` of 1, 2 and 4 times `hard_length` bits. A file of
+    strings of `length` bits provides `train` and `validation`; the other splits are generated.
 
-    **Several strings in a row:** with `shortest`, a row of `train` (and of `generate`) is cut into
-    strings of L bits, L uniform from `shortest` to `length` for each row; the last string ends with
-    the row. The sum begins anew with each string, which the mark of `mark_first` shows. The
-    difficulty is L. All rows have `length` cells and each cell counts, so one program serves and
-    nothing is padded or masked, as strings of their own would have to be. A row of one string is
-    what it is without `shortest`, and the other splits hold such rows only. In tokens, texts and
-    files 2 and 3 are a 0 and a 1 that begin a further string.
+    **Several strings per row:** with `shortest`, a row of `train` (and of `generate`) is cut into
+    strings of L bits, where L is uniform from `shortest` to `length` for each row; the last string
+    ends with the row. The sum restarts with each string, whose first cell `mark_first` marks. The
+    difficulty is L. All rows have `length` cells and every cell counts, so one compiled program
+    suffices without padding or masks. The other splits have one string per row. In tokens, texts
+    and files 2 and 3 denote a 0 and a 1 that begin a further string.
     """
 
     length: int = 32
-    """Bits of the training strings."""
+    """Number of bits of the training strings."""
     validation_length: int = 0
-    """Bits of the validation strings; 0 for `length`. With a middle length, between `length` and
-    `hard_length`, the best checkpoint is chosen for how it extrapolates."""
+    """Number of bits of the validation strings; 0 for `length`. With a length between `length` and
+    `hard_length`, the best checkpoint is the one that extrapolates best."""
     hard_length: int = 0
-    """Bits of the hard strings; 0 for 4 times `length`."""
+    """Number of bits of the hard strings; 0 for 4 times `length`."""
     test_rows: int = 1000
-    """Strings in each of the test and hard splits."""
+    """Number of strings in the test split and in each hard split."""
     mark_first: bool = False
-    """Add a second channel, 1 in the first cell and 0 in all others: where the sum begins. The
-    first cells share one neighbourhood, and attention does not tell equal bits apart, so without
-    the mark a string that begins with a run of ones gives no hint of where it begins."""
+    """Whether to add a second channel that is 1 in the first cell, where the sum begins, and 0
+    elsewhere. Without it a model cannot locate the start of a string that begins with a run of
+    ones: the first cells share one neighbourhood, and attention does not distinguish equal bits."""
 
     shortest: int = 0
-    """Cut training rows into strings of L bits, L from this number to `length`, which differs by
-    row and is the difficulty; 0 for rows of one string. It needs `mark_first`."""
+    """Smallest number of bits L of the strings that each training row is cut into; L is uniform
+    from this number to `length` for each row and is its difficulty. 0 for one string per row.
+    Requires `mark_first`."""
 
     labels: ClassVar[tuple[str, str]] = ("bits", "sums")
 
@@ -84,8 +84,8 @@ class PrefixSums(Task):
             value = getattr(self, field)
             if value < WINDOW and not (value == 0 and field != "length"):
                 raise InputError(
-                    f"task.{field}={value}: must be at least {WINDOW}, the cells that a cell "
-                    "attends to"
+                    f"task.{field}={value}: must be at least {WINDOW}, the width of the "
+                    "attention window"
                 )
         if not 0 <= self.shortest < self.length:
             raise InputError(
@@ -121,18 +121,18 @@ class PrefixSums(Task):
     # --- data
 
     def generate(self, rows: int, seed: int, *, progress: Progress | None = None) -> Split:
-        """`rows` distinct strings of `length` bits, which `shortest` cuts into shorter ones.
-        **Raises** `InputError` where there are not that many."""
+        """Generate `rows` distinct strings of `length` bits, cut into shorter ones with `shortest`.
+        **Raises** `InputError` if fewer distinct strings exist."""
         del progress
         return _split(self._cut(_distinct(rows, self.length, np.random.RandomState(seed)), seed))
 
     def _cut(self, rows: np.ndarray, seed: int) -> np.ndarray:
-        """Rows of one string as `shortest` has them; rows of several stay as they are."""
+        """Cut rows of one string as `shortest` says; rows of several strings are unchanged."""
         if not self.shortest or (rows > 1).any():
             return rows
         random, cells = np.random.RandomState((seed, self.shortest)), rows.shape[1]
-        longest = random.randint(self.shortest, cells + 1, (len(rows), 1))
-        begins = (np.arange(cells) % longest == 0) & (np.arange(cells) > 0)
+        lengths = random.randint(self.shortest, cells + 1, (len(rows), 1))
+        begins = (np.arange(cells) % lengths == 0) & (np.arange(cells) > 0)
         return rows + 2 * begins.astype(np.uint8)
 
     @property
@@ -143,8 +143,8 @@ class PrefixSums(Task):
         self, path: Path, *, on_bad: Callable[[Bad], None], progress: Progress | None = None
     ) -> Split:
         counts = self._lengths(path)
-        chosen = self.length in counts
-        length = self.length if chosen else next(iter(counts), None)
+        has_length = self.length in counts
+        length = self.length if has_length else next(iter(counts), None)
         if len(counts) > 1:
             for bits, count in counts.items():
                 hint = (
@@ -154,7 +154,7 @@ class PrefixSums(Task):
         rows: list[np.ndarray] = []
         for number, row in read_records(path, _LAYOUT, on_bad=on_bad, progress=progress):
             question, answer = _strings(row)
-            if chosen and len(question) in counts and len(question) != length:
+            if has_length and len(question) in counts and len(question) != length:
                 continue
             if why := _fault(question, answer, length or len(question), self._digits):
                 on_bad(Bad(f"{path}:{number}", why))
@@ -163,8 +163,7 @@ class PrefixSums(Task):
         return _split(np.stack(rows) if rows else np.zeros((0, self.length), np.uint8))
 
     def _lengths(self, path: Path) -> dict[int, int]:
-        """The lengths of the strings in a file, in the order in which they first come up, and how
-        many there are of each."""
+        """Length -> number of strings of that length in a file, in order of first occurrence."""
         counts: collections.Counter[int] = collections.Counter()
         for _, row in read_records(path, _LAYOUT, on_bad=lambda bad: None):
             question, answer = _strings(row)
@@ -176,37 +175,37 @@ class PrefixSums(Task):
     def _source(self) -> dict[str, object]:
         return {"generator": "uniform bits"}
 
-    def _splits(self, given: Split | None, progress: Progress | None) -> dict[str, Split]:
+    def _splits(self, file_rows: Split | None, progress: Progress | None) -> dict[str, Split]:
         del progress
-        if given is not None and given.inputs.shape[1] != self.length:
-            bits = given.inputs.shape[1]
+        if file_rows is not None and file_rows.inputs.shape[1] != self.length:
+            bits = file_rows.inputs.shape[1]
             raise InputError(
                 f"{self.data}: strings of {bits} bits; set task.length={bits} to train on them"
             )
-        return self._divide(None if given is None else given.inputs[: self.rows or None])
+        return self._divide(None if file_rows is None else file_rows.inputs[: self.rows or None])
 
-    def _divide(self, given: np.ndarray | None) -> dict[str, Split]:
+    def _divide(self, bits: np.ndarray | None) -> dict[str, Split]:
         random = np.random.RandomState(self.seed)
-        rows = 10_000 if given is None else len(np.unique(given, axis=0))
-        rows = min(self.rows or rows, rows) if given is not None else self.rows or rows
-        # Short strings are few: train, validation and test share what there is.
-        if given is None:
+        rows = 10_000 if bits is None else len(np.unique(bits, axis=0))
+        rows = min(self.rows or rows, rows) if bits is not None else self.rows or rows
+        # There are few short strings, so train, validation and test come from one pool.
+        if bits is None:
             pool = _distinct(rows + self.test_rows, self.length, random)
         else:
-            pool = _distinct(rows + self.test_rows, self.length, random, first=given)
-        kept, held = partition(rows, self.seed)
+            pool = _distinct(rows + self.test_rows, self.length, random, first=bits)
+        train, validation_rows = partition(rows, self.seed)
         middle = self.validation_length or self.length
         hard = self.hard_length or 4 * self.length
-        validation = pool[held] & 1
+        validation = pool[validation_rows] & 1
         if middle != self.length:
-            validation = _distinct(len(held), middle, random)
+            validation = _distinct(len(validation_rows), middle, random)
         return {
-            "train": _split(self._cut(pool[kept], self.seed)),
+            "train": _split(self._cut(pool[train], self.seed)),
             "validation": _split(validation),
             "test": _split(pool[rows:]),
             **{
                 f"hard{suffix}": _split(
-                    # Of the validation length too, perhaps: then apart from those strings.
+                    # If the lengths are equal, exclude the validation strings.
                     _distinct(len(validation) + self.test_rows, middle, random, first=validation)[
                         len(validation) :
                     ]
@@ -234,13 +233,13 @@ class PrefixSums(Task):
     def transform(
         self, key: PRNGKeyArray, tokens: UInt8[Array, " cells"], targets: UInt8[Array, " cells"]
     ) -> tuple[UInt8[Array, " cells"], UInt8[Array, " cells"]]:
-        """Add a random string to both: the task is linear over the field of two elements, so this
-        is a symmetry, and it maps any string to any other with the same probability. A row of
-        several strings stays cut where it is."""
+        """Add a random string to the tokens and its prefix sums to the targets. This is a symmetry,
+        since the task is linear over the field of two elements, and it maps any string to any other
+        with equal probability. The cuts of a row of several strings stay in place."""
         added = jr.bernoulli(key, shape=tokens.shape).astype(tokens.dtype)
         if self.shortest:
             before = jnp.cumsum(added, dtype=jnp.int32) - added.astype(jnp.int32)
-            # `before` never falls, so that its value where the string began is a maximum.
+            # `before` never decreases: its value at the start of a string is a running maximum.
             base = jax.lax.cummax(jnp.where(tokens > 1, before, 0))
             return tokens ^ added, targets ^ added ^ ((before - base) & 1).astype(tokens.dtype)
         return tokens ^ added, targets ^ (jnp.cumsum(added, dtype=tokens.dtype) & 1)
@@ -248,10 +247,10 @@ class PrefixSums(Task):
     # --- one example, on the host
 
     def parse(self, text: str) -> Split:
-        """A string of bits, or several with `shortest`; white space, commas and brackets between
-        the bits are left out.
+        """Parse a string of bits, or several with `shortest`. White space, commas and brackets
+        between the bits are ignored.
 
-        **Raises** `InputError` where anything else is in it, or it is too short.
+        **Raises** `InputError` if the text has other characters or too few bits.
         """
         lines = (line.split("#")[0] for line in text.splitlines())
         bits = "".join(character for character in "".join(lines) if character not in " \t,;[]()\"'")
@@ -261,7 +260,7 @@ class PrefixSums(Task):
 
 
 def _plain(line: str) -> Record | None:
-    """A line that is one string of bits, with or without spaces between them."""
+    """Parse a line with one string of bits, with or without spaces between them."""
     text = "".join(line.split())
     return {"question": text} if len(text) >= WINDOW and not set(text) - set("0123") else None
 
@@ -269,8 +268,8 @@ def _plain(line: str) -> Record | None:
 _LAYOUT = Layout(
     required=("question",),
     expected=(
-        "strings of 0 and 1 are expected: a column question (or input), and answer (output) where "
-        "it is known, or one string a line"
+        "expected strings of 0 and 1: a column question (or input) and, if known, a column answer "
+        "(output); or one string per line"
     ),
     names={
         "question": ("input", "bits", "string", "sequence"),
@@ -283,7 +282,7 @@ _LAYOUT = Layout(
 
 
 def _strings(row: Record) -> tuple[str, str]:
-    """Question and answer, without white space."""
+    """The question and the answer, without white space."""
     return "".join(row["question"].split()), "".join(row.get("answer", "").split())
 
 
@@ -311,28 +310,28 @@ def _sums(tokens: np.ndarray) -> np.ndarray:
 def _distinct(
     rows: int, length: int, random: np.random.RandomState, first: np.ndarray | None = None
 ) -> np.ndarray:
-    """`rows` different strings, beginning with the different ones among `first`."""
+    """`rows` distinct strings, beginning with the distinct ones among `first`."""
     if length < 62 and rows > 2**length:
         raise InputError(
             f"there are only {2**length} strings of {length} bits, not {rows}; lower task.rows and "
-            "task.test_rows, or take a greater length"
+            "task.test_rows, or use a greater length"
         )
-    found = np.zeros((0, length), np.uint8) if first is None else first
+    strings = np.zeros((0, length), np.uint8) if first is None else first
     while True:
-        _, index = np.unique(found, axis=0, return_index=True)
-        found = found[np.sort(index)]
-        if len(found) >= rows:
-            return found[:rows]
-        more = random.randint(0, 2, (max(rows - len(found), 16), length), np.uint8)
-        found = np.concatenate([found, more])
+        _, index = np.unique(strings, axis=0, return_index=True)
+        strings = strings[np.sort(index)]
+        if len(strings) >= rows:
+            return strings[:rows]
+        drawn = random.randint(0, 2, (max(rows - len(strings), 16), length), np.uint8)
+        strings = np.concatenate([strings, drawn])
 
 
 def _fault(question: str, answer: str, length: int, digits: str) -> str:
-    """What is wrong with a row, or nothing."""
+    """The fault of a row, or ""."""
     if set(question) - set(digits):
-        wanted = "0, 1, 2 and 3" if "2" in digits else "0 and 1"
-        hint = "" if set(question) - set("0123") else " (2 and 3 need task.shortest)"
-        return f"a string of {wanted} is expected, not {shortened(question)}{hint}"
+        symbols = "0, 1, 2 and 3" if "2" in digits else "0 and 1"
+        hint = "" if set(question) - set("0123") else " (2 and 3 require task.shortest)"
+        return f"expected a string of {symbols}, got {shortened(question)}{hint}"
     if len(question) < WINDOW:
         return f"{len(question)} bits; at least {WINDOW} are needed"
     if len(question) != length:

@@ -21,14 +21,14 @@ from ._sudoku_splits import BY_QUANTILE, easy_and_hard
 from ._sudoku_symmetry import symmetry
 from ._sudoku_text import cells_of_text
 
-# Random puzzles that cannot lose a given have 24.4 givens on average and hardly ever fewer than
-# 22, though there are puzzles with 17 (box 2: from 4 on, of 4 to 6).
+# Random minimal puzzles have 24.4 givens on average and almost never fewer than 22, though puzzles
+# with 17 exist (box 2: minimal puzzles have 4 to 6).
 _LIMITS = {2: (4, 15), 3: (22, 80)}
 _GIVENS = {2: (6, 4), 3: (34, 28)}
 _GENERATED = {2: (2_000, 500), 3: (20_000, 2_000)}
 _READ = (50_000, 10_000)
 _COUNTED = 1000
-"""Solutions of a pasted puzzle are counted up to this number."""
+"""Maximum number of solutions of a pasted puzzle that are counted."""
 _SCALES = ("tdoku", "sukaku", "eqloop", "file", "blanks")
 _UNITS = {"tdoku": "tdoku guesses", "eqloop": "guesses", "file": "file's own rating"}
 _LOG = logging.getLogger(__name__)
@@ -36,60 +36,61 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Sudoku(Task):
-    """Sudokus of boxes 3x3 (9x9 cells) or 2x2 (4x4 cells), each with one solution.
+    """Sudokus with boxes of 3x3 (9x9 cells) or 2x2 (4x4 cells) and one solution each.
 
-    Tokens are 0 for a blank and 1..n for the digits; the model reads them one-hot, n + 1 channels
-    per cell, and tells one of n + 1 classes, of which class 0 is never the target (as in "Stability
-    and Generalization in Looped Transformers", arXiv 2604.15259).
+    Tokens are 0 for a blank and 1..n for the digits. The model reads them one-hot, n + 1 channels
+    per cell, and predicts one of n + 1 classes; class 0 is never the target (as in "Stability and
+    Generalization in Looped Transformers", arXiv 2604.15259).
 
-    **Files:** rows with a column `question` and perhaps `answer`, `rating` and `source` (or what
-    others call these), one puzzle a line, or a folder as HRM and TRM have it; see `_records` for
-    the formats and `_sudoku_files` for the scales of the ratings.
+    **Files:** rows with a column `question` and optionally `answer`, `rating` and `source` (or
+    common other names), one puzzle per line, or a folder in the format of HRM and TRM; see
+    `_records` for the formats and `_sudoku_files` for the scales of the ratings.
 
-    **Splits:** of a file, as in the paper: the first 50,000 rows (`rows`) rated below the 80 %
-    quantile make `train` and `validation` (80/20, by `seed`), the first 10,000 rows from the
-    quantile on make `hard`, and up to 10,000 of the rows below it that follow make `test`. Where
-    ratings are too equal for that, see `_sudoku_splits`. Of puzzles that are symmetric copies of
-    each other only the first counts (`augment` makes such copies while training). Without a file,
-    `hard` has fewer givens than the rest.
+    **Splits:** for a file as in the paper: the first 50,000 rows (`rows`) rated below the 80 %
+    quantile are `train` and `validation` (80/20, by `seed`), the first 10,000 rows from the
+    quantile on are `hard`, and up to 10,000 of the following rows below it are `test`. If too many
+    ratings are equal, see `_sudoku_splits`. Among symmetric copies of a puzzle only the first is
+    used (`augment` makes such copies in training). Without a file, `hard` has fewer givens than
+    the other splits.
     """
 
     box: int = 3
-    """Cells along the side of a box, 2 or 3."""
+    """Number of cells along the side of a box, 2 or 3."""
     givens: int = 0
-    """Generator: givens of each puzzle of train, validation and test; 0 for 34 (box 2: 6)."""
+    """Generator: number of givens of train, validation and test puzzles; 0 for 34 (box 2: 6)."""
     hard_givens: int = 0
-    """Generator: givens of each puzzle of `hard`; 0 for 28 (box 2: 4)."""
+    """Generator: number of givens of `hard` puzzles; 0 for 28 (box 2: 4)."""
     easy: str = ""
-    """File: ratings "low:high" (high excluded) of train, validation and test, instead of quantiles;
-    goes with `hard`."""
+    """File: range "low:high" (high excluded) of the ratings of train, validation and test, instead
+    of quantiles. Requires `hard`."""
     hard: str = ""
-    """File: ratings "low:high" (high excluded) of `hard`."""
+    """File: range "low:high" (high excluded) of the ratings of `hard`. Requires `easy`."""
     scale: str = ""
-    """File: use the rows with ratings on this scale only: tdoku, sukaku, eqloop, file or blanks."""
+    """File: use only rows with ratings on this scale: tdoku, sukaku, eqloop, file or blanks."""
     unique: bool = False
-    """File: also prove by the solver that each puzzle has one solution (2,000 to 60,000 rows/s)."""
+    """File: whether to prove that each puzzle has one solution (2,000 to 60,000 rows/s)."""
     most_givens: int = 0
-    """Fill in cells of training puzzles, so that each has a number of givens that is uniform from
-    its own to this number; their difficulty is then the number of blanks. 0 for none."""
+    """Maximum number of givens of training puzzles after random cells are filled in: the number is
+    uniform from that of the puzzle to this one. Their difficulty is then the number of blanks. 0
+    fills in nothing."""
 
     def __post_init__(self):
         super().__post_init__()
         if self.box not in (2, 3):
-            raise InputError(f"task.box={self.box}: boxes are 2x2 or 3x3; take 2 or 3")
+            raise InputError(f"task.box={self.box}: must be 2 or 3, for boxes of 2x2 or 3x3 cells")
         low, high = _LIMITS[self.box]
         for field in ("givens", "hard_givens"):
             value = getattr(self, field)
             if value and not low <= value <= high:
                 raise InputError(
                     f"task.{field}={value}: the generator reaches {low} to {high} givens"
-                    + (" (17 to 21 exist, but are too rare to come upon)" if self.box == 3 else "")
+                    + (" (puzzles with 17 to 21 exist, but are too rare)" if self.box == 3 else "")
                 )
-        least, most = 1 if self.data else self._givens + 1, self.box**4 - 1
-        if self.most_givens and not least <= self.most_givens <= most:
+        lowest, highest = 1 if self.data else self._givens + 1, self.box**4 - 1
+        if self.most_givens and not lowest <= self.most_givens <= highest:
             raise InputError(
-                f"task.most_givens={self.most_givens}: must be 0, or from {least} to {most}, more "
-                "than the puzzles have"
+                f"task.most_givens={self.most_givens}: must be 0, or from {lowest} to {highest}, "
+                "more than the puzzles have"
             )
         if self.scale and self.scale not in _SCALES:
             raise InputError(f"task.scale={self.scale!r}: must be one of {', '.join(_SCALES)}")
@@ -125,11 +126,11 @@ class Sudoku(Task):
     # --- data
 
     def generate(self, rows: int, seed: int, *, progress: Progress | None = None) -> Split:
-        """`rows` distinct puzzles with exactly `givens` givens and one solution each.
+        """Generate `rows` distinct puzzles with exactly `givens` givens and one solution each.
 
-        The difficulty is the number of guesses of our own solver (`_sudoku_generator`). The first
-        rows of a larger set are those of a smaller one. With `most_givens` cells are filled in.
-        **Raises** `InputError` where there are not enough different puzzles (box 2).
+        The difficulty is the number of guesses of the built-in solver (`_sudoku_generator`). A
+        larger set begins with the rows of a smaller one. With `most_givens` cells are filled in.
+        **Raises** `InputError` if there are not enough different puzzles (box 2).
         """
         return self._filled(self._generate(rows, seed, self._givens, progress), seed)
 
@@ -139,14 +140,14 @@ class Sudoku(Task):
         return files.with_more_givens(split, self.most_givens, seed, self.box)
 
     def _generate(self, rows: int, seed: int, givens: int, progress: Progress | None) -> Split:
-        # Here, for it takes Numba, and there are runs that generate nothing.
+        # Imported here, since it imports Numba and many runs generate nothing.
         from ._sudoku_generator import make
 
         parts: list[Split] = []
         seen: set[bytes] = set()
         tries, fruitless, chunk = 0, 0, 256
         while len(seen) < rows:
-            part = files.own(*make(seed, tries, chunk, self.box, givens), self.box)
+            part = files.rows_on_scale(*make(seed, tries, chunk, self.box, givens), self.box)
             fresh = []
             for index, puzzle in enumerate(part.puzzles.tolist()):
                 if puzzle not in seen and len(seen) < rows:
@@ -158,7 +159,7 @@ class Sudoku(Task):
             if fruitless >= 50_000:
                 raise InputError(
                     f"only {len(seen)} different puzzles with {givens} givens were found in "
-                    f"{tries} tries; ask for fewer rows or more givens"
+                    f"{tries} attempts; set fewer rows or more givens"
                 )
             if progress is not None:
                 progress(len(seen), rows)
@@ -172,35 +173,37 @@ class Sudoku(Task):
         return reader(path, self.box, on_bad=on_bad, progress=progress, unique=self.unique)
 
     def write(self, split: Split, path: Path) -> None:
-        """Writes a CSV file with the columns `source,question,answer,rating`, compressed where
-        `path` ends in `.gz` or `.zst`."""
+        """Write a CSV file with the columns `source,question,answer,rating`, compressed if `path`
+        ends in `.gz` or `.zst`."""
         files.write_rows(split, Path(path))
 
     def load(self, *, progress: Progress | None = None) -> Dataset:
         if not self.data:
-            # Said in full, for these may be the defaults, and defaults change.
+            # Record the numbers themselves: the fields may be 0, and defaults may change.
             source = {"generator": "eqloop", "givens": [self._givens, self._hard_givens]}
-            return dataset(self, source, lambda: self._made(progress))
+            return dataset(self, source, lambda: self._generated_splits(progress))
         path = Path(self.data)
         source = describe(path, folder.parts(path) if folder.is_folder(path) else ())
         loaded = dataset(self, source, lambda: self._read_splits(path, progress))
-        cut = str(cast(Mapping[str, object], loaded.manifest["read"])["cut"])
-        if not (self.easy or cut.startswith(BY_QUANTILE)):
-            _LOG.warning("%s: %s", path, cut)
+        rule = str(cast(Mapping[str, object], loaded.manifest["read"])["cut"])
+        if not (self.easy or rule.startswith(BY_QUANTILE)):
+            _LOG.warning("%s: %s", path, rule)
         return loaded
 
-    def _made(self, progress: Progress | None) -> tuple[dict[str, Split], dict[str, object]]:
+    def _generated_splits(
+        self, progress: Progress | None
+    ) -> tuple[dict[str, Split], dict[str, object]]:
         if not _LIMITS[self.box][0] <= self._hard_givens < self._givens:
             raise InputError(
                 f"task.givens={self._givens}, task.hard_givens={self._hard_givens}: the hard split "
-                f"must have fewer givens, though {_LIMITS[self.box][0]} or more; set either"
+                f"must have fewer givens, but at least {_LIMITS[self.box][0]}; set either field"
             )
-        rows, held = _GENERATED[self.box]
+        rows, test_rows = _GENERATED[self.box]
         rows = self.rows or rows
-        # The two sets differ in their givens, so none of one is in the other.
-        easy = self._generate(rows + held, self.seed, self._givens, progress)
-        hard = self._generate(held, self.seed, self._hard_givens, progress)
-        splits = self._divide(easy, rows, held) | {"hard": hard}
+        # The sets are disjoint, since their numbers of givens differ.
+        easy = self._generate(rows + test_rows, self.seed, self._givens, progress)
+        hard = self._generate(test_rows, self.seed, self._hard_givens, progress)
+        splits = self._divide(easy, rows, test_rows) | {"hard": hard}
         return splits, {"rows": len(easy) + len(hard)}
 
     def _read_splits(
@@ -208,7 +211,7 @@ class Sudoku(Task):
     ) -> tuple[dict[str, Split], dict[str, object]]:
         tally = Tally()
         split = self.read(path, on_bad=tally if self.skip_bad else refuse, progress=progress)
-        read: dict[str, object] = {
+        counts: dict[str, object] = {
             "rows": len(split),
             "bad": tally.count,
             "first_bad": [str(bad) for bad in tally.first],
@@ -218,60 +221,60 @@ class Sudoku(Task):
         scales = [scale.decode() for scale in np.unique(split.columns["scale"])]
         if len(scales) > 1:
             raise InputError(
-                f"{path}: ratings on several scales ({', '.join(scales)}), which do not compare; "
-                f"keep one: --set task.scale={scales[0]}"
+                f"{path}: has ratings on several scales ({', '.join(scales)}), which cannot be "
+                f"compared; choose one: --set task.scale={scales[0]}"
             )
         from ._sudoku_orbits import orbits
 
         numbers = orbits(split.inputs, self.box)
-        _, first = np.unique(numbers, return_index=True)
+        _, first_rows = np.unique(numbers, return_index=True)
         if "group" in split.columns:
-            _, of_group = np.unique(split.columns["group"], return_index=True)
-            first = np.intersect1d(first, of_group)
-        read["duplicates"] = len(split) - len(first)
-        first = np.sort(first)
-        split = split.take(first)
-        easy, hard, cut = self._easy_and_hard(split, numbers[first])
-        read |= {"scale": scales[0] if scales else "", "easy": int(easy.sum()), "cut": cut}
-        rows, held = _READ
+            _, first_of_group = np.unique(split.columns["group"], return_index=True)
+            first_rows = np.intersect1d(first_rows, first_of_group)
+        counts["duplicates"] = len(split) - len(first_rows)
+        first_rows = np.sort(first_rows)
+        split = split.take(first_rows)
+        easy, hard, rule = self._easy_and_hard(split, numbers[first_rows])
+        counts |= {"scale": scales[0] if scales else "", "easy": int(easy.sum()), "cut": rule}
+        rows, test_rows = _READ
         rows = self.rows or min(rows, int(0.8 * easy.sum()))
         if not hard.any() or not 1 < rows < easy.sum():
             raise InputError(
-                f"{path}: {easy.sum()} easy rows, {hard.sum()} hard ones ({cut}) do not make "
-                f"train, validation, test and hard with {rows} rows to train and validate; take a "
-                "larger file, a smaller task.rows, or bands of task.easy and task.hard"
+                f"{path}: {easy.sum()} easy and {hard.sum()} hard rows ({rule}) are too few for "
+                f"train, validation, test and hard with {rows} rows for train and validation; use "
+                "a larger file, a smaller task.rows, or bands in task.easy and task.hard"
             )
-        splits = self._divide(split.take(easy), rows, held)
-        return splits | {"hard": split.take(np.flatnonzero(hard)[:held])}, read
+        splits = self._divide(split.take(easy), rows, test_rows)
+        return splits | {"hard": split.take(np.flatnonzero(hard)[:test_rows])}, counts
 
     def _easy_and_hard(
         self, split: Split, numbers: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, str]:
         ratings = split.difficulty
         if self.easy and self.hard:
-            # The edges in float32, as the ratings are, or 4.1 would be below 4.1.
+            # Compare in float32, the dtype of the ratings; otherwise 4.1 would be below 4.1.
             masks = []
             for field in ("easy", "hard"):
                 low, high = map(np.float32, _band(field, getattr(self, field)))
                 masks.append((ratings >= low) & (ratings < high))
             return masks[0], masks[1], f"easy {self.easy}, hard {self.hard}"
-        easy, cut = easy_and_hard(split, numbers)
-        return easy, ~easy, cut
+        easy, rule = easy_and_hard(split, numbers)
+        return easy, ~easy, rule
 
-    def _divide(self, split: Split, rows: int, held: int) -> dict[str, Split]:
+    def _divide(self, split: Split, rows: int, test_rows: int) -> dict[str, Split]:
         train, validation = partition(rows, self.seed)
         return {
             "train": self._filled(split.take(train), self.seed),
             "validation": split.take(validation),
-            "test": split.take(slice(rows, rows + held)),
+            "test": split.take(slice(rows, rows + test_rows)),
         }
 
     def bands(self, split: Split) -> dict[str, Bool[np.ndarray, " examples"]]:
-        """Bands of the ratings that occur: halves of the Sukaku rating, powers of two of the
+        """Bands of the ratings that occur: steps of 0.5 for Sukaku ratings, powers of two for
         guesses, or the number of blanks."""
-        found: dict[str, np.ndarray] = {}
+        bands: dict[str, np.ndarray] = {}
         for scale in _SCALES:
-            among = split.columns["scale"] == scale.encode()
+            on_scale = split.columns["scale"] == scale.encode()
             if scale == "sukaku":
                 halves = [half / 2 for half in range(2, 26)]
                 edges = [(f"sukaku {low}-{low + 0.4}", low, low + 0.5) for low in halves]
@@ -285,10 +288,10 @@ class Sudoku(Task):
                 edges += [(f"{unit} {low}-{high - 1}", low, high) for low, high in powers[1:]]
                 edges += [(f"{unit} 1024 and more", 1024, math.inf)]
             for name, low, high in edges:
-                mask = among & (split.difficulty >= low) & (split.difficulty < high)
+                mask = on_scale & (split.difficulty >= low) & (split.difficulty < high)
                 if mask.any():
-                    found[name] = mask
-        return found
+                    bands[name] = mask
+        return bands
 
     def remarks(self, split: Split) -> dict[str, int]:
         if not len(split):
@@ -309,16 +312,16 @@ class Sudoku(Task):
     # --- one example, on the device
 
     def encode(self, tokens: UInt8[Array, "n n"]) -> Float[Array, "n n channels"]:
-        """One-hot over blank and digits, float32."""
+        """One-hot over the blank and the digits, float32."""
         return jax.nn.one_hot(tokens, self.channels, dtype=jnp.float32)
 
     def transform(
         self, key: PRNGKeyArray, tokens: UInt8[Array, "n n"], targets: UInt8[Array, "n n"]
     ) -> tuple[UInt8[Array, "n n"], UInt8[Array, "n n"]]:
-        """One of the `n! (box!)^(2 box + 2) 2` symmetries: the digits renamed, the rows and
-        columns permuted within and with their bands and stacks, the grid transposed or not.
+        """Apply a random one of the `n! (box!)^(2 box + 2) 2` symmetries: permute the digits,
+        permute the rows within bands and the bands, the columns likewise, and transpose or not.
 
-        All are equally likely up to the bias of a remainder (of 2^32 by 9!: at most 1 in 10^4).
+        All are equally likely up to the bias of a remainder (2^32 modulo 9!: at most 1 in 10^4).
         """
         return symmetry(key, tokens, targets, self.box)
 
@@ -328,20 +331,20 @@ class Sudoku(Task):
         tokens: UInt8[Array, "n n"],
         targets: UInt8[Array, "n n"],
     ) -> dict[str, Float[Array, ""] | Bool[Array, ""] | Int[Array, ""]]:
-        """`exact`, `cells`, and `blanks`: the share of the blank cells right (1 without any)."""
-        right = prediction == targets
+        """`exact`, `cells`, and `blanks`: share of right blank cells (1 without blanks)."""
+        correct = prediction == targets
         scores = super().score(prediction, tokens, targets)
         blank = tokens == np.uint8(0)
         blanks = jnp.sum(blank, dtype=jnp.float32)
-        filled = jnp.sum(right & blank, dtype=jnp.float32)
+        filled = jnp.sum(correct & blank, dtype=jnp.float32)
         scores["blanks"] = jnp.where(blanks > 0, filled / jnp.maximum(blanks, 1.0), 1.0)
         return scores
 
     # --- one example, on the host
 
     def parse(self, text: str) -> Split:
-        """One puzzle as people paste it (see `_sudoku_text`). It is solved; where it has several
-        solutions `answered` is False, and `solutions` counts them up to `_COUNTED`.
+        """Parse one pasted puzzle (see `_sudoku_text`) and solve it. If it has several solutions,
+        `answered` is False; the column `solutions` counts them up to `_COUNTED`.
 
         **Raises** `InputError` for a wrong length or character, or a puzzle without a solution.
         """
@@ -355,7 +358,9 @@ class Sudoku(Task):
         if counts[0] == 0:
             raise InputError("this sudoku has no solution; check its givens")
         answered = counts == 1
-        split = files.own(tokens[None], np.where(answered, solutions, 0), guesses, self.box)
+        split = files.rows_on_scale(
+            tokens[None], np.where(answered, solutions, 0), guesses, self.box
+        )
         columns = dict(split.columns) | {"answered": answered, "solutions": counts}
         return dataclasses.replace(split, columns=columns)
 
@@ -364,13 +369,19 @@ class Sudoku(Task):
         givens = split.inputs[0]
         prediction = np.asarray(prediction).reshape(n, n)
         for row, column in np.argwhere((givens != 0) & (givens != prediction)).tolist():
-            given, now = givens[row, column], prediction[row, column]
-            return False, f"makes the given {given} in row {row + 1}, column {column + 1} a {now}"
+            given, digit = givens[row, column], prediction[row, column]
+            return (
+                False,
+                f"changes the given {given} in row {row + 1}, column {column + 1} to {digit}",
+            )
         for row, column in np.argwhere((prediction < 1) | (prediction > n)).tolist():
             return False, f"leaves row {row + 1}, column {column + 1} blank"
         if clash := files.clashes(prediction, self.box):
             return False, clash
-        return True, f"a valid completion of the {np.sum(givens != 0)} givens{_others(split)}"
+        return (
+            True,
+            f"a valid completion of the {np.sum(givens != 0)} givens{_other_solutions(split)}",
+        )
 
     def render(self, split: Split, prediction: Shaped[np.ndarray, "n n"] | None = None) -> str:
         return board.render(split.inputs[0], split.targets[0], prediction, self.box)
@@ -379,13 +390,13 @@ class Sudoku(Task):
         return board.draw(split, prediction, self.box)
 
 
-def _others(split: Split) -> str:
-    """A remark on a puzzle from `parse` that has more than one solution."""
+def _other_solutions(split: Split) -> str:
+    """A remark for a puzzle from `parse` with more than one solution."""
     count = int(split.columns["solutions"][0]) if "solutions" in split.columns else 1
     if count == 1:
         return ""
     if count < 0:
-        return "; whether it is the only one is not known"
+        return "; it is unknown whether there are others"
     return f", one of {'at least ' if count == _COUNTED else ''}{count:,}"
 
 

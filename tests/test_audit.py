@@ -369,8 +369,8 @@ def test_command(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--split", "tset"], "--split tset: there are train, validation"),
-        (["--layers", "none"], "--layers none: there are backprop"),
+        (["--split", "tset"], "--split tset: must be one of train, validation"),
+        (["--layers", "none"], "--layers none: must be one of backprop"),
         (["--rtol", "2"], "--rtol 2: must be between 0 and 1"),
         (["--examples", "0"], "see `eqloop gradients --help`"),
         (["--checkpoint", "3"], "no checkpoint of step 3"),

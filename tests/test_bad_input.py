@@ -34,17 +34,17 @@ def chess(fen: str = START, moves: str = "e2e4 e7e5", rating: str = "900") -> by
 
 # What a refusal of the content of a file ends with.
 BITS = (
-    "strings of 0 and 1 are expected: a column question (or input), and answer (output) where it "
-    "is known, or one string a line"
+    "expected strings of 0 and 1: a column question (or input) and, if known, a column answer "
+    "(output); or one string per line"
 )
 SUDOKUS = (
-    "a file of sudokus is expected: with a column question (or puzzle, or quizzes), and answer "
-    "(solution), rating and source where they are known; or one puzzle of 81 characters a line"
+    "expected a file of sudokus: with a column question (or puzzle, or quizzes) and optional "
+    "columns answer (solution), rating and source; or one puzzle of 81 characters per line"
 )
 CHESS = (
-    "a file of Lichess puzzles is expected, with the columns FEN, Moves and Rating, and PuzzleId "
-    "and Themes where they are known; FEN must be the position before the opponent's first move, "
-    "the first of Moves, which are in UCI"
+    "expected a file of Lichess puzzles with the columns FEN, Moves and Rating (Moves in UCI), and "
+    "optionally PuzzleId and Themes; FEN must be the position before the opponent's first move, "
+    "which is the first of Moves"
 )
 GOOD = sudoku() + b"".join(sudoku().splitlines(True)[1:] * 2000)
 
@@ -160,7 +160,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --task sudko",
-        "unknown task 'sudko'; did you mean sudoku?; one of a file is --task FILE.py:CLASS",
+        "unknown task 'sudko'; did you mean sudoku?; for a task of a file use --task FILE.py:CLASS",
     ),
     (
         "train --preset fast",
@@ -245,8 +245,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --task sudoku --data {d}/sudoku-clash.csv",
-        "{d}/sudoku-clash.csv:2: the answer contradicts the question; mend the row, or go on "
-        "without bad rows: --skip-bad",
+        "{d}/sudoku-clash.csv:2: the answer contradicts the question; correct the row, or "
+        "use --skip-bad",
     ),
     (
         "train --out {run}",
@@ -306,7 +306,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "eval {run} --split tset",
-        "--split tset: there are train, validation, test, hard, hard-x2, hard-x4",
+        "--split tset: must be one of train, validation, test, hard, hard-x2, hard-x4",
     ),
     (
         "eval {run} --iterations 0",
@@ -335,8 +335,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "eval {run} --data {d}/bits-letter.csv",
-        "{d}/bits-letter.csv:2: a string of 0 and 1 is expected, not '01012' (2 and 3 need "
-        "task.shortest); mend the row, or go on without bad rows: --skip-bad",
+        "{d}/bits-letter.csv:2: expected a string of 0 and 1, got '01012' (2 and 3 require "
+        "task.shortest); correct the row, or use --skip-bad",
     ),
     (
         "[truncated] eval {run}",
@@ -394,8 +394,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "[spec-task] eval {run}",
-        "{run}/spec.toml: unknown task 'prefix-sum'; did you mean prefix-sums?; one of a file is "
-        "--task FILE.py:CLASS",
+        "{run}/spec.toml: unknown task 'prefix-sum'; did you mean prefix-sums?; for a task of a "
+        "file use --task FILE.py:CLASS",
     ),
     (
         "[spec-future] eval {run}",
@@ -422,7 +422,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "solve {run} 0120110",
-        "puzzle '0120110': a string of 0 and 1 is expected, not '0120110' (2 and 3 need "
+        "puzzle '0120110': expected a string of 0 and 1, got '0120110' (2 and 3 require "
         "task.shortest)",
     ),
     (
@@ -439,7 +439,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "solve {sudoku} 53..7",
-        "a 9x9 sudoku has 81 characters, row by row, . or 0 for blanks; this has 5",
+        "a 9x9 sudoku has 81 characters, row by row, with . or 0 for blanks; this text has 5",
     ),
     (
         "solve {sudoku} "
@@ -489,7 +489,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data make --task sudoku --rows 5 --out {d}",
-        "--out {d}: a folder; name a file to write",
+        "--out {d}: is a folder; name a file to write",
     ),
     (
         "data make --task sudoku --rows 5 --out {d}/empty.csv",
@@ -501,8 +501,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data make --task sudoku --rows 5 --out {d}/a.csv --set task.givens=5",
-        "task.givens=5: the generator reaches 22 to 80 givens (17 to 21 exist, but are too "
-        "rare to come upon)",
+        "task.givens=5: the generator reaches 22 to 80 givens (puzzles with 17 to 21 "
+        "exist, but are too rare)",
     ),
     (
         "data make --task sudoku --rows 5 --out {d}/a.csv --set model.width=5",
@@ -515,7 +515,7 @@ CASES: list[tuple[str, str]] = [
     (
         "data make --task prefix-sums --rows 500 --out {d}/a.csv --set task.length=8",
         "there are only 256 strings of 8 bits, not 500; lower task.rows and task.test_rows, or "
-        "take a greater length",
+        "use a greater length",
     ),
     (
         "data show --task prefix-sums {d}/nowhere.csv",
@@ -541,7 +541,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/empty.csv --task go",
-        "unknown task 'go'; known: chess, prefix-sums, sudoku; one of a file is "
+        "unknown task 'go'; known: chess, prefix-sums, sudoku; for a task of a file use "
         "--task FILE.py:CLASS",
     ),
     (
@@ -550,7 +550,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/header.csv --task prefix-sums",
-        f"{{d}}/header.csv: a header but no rows; {BITS}",
+        f"{{d}}/header.csv: has a header but no rows; {BITS}",
     ),
     (
         "data check {d}/column.csv --task prefix-sums",
@@ -558,7 +558,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/twice.csv --task prefix-sums",
-        "{d}/twice.csv:1: column 'question' is there twice; name each column once",
+        "{d}/twice.csv:1: column 'question' occurs twice; name each column once",
     ),
     (
         "data check {d}/latin.csv --task prefix-sums",
@@ -571,7 +571,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/cut.csv.gz --task sudoku",
-        "{d}/cut.csv.gz: cut off before its end; fetch or copy it again",
+        "{d}/cut.csv.gz: is truncated; fetch or copy it again",
     ),
     (
         "data check {d}/broken.csv.gz --task sudoku",
@@ -580,7 +580,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/cut.csv.zst --task sudoku",
-        "{d}/cut.csv.zst: cut off before its end; fetch or copy it again",
+        "{d}/cut.csv.zst: is truncated; fetch or copy it again",
     ),
     (
         "data check {d}/broken.csv.zst --task sudoku",
@@ -589,7 +589,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/folder --task prefix-sums",
-        "{d}/folder: a folder, where a file is needed; name a file in it",
+        "{d}/folder: is a folder, but a file is needed; name a file in it",
     ),
     (
         "data check {d}/folder --task sudoku",
@@ -597,7 +597,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/header.csv --task sudoku",
-        f"{{d}}/header.csv: a header but no rows; {SUDOKUS}",
+        f"{{d}}/header.csv: has a header but no rows; {SUDOKUS}",
     ),
     (
         "data check {d}/header.csv --task chess",
@@ -609,7 +609,7 @@ BAD_ROWS: list[tuple[str, str, str]] = [
     (
         "bits-letter.csv",
         "prefix-sums",
-        "2: a string of 0 and 1 is expected, not '01012' (2 and 3 need task.shortest)",
+        "2: expected a string of 0 and 1, got '01012' (2 and 3 require task.shortest)",
     ),
     (
         "bits-length.csv",
@@ -649,7 +649,7 @@ BAD_ROWS: list[tuple[str, str, str]] = [
     (
         "sudoku-rating.csv",
         "sudoku",
-        "2: the rating 'hard' is not a number from 0",
+        "2: the rating 'hard' is not a number >= 0",
     ),
     (
         "chess-fen.csv",
@@ -677,7 +677,7 @@ BAD_ROWS: list[tuple[str, str, str]] = [
     (
         "chess-one.csv",
         "chess",
-        "2: Moves 'e2e4' holds 1 move(s), but the opponent's move and the answer are needed; FEN "
+        "2: Moves 'e2e4' has 1 move(s), but the opponent's move and the answer are needed; FEN "
         "must be the position before the opponent's first move",
     ),
     (
@@ -748,7 +748,7 @@ def test_bad_rows_are_named_and_counted(name, task, line, folder, capsys):
     assert out.splitlines()[1] == f"{path}: {good} rows are good, 1 are bad"
     assert main(["train", "--task", task, "--data", str(path), "--out", str(folder / "run")]) == 2
     _, err = capsys.readouterr()
-    advice = "mend the row, or go on without bad rows: --skip-bad"
+    advice = "correct the row, or use --skip-bad"
     assert err == f"error: {path}:{line}; {advice}\n"
     assert not (folder / "run").exists()
 

@@ -260,8 +260,8 @@ FEN = "4k3/8/8/8/8/8/4P3/4K3 w - - 0 1"
         (("a", "4k3/4P3/8/8/8/8/8/P3K3 w - - 0 1", "e1e2 e8e7", "1", ""), "pawns on backrank"),
         (("a", "4k3/8/8/8/8/8/4R3/4K3 w - - 0 1", "e1d1 e8d8", "1", ""), "opposite check"),
         (("a", FEN.replace("- -", "- e6"), "e2e4 e8e7", "1000", ""), "invalid ep square"),
-        (("a", FEN, "", "1000", ""), "holds 0 move(s)"),
-        (("a", FEN, "e2e4", "1000", ""), "holds 1 move(s)"),
+        (("a", FEN, "", "1000", ""), "has 0 move(s)"),
+        (("a", FEN, "e2e4", "1000", ""), "has 1 move(s)"),
         (("a", FEN, "e2e4 e8e7 e4e5", "1000", ""), "an odd number"),
         (("a", FEN, "e2e5 e8e7", "1000", ""), "move 1 of Moves, 'e2e5', is illegal"),
         (("a", FEN, "e2e4 e8e6", "1000", ""), "move 2 of Moves, 'e8e6', is illegal"),
@@ -276,8 +276,11 @@ FEN = "4k3/8/8/8/8/8/4P3/4K3 w - - 0 1"
         (("a", FEN, "e2e4 e8e7", "99999", ""), "Rating '99999' is not a whole number"),
         (("a", FEN, "e2e4 e8e7", "1000", "mate mateIn1"), "does not mate"),
         (("a" * 99, FEN, "e2e4 e8e7", "1000", ""), "longer than 32 bytes"),
-        (("a", FEN, "e2e4 e8e7", "1000", "fork\0"), "holds a zero byte"),
-        (("a", FEN.replace("0 1", "0 " + "9" * 70), "e2e4 e8e7", "1", ""), "clocks too large"),
+        (("a", FEN, "e2e4 e8e7", "1000", "fork\0"), "has a zero byte"),
+        (
+            ("a", FEN.replace("0 1", "0 " + "9" * 70), "e2e4 e8e7", "1", ""),
+            "clocks that are too large",
+        ),
     ],
 )
 def test_bad_rows_are_reported_with_their_line(fields, why):
@@ -580,7 +583,7 @@ QUIET = "4k3/8/8/8/8/8/4P3/4K3 b - - 0 1"
         (TWO_MATES, ("g8", "h8"), 0, 0, False, "no legal move joins g8 and h8"),
         (TWO_MATES, ("a1",), 0, 0, False, "1 squares are marked"),
         (TWO_MATES, ("a1", "a8", "a7"), 0, 0, False, "3 squares are marked"),
-        (QUIET, ("e8", "d8"), 1, np.nan, None, "the rules alone cannot tell"),
+        (QUIET, ("e8", "d8"), 1, np.nan, None, "the rules alone do not decide"),
         (QUIET, ("e8", "e6"), 0, np.nan, False, "no legal move"),
         # e7e8 mates by a queen or a rook, not by a knight or a bishop
         ("k7/4P3/1K6/8/8/8/8/8 w - - 0 1", ("e7", "e8"), 1, 1, True, "e8=Q# (e7e8q)"),

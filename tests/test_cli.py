@@ -11,7 +11,7 @@ import time
 import pytest
 
 from eqloop._schema import to_table
-from eqloop.cli.solve import few
+from eqloop.cli.solve import sample_changes
 from eqloop.run import make_next_folder, read_cost
 
 COMMANDS = (
@@ -239,7 +239,7 @@ def test_eval(cli, tiny_run, tmp_path):
     assert (code, err) == (0, "")
     first = out.splitlines()[0]
     assert first.startswith("evaluating validation (")
-    assert first.endswith("6 iterations at most, at most 10 examples of each")
+    assert first.endswith("at most 6 iterations, at most 10 examples of each")
     assert "validation (8 bits): 10 examples" in out
     assert "a sample of 16: between " in out
     assert "overthinking" in out
@@ -344,10 +344,10 @@ def test_solve_within_a_budget(cli, tiny_run):
 def test_options_that_need_a_budget(cli, tiny_run):
     code, _, err = cli("solve", tiny_run, "0110", "--restarts", 3)
     assert code == 2
-    assert "--restarts needs --budget" in err
+    assert "--restarts requires --budget" in err
     code, _, err = cli("eval", tiny_run, "--solver", "anderson")
     assert code == 2
-    assert "--solver needs --budget" in err
+    assert "--solver requires --budget" in err
     code, _, err = cli("eval", tiny_run, "--budget", 4, "--solver", "unroll")
     assert code == 2
     assert "one that stops by itself" in err
@@ -360,9 +360,9 @@ def test_options_that_need_a_budget(cli, tiny_run):
 
 
 def test_few_frames():
-    assert few([1]) == [1]
-    assert few([1, 2, 5]) == [1, 2, 5]
-    many = few(list(range(1, 400)))
+    assert sample_changes([1]) == [1]
+    assert sample_changes([1, 2, 5]) == [1, 2, 5]
+    many = sample_changes(list(range(1, 400)))
     assert len(many) == 6
     assert many[0] == 1
     assert many[-1] == 399

@@ -193,7 +193,7 @@ def test_rows_of_several_strings_are_written_read_and_trained_on_as_they_are(tmp
     assert set(splits["train"].puzzles) <= set(made.puzzles)
     assert splits["train"].difficulty.min() < 24
     assert set(splits["validation"].difficulty) == {24}
-    with pytest.raises(InputError, match=r"2 and 3 need task\.shortest"):
+    with pytest.raises(InputError, match=r"2 and 3 require task\.shortest"):
         PrefixSums(length=24).read(path, on_bad=refuse)
 
 

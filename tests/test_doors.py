@@ -83,7 +83,7 @@ def test_a_file_and_a_row_are_all_that_a_new_name_takes(monkeypatch, tmp_path):
     )
     monkeypatch.setitem(run.SOLVERS, "damped", solver)
     monkeypatch.setitem(run.GRADIENTS, "half", gradient)
-    monkeypatch.setitem(tasks._Tasks._own, "addition", ("addition", "Addition"))
+    monkeypatch.setitem(tasks._Tasks._built_in, "addition", ("addition", "Addition"))
     monkeypatch.setitem(run.NORMS, "last-only", NormPlaces("after the branch", branch=True))
     both = RecallPlaces("before the block and inside it", before=True, inside=True)
     monkeypatch.setitem(run.RECALLS, "both", both)
@@ -336,8 +336,11 @@ def test_gradients_that_the_command_cannot_compare(cli, tiny_run):
         ((HALF[:-1],), "has no class HalfSte; did you mean HalfStep?"),
         (("no_such:Thing",), "gradient no_such:Thing cannot be imported (ModuleNotFoundError"),
         (("fractions:Fraction",), "the class must be an eqloop.AbstractGradient"),
-        (("one-step", "one-step"), "two gradients cannot both be called one-step"),
-        (("truncated",), "solver.gradient_steps = 6 iterations cannot be differentiated out of"),
+        (("one-step", "one-step"), "two gradients cannot have the same name one-step"),
+        (
+            ("truncated",),
+            "solver.gradient_steps = 6 iterations cannot be differentiated, since --iterations",
+        ),
     ):
         chosen = (word for name in wrong for word in ("--gradient", name))
         code, out, err = cli("gradients", tiny_run, "--iterations", 2, *chosen)

@@ -163,7 +163,7 @@ def test_refusals(examined, tmp_path, capsys):
     assert "leave out CKPT" in refused(capsys, str(examined), "--scalar")
     assert "name CKPT" in refused(capsys, "--check", "clusters", "--examples", "0")
     assert "two runs" in refused(capsys, "--compare", str(examined))
-    assert "--plot goes with" in refused(capsys, str(examined), "--plot", "a.png")
+    assert "--plot requires" in refused(capsys, str(examined), "--plot", "a.png")
     path = examined / "checkpoints" / "step-00000099.safetensors"
     assert "there is no such file" in refused(capsys, str(path))
     bare = tmp_path / "bare"

@@ -106,7 +106,7 @@ def test_a_compressed_file_cut_anywhere_is_refused(tmp_path, cut, suffix):
     whole = compress(text.encode(), suffix)
     path = tmp_path / f"f{suffix}"
     path.write_bytes(whole[: max(1, len(whole) - cut)])
-    with pytest.raises(InputError, match=r"cut off|decompressed|cannot be read"):
+    with pytest.raises(InputError, match=r"truncated|decompressed|cannot be read"):
         rows_of(path)
 
 
@@ -130,7 +130,7 @@ def test_byte_order_mark_carriage_returns_and_blank_lines(tmp_path):
 WHOLE = {
     "empty": (b"", "the file is empty; a CSV file with the columns a, b is expected"),
     "missing column": (b"a,c\n1,2\n", "no column 'b'"),
-    "doubled column": (b"a,b,a\n1,2,3\n", "column 'a' is there twice"),
+    "doubled column": (b"a,b,a\n1,2,3\n", "column 'a' occurs twice"),
     "header only": (b"a,b\n", "a header but no rows"),
     "blank lines only": (b"a,b\n\n  \n", "a header but no rows"),
     "utf-16 cut off": ("a,b\n1,2\n".encode("utf-16")[:-1], "not UTF-8 text"),
@@ -161,7 +161,7 @@ def test_what_a_file_holds_decides_and_not_its_name(tmp_path, suffix, name):
 def test_no_file_and_a_folder(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         rows_of(tmp_path / "none.csv")
-    with pytest.raises(InputError, match="a folder, where a file is needed"):
+    with pytest.raises(InputError, match="is a folder, but a file is needed"):
         rows_of(tmp_path)
 
 
@@ -327,7 +327,7 @@ def test_the_cache_builds_once_and_again_when_it_is_harmed(cache, caplog, harm):
     second = _dataset.cached(key, build)
     np.testing.assert_array_equal(first["x"], second["x"])
     assert len(built) == (1 if harm == "none" else 2)
-    assert ("making it anew" in caplog.text) == (harm != "none")
+    assert ("it is rebuilt" in caplog.text) == (harm != "none")
     _dataset.cached(key | {"version": 2}, build)
     assert len(built) == (2 if harm == "none" else 3)
 

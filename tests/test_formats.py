@@ -58,16 +58,16 @@ NOT_READ = {
     "p06_32_data.npy": "this is a NumPy file",
     "p07_32_data.pth": "this is a PyTorch file",
     "p10_par8.cnf": "this is a file of clauses",
-    "p11_prefix_sums_data": "a folder, where a file is needed",
+    "p11_prefix_sums_data": "is a folder, but a file is needed",
     "s07_euler96.txt": "this is a list of grids over nine lines each",
     "s08_sudocue.sdk": "this is a grid over nine lines",
     "s11_opensudoku.opensudoku": "this is an XML or HTML file",
     "s12_hodoku_library.txt": "this is a HoDoKu library",
     "s14_json_board.csv": "no column 'question'",
-    "s31_hrm_aug3": "holds several sets",
-    "s32_trm_uint8": "holds several sets",
-    "s33_trm_maze": "not a sudoku: maze",
-    "s33_trm_maze/train": "not a sudoku: maze",
+    "s31_hrm_aug3": "has several sets",
+    "s32_trm_uint8": "has several sets",
+    "s33_trm_maze": "a folder of mazes, not sudokus",
+    "s33_trm_maze/train": "a folder of mazes, not sudokus",
 }
 ROWS: dict[str, tuple[int, int, str]] = {  # good, bad, and the scale or what is wrong
     "c01_headerless_9col_2021.csv": (63, 0, ""),
@@ -123,7 +123,7 @@ ROWS: dict[str, tuple[int, int, str]] = {  # good, bad, and the scale or what is
     "s34_kaggle_archive.zip": (150, 0, "sukaku"),
     "s35_symmetric_copies.csv": (300, 0, "file"),
     "s36_powershell_utf16.csv": (150, 0, "sukaku"),
-    "s37_leading_zero_lost.csv": (0, 1, "taken the zeros at its beginning away"),
+    "s37_leading_zero_lost.csv": (0, 1, "did a spreadsheet remove its leading zeros"),
     "s38_empty_rating.csv": (0, 1, "the rating '' is not a number"),
 }
 TASK_OF = {"c": Chess(), "p": PrefixSums(), "s": Sudoku()}
@@ -248,7 +248,7 @@ def test_a_puzzle_without_an_answer_needs_one_solution(tmp_path):
     split, tally = read(Sudoku(box=2), path)
     assert len(split) == 1
     assert [bad.why for bad in tally.first] == [
-        "the puzzle has more than one solution, and no answer says which is meant",
+        "the puzzle has more than one solution, and the file gives no answer",
         "the puzzle has no solution",
     ]
 
@@ -273,7 +273,7 @@ def test_what_is_no_rating(tmp_path, sudokus, rating):
     path.write_text(table([row | {"rating": rating} for row in rows_of(sudokus)]), "utf-8")
     split, tally = read(Sudoku(), path)
     assert (len(split), tally.count) == (0, 12)
-    assert "is not a number from 0" in tally.first[0].why
+    assert "is not a number >= 0" in tally.first[0].why
 
 
 # --- copies of a sudoku
@@ -552,10 +552,10 @@ def test_a_file_that_decompresses_without_end(tmp_path, monkeypatch, compress):
 
 
 JSON = {
-    '{"question": ' + "[" * 100_000: "not one object a line",
+    '{"question": ' + "[" * 100_000: "not one object per line",
     "[" * 100_000: "JSON that cannot be read",
     "[1, 2]": "a JSON array without objects",
-    '{\n "question": "0101010"\n}': "not one object a line",
+    '{\n "question": "0101010"\n}': "not one object per line",
     "[]": "a JSON array without objects",
 }
 

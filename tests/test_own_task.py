@@ -113,9 +113,9 @@ def test_a_file_of_puzzles_makes_the_splits(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("question,answer\n012,\n", "has 3 cells, where 12 (3 x 4) are needed"),
-        ("question,answer\n012345678901,01\n", "has 2 cells, and the question 12"),
-        ("question\n01234567890é\n", "'é' is no symbol of this task"),
+        ("question,answer\n012,\n", "has 3 cells, but 12 (3 x 4) are needed"),
+        ("question,answer\n012345678901,01\n", "has 2 cells, but the question has 12"),
+        ("question\n01234567890é\n", "'é' is not a symbol of this task"),
         ("012345678901\n0123\n", "has 4 cells"),
     ],
 )
@@ -178,10 +178,10 @@ def test_what_cannot_be_registered():
     partial = type("Partial", (eqloop.Task,), {"grid": (1,), "channels": 1, "classes": 2})
     bare = type("Bare", (Mirror,), {"__annotations__": {"size": int}, "size": 3})
     cases: list[tuple[Any, str]] = [
-        (int, "no class that is derived from eqloop"),
-        (taken, "that of a task of eqloop"),
+        (int, "not a subclass of eqloop"),
+        (taken, "belongs to a task of eqloop"),
         (partial, "does not define encode, generate"),
-        (bare, r"fields \(size\) and is no dataclass"),
+        (bare, r"fields \(size\) but is not a dataclass"),
     ]
     for task, words in cases:
         with pytest.raises(InputError, match=words):
@@ -199,7 +199,7 @@ def test_an_entry_point_is_known_by_its_name(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "entry_points", points)
     assert make_task("mirror", {"rows": 9}) == Mirror(rows=9)
     assert list(TASKS) == ["prefix-sums", "sudoku", "chess", "mirror", "other"]
-    with pytest.raises(InputError, match="must have one name"):
+    with pytest.raises(InputError, match="must have the same name"):
         make_task("other", {})
 
 
@@ -259,13 +259,13 @@ def test_every_command_takes_the_file_and_says_where_it_is_missing(added, cli, c
     args = command.format(run=run).split()
     refused, out, err = cli(*args)
     assert (refused, out) == (2, "")
-    assert err.endswith(f"its task addition is a class of a file; name it: --task {task}\n")
+    assert err.endswith(f"its task addition is a class of a file; pass it: --task {task}\n")
     done, out, err = cli(*args, "--task", task)
     assert done == code or (done == 0 and args[0] == "solve"), err
     assert "name it" not in err
     assert ("the right answer" in out) == (args[0] == "solve" and done == 1)
     if done == 2:
-        assert "none: there are " in err
+        assert "none: must be one of " in err
 
 
 def test_another_file_is_refused(added, cli, tmp_path):
@@ -295,7 +295,7 @@ def test_every_command_refuses_a_task_that_is_not_the_one_of_the_run(added, cli,
         ("stability", run, "--check", "clusters"),
         ("train", "--resume", run),
     ):
-        told = f"error: --task {other}: is {name}, and the task of {run} is addition\n"
+        told = f"error: --task {other}: is {name}, but the task of {run} is addition\n"
         assert cli(*command, "--task", other) == (2, "", told)
     for command in (("stability", run, run, "--compare"), ("stability", "--check", "clusters")):
         code, out, err = cli(*command, "--task", other)
@@ -308,7 +308,7 @@ def test_a_run_brings_no_code(added, monkeypatch):
     run, _ = added
     monkeypatch.setattr("eqloop.tasks.load_class", lambda *_: pytest.fail("code was loaded"))
     manifest = json.loads((run / "data.json").read_text())
-    with pytest.raises(InputError, match="name it: --task"):
+    with pytest.raises(InputError, match="pass it: --task"):
         task_of_run("addition", {}, manifest)
 
 
@@ -329,14 +329,14 @@ def test_a_sweep_of_a_task_of_a_file(cli, tmp_path, monkeypatch):
     grid, sweep = tmp_path / "grid.toml", tmp_path / "sweep"
     grid.write_text("\n".join([*lines, "[evaluate]", "iterations = 2", "rows = 2"]))
     code, _, err = cli("sweep", grid, "--out", sweep)
-    assert (code, "one of a file is --task FILE.py:CLASS" in err) == (2, True)
+    assert (code, "for a task of a file use --task FILE.py:CLASS" in err) == (2, True)
     other = tmp_path / "other.toml"
     other.write_text(
         grid.read_text().replace('"addition"', '"prefix-sums"').replace("digits", "length")
     )
     code, _, err = cli("sweep", other, "--out", sweep, "--task", CLASS)
-    said = f"--task {CLASS}: is addition, and the task of {other} is prefix-sums"
-    assert (code, said in err, sweep.exists()) == (2, True, False)
+    message = f"--task {CLASS}: is addition, but the task of {other} is prefix-sums"
+    assert (code, message in err, sweep.exists()) == (2, True, False)
 
     worked = []
 

@@ -105,7 +105,7 @@ def test_bad_rows_are_named_with_their_line(tmp_path):
     split = PrefixSums().read(path, on_bad=tally)
     assert split.puzzles.tolist() == [b"01011", b"11111"]
     assert [str(bad).removeprefix(f"{path}:").split(":")[0] for bad in tally.first] == list("3456")
-    with pytest.raises(InputError, match=r"bits\.csv:3: a string of 0 and 1 is expected"):
+    with pytest.raises(InputError, match=r"bits\.csv:3: expected a string of 0 and 1"):
         PrefixSums().read(path, on_bad=refuse)
 
 

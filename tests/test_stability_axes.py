@@ -518,7 +518,7 @@ def test_five_lines():
     report = stability.analyse(f, z0s, {"n": jnp.array([2]), "none": None}, key=jr.key(0))
     check(report, 1, 1)
     assert report.verdict["reachability"].verdict == "reached from every start"
-    assert "takes two" in report.verdict["input_dependence"].because
+    assert "needs two" in report.verdict["input_dependence"].because
     assert report.verdict["geometry"].verdict == "stable"
 
 

@@ -1,4 +1,4 @@
-"""What a task is, and what the tasks share: splits, the cache, files of puzzles, pictures."""
+"""The interface of a task, and the parts that tasks share: splits, cache, files, pictures."""
 
 from ._base import Task as Task
 from ._cells import joined as joined

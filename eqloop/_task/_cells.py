@@ -1,4 +1,4 @@
-"""Puzzles as text and pictures where a task has no others: one symbol for each cell."""
+"""The default text, files and pictures of puzzles: one symbol per cell."""
 
 import math
 import re
@@ -15,32 +15,32 @@ from ._split import Bad, Progress, Split, text_of
 from ._svg import PREDICTED, glyphs, picture, struck
 
 _SHORT = 40
-"""Characters of a wrong text that a message repeats."""
+"""Maximum number of characters of a wrong text that a message quotes."""
 _WIDE = 32
-"""Cells of a row of a picture, where the grid has one axis."""
+"""Cells per row in a picture of a one-dimensional grid."""
 
 
 def shortened(text: str) -> str:
-    """A text for a message, in quotes."""
+    """Quote and shorten a text for a message."""
     return repr(text if len(text) <= _SHORT else f"{text[: _SHORT - 3]}...")
 
 
 def parse_cells(text: str, grid: Sequence[int], symbols: str) -> np.ndarray:
-    """The tokens of a text of symbols, `(*grid,)`; a grid of one axis may have any length.
+    """Parse a text of symbols into tokens, `(*grid,)`; a one-dimensional grid may have any length.
 
-    White space is left out, unless it is a symbol. **Raises** `InputError`, in one line.
+    White space is ignored unless it is a symbol. **Raises** `InputError`, in one line.
     """
     letters = [letter for letter in text if letter in symbols or not letter.isspace()]
     for letter in letters:
         if letter not in symbols:
             raise InputError(
-                f"puzzle {shortened(text)}: {letter!r} is no symbol of this task ({symbols})"
+                f"puzzle {shortened(text)}: {letter!r} is not a symbol of this task ({symbols})"
             )
     cells = math.prod(grid)
     if not letters or (len(grid) > 1 and len(letters) != cells):
         needed = f"{cells} ({' x '.join(map(str, grid))})" if len(grid) > 1 else "at least 1"
         raise InputError(
-            f"puzzle {shortened(text)}: has {len(letters)} cells, where {needed} are needed"
+            f"puzzle {shortened(text)}: has {len(letters)} cells, but {needed} are needed"
         )
     shape = tuple(grid) if len(grid) > 1 else (len(letters),)
     return np.array([symbols.index(letter) for letter in letters], np.uint8).reshape(shape)
@@ -54,19 +54,19 @@ def read_cells(
     on_bad: OnBad,
     progress: Progress | None,
 ) -> Split | None:
-    """The good rows of a file with the columns `question` and perhaps `answer`, or with one puzzle
-    a line; None where there is none.
+    """Read the good rows of a file with a column `question` and optionally `answer`, or with one
+    puzzle per line. **Returns** None if there is no good row.
 
-    Bad is a row that `parse` refuses, of another size than the rows before it, or with an answer
-    that is of another size or differs from the one that `parse` knows.
+    A row is bad if `parse` refuses it, if its size differs from that of the rows before it, or if
+    its answer has another size or contradicts the answer from `parse`.
     """
     rows: list[Split] = []
     for number, record in read_records(path, _layout(parse), on_bad=on_bad, progress=progress):
         try:
             row = _row(record, parse, symbols)
             if rows and row.inputs.shape != rows[0].inputs.shape:
-                size, first = row.inputs[0].size, rows[0].inputs[0].size
-                raise InputError(f"{size} cells, where the rows before have {first}")
+                size, expected = row.inputs[0].size, rows[0].inputs[0].size
+                raise InputError(f"{size} cells, but the rows before have {expected}")
             rows.append(row)
         except InputError as error:
             on_bad(Bad(f"{path}:{number}", one_line(str(error))))
@@ -82,18 +82,18 @@ def _row(record: Record, parse: Callable[[str], Split], symbols: str) -> Split:
     targets = parse_cells(answer, (row.targets[0].size,), symbols)
     if targets.size != row.targets[0].size:
         raise InputError(
-            f"the answer {shortened(answer)} has {targets.size} cells, and the question "
+            f"the answer {shortened(answer)} has {targets.size} cells, but the question has "
             f"{row.targets[0].size}"
         )
     targets = targets.reshape(shape)
     if row.answered[0] and (targets != row.targets).any():
-        raise InputError(f"the answer {shortened(answer)} is not the right one")
+        raise InputError(f"the answer {shortened(answer)} is wrong")
     columns = {**row.columns, "answered": np.ones(1, bool)}
     return Split(row.inputs, targets, row.difficulty, row.puzzles, columns)
 
 
 def joined(parts: Sequence[Split]) -> Split:
-    """The examples of several splits of the same columns, one after the other."""
+    """Concatenate splits that have the same columns."""
     return Split(
         inputs=np.concatenate([part.inputs for part in parts]),
         targets=np.concatenate([part.targets for part in parts]),
@@ -107,7 +107,7 @@ def joined(parts: Sequence[Split]) -> Split:
 
 
 def write_cells(split: Split, path: Path, symbols: str) -> None:
-    """Write the columns `question` and, where it is known, `answer`, as `read_cells` reads them."""
+    """Write the columns `question` and `answer` (empty if unknown), as `read_cells` reads them."""
     with write_text(path) as file:
         file.write("question,answer\n")
         rows = zip(split.puzzles, split.targets, split.answered, strict=True)
@@ -118,8 +118,8 @@ def write_cells(split: Split, path: Path, symbols: str) -> None:
 
 def _quoted(text: str) -> str:
     """A field of a CSV file."""
-    plain = not any(letter in text for letter in ',"\n\r') and text == text.strip()
-    return text if plain else '"' + text.replace('"', '""') + '"'
+    is_plain = not any(letter in text for letter in ',"\n\r') and text == text.strip()
+    return text if is_plain else '"' + text.replace('"', '""') + '"'
 
 
 _QUESTION = ("input", "puzzle", "quizzes", "problem")
@@ -127,8 +127,8 @@ _ANSWER = ("output", "target", "solution", "solutions")
 
 
 def _layout(parse: Callable[[str], Split]) -> Layout:
-    def plain(line: str) -> Record | None:
-        """A line of a file without a header: one puzzle."""
+    def record_of_line(line: str) -> Record | None:
+        """Parse a line of a file without a header: one puzzle, or None for a header."""
         fields = {field.strip().lower() for field in re.split("[,;\t]", line)}
         if fields & {"question", *_QUESTION}:
             return None
@@ -142,50 +142,52 @@ def _layout(parse: Callable[[str], Split]) -> Layout:
     return Layout(
         required=("question",),
         expected=(
-            "a column question (or input, puzzle), and answer (output, target, solution) where it "
-            "is known, or one puzzle a line, is expected"
+            "expected a column question (or input, puzzle) and, if known, a column answer (output, "
+            "target, solution); or one puzzle per line"
         ),
         names={"question": _QUESTION, "answer": _ANSWER},
-        plain=plain,
+        plain=record_of_line,
         row="puzzle",
     )
 
 
 def check_cells(split: Split, prediction: np.ndarray) -> tuple[bool | None, str]:
-    """Whether `prediction` is the target of the one example in `split`, and one line on it."""
+    """Whether `prediction` equals the target of the one example in `split`, and a remark."""
     if not split.answered[0]:
         return None, "the right answer is not known"
     wrong = np.argwhere(np.asarray(prediction) != split.targets[0])
     if len(wrong) == 0:
         return True, f"all {prediction.size} cells are right"
-    first = ", ".join(map(str, wrong[0].tolist()))
-    return False, f"{len(wrong)} of {prediction.size} cells are wrong, the first at {first}"
+    position = ", ".join(map(str, wrong[0].tolist()))
+    return False, f"{len(wrong)} of {prediction.size} cells are wrong, the first at {position}"
 
 
 def render_cells(
     split: Split, prediction: np.ndarray | None, symbols: str, labels: tuple[str, str]
 ) -> str:
-    """The one example in `split` for a terminal, with the prediction below (one axis) or beside
-    it (several axes), and a `^` below each wrong cell. Rich markup."""
-    shown = _Rows(split, prediction, 2 * _WIDE)
-    first, second, third = (f"{name:<{max(5, *map(len, labels))}}" for name in (*labels, "wrong"))
+    """The one example in `split` in Rich markup for a terminal. The prediction is below the input
+    (one-dimensional grids) or beside it, with a `^` below each wrong cell."""
+    rows = _Rows(split, prediction, 2 * _WIDE)
+    input_label, answer_label, marks_label = (
+        f"{name:<{max(5, *map(len, labels))}}" for name in (*labels, "wrong")
+    )
     lines = []
-    for inputs, answer, wrong in shown:
-        given = _escaped(text_of(inputs, symbols))
+    for inputs, answer, wrong in rows:
+        tokens = _escaped(text_of(inputs, symbols))
         marks = "".join("^" if mark else " " for mark in wrong).rstrip()
         answered = "" if answer is None else f"[bold]{_escaped(text_of(answer, symbols))}[/]"
-        if shown.beside:
-            lines.append(f"{given}   {answered}".rstrip())
+        if rows.beside:
+            lines.append(f"{tokens}   {answered}".rstrip())
             lines += [f"{' ' * (len(inputs) + 3)}[red]{marks}[/]"] if marks else []
         else:
-            lines.append(f"[dim]{first}[/] {given}")
-            lines += [f"{second} {answered}"] if answered else []
-            lines += [f"[red]{third} {marks}[/]"] if marks else []
+            lines.append(f"[dim]{input_label}[/] {tokens}")
+            lines += [f"{answer_label} {answered}"] if answered else []
+            lines += [f"[red]{marks_label} {marks}[/]"] if marks else []
     return "\n".join(lines)
 
 
 def _escaped(text: str) -> str:
-    """Text that the markup of Rich shows as it is."""
+    """Escape text for the markup of Rich."""
     return text.replace("\\", "\\\\").replace("[", "\\[")
 
 
@@ -197,30 +199,30 @@ def draw_cells(
     *,
     title: str,
 ) -> str:
-    """The one example in `split` as an SVG: rows of symbols, with the answer below (one axis) or
-    beside them (several axes), a dot where there is none yet, and wrong cells struck out.
-    """
+    """The one example in `split` as an SVG: rows of symbols, with the answer below
+    (one-dimensional grids) or beside them, a dot for each cell without an answer, and wrong cells
+    struck out."""
     cell, high = 14, 20
-    shown = _Rows(split, prediction, _WIDE if split.inputs[0].size > 4 * _WIDE else _WIDE // 2)
-    left = 12 if shown.beside else 8 + 7 * max(map(len, labels))
-    line = high if shown.beside else 42
+    rows = _Rows(split, prediction, _WIDE if split.inputs[0].size > 4 * _WIDE else _WIDE // 2)
+    margin = 12 if rows.beside else 8 + 7 * max(map(len, labels))
+    line = high if rows.beside else 42
     body = [
         '<g font-family="ui-monospace,Menlo,Consolas,monospace" font-size="14" '
         'text-anchor="middle" fill="currentColor">'
     ]
     marks, width, number = [], 0, 0
-    for number, (inputs, answer, wrong) in enumerate(shown):
+    for number, (inputs, answer, wrong) in enumerate(rows):
         top = line * number
-        x, y = (left + cell * (len(inputs) + 1), top + 15) if shown.beside else (left, top + 32)
+        x, y = (margin + cell * (len(inputs) + 1), top + 15) if rows.beside else (margin, top + 32)
         text = "·" * len(inputs) if answer is None else text_of(answer, symbols)
-        if not shown.beside:
+        if not rows.beside:
             body += [
-                f'<text x="{left / 2 - 3:g}" y="{top + dy}" font-size="9">{label}</text>'
+                f'<text x="{margin / 2 - 3:g}" y="{top + dy}" font-size="9">{label}</text>'
                 for label, dy in zip(labels, (15, 31), strict=True)
             ]
         at = [cell * i for i in range(len(inputs))]
         body += [
-            glyphs(text_of(inputs, symbols), [(left + i, top + 15) for i in at], opacity=".75"),
+            glyphs(text_of(inputs, symbols), [(margin + i, top + 15) for i in at], opacity=".75"),
             glyphs(text, [(x + i, y) for i in at], fill=PREDICTED, font_weight="700"),
         ]
         marks += [(x + at[i] - 6, y - 12) for i in np.flatnonzero(wrong)]
@@ -232,9 +234,9 @@ def draw_cells(
 
 
 class _Rows:
-    """An example as rows of at most `width` cells: tokens, answer (or None), which are wrong.
+    """An example as rows of at most `width` cells: tokens, answer (or None), mask of wrong cells.
 
-    `beside`: whether the grid has rows of its own, so that two boards stand side by side.
+    `beside`: whether input and answer stand side by side, as for grids of two or more axes.
     """
 
     def __init__(self, split: Split, prediction: np.ndarray | None, width: int):

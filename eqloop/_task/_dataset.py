@@ -1,4 +1,4 @@
-"""From rows to named splits: the cache on the disk, the manifest, the 80/20 partition."""
+"""Named splits of a task: the cache on disk, the manifest, the 80/20 partition."""
 
 import dataclasses
 import functools
@@ -26,41 +26,45 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 READER = 2
-"""Part of the cache key of files: raised when the same bytes give other rows or splits."""
+"""Part of the cache key of files. Raise it when the same bytes give other rows or splits."""
 
 Arrays = Mapping[str, np.ndarray]
 
 
 def cache_folder() -> Path | None:
-    """`$EQLOOP_CACHE`, or `$XDG_CACHE_HOME/eqloop`, or `~/.cache/eqloop`. Not created. None, with a
-    warning that is logged once, for a user without a home."""
-    if own := os.environ.get("EQLOOP_CACHE"):
-        return Path(own)
+    """`$EQLOOP_CACHE`, else `$XDG_CACHE_HOME/eqloop`, else `~/.cache/eqloop`; it is not created.
+    **Returns** None, and logs one warning, for a user without a home folder."""
+    if folder := os.environ.get("EQLOOP_CACHE"):
+        return Path(folder)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg) / "eqloop"
     try:
         return Path.home() / ".cache" / "eqloop"
     except RuntimeError:
-        _say_no_home()
+        _warn_no_home()
         return None
 
 
 @functools.cache
-def _say_no_home() -> None:
-    _LOG.warning("there is no home folder: encoded data are not cached; name one in EQLOOP_CACHE")
+def _warn_no_home() -> None:
+    _LOG.warning(
+        "there is no home folder, so encoded data are not cached; set EQLOOP_CACHE to a folder"
+    )
 
 
 def cached(key: Mapping[str, object], build: Callable[[], Arrays]) -> dict[str, np.ndarray]:
-    """`build()`, remembered on the disk under the sha256 of `key`.
+    """The arrays from `build`, cached on disk under the SHA-256 of `key`.
+
+    A damaged cache file is rebuilt. If the cache cannot be written, the data is used uncached.
+    Both cases log a warning.
 
     **Arguments:**
 
-    - `key`: JSON-ready; everything the arrays depend on (see `key_of`). `key["task"]` begins the
-      file's name.
-    - `build`: name -> array, no object arrays.
+    - `key`: JSON-ready; everything that the arrays depend on (see `key_of`). The file name begins
+      with `key["task"]`.
+    - `build`: called if the cache has no such file; returns name -> array, no object arrays.
 
-    A cache file that is damaged is made anew, and one that cannot be written is done without;
-    either is logged as a warning.
+    **Returns** name -> array.
     """
     text = json.dumps(key, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -77,7 +81,7 @@ def cached(key: Mapping[str, object], build: Callable[[], Arrays]) -> dict[str, 
         pass
     except (OSError, ValueError, KeyError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        _LOG.warning("cache file %s cannot be used (%s); making it anew", path, why)
+        _LOG.warning("cache file %s cannot be used (%s); it is rebuilt", path, why)
     arrays = dict(build())
     try:
         remove_leftovers(path.parent)
@@ -88,11 +92,10 @@ def cached(key: Mapping[str, object], build: Callable[[], Arrays]) -> dict[str, 
 
 
 def _write_sealed(path: Path, arrays: Arrays) -> None:
-    """An `.npz` file and behind it the SHA-256 of all of it, at which a reader of zip files takes
-    no offence."""
+    """Write an `.npz` file followed by its SHA-256; readers of zip files ignore these bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as handle:
-        # numpy's stub takes `allow_pickle` for one of the arrays
+        # The stub of NumPy mistakes the arrays for `allow_pickle`.
         np.savez(handle, **arrays)  # pyright: ignore[reportArgumentType]
         handle.seek(0)
         digest = hashlib.file_digest(handle, "sha256")  # pyright: ignore[reportArgumentType]
@@ -100,23 +103,24 @@ def _write_sealed(path: Path, arrays: Arrays) -> None:
 
 
 def _read_sealed(path: Path) -> dict[str, np.ndarray]:
-    """**Raises** `OSError`, and `ValueError` where the checksum is not that of the content: what
-    decodes an archive is not made for bytes that anything may have happened to."""
+    """Read what `_write_sealed` wrote. The checksum is verified first, since the decoder of
+    archives is not safe for damaged bytes. **Raises** `OSError`, or `ValueError` if the checksum
+    does not match."""
     with open_regular(path) as handle:
         digest = hashlib.sha256()
-        left = os.fstat(handle.fileno()).st_size - 2 * digest.digest_size
-        while left > 0 and (chunk := handle.read(min(left, 1 << 20))):
+        remaining = os.fstat(handle.fileno()).st_size - 2 * digest.digest_size
+        while remaining > 0 and (chunk := handle.read(min(remaining, 1 << 20))):
             digest.update(chunk)
-            left -= len(chunk)
+            remaining -= len(chunk)
         if handle.read() != digest.hexdigest().encode():
-            raise ValueError("its checksum is not that of its content")
+            raise ValueError("its checksum does not match its content")
         handle.seek(0)
         with np.load(handle, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
 
 
 def pack(splits: Mapping[str, Split]) -> dict[str, np.ndarray]:
-    """Splits as one flat mapping "split/field" or "split/columns/name" -> array."""
+    """Flatten splits to one mapping "split/field" or "split/columns/name" -> array."""
     arrays: dict[str, np.ndarray] = {}
     for name, split in splits.items():
         for field in ("inputs", "targets", "difficulty", "puzzles"):
@@ -127,28 +131,28 @@ def pack(splits: Mapping[str, Split]) -> dict[str, np.ndarray]:
 
 
 def unpack(arrays: Arrays) -> dict[str, Split]:
-    """The inverse of `pack`; the splits are in the order in which they were packed."""
+    """The inverse of `pack`, with the splits in the same order."""
     fields: dict[str, dict[str, np.ndarray]] = {}
     columns: dict[str, dict[str, np.ndarray]] = {}
     for path, values in arrays.items():
-        name, _, rest = path.partition("/")
+        name, _, field = path.partition("/")
         fields.setdefault(name, {})
         columns.setdefault(name, {})
-        if rest.startswith("columns/"):
-            columns[name][rest.removeprefix("columns/")] = values
+        if field.startswith("columns/"):
+            columns[name][field.removeprefix("columns/")] = values
         else:
-            fields[name][rest] = values
+            fields[name][field] = values
     return {name: Split(**fields[name], columns=columns[name]) for name in fields}
 
 
 def save(splits: Mapping[str, Split], path: Path | str) -> None:
-    """Writes splits to one `.npz` file, atomically."""
+    """Write splits atomically to one `.npz` file."""
     with write_atomic(path, "wb") as handle:
         np.savez(handle, **pack(splits))  # pyright: ignore[reportArgumentType]
 
 
 def load(path: Path | str) -> dict[str, Split]:
-    """Reads what `save` wrote. **Raises** `InputError` where it cannot be read."""
+    """Read what `save` wrote. **Raises** `InputError` if it cannot be read."""
     path = Path(path)
     try:
         with (
@@ -160,14 +164,20 @@ def load(path: Path | str) -> dict[str, Split]:
     except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: not a file of splits ({error}); make it anew") from None
+        raise InputError(f"{path}: not a file of splits ({error}); make it again") from None
 
 
 def describe(path: Path | str, files: Sequence[str] = ()) -> dict[str, object]:
-    """Where rows come from: `path`, `size` in bytes and `sha256`, of a file or, for a folder, of
-    the named `files` in it, in this order.
+    """Describe the source of rows for the manifest.
 
-    **Raises** `InputError` where one cannot be read.
+    **Arguments:**
+
+    - `path`: a file or a folder.
+    - `files`: for a folder, the names of the files in it that are read, in this order.
+
+    **Returns** `path`, `size` in bytes and `sha256`, over all these files.
+
+    **Raises** `InputError` if a file cannot be read.
     """
     path = Path(path)
     digest, size = hashlib.sha256(), 0
@@ -181,7 +191,7 @@ def describe(path: Path | str, files: Sequence[str] = ()) -> dict[str, object]:
 
 
 def rows_hash(split: Split) -> str:
-    """sha256 of the rows of a split: names, dtypes, shapes and bytes of all its arrays."""
+    """SHA-256 of a split: the names, dtypes, shapes and bytes of all its arrays."""
     digest = hashlib.sha256()
     for name, values in sorted(pack({"": split}).items()):
         digest.update(f"{name}{values.dtype.str}{values.shape}".encode())
@@ -190,28 +200,45 @@ def rows_hash(split: Split) -> str:
 
 
 def partition(rows: int, seed: int, share: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of a random `share` of the rows and of the rest, each in ascending order.
+    """Divide `rows` row numbers at random into two parts.
 
-    `RandomState`, for its streams are frozen: the same seed gives the same split with every
-    version of numpy.
+    `RandomState` has frozen streams: the same seed gives the same parts with every version of
+    NumPy.
+
+    **Arguments:**
+
+    - `rows`: number of rows.
+    - `seed`: seed of the permutation.
+    - `share`: fraction of the rows in the first part.
+
+    **Returns** the indices of the first part and of the second, each in ascending order.
+
+    ```python
+    >>> import eqloop
+    >>> train, validation = eqloop.tasks.partition(5, seed=0)
+    >>> len(train), len(validation)
+    (4, 1)
+
+    ```
     """
     order = np.random.RandomState(seed).permutation(rows)
-    first = round(rows * share)
-    return np.sort(order[:first]), np.sort(order[first:])
+    count = round(rows * share)
+    return np.sort(order[:count]), np.sort(order[count:])
 
 
 def key_of(task: "Task", source: Mapping[str, object]) -> dict[str, object] | None:
-    """The cache key of a task's data: what it was made from and how, not where it lay. None for a
-    class of which no file has the code, as in a notebook: whether it has changed is not known."""
+    """The cache key of the data of a task: their source without its path, and the fields and code
+    of the task. **Returns** None for a class without a source file, as in a notebook: whether its
+    code has changed is unknown."""
     code = source_digest(type(task))
     if code is None:
         return None
     fields = dataclasses.asdict(task)
-    for without in ("data", "augment"):
-        del fields[without]
-    kept = {name: value for name, value in source.items() if name != "path"}
+    for excluded in ("data", "augment"):
+        del fields[excluded]
+    content = {name: value for name, value in source.items() if name != "path"}
     key: dict[str, object] = {"task": task.name, "version": task.version}
-    key |= {"fields": fields, "source": kept}
+    key |= {"fields": fields, "source": content}
     if code:
         key["code"] = code
     return key | {"reader": READER} if "path" in source else key
@@ -227,8 +254,9 @@ def manifest(
 
     **Arguments:**
 
+    - `task`, `splits`: the task and its named splits.
     - `source`: from `describe`, or `{"generator": ...}`.
-    - `read`: counts of the task's own (rows read, bad rows, duplicates, ...).
+    - `read`: counts that the task reports (rows read, bad rows, duplicates, ...).
     """
     code = origin(type(task))
     return {
@@ -249,20 +277,25 @@ def dataset(
     source: Mapping[str, object],
     build: Callable[[], tuple[Mapping[str, Split], Mapping[str, object]]],
 ) -> Dataset:
-    """The splits that `build` makes, cached on the disk, with their manifest.
+    """The splits from `build`, cached on disk, with their manifest.
 
     **Arguments:**
 
+    - `task`: the task; its fields, version and code are part of the cache key.
     - `source`: from `describe`, or `{"generator": ...}`.
-    - `build`: gives the splits and the JSON-ready `read` of `manifest`.
+    - `build`: returns the splits and the JSON-ready counts for the entry `read` of the manifest.
+
+    **Returns** the `Dataset`.
+
+    **Raises** what `build` raises.
     """
 
     def arrays() -> dict[str, np.ndarray]:
-        splits, read = build()
-        return pack(splits) | {"_read": np.frombuffer(json.dumps(read).encode(), np.uint8)}
+        splits, counts = build()
+        return pack(splits) | {"_read": np.frombuffer(json.dumps(counts).encode(), np.uint8)}
 
     key = key_of(task, source)
     stored = arrays() if key is None else cached(key, arrays)
-    read = json.loads(stored.pop("_read").tobytes())
+    counts = json.loads(stored.pop("_read").tobytes())
     splits = unpack(stored)
-    return Dataset(splits, manifest(task, splits, source, read))
+    return Dataset(splits, manifest(task, splits, source, counts))

@@ -1,8 +1,8 @@
-"""Writing files so that they are there whole or not at all, and what happens to bad rows.
+"""Atomic writing of files of puzzles, and the two ways to handle bad rows.
 
-Two kinds of fault are told apart everywhere. A file that cannot be used as a whole (missing, cut
-off, a column missing) is an `InputError`; a row that cannot be used is a `Bad`, handed to the
-`on_bad` of the caller, which either refuses the file (`refuse`) or counts and goes on (`Tally`).
+There are two kinds of fault. A file that is unusable as a whole (missing, truncated, a column
+missing) raises `InputError`. A row that is unusable is a `Bad`, which is passed to the callback
+`on_bad`: it either refuses the file (`refuse`) or counts the row and continues (`Tally`).
 """
 
 import contextlib
@@ -23,14 +23,37 @@ OnBad = Callable[[Bad], None]
 
 
 def refuse(bad: Bad) -> None:
-    """An `on_bad` that refuses the file at its first bad row."""
-    raise InputError(f"{bad}; mend the row, or go on without bad rows: --skip-bad")
+    """Callback `on_bad` that refuses the file at its first bad row.
+
+    **Raises** `InputError` always.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.tasks.refuse(eqloop.Bad("puzzles.csv:2", "80 cells"))
+    Traceback (most recent call last):
+    eqloop._errors.InputError: puzzles.csv:2: 80 cells; correct the row, or use --skip-bad
+
+    ```
+    """
+    raise InputError(f"{bad}; correct the row, or use --skip-bad")
 
 
 class Tally:
-    """An `on_bad` that counts bad rows and keeps the first `keep` of them.
+    """Callback `on_bad` that counts bad rows and stores the first `keep` of them.
 
-    **Attributes:** `count`, and `first`, a list of `Bad`.
+    **Attributes:**
+
+    - `count`: number of bad rows.
+    - `first`: list of the first `keep` bad rows.
+
+    ```python
+    >>> import eqloop
+    >>> tally = eqloop.tasks.Tally()
+    >>> tally(eqloop.Bad("puzzles.csv:2", "80 cells"))
+    >>> tally.count, str(tally.first[0])
+    (1, 'puzzles.csv:2: 80 cells')
+
+    ```
     """
 
     def __init__(self, keep: int = 10):
@@ -45,12 +68,12 @@ class Tally:
 
 
 def replaceable(path: Path) -> None:
-    """**Raises** `InputError` where something is at `path` that is not a regular file: a folder, a
-    symbolic link, a device or a pipe is never replaced by a file."""
+    """**Raises** `InputError` if `path` exists and is not a regular file: a file never replaces a
+    folder, a symbolic link, a device or a pipe."""
     try:
         refuse_special(path)
     except IsADirectoryError:
-        raise InputError(f"{path}: a folder; name a file to write") from None
+        raise InputError(f"{path}: is a folder; name a file to write") from None
     except OSError as error:
         why = error.strerror or one_line(error)
         raise InputError(f"{path}: cannot be written ({why}); name another file") from None
@@ -58,10 +81,10 @@ def replaceable(path: Path) -> None:
 
 @contextlib.contextmanager
 def write_atomic(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Opens `path` for writing ("w", as UTF-8, or "wb"): it is there whole afterwards, or, after
-    an exception or a kill, as it was before. Missing parent folders are made.
+    """Open `path` for atomic writing ("w" for UTF-8 text, or "wb"): afterwards it is complete, or,
+    after an exception or a kill, unchanged. Missing parent folders are created.
 
-    **Raises** `InputError` where `path` cannot be written.
+    **Raises** `InputError` if `path` cannot be written.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"mode must be 'w' or 'wb', not {mode!r}")
@@ -84,13 +107,16 @@ def write_atomic(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def write_text(path: Path | str) -> Iterator[TextIO]:
-    """As `write_atomic`, for text that `open_text` reads: compressed where the suffix is `.gz` or
-    `.zst`, with the same bytes for the same text."""
+    """Open `path` for atomic writing of UTF-8 text, which `open_text` reads. The file is compressed
+    if the suffix is `.gz` or `.zst`; equal text gives equal bytes.
+
+    **Raises** `InputError` if `path` cannot be written.
+    """
     path = Path(path)
     with contextlib.ExitStack() as stack:
         data = stack.enter_context(write_atomic(path, "wb"))
         if path.suffix == ".gz":
-            # No name and no time in the header: equal text gives equal files.
+            # The header has neither name nor time, so that equal text gives equal files.
             data = stack.enter_context(gzip.GzipFile("", "wb", 6, data, mtime=0))
         elif path.suffix == ".zst":
             data = stack.enter_context(
@@ -99,5 +125,5 @@ def write_text(path: Path | str) -> Iterator[TextIO]:
         text = io.TextIOWrapper(cast(IO[bytes], data), encoding="utf-8", newline="\n")
         yield text
         text.flush()
-        # Left open, so that the layers below can write their ends first.
+        # Detach rather than close: the layers below must write their trailers first.
         text.detach()

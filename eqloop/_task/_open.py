@@ -1,7 +1,7 @@
-"""Opens a file as text by what it holds, whatever its name says.
+"""Open a file as text according to its content, not its name.
 
-Compressed files (gzip, bzip2, Zstandard, zip with one file) are decompressed as they are read, and
-UTF-16 is decoded. A file of another kind is refused in one line that names the kind.
+Compressed files (gzip, bzip2, Zstandard, zip with one file) are decompressed while they are read,
+and UTF-16 is decoded. A file of another kind is refused in one line that names the kind.
 """
 
 import bz2
@@ -28,12 +28,12 @@ PARQUET_KIND = (
 )
 
 _CHUNK = 1 << 12
-"""Compressed bytes at a time: few, since how much comes out of them is not in our hands."""
+"""Compressed bytes per read; small, because the decompression ratio is unbounded."""
 _HEAD = 512
 _NESTED = 2
-"""Compressions inside one another, as a .gz in a .zip."""
+"""Maximum depth of nested compression, such as a .gz in a .zip."""
 _BOMB_BYTES, _BOMB_RATIO = 1 << 28, 200
-"""A file that decompresses to more than both is refused. Rows of puzzles shrink to a tenth."""
+"""A file that decompresses to more than both is refused; puzzles compress to about a tenth."""
 
 _TORCH = (
     "a PyTorch file (a pickle, which eqloop never opens); for strings of bits, convert it: python "
@@ -67,20 +67,22 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
 
 @contextlib.contextmanager
 def explained(path: Path, expected: str = "") -> Iterator[None]:
-    """Turns what reading `path` can raise into an `InputError` of one line."""
+    """Convert the exceptions of reading `path` to an `InputError` of one line."""
     try:
         yield
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except IsADirectoryError:
-        raise InputError(f"{path}: a folder, where a file is needed; name a file in it") from None
+        raise InputError(f"{path}: is a folder, but a file is needed; name a file in it") from None
     except PermissionError:
-        raise InputError(f"{path}: not allowed to read it; check its permissions") from None
+        raise InputError(
+            f"{path}: cannot be read (permission denied); check its permissions"
+        ) from None
     except EOFError:
-        raise InputError(f"{path}: cut off before its end; fetch or copy it again") from None
+        raise InputError(f"{path}: is truncated; fetch or copy it again") from None
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: not UTF-8 text ({error.reason}); convert it to UTF-8{_then(expected)}"
+            f"{path}: not UTF-8 text ({error.reason}); convert it to UTF-8{_suffix(expected)}"
         ) from None
     except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError, zipfile.BadZipFile) as error:
         raise InputError(
@@ -91,30 +93,34 @@ def explained(path: Path, expected: str = "") -> Iterator[None]:
 
 
 def regular(path: Path) -> int:
-    """The size of a regular file, in bytes. **Raises** `InputError` for anything else: reading a
-    pipe or a device can wait, or go on, for ever."""
+    """The size of a regular file in bytes. **Raises** `InputError` for anything else: reading a
+    pipe or a device may never end."""
     with explained(path):
         try:
-            found = path.stat()
+            status = path.stat()
         except ValueError:  # a zero byte in the name
             raise InputError(f"{str(path)!r}: no such file; check the path") from None
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise InputError(
-                f"{path}: not a regular file but {special_kind(found.st_mode)}; write what it "
-                "gives to a file, and name that"
+                f"{path}: not a regular file but {special_kind(status.st_mode)}; write its "
+                "content to a file, and name that file"
             )
-    return found.st_size
+    return status.st_size
 
 
 @contextlib.contextmanager
 def open_text(path: Path | str, *, errors: str = "strict") -> Iterator[TextIO]:
-    """Opens a file of text for reading.
+    """Open a file of text for reading.
 
-    **Raises** `InputError`, on opening or later while reading: missing, a folder, a pipe or a
-    device, not permitted, cut off, not decompressible, not text, or (unless `errors` says
-    otherwise, as in `open`) not UTF-8 or UTF-16.
+    **Arguments:**
+
+    - `path`: the file, perhaps compressed.
+    - `errors`: as in `open`: what to do with bytes that are neither UTF-8 nor UTF-16.
+
+    **Raises** `InputError`, on opening or later while reading, if the file is missing, a folder, a
+    pipe or a device, not readable, truncated, not decompressible, or not text.
     """
     with opened(Path(path), errors) as (text, _):
         yield text
@@ -124,8 +130,8 @@ def open_text(path: Path | str, *, errors: str = "strict") -> Iterator[TextIO]:
 def opened(
     path: Path, errors: str = "strict", expected: str = ""
 ) -> Iterator[tuple[TextIO, BinaryIO]]:
-    """As `open_text`, and with the file below the text, whose position tells how far reading has
-    come; `expected` is what a refusal of the content ends with."""
+    """As `open_text`, but also gives the underlying file, whose position measures progress.
+    Messages about the content end with `expected`."""
     size = regular(path)
     with contextlib.ExitStack() as stack, explained(path, expected):
         raw = stack.enter_context(path.open("rb"))
@@ -138,14 +144,14 @@ def opened(
             data = io.BufferedReader(_Bounded(inner, path, size), 1 << 16)
         head = data.peek(_HEAD)[:_HEAD]
         if kind := kind_of(head):
-            raise InputError(f"{path}: this is {kind}{_then(expected)}")
+            raise InputError(f"{path}: this is {kind}{_suffix(expected)}")
         text = io.TextIOWrapper(cast(IO[bytes], data), encoding=_encoding(head), errors=errors)
         yield stack.enter_context(text), raw
 
 
 def kind_of(head: bytes) -> str:
-    """What a file that is not text is, and what to do with it, from its first bytes; "" for what
-    may be text."""
+    """The kind of a file that is not text, from its first bytes, and what to do with it; "" for a
+    file that may be text."""
     if head.startswith(PARQUET):
         return PARQUET_KIND
     if head[257:262] == b"ustar":
@@ -162,7 +168,7 @@ def one_line(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def _then(expected: str) -> str:
+def _suffix(expected: str) -> str:
     return f"; {expected}" if expected else ""
 
 
@@ -170,7 +176,7 @@ def _encoding(head: bytes) -> str:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     even, odd = head[0:64:2], head[1:64:2]
-    # ASCII in UTF-16 without a mark: every other byte is zero.
+    # ASCII in UTF-16 without a byte order mark has a zero in every other byte.
     if len(odd) > 3 and 0 not in even and not any(odd):
         return "utf-16-le"
     if len(odd) > 3 and 0 not in odd and not any(even):
@@ -179,7 +185,7 @@ def _encoding(head: bytes) -> str:
 
 
 def _decompressed(path: Path, data: Any, stack: contextlib.ExitStack) -> IO[bytes] | None:
-    """The content of `data` where that is compressed, else None."""
+    """The decompressed content of `data`, or None if it is not compressed."""
     head = data.peek(_HEAD)[:_HEAD]
     if head.startswith(b"\x1f\x8b"):
         return cast(IO[bytes], gzip.GzipFile(fileobj=data, mode="rb"))
@@ -213,12 +219,12 @@ def _only_member(path: Path, archive: zipfile.ZipFile, stack: contextlib.ExitSta
 
 
 class _Bounded(io.RawIOBase):
-    """The bytes of `inner` as long as they are not out of all proportion to the `size` of the file
-    they come from. **Raises** `InputError` where they are."""
+    """The bytes of `inner`, which decompresses a file of `size` bytes. **Raises** `InputError` if
+    they exceed the limits of a decompression bomb."""
 
     def __init__(self, inner: IO[bytes], path: Path, size: int):
         self._inner, self._path = inner, path
-        self._most = max(_BOMB_BYTES, _BOMB_RATIO * size)
+        self._limit = max(_BOMB_BYTES, _BOMB_RATIO * size)
         self._count = 0
 
     def readable(self) -> bool:
@@ -230,22 +236,22 @@ class _Bounded(io.RawIOBase):
         except (OSError, ValueError, RuntimeError) as error:
             if isinstance(error, gzip.BadGzipFile | InputError):
                 raise
-            # bz2 and zip say so by general exceptions.
+            # bz2 and zipfile raise these general exceptions for damaged data.
             raise zipfile.BadZipFile(one_line(error)) from None
         self._count += len(data)
-        if self._count > self._most:
+        if self._count > self._limit:
             raise InputError(
-                f"{self._path}: decompresses to more than {_BOMB_RATIO} times its size; it cannot "
-                "be a file of puzzles"
+                f"{self._path}: decompresses to more than {_BOMB_RATIO} times its size, so it "
+                "cannot be a file of puzzles"
             )
         buffer[: len(data)] = data
         return len(data)
 
 
 class _ZstdReader(io.RawIOBase):
-    """The decompressed bytes of `raw`, which may hold several frames.
+    """The decompressed bytes of `raw`, which may contain several frames.
 
-    `zstandard`'s own stream reader ends quietly where a frame is cut off; this one raises
+    The stream reader of `zstandard` ends silently at a truncated frame; this one raises
     `EOFError`, as `gzip` does.
     """
 

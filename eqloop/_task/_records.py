@@ -1,4 +1,4 @@
-"""Rows of a file as records, name -> text: from CSV, JSON or parquet, or one puzzle a line."""
+"""Read the rows of a CSV, JSON or parquet file, or of one puzzle per line, as name -> text."""
 
 import contextlib
 import csv
@@ -20,25 +20,37 @@ from ._split import Bad, Progress
 Record = dict[str, str]
 
 LONGEST_LINE = 1 << 20
-"""Characters. A longer line is one bad row, so that a file without line ends stays bounded too."""
+"""Maximum characters of a line. A longer line is one bad row, so that memory stays bounded."""
 _LONGEST_JSON = 1 << 26
-"""Characters of a file that is one JSON array, which has to be held whole."""
+"""Maximum characters of a file that is one JSON array, since the array is held in memory."""
 _DELIMITERS = ",;\t"
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What the rows of a task look like.
+    """The layout of the rows of a task.
 
     **Attributes:**
 
-    - `required`: columns that must be there.
-    - `expected`: what a refusal of a file ends with: which columns, and what they mean.
-    - `names`: for each column other names that people give it, in lower case, the commonest first.
-      The case of a name does not matter.
-    - `plain`: for files without a header: a line as a record, or None where it is no row.
-    - `row`: what `plain` takes a line for, as a bad row says it.
-    - `others`: formats that are known but not read: a pattern of the first line, and what to say.
+    - `required`: names of the columns that a file must have.
+    - `expected`: end of each message that refuses a file: which columns are expected.
+    - `names`: column -> alternative names, in lower case, the most common first. Names are
+      compared without case.
+    - `plain`: for files without a header: parses a line to a record, or returns None if the line
+      is no row.
+    - `row`: name of what `plain` parses, for messages about bad rows.
+    - `others`: formats that are recognised but not read: (pattern of the first line, name).
+
+    ```python
+    >>> import eqloop
+    >>> layout = eqloop.tasks.Layout(
+    ...     required=("question",), expected="expected a column question",
+    ...     names={"question": ("input", "puzzle")},
+    ... )
+    >>> layout.header(["Puzzle", "rating"], "puzzles.csv:1")
+    ['question', 'rating']
+
+    ```
     """
 
     required: Sequence[str]
@@ -50,32 +62,37 @@ class Layout:
 
     @functools.cached_property
     def columns(self) -> dict[str, tuple[str, ...]]:
-        """Each column, and what it may be called, in lower case."""
-        known = dict.fromkeys((*self.required, *self.names))
-        return {name: (name.lower(), *self.names.get(name, ())) for name in known}
+        """Column -> its possible names, in lower case."""
+        columns = dict.fromkeys((*self.required, *self.names))
+        return {name: (name.lower(), *self.names.get(name, ())) for name in columns}
 
-    def canonical(self, given: Iterable[str]) -> dict[str, str]:
-        """For each of the `given` names the column that it stands for, or itself."""
-        stands = {name: name.strip() for name in given}
-        lower = {name.strip().lower(): name for name in reversed(stands)}
-        for column, names in self.columns.items():
-            if (name := next((lower[each] for each in names if each in lower), None)) is not None:
-                stands[name] = column
-        return stands
+    def canonical(self, names: Iterable[str]) -> dict[str, str]:
+        """Map each of `names` to the column that it denotes, or to itself."""
+        columns = {name: name.strip() for name in names}
+        lower = {name.strip().lower(): name for name in reversed(columns)}
+        for column, aliases in self.columns.items():
+            if (name := next((lower[key] for key in aliases if key in lower), None)) is not None:
+                columns[name] = column
+        return columns
 
-    def header(self, given: Sequence[str], where: str) -> list[str]:
-        """The columns that the `given` names stand for. **Raises** `InputError` where one is
-        missing or is there twice."""
-        stands = self.canonical(given)
-        header = [stands[name] for name in given]
+    def header(self, names: Sequence[str], where: str) -> list[str]:
+        """The columns that `names` denote, in their order.
+
+        **Raises** `InputError`, with `where` in the message, if a required column is missing or a
+        column occurs twice.
+        """
+        columns = self.canonical(names)
+        header = [columns[name] for name in names]
         for name in self.required:
             if name not in header:
-                there = ", ".join(header)
-                there = there if len(there) <= 100 else there[:97] + "..."
-                raise InputError(f"{where}: no column {name!r} (found: {there!r}); {self.expected}")
-        if doubled := sorted({name for name in header if header.count(name) > 1}):
+                listed = ", ".join(header)
+                listed = listed if len(listed) <= 100 else listed[:97] + "..."
+                raise InputError(
+                    f"{where}: no column {name!r} (found: {listed!r}); {self.expected}"
+                )
+        if duplicates := sorted({name for name in header if header.count(name) > 1}):
             raise InputError(
-                f"{where}: column {doubled[0]!r} is there twice; name each column once"
+                f"{where}: column {duplicates[0]!r} occurs twice; name each column once"
             )
         return header
 
@@ -83,24 +100,27 @@ class Layout:
 def read_records(
     path: Path | str, layout: Layout, *, on_bad: OnBad, progress: Progress | None = None
 ) -> Iterator[tuple[int, Record]]:
-    """Streams the rows of a file, in bounded memory.
+    """Read the rows of a file one by one, in bounded memory.
 
     The file may be CSV with a header (separated by commas, semicolons or tabs), JSON with one
-    object a line or one array of objects, parquet, or what `layout.plain` reads; compressed and
-    encoded as `_open` knows it. In CSV a row ends where its line ends, quoted or not: a stray
-    quotation mark costs one row, not the rest of the file. Blank lines are no rows.
+    object per line or one array of objects, parquet, or lines that `layout.plain` parses. It may be
+    compressed (see `_open`). In CSV a row ends at the end of its line even inside quotation marks,
+    so that a stray quotation mark costs one row and not the rest of the file. Blank lines are
+    ignored.
 
     **Arguments:**
 
-    - `on_bad`: gets rows with a wrong number of fields, broken quoting or JSON, text that cannot be
-      decoded, or more than 2^20 characters.
-    - `progress`: gets (bytes read, bytes in all) of the file as it lies on the disk.
+    - `path`: the file.
+    - `layout`: the columns of the rows.
+    - `on_bad`: called with each row that has a wrong number of fields, broken quoting or JSON,
+      undecodable text, or more than 2^20 characters.
+    - `progress`: optional callback `(bytes read, size of the file in bytes)`.
 
-    **Yields** the number of the line (of the row, in parquet and arrays; both from 1) and the
-    record, by column name.
+    **Yields** the line number (row number in parquet and arrays; both from 1) and the record:
+    column -> text.
 
-    **Raises** `InputError` as `open_text`, and for a file that is empty or has no rows, that lacks
-    a column or has one twice, or that is in another format.
+    **Raises** `InputError` as `open_text`, and if the file is empty or has no rows, lacks a column
+    or has one twice, or has another format.
     """
     path = Path(path)
     size = regular(path)
@@ -111,9 +131,9 @@ def read_records(
         if is_parquet:
             rows, position = _parquet(path, layout), lambda: 0
         else:
-            # Undecodable bytes become lone surrogates, so that they spoil a row and not the file.
-            text, below = stack.enter_context(opened(path, "surrogateescape", layout.expected))
-            rows, position = _parsed(path, text, layout), below.tell
+            # Undecodable bytes become lone surrogates: they make one row bad, not the file.
+            text, raw = stack.enter_context(opened(path, "surrogateescape", layout.expected))
+            rows, position = _parsed(path, text, layout), raw.tell
         for number, record in rows:
             count += 1
             if progress is not None and count % 4096 == 0:
@@ -123,58 +143,58 @@ def read_records(
             else:
                 yield number, record
     if count == 0:
-        raise InputError(f"{path}: a header but no rows; {layout.expected}")
+        raise InputError(f"{path}: has a header but no rows; {layout.expected}")
     if progress is not None:
         progress(size, size)
 
 
 Parsed = Iterator[tuple[int, "Record | str"]]
-"""Number and record of each row, or what is wrong with it."""
+"""(number, record) of each row; a string in place of the record says what is wrong with it."""
 _Lines = Iterator[tuple[int, str]]
 
 
 def _parsed(path: Path, text: TextIO, layout: Layout) -> Parsed:
-    """The rows of a text file, whichever layout it has."""
+    """Parse the rows of a text file according to its first line."""
     lines = _lines(text)
     comments = ("#", "//")
-    number, first = next(((n, line) for n, line in lines if not line.startswith(comments)), (0, ""))
-    if not first:
+    number, head = next(((n, line) for n, line in lines if not line.startswith(comments)), (0, ""))
+    if not head:
         raise InputError(f"{path}: the file is empty; {layout.expected}")
-    if not _is_utf8(first):
+    if not _is_utf8(head):
         raise InputError(f"{path}:{number}: not UTF-8 text; {layout.expected}")
-    for pattern, what in layout.others:
-        if re.match(pattern, first):
-            raise InputError(f"{path}:{number}: this is {what}; {layout.expected}")
-    start = first.lstrip()
+    for pattern, name in layout.others:
+        if re.match(pattern, head):
+            raise InputError(f"{path}:{number}: this is {name}; {layout.expected}")
+    start = head.lstrip()
     if start.startswith("["):
-        return _json_array(path, first + text.read(_LONGEST_JSON), layout)
-    lines = itertools.chain([(number, first)], lines)
+        return _json_array(path, head + text.read(_LONGEST_JSON), layout)
+    lines = itertools.chain([(number, head)], lines)
     if start.startswith("{"):
         return _json_lines(path, lines, layout)
-    if layout.plain is not None and layout.plain(first) is not None:
-        return _plain(lines, layout.plain, layout.row, comments)
+    if layout.plain is not None and layout.plain(head) is not None:
+        return _plain_lines(lines, layout.plain, layout.row, comments)
     return _csv(path, lines, layout)
 
 
 def _lines(text: TextIO) -> _Lines:
-    """The lines that are not blank, numbered from 1; of a longer line the first `LONGEST_LINE`
-    characters, without its end."""
+    """The lines that are not blank, numbered from 1. A line of more than `LONGEST_LINE` characters
+    is truncated, without its line end."""
     number = 0
     while line := text.readline(LONGEST_LINE):
         number += 1
         if len(line) == LONGEST_LINE and not line.endswith("\n"):
-            while (more := text.readline(LONGEST_LINE)) and not more.endswith("\n"):
+            while (tail := text.readline(LONGEST_LINE)) and not tail.endswith("\n"):
                 pass
         if not line.isspace():
             yield number, line
 
 
-def _plain(
-    lines: _Lines, plain: Callable[[str], Record | None], row: str, comments: tuple[str, ...]
+def _plain_lines(
+    lines: _Lines, parse: Callable[[str], Record | None], row: str, comments: tuple[str, ...]
 ) -> Parsed:
     for number, line in lines:
         if not line.startswith(comments):
-            record = None if _unreadable(line) else plain(line)
+            record = None if _unreadable(line) else parse(line)
             yield (
                 number,
                 _unreadable(line) or f"no {row} in this line" if record is None else record,
@@ -186,12 +206,13 @@ def _plain(
 
 def _csv(path: Path, lines: _Lines, layout: Layout) -> Parsed:
     number, line = next(lines)
-    known = {name for names in layout.columns.values() for name in names}
+    aliases = {name for names in layout.columns.values() for name in names}
 
-    def columns_known(delimiter: str) -> int:
-        return len(known.intersection(n.strip().lower() for n in _fields(line, None, delimiter)[0]))
+    def known_columns(delimiter: str) -> int:
+        names = _fields(line, None, delimiter)[0]
+        return len(aliases.intersection(name.strip().lower() for name in names))
 
-    delimiter = max(_DELIMITERS, key=columns_known)
+    delimiter = max(_DELIMITERS, key=known_columns)
     names, _ = _fields(line, None, delimiter)
     header = layout.header(names, f"{path}:{number}")
     for number, line in lines:
@@ -200,11 +221,11 @@ def _csv(path: Path, lines: _Lines, layout: Layout) -> Parsed:
 
 
 def _fields(line: str, count: int | None, delimiter: str) -> tuple[list[str], str]:
-    """The fields of one line, and what is wrong with them ("" if nothing is)."""
+    """The fields of one line, and what is wrong with them ("" for nothing)."""
     if why := _unreadable(line):
         return [], why
     if '"' in line:
-        spaced = '", "' in line  # by hand, or by a program that wants it to look nice
+        spaced = '", "' in line  # written by hand or pretty-printed
         try:
             fields = next(
                 csv.reader([line], delimiter=delimiter, strict=True, skipinitialspace=spaced)
@@ -212,7 +233,7 @@ def _fields(line: str, count: int | None, delimiter: str) -> tuple[list[str], st
         except csv.Error as error:
             return [], f"broken quoting ({one_line(error)})"
     else:
-        # Several times as fast as the csv module, and the same where nothing is quoted.
+        # Several times as fast as the csv module, with the same result without quotation marks.
         fields = line.rstrip("\n").split(delimiter)
     if count is not None and len(fields) != count:
         return fields, f"{len(fields)} fields, but the header has {count}"
@@ -242,7 +263,7 @@ def _json_lines(path: Path, lines: _Lines, layout: Layout) -> Parsed:
         value = _unreadable(line) or _json(line)
         if not columns and isinstance(value, str):
             raise InputError(
-                f"{path}:{number}: JSON, but not one object a line ({value}); convert it: jq -c "
+                f"{path}:{number}: JSON, but not one object per line ({value}); convert it: jq -c "
                 f"'.[]' FILE > FILE.jsonl; {layout.expected}"
             )
         if isinstance(value, str):
@@ -264,7 +285,7 @@ def _json_array(path: Path, text: str, layout: Layout) -> Parsed:
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: JSON that cannot be read ({one_line(error)[:80]}), or too long an array; "
-            f"write one object a line: jq -c '.[]' FILE > FILE.jsonl; {layout.expected}"
+            f"write one object per line: jq -c '.[]' FILE > FILE.jsonl; {layout.expected}"
         ) from None
     if not values or not isinstance(values[0], dict):
         raise InputError(f"{path}: a JSON array without objects; {layout.expected}")
@@ -285,7 +306,7 @@ def _json(line: str) -> dict[str, Any] | str:
 
 
 def _loads(text: str) -> Any:
-    # Numbers stay the text that they are: a reader decides what it takes for one.
+    # Numbers stay text: the reader of a column decides how to parse them.
     return json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
 
 
@@ -300,7 +321,7 @@ def _record(value: Mapping[str, Any], columns: Mapping[str, str], layout: Layout
 
 
 def _text(value: Any) -> str | None:
-    """A value of a record as text, a list of values with spaces between; None for what has none."""
+    """A value of a record as text (of a list with spaces between values); None for an object."""
     if isinstance(value, list):
         parts = [None if isinstance(part, list) else _text(part) for part in value]
         return None if None in parts else " ".join(map(str, parts))
@@ -320,9 +341,9 @@ def _parquet(path: Path, layout: Layout) -> Parsed:
         names = file.schema_arrow.names
         columns = layout.canonical(names)
         layout.header(names, str(path))
-        wanted = [name for name in names if columns[name] in layout.columns]
+        read_columns = [name for name in names if columns[name] in layout.columns]
         number = 0
-        for batch in file.iter_batches(batch_size=4096, columns=wanted):
+        for batch in file.iter_batches(batch_size=4096, columns=read_columns):
             for value in batch.to_pylist():
                 number += 1
                 yield number, _record(value, columns, layout)

@@ -1,4 +1,4 @@
-"""Examples on the host: the rows of one split, the named splits of a task, and a bad row."""
+"""Examples on the host: one split, the named splits of a task, and a bad row."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -8,25 +8,26 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 Progress = Callable[[int, int | None], None]
-"""Called now and then while a loader works, with (units done, units in all or None)."""
+"""Progress callback of a loader: (units done, total units or None)."""
 
 SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
-"""The character that stands for each token and each class, where a task has no others."""
+"""Default characters of tokens and classes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Encoded examples of one split, on the host. `Split.of` makes one from two arrays.
+    """Examples of one split, on the host. `Split.of` makes one from two arrays.
 
     **Attributes:**
 
-    - `inputs`: one token per cell, uint8, `(examples, *grid)`; `Task.encode` turns them
-      into channels on the device.
+    - `inputs`: one token per cell, uint8, `(examples, *grid)`; `Task.encode` converts them to
+      channels on the device.
     - `targets`: one class per cell, uint8, `(examples, *grid)`.
-    - `difficulty`: float32, `(examples,)`; its scale is the task's own (a rating, a length).
-    - `puzzles`: bytes, `(examples,)`: each puzzle as a user would type it, so that `parse` gives
-      the same tokens back.
-    - `columns`: further per-example arrays that the task's bands and scores read (themes, ...).
+    - `difficulty`: float32, `(examples,)`; each task chooses its scale (a rating, a length).
+    - `puzzles`: bytes, `(examples,)`: each puzzle as a user would type it; `Task.parse` of it
+      gives the same tokens.
+    - `columns`: further arrays with one entry per example, which bands and scores read (themes,
+      ...).
     """
 
     inputs: Shaped[np.ndarray, "examples *grid"]
@@ -46,29 +47,34 @@ class Split:
         symbols: str = SYMBOLS,
         columns: Mapping[str, np.ndarray] | None = None,
     ) -> "Split":
-        """A split of two arrays.
+        """Make a split of two arrays.
 
         **Arguments:**
 
         - `inputs`: integers from 0 to 255, `(examples, *grid)`: the token of each cell.
-        - `targets`: integers from 0 to 255, of the same shape: the class of each cell. None where
-          the answers are not known: then the targets are 0 and `answered` is False.
+        - `targets`: integers from 0 to 255, of the same shape: the class of each cell. None if the
+          answers are unknown: then the targets are 0 and `answered` is False.
         - `difficulty`: one number per example; 0 by default.
         - `puzzles`: one text per example; by default the symbols of its tokens, row by row.
         - `symbols`: the character of each token, for `puzzles`.
-        - `columns`: as the attribute; `answered` is added.
+        - `columns`: further arrays with one entry per example; the column `answered` is added.
 
-        **Raises** `ValueError` for shapes that differ, values that are no integers from 0 to 255,
-        and a token without a symbol.
+        **Returns** the split.
+
+        **Raises** `ValueError` if the shapes differ, if a value is not an integer from 0 to 255,
+        or if a token has no symbol.
 
         ```python
-        split = Split.of([[0, 1, 1]], [[0, 1, 0]])
-        assert split.puzzles[0] == b"011"
+        >>> import eqloop
+        >>> split = eqloop.Split.of([[0, 1, 1], [1, 0, 0]], [[0, 1, 0], [1, 1, 1]])
+        >>> len(split), split.puzzles.tolist(), split.take([1]).targets.tolist()
+        (2, [b'011', b'100'], [[1, 1, 1]])
+
         ```
         """
         inputs = _bytes("inputs", inputs)
-        known = targets is not None
-        targets = _bytes("targets", targets) if known else np.zeros_like(inputs)
+        is_answered = targets is not None
+        targets = _bytes("targets", targets) if is_answered else np.zeros_like(inputs)
         if inputs.ndim < 2 or inputs.shape != targets.shape:
             raise ValueError(
                 f"inputs have the shape {inputs.shape} and targets {targets.shape}: both must be "
@@ -88,7 +94,7 @@ class Split:
             targets=targets,
             difficulty=np.asarray(difficulty, np.float32),
             puzzles=np.array(puzzles, np.bytes_),
-            columns={"answered": np.full(rows, known), **(columns or {})},
+            columns={"answered": np.full(rows, is_answered), **(columns or {})},
         )
 
     def __len__(self) -> int:
@@ -96,12 +102,12 @@ class Split:
 
     @property
     def answered(self) -> Bool[np.ndarray, " examples"]:
-        """Whether `targets` holds the right answer of each example."""
+        """Whether the answer of each example is known and stored in `targets`."""
         return self.columns.get("answered", np.ones(len(self), bool))
 
     def evenly(self, count: int) -> "Split":
-        """At most `count` examples, spread evenly: a split may be sorted, and the same rows are
-        taken every time."""
+        """At most `count` examples, evenly spaced, since a split may be sorted. The choice is
+        deterministic."""
         count = min(count, len(self))
         return self.take(np.arange(count) * len(self) // max(count, 1))
 
@@ -116,15 +122,15 @@ class Split:
         )
 
     def distinct(self, without: "Split | None" = None) -> "Split":
-        """The first of equal inputs, in the order of the split, but for those that `without`
-        holds. Examples of another grid are never equal."""
+        """Remove duplicates, keeping the first of equal inputs, and all inputs that are in
+        `without`. Examples of different grids are never equal."""
         rows = self.inputs.reshape(len(self), -1)
         before = 0
         if without is not None and without.inputs.shape[1:] == self.inputs.shape[1:]:
             before = len(without)
             rows = np.concatenate([without.inputs.reshape(before, -1), rows])
-        _, first = np.unique(rows, axis=0, return_index=True)
-        return self.take(np.sort(first[first >= before]) - before)
+        _, indices = np.unique(rows, axis=0, return_index=True)
+        return self.take(np.sort(indices[indices >= before]) - before)
 
 
 def _bytes(name: str, values: Any) -> np.ndarray:
@@ -132,28 +138,26 @@ def _bytes(name: str, values: Any) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.uint8)
     if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must be integers, and not {array.dtype}")
+        raise ValueError(f"{name} must be integers, not {array.dtype}")
     if array.size and not (array.min() >= 0 and array.max() <= 255):
-        raise ValueError(
-            f"{name} must be from 0 to 255, and go from {array.min()} to {array.max()}"
-        )
+        raise ValueError(f"{name} must be from 0 to 255, got {array.min()} to {array.max()}")
     return array.astype(np.uint8)
 
 
 def text_of(cells: np.ndarray, symbols: str) -> str:
-    """The symbols of cells, row by row. **Raises** `ValueError` for a value without a symbol."""
+    """The symbols of cells, row by row. **Raises** `ValueError` if a value has no symbol."""
     values = np.asarray(cells).ravel().tolist()
     if values and max(values) >= len(symbols):
         raise ValueError(
-            f"the value {max(values)} has no symbol: there are {len(symbols)}, {symbols!r}; give "
-            "more of them as `symbols`, or the texts as `puzzles`"
+            f"the value {max(values)} has no symbol, since there are {len(symbols)}: {symbols!r}; "
+            "pass more symbols as `symbols`, or the texts as `puzzles`"
         )
     return "".join([symbols[value] for value in values])
 
 
 @dataclasses.dataclass(frozen=True)
 class Bad:
-    """A row that a loader could not use: `where` is `file:line`, `why` one line of text."""
+    """A bad row: `where` is `file:line`, `why` gives the reason in one line."""
 
     where: str
     why: str
@@ -164,11 +168,14 @@ class Bad:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The named splits of a task and where they come from.
+    """The named splits of a task, with a record of their source.
 
-    `manifest` is JSON-ready: task, version, fields, source (path, size, sha256, or
-    "generator"), rows read and bad, and for each split its rows and a sha256 of them. For a task
-    of a file also `code`: the file and class, and the SHA-256 of the file.
+    **Attributes:**
+
+    - `splits`: name -> split.
+    - `manifest`: JSON-ready: task, version, fields, source (path, size and SHA-256, or
+      "generator"), numbers of rows and bad rows, and the number of rows and their SHA-256 for each
+      split. For a task of a file also `code`: the file and class, and the SHA-256 of the file.
     """
 
     splits: Mapping[str, Split]

@@ -1,7 +1,7 @@
-"""What the drawings of all tasks share: one frame, and one sign for a wrong cell.
+"""Parts of the drawings of all tasks: the frame, text, and the mark of a wrong cell.
 
-They are put into pages, light and dark: the ink is `currentColor` and other colours are CSS
-variables that have a fallback. Numbers are kept short, for a page holds some hundred drawings.
+Drawings appear in light and dark pages: the ink is `currentColor`, and other colours are CSS
+variables with a fallback. Numbers are short, since a page has some hundred drawings.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ PREDICTED = "var(--predicted,currentColor)"
 
 
 def picture(title: str, width: float, height: float, body: Iterable[str]) -> str:
-    """A self-contained SVG of no fixed size, with `title` for those who cannot see it."""
+    """A self-contained SVG of no fixed size; screen readers read `title`."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img">'
         f"<title>{escape(title)}</title>{''.join(body)}</svg>"
@@ -20,19 +20,19 @@ def picture(title: str, width: float, height: float, body: Iterable[str]) -> str
 
 
 def glyphs(text: str, at: Iterable[tuple[float, float]], **attributes: str) -> str:
-    """One `<text>` whose characters stand centred at the given points."""
+    """One `<text>` element with each character centred at its point in `at`."""
     if not text:
         return ""
     xs, ys = zip(*at, strict=True)
-    # One y serves all characters of a line.
+    # One y suffices if all characters are on one line.
     y = " ".join(f"{y:g}" for y in (ys[:1] if len(set(ys)) == 1 else ys))
     x = " ".join(f"{x:g}" for x in xs)
-    more = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in attributes.items())
-    return f'<text x="{x}" y="{y}"{more}>{escape(text)}</text>'
+    extra = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in attributes.items())
+    return f'<text x="{x}" y="{y}"{extra}>{escape(text)}</text>'
 
 
 def struck(cells: Iterable[tuple[float, float]], width: float, height: float) -> str:
-    """Wrong cells, given by their upper left corners: a box with a stroke through it."""
+    """Mark wrong cells, given by their upper left corners, by a box with a diagonal stroke."""
     path = "".join(
         f"M{x:g} {y:g}h{width:g}v{height:g}h{-width:g}zl{width:g} {height:g}" for x, y in cells
     )

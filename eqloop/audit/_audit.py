@@ -1,4 +1,4 @@
-"""The gradients of one loop held against each other: direction, size and cost."""
+"""Compare gradients of one loop: direction, norm and cost."""
 
 import dataclasses
 import time
@@ -32,7 +32,7 @@ Start = PyTree | Callable[[PyTree], PyTree]
 Progress = Callable[[int, int | None], None]
 
 _ENOUGH = 1.0
-"""Seconds of timed runs after which no other begins: a long run is the least disturbed."""
+"""Stop repeating after this many seconds of timed runs; long runs need fewer repeats."""
 
 
 def gradient_audit(
@@ -49,45 +49,49 @@ def gradient_audit(
     repeats: int = 3,
     progress: Progress | None = None,
 ) -> GradientAudit:
-    """Hold gradients against full backpropagation and against the converged implicit gradient.
+    """Compare gradients with full backpropagation and with the converged implicit gradient.
 
-    All are of the same weights on the same batch: those of a model, or with `z0` those of any map
-    `f(z, x)`. The references are
+    All gradients are of the same weights on the same batch: the weights of a model or, with `z0`,
+    of any map `f(z, x)`. The references are
 
     ```
     backprop             Unroll(iterations), Backprop()
     implicit-converged   FixedPoint(rtol) of at most max_steps, Implicit(rtol)
     ```
 
-    The first is exact for the loop as it was run; the second for the loop run for ever. Where the
-    loop has converged and its Jacobian's spectral radius is below one they agree. Whether it has
-    is part of the answer: see `GradientAudit.share`.
+    The first is exact for the finite loop, the second for its limit. They agree if the loop has
+    converged and the spectral radius of its Jacobian is below one. `GradientAudit.share` says for
+    how many examples it has converged.
 
-    When not to use it: for timing on a machine that has other work to do, and for a model whose
-    batch in full backpropagation does not fit into memory; take fewer examples then.
+    When not to use it: for timings on a busy machine, or if full backpropagation on the batch does
+    not fit into memory; use fewer examples then.
 
     **Arguments:**
 
-    - `model`: a `LoopedTransformer`, or any Equinox module that is called as one and returns an
+    - `model`: a `LoopedTransformer`, or any Equinox module with its call signature that returns an
         `Output`. With `z0` any map `f(z, x)`, whose weights are its arrays: an Equinox module, or
         `jax.tree_util.Partial(f, weights)`.
     - `batch`: inputs `(batch, *grid, channels)` and targets `(batch, *grid)`. With `z0` the inputs
         x of the map and the targets of `loss`, two pytrees of arrays stacked along a first axis.
     - `z0`: the start of a map, a pytree of arrays without the axis of examples; or a function from
         the input of one example to its start. The audit does not differentiate it.
-    - `iterations`: of the loop.
-    - `gradients`: by name; by default those of `default_gradients`.
-    - `solver`: that runs the loop for them (not for the references), in at most `max_steps`; by
-        default `Unroll(iterations)`.
-    - `loss`: of one example, from logits and targets; by default the mean cross-entropy. With `z0`
-        a function `loss(state, target)`, which has no default.
-    - `rtol`, `max_steps`: of the converged implicit gradient. In float32 an `rtol` below 1e-6 is
-        hardly reached.
-    - `repeats`: timed runs of each gradient at most: none begins after a second of them.
-    - `progress`: called with the gradients done and their number.
+    - `iterations`: number of iterations of the loop.
+    - `gradients`: name -> gradient; by default `default_gradients(iterations)`.
+    - `solver`: the solver of the loop for `gradients` (not for the references), with at most
+        `max_steps` steps; by default `Unroll(iterations)`.
+    - `loss`: function `(logits, targets) -> loss` of one example; by default the mean
+        cross-entropy. With `z0` a function `loss(state, target)`, which has no default.
+    - `rtol`: tolerance of the converged implicit gradient. In float32 solvers rarely reach an
+        `rtol` below 1e-6.
+    - `max_steps`: maximum number of steps of the converged implicit gradient.
+    - `repeats`: maximum number of timed runs of each gradient; no run begins after one second of
+        timing.
+    - `progress`: called with the number of finished gradients and the total number.
+
+    **Returns** a `GradientAudit`.
 
     **Raises** `ValueError` for an argument out of range, for a map without weights, and for a
-    solver and a gradient that cannot work together.
+    solver and a gradient that cannot be combined.
 
     ```python
     >>> import eqloop, jax, jax.numpy as jnp
@@ -123,21 +127,48 @@ def gradient_audit(
 
 
 def default_gradients(iterations: int) -> dict[str, AbstractGradient]:
-    """Each gradient at few and at more terms (fewer than `iterations`): a family is a curve."""
-    made: dict[str, AbstractGradient] = {}
+    """The gradients that `gradient_audit` compares by default: each family with several numbers of
+    terms below `iterations`.
+
+    **Returns** name -> gradient.
+
+    ```python
+    >>> import eqloop
+    >>> sorted(eqloop.default_gradients(2))[:2]
+    ['implicit', 'implicit-anderson']
+
+    ```
+    """
+    gradients: dict[str, AbstractGradient] = {}
     for name, facts in GRADIENTS.items():
         calls = dict(facts.others)
         if facts.family is not None:
             calls |= {f"{name}-{k}": facts.family(k) for k in facts.terms if k < iterations}
-        made |= {called: construct(call) for called, call in calls.items()}
-    return made
+        gradients |= {called: construct(call) for called, call in calls.items()}
+    return gradients
 
 
 class GradientAuditor:
-    """`gradient_audit` for weights that change: what it compiles, it keeps.
+    """`gradient_audit` for weights that change, with cached compiled programs.
 
-    Called with a model and a batch; arguments as for `gradient_audit`. Another model or batch of
-    the same shapes compiles nothing.
+    Call it with a model and a batch; the arguments are those of `gradient_audit`. Another model or
+    batch of the same shapes does not recompile.
+
+    ```python
+    >>> import eqloop, jax, jax.numpy as jnp
+    >>> auditor = eqloop.GradientAuditor(
+    ...     iterations=30, z0=jnp.zeros(1), gradients={"one-step": eqloop.OneStep()},
+    ...     loss=lambda z, target: jnp.sum((z - target) ** 2),
+    ... )
+    >>> batch = jnp.ones((1, 1)), jnp.zeros((1, 1))
+    >>> for w in (0.1, 0.5):
+    ...     f = jax.tree_util.Partial(lambda w, z, x: w * z + x, jnp.array(w))
+    ...     ratio = auditor(f, batch).gradients["one-step"].total.implicit.ratio
+    ...     print(f"w = {w}: size {ratio:.2f}")
+    w = 0.1: size 0.90
+    w = 0.5: size 0.50
+
+    ```
     """
 
     def __init__(
@@ -158,8 +189,8 @@ class GradientAuditor:
             raise ValueError(f"rtol = {rtol} must be between 0 and 1")
         if gradients is None:
             gradients = default_gradients(iterations)
-        if taken := {*REFERENCES} & gradients.keys():
-            raise ValueError(f"gradients: {min(taken)!r} is the name of a reference")
+        if reserved := {*REFERENCES} & gradients.keys():
+            raise ValueError(f"gradients: {min(reserved)!r} is the name of a reference")
         if loss is None:
             if z0 is not None:
                 raise ValueError("loss is missing: with z0 it is a function loss(state, target)")
@@ -168,7 +199,7 @@ class GradientAuditor:
         self.z0 = z0
         solve = _solve_model if z0 is None else _solve_map
         unrolled = Unroll(iterations)
-        # Restarts cost GMRES some of what it knows of a Jacobian that is nearly singular.
+        # A restart loses information about a nearly singular Jacobian, so restart rarely.
         exact = Implicit(rtol=rtol, restart=20)
         pairs = {
             BACKPROP: (unrolled, Backprop()),
@@ -186,7 +217,7 @@ class GradientAuditor:
     ) -> GradientAudit:
         if repeats < 1:
             raise ValueError(f"repeats = {repeats} must be at least 1")
-        began = time.perf_counter()
+        start = time.perf_counter()
         if not jtu.tree_leaves(eqx.filter(model, eqx.is_inexact_array)):
             raise ValueError(
                 "model has no weights to differentiate: its arrays must be its leaves, as those of "
@@ -197,12 +228,12 @@ class GradientAuditor:
         if self.z0 is not None:
             inputs = (_starts(self.z0, inputs, size), inputs)
         runs = {}
-        for done, (name, program) in enumerate(self.programs.items()):
+        for number, (name, program) in enumerate(self.programs.items()):
             if progress is not None:
-                progress(done, len(self.programs))
+                progress(number, len(self.programs))
             runs[name] = program.run(model, inputs, targets, size, repeats)
-        there = runs[CONVERGED].told
-        share = float(np.mean(there.converged & (there.report.fallback == 0)))
+        solves = runs[CONVERGED].solves
+        share = float(np.mean(solves.converged & (solves.report.fallback == 0)))
         backprop, implicit = runs[BACKPROP].gradient, runs[CONVERGED].gradient
         if not share:
             implicit = {name: np.full_like(leaf, np.nan) for name, leaf in implicit.items()}
@@ -213,12 +244,12 @@ class GradientAuditor:
             max_steps=self.max_steps,
             share=share,
             gradients={name: _judge(run, backprop, implicit) for name, run in runs.items()},
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - start,
         )
 
 
-class _Told(eqx.Module):
-    """What the solves of each example said."""
+class _Solves(eqx.Module):
+    """The results of the forward and backward solves of each example."""
 
     evaluations: Int[Array, " batch"]
     residual: Float[Array, " batch"]
@@ -229,13 +260,14 @@ class _Told(eqx.Module):
 @dataclasses.dataclass(frozen=True)
 class _Run:
     gradient: dict[str, np.ndarray]
-    told: _Told
+    solves: _Solves
     seconds: float
     program: "_Program"
 
 
 class _Program:
-    """One gradient, compiled ahead of time at its first run, if its text is not in `known`."""
+    """One (solver, gradient) pair, compiled ahead of time on first use. Pairs that lower to the
+    same HLO, the key of `executables`, share an executable."""
 
     def __init__(
         self,
@@ -244,10 +276,10 @@ class _Program:
         gradient: AbstractGradient,
         loss: Loss,
         max_steps: int,
-        known: dict[str, Any],
+        executables: dict[str, Any],
     ):
-        self.gradient, self.known = gradient, known
-        self.rest = (solve, solver, gradient, loss, max_steps)
+        self.gradient, self.executables = gradient, executables
+        self.static = (solve, solver, gradient, loss, max_steps)
         self.compiled: Any = None
         self.compile_seconds = 0.0
 
@@ -255,35 +287,35 @@ class _Program:
         self, model: Model | Map, inputs: PyTree, targets: PyTree, size: int, repeats: int
     ) -> _Run:
         probes = jax.tree.map(lambda a: jnp.zeros(size, a.dtype), BackwardReport.zeros())
-        arguments = (model, probes, inputs, targets, *self.rest)
+        arguments = (model, probes, inputs, targets, *self.static)
         if self.compiled is None:
-            began = time.perf_counter()
+            start = time.perf_counter()
             lowered = _differentiate.lower(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
             text = lowered.as_text()
-            if text not in self.known:
-                self.known[text] = lowered.compile()
-            self.compiled = self.known[text]
-            self.compile_seconds = time.perf_counter() - began
+            if text not in self.executables:
+                self.executables[text] = lowered.compile()
+            self.compiled = self.executables[text]
+            self.compile_seconds = time.perf_counter() - start
         times: list[float] = []
         while True:
-            began = time.perf_counter()
-            found = jax.block_until_ready(self.compiled(*arguments))
-            times.append(time.perf_counter() - began)
+            start = time.perf_counter()
+            outputs = jax.block_until_ready(self.compiled(*arguments))
+            times.append(time.perf_counter() - start)
             if len(times) == repeats or sum(times) > _ENOUGH:
                 break
-        weights, told = jax.device_get(found)
-        return _Run(_named(weights), told, min(times), self)
+        weights, solves = jax.device_get(outputs)
+        return _Run(_leaves_by_path(weights), solves, min(times), self)
 
     @property
     def memory(self) -> int | None:
         planned = self.compiled.compiled.memory_analysis()
         return getattr(planned, "temp_size_in_bytes", None)
 
-    def backward(self, told: _Told) -> tuple[float, float]:
-        """`repeated` and `products`, see `AuditedGradient`."""
-        solve = float(np.mean(told.report.products))
+    def backward(self, solves: _Solves) -> tuple[float, float]:
+        """The counts `repeated` and `products` of `AuditedGradient`."""
+        solve = float(np.mean(solves.report.products))
         if isinstance(self.gradient, Backprop):
-            through = float(np.mean(told.evaluations))
+            through = float(np.mean(solves.evaluations))
             times = 1 if self.gradient.checkpoints is None else 2
         else:
             steps = getattr(self.gradient, "steps", 1)
@@ -323,25 +355,25 @@ def _differentiate(
     gradient: AbstractGradient,
     loss: Loss,
     max_steps: int,
-) -> tuple[PyTree[Array], _Told]:
+) -> tuple[PyTree[Array], _Solves]:
     def objective(differentiated):
         model, probes = differentiated
 
-        def one(x, wanted, probe):
+        def loss_of_example(x, target, probe):
             options = {"gradient": gradient, "max_steps": max_steps, "probe": probe}
             answer, out = solve(model, x, solver=solver, **options)
-            return loss(answer, wanted), (out.evaluations, out.residual, out.result)
+            return loss(answer, target), (out.evaluations, out.residual, out.result)
 
-        losses, told = jax.vmap(one)(inputs, targets, probes)
-        return jnp.mean(losses), told
+        losses, solves = jax.vmap(loss_of_example)(inputs, targets, probes)
+        return jnp.mean(losses), solves
 
     differentiate = eqx.filter_grad(objective, has_aux=True)
     (weights, report), (evaluations, residual, result) = differentiate((model, probes))
-    return weights, _Told(evaluations, residual, result == RESULTS.successful, report)
+    return weights, _Solves(evaluations, residual, result == RESULTS.successful, report)
 
 
-def _named(weights: PyTree) -> dict[str, np.ndarray]:
-    """The leaves by their dotted paths, in float64: sums of squares of many small numbers."""
+def _leaves_by_path(weights: PyTree) -> dict[str, np.ndarray]:
+    """Dotted path -> leaf, in float64, for accurate sums of squares of many small numbers."""
     return {
         jtu.keystr(path, simple=True, separator="."): np.asarray(leaf, np.float64).ravel()
         for path, leaf in jtu.tree_leaves_with_path(weights)
@@ -356,25 +388,25 @@ def _judge(
         layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
 
     def compare(names: list[str]) -> Comparison:
-        mine, one, other = (_joined(each, names) for each in (run.gradient, backprop, implicit))
-        return Comparison(float(np.linalg.norm(mine)), _likeness(mine, one), _likeness(mine, other))
+        g, r, s = (_joined(leaves, names) for leaves in (run.gradient, backprop, implicit))
+        return Comparison(float(np.linalg.norm(g)), _likeness(g, r), _likeness(g, s))
 
-    told = run.told
-    repeated, products = run.program.backward(told)
-    solved = bool(np.any(told.report.products > 0))
+    solves = run.solves
+    repeated, products = run.program.backward(solves)
+    solved = bool(np.any(solves.report.products > 0))
     return AuditedGradient(
         total=compare(list(run.gradient)),
         layers={layer: compare(names) for layer, names in layers.items()},
         seconds=run.seconds,
         compile_seconds=run.program.compile_seconds,
-        evaluations=float(np.mean(told.evaluations)),
+        evaluations=float(np.mean(solves.evaluations)),
         repeated=repeated,
         products=products,
         memory=run.program.memory,
-        residual=float(np.mean(told.residual)),
-        converged=float(np.mean(told.converged)),
-        backward_residual=float(np.mean(told.report.residual)) if solved else None,
-        fallback=float(np.mean(told.report.fallback)),
+        residual=float(np.mean(solves.residual)),
+        converged=float(np.mean(solves.converged)),
+        backward_residual=float(np.mean(solves.report.residual)) if solved else None,
+        fallback=float(np.mean(solves.report.fallback)),
     )
 
 
@@ -383,7 +415,7 @@ def _joined(leaves: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
 
 
 def _likeness(g: np.ndarray, r: np.ndarray) -> Likeness:
-    mine, other = float(np.linalg.norm(g)), float(np.linalg.norm(r))
-    if not mine * other > 0:
-        return Likeness(np.nan, np.nan if not other > 0 else mine / other)
-    return Likeness(float(np.dot(g, r)) / (mine * other), mine / other)
+    g_norm, r_norm = float(np.linalg.norm(g)), float(np.linalg.norm(r))
+    if not g_norm * r_norm > 0:
+        return Likeness(np.nan, np.nan if not r_norm > 0 else g_norm / r_norm)
+    return Likeness(float(np.dot(g, r)) / (g_norm * r_norm), g_norm / r_norm)

@@ -24,7 +24,7 @@ def audited_iterations(spec: SolverSpec) -> int:
 
 
 def audit_batch(task: Task, split: Split, examples: int) -> tuple[Array, Array]:
-    """Inputs and targets of so many examples, spread evenly over the split."""
+    """The encoded inputs and the targets of `examples` evenly spaced examples of a split."""
     chosen = split.evenly(examples)
     return jax.vmap(task.encode)(jnp.asarray(chosen.inputs)), jnp.asarray(chosen.targets)
 
@@ -32,27 +32,27 @@ def audit_batch(task: Task, split: Split, examples: int) -> tuple[Array, Array]:
 def watched(
     spec: SolverSpec, gradient: AbstractGradient | None = None
 ) -> dict[str, AbstractGradient]:
-    """The gradients that training looks at besides the references: a cheap one of each kind, and
-    its own, `gradient` where that is from outside the package. Fewer than `default_gradients`,
-    since each is compiled."""
-    made = {"one-step": OneStep(), "neumann-4": Neumann(4), "implicit": Implicit()}
+    """The gradients that an audit during training measures: a cheap one of each kind, and the one
+    of training, which is `gradient` if it is from outside the package. There are fewer of them
+    than in `default_gradients`, since each is compiled."""
+    gradients = {"one-step": OneStep(), "neumann-4": Neumann(4), "implicit": Implicit()}
     if gradient is not None:
-        return made | {type(gradient).__name__: gradient}
+        return gradients | {type(gradient).__name__: gradient}
     if not gradient_facts(spec.gradient).whole:
         most = audited_iterations(spec)
         own = dataclasses.replace(spec, gradient_steps=min(spec.gradient_steps, most))
-        made[spec.gradient] = make_gradient(own)
-    return made
+        gradients[spec.gradient] = make_gradient(own)
+    return gradients
 
 
 def make_auditor(spec: SolverSpec, gradient: AbstractGradient | None = None) -> GradientAuditor:
-    """The auditor of a run in training; `gradient` is its own where that is an object of the
-    user's."""
+    """The auditor of a run in training; `gradient` is the gradient of training if that is an object
+    from outside the package."""
     return GradientAuditor(iterations=audited_iterations(spec), gradients=watched(spec, gradient))
 
 
 def audit_line(audit: GradientAudit) -> dict[str, Any]:
-    """What goes into the log: no times, since these differ between runs that are the same."""
+    """The entry for the log. It has no times, since these differ between identical runs."""
     line: dict[str, Any] = {
         "examples": audit.examples,
         "iterations": audit.iterations,
@@ -61,7 +61,7 @@ def audit_line(audit: GradientAudit) -> dict[str, Any]:
     for reference in ("backprop", "implicit"):
         for measure in ("cosine", "ratio"):
             line[f"{measure}_to_{reference}"] = {
-                name: getattr(getattr(each.total, reference), measure)
-                for name, each in audit.gradients.items()
+                name: getattr(getattr(gradient.total, reference), measure)
+                for name, gradient in audit.gradients.items()
             }
     return line

@@ -86,8 +86,8 @@ def follow(
     iterations: int,
     rtol: float,
 ) -> Followed:
-    """Follow the loops of some examples to a relative residual of `rtol`, for `iterations` at most,
-    and decode their starts and ends. The end of a loop that does not settle stands for its z*."""
+    """Iterate the loops of examples to a relative residual of `rtol`, at most `iterations` times,
+    and decode their starts and ends. For a loop that does not settle, its end replaces z*."""
     steps, converged, states_solved = _follow(
         f, start, solved, _arrays(examples), jnp.asarray(iterations), jnp.asarray(rtol)
     )
@@ -107,8 +107,8 @@ def stays_solved(
     key: PRNGKeyArray,
     iterations: int,
 ) -> Bool[np.ndarray, "examples 3"]:
-    """Whether the answer of each example is right after `iterations`, after `LONGER` times as many,
-    and `iterations` after a push of relative size `PUSH` in a random direction."""
+    """Whether the answer of each example is right after `iterations`, after `LONGER * iterations`,
+    and `iterations` after a perturbation of relative size `PUSH` in a random direction."""
     keys = jr.split(key, len(examples[0]))
     ends = _stays_solved(f, start, solved, _arrays(examples), keys, jnp.asarray(iterations))
     return np.asarray(ends)
@@ -141,7 +141,7 @@ def four_tests(
 
 
 def _needs_iterations(followed: Followed) -> EquilibriumTest:
-    """A z* that solves nothing is no better than the start: its share is 0."""
+    """If no z* solves its example, the share is 0."""
     at_start, once, solved = followed.solved.T
     part = share(~(at_start | once)[solved])
     if len(solved) and not solved.any():
@@ -159,8 +159,8 @@ def _takes_longer(followed: list[Followed]) -> EquilibriumTest:
     """Spearman's rank correlation, with the interval of Bonett and Wright (2000)."""
     from scipy.stats import rankdata  # slow to import
 
-    steps = np.concatenate([each.steps for each in followed])
-    difficulty = np.concatenate([each.difficulty for each in followed])
+    steps = np.concatenate([group.steps for group in followed])
+    difficulty = np.concatenate([group.difficulty for group in followed])
     known = np.isfinite(steps) & np.isfinite(difficulty)
     steps, difficulty = steps[known], difficulty[known]
     value = low = high = slope = math.nan

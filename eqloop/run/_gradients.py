@@ -16,7 +16,7 @@ GRADIENTS_FILE = "gradients.json"
 
 @dataclasses.dataclass(frozen=True)
 class Likeness:
-    """A gradient g against a reference r; NaN where one of them is zero.
+    """A gradient g relative to a reference r; NaN if one of them is zero.
 
     **Attributes:**
 
@@ -30,7 +30,14 @@ class Likeness:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The gradient of some of the weights: its norm, and how it lies to the two references."""
+    """The gradient of a set of weights, relative to the two references.
+
+    **Attributes:**
+
+    - `norm`: its 2-norm.
+    - `backprop`: its likeness to full backpropagation.
+    - `implicit`: its likeness to the converged implicit gradient.
+    """
 
     norm: float
     backprop: Likeness
@@ -39,26 +46,30 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class AuditedGradient:
-    """One gradient of the mean loss of the batch: what it is like, and what it costs.
+    """One gradient of the mean loss of the batch: its likeness to the references, and its cost.
 
-    Counts are means over the examples (a batch waits for the slowest of them).
+    Counts are means over the examples (a batch waits for the slowest example).
 
     **Attributes:**
 
-    - `total`, `layers`: of all weights, and of those of each layer: a layer is the dotted path of
-        its weights in the model (`blocks.0.attention.query`), without their own names.
-    - `seconds`: of loss and gradient, the best of some runs; `compile_seconds`: tracing and
-        compiling, once; only tracing, where another gradient's program is the same.
-    - `evaluations`: of f going forwards.
-    - `repeated`: evaluations of f once more going backwards: one for each iteration that is gone
-        back through (two with `Backprop(checkpoints=...)`), and one to linearise f for a solve.
-    - `products`: with the transposed Jacobian of f. Each of an iteration that is gone back through
-        is one with respect to state and weights; the others, of a solve, to the state alone.
-    - `memory`: bytes of scratch memory that XLA sets aside for the program, its peak apart from
-        arguments and results (`temp_size_in_bytes`), or None where it does not say.
-    - `residual`: of the loop, the mean; `converged`: share of examples whose solve did.
-    - `backward_residual`: of the backward solve, the mean, or None where there is none;
-        `fallback`: share of examples whose solution was not used (see `BackwardReport`).
+    - `total`: the gradient of all weights.
+    - `layers`: layer -> the gradient of its weights. A layer is the dotted path of its weights in
+        the model (`blocks.0.attention.query`), without their own names.
+    - `seconds`: time of loss and gradient, the best of several runs.
+    - `compile_seconds`: time of tracing and compiling; only of tracing if another gradient has the
+        same program.
+    - `evaluations`: number of evaluations of f in the forward pass.
+    - `repeated`: number of evaluations of f in the backward pass: one per differentiated iteration
+        (two with `Backprop(checkpoints=...)`), and one to linearise f for a backward solve.
+    - `products`: number of products with the transposed Jacobian of f: one with respect to state
+        and weights per differentiated iteration, and those of the backward solve, with respect to
+        the state.
+    - `memory`: bytes of scratch memory that XLA reserves for the program, without arguments and
+        results (`temp_size_in_bytes`); None if XLA does not report it.
+    - `residual`: mean relative residual of the loop.
+    - `converged`: share of examples whose loop converged.
+    - `backward_residual`: mean relative residual of the backward solve; None without one.
+    - `fallback`: share of examples whose backward solution was not used (see `BackwardReport`).
     """
 
     total: Comparison
@@ -77,18 +88,19 @@ class AuditedGradient:
 
 @dataclasses.dataclass(frozen=True)
 class GradientAudit:
-    """The result of `eqloop.gradient_audit`.
+    """The results of `eqloop.gradient_audit`.
 
     **Attributes:**
 
-    - `examples`, `iterations`: of the batch, and of the loop.
-    - `rtol`, `max_steps`: tolerance and most steps of the converged implicit gradient.
-    - `share`: share of the examples in which that one is what it is called: both its solves, of
-        the loop and backwards, reached the tolerance. In the others there is no fixed point to
-        differentiate (or none was found), and what it holds is not a reference; where there are
-        no examples left, likeness to it is NaN.
-    - `gradients`: by name, the two references ("backprop", "implicit-converged") first.
-    - `seconds`: of the whole audit, compiling included.
+    - `examples`: number of examples of the batch.
+    - `iterations`: number of iterations of the loop.
+    - `rtol`: tolerance of the converged implicit gradient.
+    - `max_steps`: maximum number of steps of the converged implicit gradient.
+    - `share`: share of the examples for which the converged implicit gradient is a reference: its
+        forward and backward solves both reached the tolerance. For the other examples no fixed
+        point was found. If the share is 0, the likeness to this reference is NaN.
+    - `gradients`: name -> gradient, the two references ("backprop", "implicit-converged") first.
+    - `seconds`: time of the whole audit, with compilation.
     """
 
     examples: int
@@ -100,7 +112,7 @@ class GradientAudit:
     seconds: float
 
     def tables(self) -> dict[str, Any]:
-        """The attributes as nested plain values, NaN as None."""
+        """The audit as nested tables of plain values; NaN becomes None."""
         return to_table(self)
 
 

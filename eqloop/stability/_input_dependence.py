@@ -26,7 +26,7 @@ from ._work import Tick, silent
 PROBES = 2
 ORDERS = 20
 NUDGE = 1e-2
-"""Size of the change of an input by which smoothness is measured, relative to the input."""
+"""Relative size of the change of an input that measures smoothness."""
 LEAST = 8
 """Minimum number of examples for a linear probe; also used to test whether f depends on x."""
 
@@ -44,10 +44,14 @@ def input_dependence(
     **Arguments:**
 
     - `orbits`: from `follow_orbits`.
-    - `key`: a random key.
+    - `key`: random key of the tangent vectors.
     - `detail`: the subset of `orbits` that is differentiated; by default all.
     - `tolerance`: relative distance below which two fixed points count as one.
-    - `tick`: called with the name of each stage that is done (see `planned`).
+    - `tick`: called with the name of each finished stage (see `planned`).
+
+    **Returns:**
+
+    The `InputDependence`.
 
     ```python
     >>> import eqloop, jax.numpy as jnp, jax.random as jr
@@ -62,10 +66,14 @@ def input_dependence(
     """
     detail = orbits if detail is None else detail
     probe_key, nudge_key = jr.split(key)
-    there = np.flatnonzero(orbits.converged)
-    points, inputs = _rows(orbits.state)[there], _rows(orbits.xs, len(orbits))[there]
-    apart = pdist(points) / max(_size(points), np.finfo(float).tiny) if len(there) > 1 else None
-    labels = cluster(apart, tolerance) if apart is not None else np.zeros(len(there), int)
+    converged = np.flatnonzero(orbits.converged)
+    points, inputs = _rows(orbits.state)[converged], _rows(orbits.xs, len(orbits))[converged]
+    distances = (
+        pdist(points) / max(_size(points), np.finfo(float).tiny) if len(converged) > 1 else None
+    )
+    labels = (
+        cluster(distances, tolerance) if distances is not None else np.zeros(len(converged), int)
+    )
     counts, clusters = _growth(labels)
     spread = _spread(points, inputs)
     grid = geometric_grid(orbits.iterations)
@@ -75,24 +83,36 @@ def input_dependence(
     )
     sensitivity = np.sqrt(np.asarray(squares, np.float64))
     tick("sensitivity to the input")
-    home = np.flatnonzero(detail.converged)
-    implicit, smooth, through = np.full((3, len(detail)), math.nan)
-    at_home = detail.take(home)
-    if home.size:
-        squares = _implicit(at_home.f, at_home.state, at_home.xs, keys[home], _rtol(at_home))
-        implicit[home] = np.sqrt(np.asarray(squares, np.float64))
+    converged_detail = np.flatnonzero(detail.converged)
+    implicit, smooth_ratio, through_start = np.full((3, len(detail)), math.nan)
+    at_fixed_points = detail.take(converged_detail)
+    if converged_detail.size:
+        squares = _implicit(
+            at_fixed_points.f,
+            at_fixed_points.state,
+            at_fixed_points.xs,
+            keys[converged_detail],
+            _rtol(at_fixed_points),
+        )
+        implicit[converged_detail] = np.sqrt(np.asarray(squares, np.float64))
     tick("derivative of the fixed points")
-    if home.size:
-        smooth[home] = smoothness(at_home, key=nudge_key)
-        through[home] = _through_start(at_home, keys[home], np.asarray(tangents, np.float64)[home])
+    if converged_detail.size:
+        smooth_ratio[converged_detail] = smoothness(at_fixed_points, key=nudge_key)
+        through_start[converged_detail] = _through_start(
+            at_fixed_points,
+            keys[converged_detail],
+            np.asarray(tangents, np.float64)[converged_detail],
+        )
     tick("smoothness")
     with np.errstate(divide="ignore", invalid="ignore"):
         agreement = sensitivity[:, -1] / implicit
-        kept = np.where(detail.converged, sensitivity[:, -1] / sensitivity[:, 0], math.nan)
+        kept_sensitivity = np.where(
+            detail.converged, sensitivity[:, -1] / sensitivity[:, 0], math.nan
+        )
     plane, share_in_plane = _plane(points)
-    flat: list[list[float] | None] = [None] * len(orbits)
-    for example, point in zip(there, plane, strict=True):
-        flat[example] = point.tolist()
+    coordinates: list[list[float] | None] = [None] * len(orbits)
+    for example, point in zip(converged, plane, strict=True):
+        coordinates[example] = point.tolist()
     return InputDependence(
         tolerance=tolerance,
         inputs=counts,
@@ -104,13 +124,13 @@ def input_dependence(
         iterations=grid,
         recall=_sees_input(orbits.take(np.arange(min(LEAST, len(orbits))))),
         sensitivity=band(sensitivity[:, np.array(grid) - 1]),
-        kept=summary(kept),
+        kept=summary(kept_sensitivity),
         implicit=summary(implicit),
         agreement=summary(agreement),
-        smoothness=summary(smooth),
-        through_start=summary(through),
-        probe=linear_probe(take(orbits.state, there), take(orbits.xs, there)),
-        points=flat,
+        smoothness=summary(smooth_ratio),
+        through_start=summary(through_start),
+        probe=linear_probe(take(orbits.state, converged), take(orbits.xs, converged)),
+        points=coordinates,
         plane=share_in_plane,
     )
 
@@ -132,9 +152,9 @@ def cluster(distances: Float[np.ndarray, " pairs"], tolerance: float) -> Int[np.
 
 
 def smoothness(orbits: Orbits, *, key: PRNGKeyArray) -> Float[np.ndarray, " examples"]:
-    """`|z*(x + d) - z*(x)|` over `|(I - J)^-1 df/dx d|`, for a random d of a hundredth of x: 1
-    where z* is differentiable and d small enough. NaN where a loop did not converge, or where the
-    fixed point does not depend on the input to first order."""
+    """`|z*(x + d) - z*(x)| / |(I - J)^-1 df/dx d|` for a random d with 1 % of the norm of x: 1 if
+    z* is differentiable and d small enough. NaN if a loop did not converge, or if the fixed point
+    does not depend on the input to first order."""
     rtol = orbits.min_residual
     keys = jr.split(key, len(orbits))
     moved, nudge, _ = _nudge(orbits.xs, keys)
@@ -144,10 +164,10 @@ def smoothness(orbits: Orbits, *, key: PRNGKeyArray) -> Float[np.ndarray, " exam
     )
     secant = np.asarray(_difference(state, orbits.state), np.float64)
     tangent = np.asarray(tangent, np.float64)
-    # Rounding may keep a residual above `rtol` for ever: what counts is that it moved by more.
+    # Rounding may keep a residual above `rtol`: it suffices that z* moved by much more.
     sizes = np.linalg.norm(_rows(orbits.state), axis=1)
-    known = orbits.converged & (converged | (secant > 100 * rtol * sizes)) & (tangent > 0)
-    return np.where(known, secant / np.where(tangent > 0, tangent, 1), math.nan)
+    is_known = orbits.converged & (converged | (secant > 100 * rtol * sizes)) & (tangent > 0)
+    return np.where(is_known, secant / np.where(tangent > 0, tangent, 1), math.nan)
 
 
 def _through_start(
@@ -161,27 +181,27 @@ def _through_start(
     state, converged = converge_from(orbits, z0s, moved, orbits.rate)
     tangent = tangents * np.asarray(sizes, np.float64)
     secant = np.asarray(_difference(state, orbits.state), np.float64)
-    known = orbits.converged & converged & (tangent > 0)
-    return np.where(known, secant / np.where(tangent > 0, tangent, 1), math.nan)
+    is_known = orbits.converged & converged & (tangent > 0)
+    return np.where(is_known, secant / np.where(tangent > 0, tangent, 1), math.nan)
 
 
 def _sees_input(orbits: Orbits) -> bool:
     """Whether f changes as a function of the state if the input is that of another example."""
-    others = take(orbits.xs, np.roll(np.arange(len(orbits)), 1))
-    return bool(np.any(_changes(orbits.f, orbits.state, orbits.xs, others)))
+    other_inputs = take(orbits.xs, np.roll(np.arange(len(orbits)), 1))
+    return bool(np.any(_changes(orbits.f, orbits.state, orbits.xs, other_inputs)))
 
 
 def linear_probe(states: PyTree, inputs: PyTree) -> float | None:
-    """R^2, on the quarter of the examples that was held out, of a ridge regression of the inputs on
-    the states; None for fewer than 8 examples, and where the inputs do not vary.
+    """R^2 of a ridge regression of the inputs on the states, on a held-out quarter of the examples;
+    None for fewer than 8 examples, or if the inputs do not vary.
 
-    Where state and input are arrays over the same cells, the regression is from each cell to its
-    own input, else from the whole state to the whole input.
+    If state and input are arrays over the same cells, the regression is from each cell to the input
+    of that cell, otherwise from the whole state to the whole input.
     """
     z, x = _rows(states), _rows(inputs)
     if len(z) < LEAST or not x.size:
         return None
-    kept = len(z) - len(z) // 4
+    train_count = len(z) - len(z) // 4
     z_leaves, x_leaves = jtu.tree_leaves(states), jtu.tree_leaves(inputs)
     cells = [leaf.shape[:-1] for leaf in (*z_leaves, *x_leaves)]
     if len(z_leaves) == len(x_leaves) == 1 and cells[0] == cells[1] != ():
@@ -191,7 +211,7 @@ def linear_probe(states: PyTree, inputs: PyTree) -> float | None:
         )
     train, test = (
         [a[part].reshape(-1, a.shape[-1]) for a in (z, x)]
-        for part in (slice(kept), slice(kept, None))
+        for part in (slice(train_count), slice(train_count, None))
     )
     z_mean, x_mean = train[0].mean(0), train[1].mean(0)
     total = np.sum((test[1] - x_mean) ** 2)
@@ -199,7 +219,7 @@ def linear_probe(states: PyTree, inputs: PyTree) -> float | None:
         return None
     a, b = train[0] - z_mean, train[1] - x_mean
     ridge = 1e-3 * np.mean(np.square(a)) * len(a)
-    if ridge == 0:  # all states are one: nothing can be read off
+    if ridge == 0:  # all states are equal, so they have no information
         return 0.0
     if len(a) < a.shape[1]:  # the smaller of two equal systems
         weights = a.T @ np.linalg.solve(a @ a.T + ridge * np.eye(len(a)), b)
@@ -209,7 +229,7 @@ def linear_probe(states: PyTree, inputs: PyTree) -> float | None:
 
 
 def _growth(labels: np.ndarray) -> tuple[list[int], list[float]]:
-    """Distinct labels among the first n, averaged over orders of the examples."""
+    """Number of distinct labels among n examples, averaged over orders: (n, mean number)."""
     if not len(labels):
         return [], []
     counts = sorted({*(2**k for k in range(len(labels).bit_length())), len(labels)})
@@ -220,19 +240,19 @@ def _growth(labels: np.ndarray) -> tuple[list[int], list[float]]:
 
 
 def _spread(points: np.ndarray, inputs: np.ndarray) -> tuple[float, float, float]:
-    """Mean pairwise distance over size, of the points over that of the inputs; 95 % by
-    resampling."""
+    """Mean pairwise distance relative to the mean norm, of the points divided by that of the
+    inputs; with a bootstrap interval of 95 %."""
     if len(points) < 3 or not inputs.size or _size(inputs) == 0:
         return math.nan, math.nan, math.nan
     z, x = (squareform(pdist(a)) / max(_size(a), np.finfo(float).tiny) for a in (points, inputs))
     if not x.any():
         return math.nan, math.nan, math.nan
-    drawn = np.random.default_rng(0).integers(0, len(z), (500, len(z)))
-    # An example drawn twice is no pair with itself: only pairs of different examples count, and
-    # their number cancels in the quotient.
+    resamples = np.random.default_rng(0).integers(0, len(z), (500, len(z)))
+    # An example that is drawn twice has distance 0 to itself, so only pairs of different examples
+    # count; their number cancels in the quotient.
     ratios = [
         z[np.ix_(rows, rows)].sum() / total
-        for rows in drawn
+        for rows in resamples
         if (total := x[np.ix_(rows, rows)].sum()) > 0
     ]
     tail = (1 - CONFIDENCE) / 2
@@ -241,20 +261,20 @@ def _spread(points: np.ndarray, inputs: np.ndarray) -> tuple[float, float, float
 
 
 def _plane(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Coordinates along the two main directions, and their share of the variance."""
+    """Coordinates along the two principal directions, and their share of the variance."""
     if len(points) < 2:
         return np.zeros((len(points), 2)), math.nan
     u, s, _ = np.linalg.svd(points - points.mean(0), full_matrices=False)
-    flat = np.zeros((len(points), 2))
-    kept = min(2, len(s))
-    flat[:, :kept] = u[:, :kept] * s[:kept]
+    coordinates = np.zeros((len(points), 2))
+    count = min(2, len(s))
+    coordinates[:, :count] = u[:, :count] * s[:count]
     total = np.sum(s**2)
-    return flat, float(np.sum(s[:2] ** 2) / total) if total else math.nan
+    return coordinates, float(np.sum(s[:2] ** 2) / total) if total else math.nan
 
 
 def _rows(tree: PyTree, examples: int = 0) -> Float[np.ndarray, "examples size"]:
-    """Each example as one row, in float64; what is not a floating-point number does not count.
-    `examples` is their number where there may be no array to tell it."""
+    """Each example as one row in float64; only floating-point arrays count. `examples` is the
+    number of rows if there is no such array."""
     leaves = [leaf for leaf in jtu.tree_leaves(tree) if eqx.is_inexact_array(leaf)]
     flat = [
         np.asarray(leaf, np.float64).reshape(len(leaf), math.prod(leaf.shape[1:]))
@@ -264,7 +284,7 @@ def _rows(tree: PyTree, examples: int = 0) -> Float[np.ndarray, "examples size"]
 
 
 def _size(rows: np.ndarray) -> float:
-    """The mean norm."""
+    """The mean norm of the rows."""
     return float(np.linalg.norm(rows, axis=1).mean()) if rows.size else 0.0
 
 
@@ -273,12 +293,12 @@ def _rtol(orbits: Orbits) -> float:
 
 
 def _solve(f, z, x, v: PyTree, rtol: float) -> PyTree:
-    """`(I - J)^-1 df/dx v`; NaN where it could not be solved."""
-    right = input_jacobian(f, z, x).mv(v)
+    """`(I - J)^-1 df/dx v`; NaN if the linear solve failed."""
+    rhs = input_jacobian(f, z, x).mv(v)
     solution = solve_identity_minus(
-        state_jacobian(f, z, x).mv, right, rtol=rtol, restart=20, cycles=10
+        state_jacobian(f, z, x).mv, rhs, rtol=rtol, restart=20, cycles=10
     )
-    zero = two_norm(right) == 0  # then u = 0, which meets no relative tolerance
+    zero = two_norm(rhs) == 0  # then u = 0, for which a relative residual is undefined
     return jtu.tree_map(
         lambda u: jnp.where(zero, 0, jnp.where(solution.solved, u, jnp.nan)), solution.u
     )
@@ -291,9 +311,9 @@ def _push_forward(
     """`|dz_t/dx|_F^2` after each iteration, by Hutchinson's estimate `|A|_F^2 = E |A v|^2` with
     Gaussian v; and `|dz_T/dx v| / |v|` for the first v."""
 
-    def one(f, start, z0, x, key):
-        floats, rest = eqx.partition(x, eqx.is_inexact_array)
-        # Mapped over keys, as inputs without floating-point arrays have probes without any.
+    def push_one(f, start, z0, x, key):
+        floats, static = eqx.partition(x, eqx.is_inexact_array)
+        # Map over keys: inputs without floating-point arrays give probes without arrays.
         probe_keys = jr.split(key, PROBES)
         probes = jax.vmap(lambda k: normal_like(x, k))(probe_keys)
 
@@ -301,22 +321,22 @@ def _push_forward(
             if start is None:
                 return jtu.tree_map(jnp.zeros_like, z0)
             v = normal_like(x, k)
-            return jax.jvp(lambda floats: start(eqx.combine(floats, rest)), (floats,), (v,))[1]
+            return jax.jvp(lambda floats: start(eqx.combine(floats, static)), (floats,), (v,))[1]
 
         def body(carry, _):
             z, tangents = carry
             value, push = jax.linearize(
-                lambda z, floats: f(z, eqx.combine(floats, rest)), z, floats
+                lambda z, floats: f(z, eqx.combine(floats, static)), z, floats
             )
             tangents = jax.vmap(push)(tangents, probes)
             return (value, tangents), jnp.mean(jnp.square(jax.vmap(two_norm)(tangents)))
 
         (_, tangents), squares = jax.lax.scan(body, (z0, jax.vmap(begin)(probe_keys)), length=steps)
-        first, v = (jtu.tree_map(lambda leaf: leaf[0], tree) for tree in (tangents, probes))
+        first_tangent, v = (jtu.tree_map(lambda leaf: leaf[0], tree) for tree in (tangents, probes))
         size = two_norm(v).astype(squares.dtype)
-        return squares, two_norm(first) / jnp.where(size > 0, size, 1)
+        return squares, two_norm(first_tangent) / jnp.where(size > 0, size, 1)
 
-    return eqx.filter_vmap(one, in_axes=(None, None, 0, 0, 0))(f, start, z0s, xs, keys)
+    return eqx.filter_vmap(push_one, in_axes=(None, None, 0, 0, 0))(f, start, z0s, xs, keys)
 
 
 @eqx.filter_jit
@@ -325,46 +345,46 @@ def _implicit(
 ) -> Float[Array, " examples"]:
     """`|(I - J)^-1 df/dx|_F^2`, with the same v as `_push_forward` for the same keys."""
 
-    def one(f, state, x, key):
-        def solved(k):
+    def squared_norm(f, state, x, key):
+        def norm(k):
             return two_norm(_solve(f, state, x, normal_like(x, k), rtol))
 
-        return jnp.mean(jnp.square(jax.vmap(solved)(jr.split(key, PROBES))))
+        return jnp.mean(jnp.square(jax.vmap(norm)(jr.split(key, PROBES))))
 
-    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, states, xs, keys)
+    return eqx.filter_vmap(squared_norm, in_axes=(None, 0, 0, 0))(f, states, xs, keys)
 
 
 @eqx.filter_jit
 def _nudge(xs: PyTree, keys: PRNGKeyArray) -> tuple[PyTree, PyTree, Float[Array, " examples"]]:
-    """The inputs, each with a small change added; the changes, in the direction of the first v of
-    `_push_forward`; and their norms."""
+    """The inputs with a small change added; the changes, in the direction of the first v of
+    `_push_forward`; and the norms of the changes."""
 
-    def one(x, key):
-        floats, rest = eqx.partition(x, eqx.is_inexact_array)
+    def nudge_one(x, key):
+        floats, static = eqx.partition(x, eqx.is_inexact_array)
         d = normal_like(x, jr.split(key, PROBES)[0])
         length = two_norm(d)
         scale = NUDGE * two_norm(floats) / jnp.where(length > 0, length, 1)
         d = jtu.tree_map(lambda a: a * scale.astype(a.dtype), d)
         moved = jtu.tree_map(lambda a, b: a + b, floats, d)
-        return eqx.combine(moved, rest), d, two_norm(d)
+        return eqx.combine(moved, static), d, two_norm(d)
 
-    return jax.vmap(one)(xs, keys)
+    return jax.vmap(nudge_one)(xs, keys)
 
 
 @eqx.filter_jit
 def _tangent(f, states: PyTree, xs: PyTree, nudges: PyTree, rtol: float):
-    def one(f, state, x, d):
+    def norm(f, state, x, d):
         return two_norm(_solve(f, state, x, d, rtol))
 
-    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, states, xs, nudges)
+    return eqx.filter_vmap(norm, in_axes=(None, 0, 0, 0))(f, states, xs, nudges)
 
 
 @eqx.filter_jit
-def _changes(f, states: PyTree, xs: PyTree, others: PyTree):
-    def one(f, z, x, other):
-        return two_norm(subtract(f(z, x), f(z, other))) > 0
+def _changes(f, states: PyTree, xs: PyTree, other_inputs: PyTree):
+    def has_changed(f, z, x, other_x):
+        return two_norm(subtract(f(z, x), f(z, other_x))) > 0
 
-    return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, states, xs, others)
+    return eqx.filter_vmap(has_changed, in_axes=(None, 0, 0, 0))(f, states, xs, other_inputs)
 
 
 @eqx.filter_jit

@@ -1,4 +1,4 @@
-"""From numbers to three statements, each with what it rests on. There is no score."""
+"""Three statements from numbers, each with its evidence. There is no score."""
 
 from .._numbers import format_number
 from ._orbits import NEAR
@@ -7,30 +7,34 @@ from ._statistics import Share, Summary
 from ._words import Verdict
 
 MOST, FEW = 0.9, 0.1
-"""Shares of the examples from which a thing holds for (nearly) all, or for hardly any."""
+"""Shares of the examples above which a property holds for most, or below which for few."""
 EXPLODES = 1e2
-"""Of `|dL/dz_t| / |dL/dz_T|`. That it falls to nothing is no defect: so it must where a loop
+"""Limit on `|dL/dz_t| / |dL/dz_T|`. A ratio near zero is no defect: it is necessary if a loop
 forgets its start."""
 CONDITION = 1e3
-"""Of I - J, from which float32 has fewer than four digits of the implicit gradient."""
+"""Limit on the condition of I - J; above it float32 has fewer than four digits of the gradient."""
 CONSTANT = 1e-3
-"""A sensitivity of the end below this part of that after one iteration is none."""
+"""Sensitivity after the last iteration, relative to the first, below which it counts as zero."""
 
 
 def judge(
-    reach: Reachability, depend: InputDependence, shape: Geometry, spectrum: Spectrum
+    reachability: Reachability,
+    input_dependence: InputDependence,
+    geometry: Geometry,
+    spectrum: Spectrum,
 ) -> dict[str, Statement]:
-    """One statement for each axis; see `Statement`."""
+    """One statement per axis; see `Statement`."""
     return {
-        "reachability": judge_reachability(reach),
-        "input_dependence": judge_input_dependence(reach, depend),
-        "geometry": judge_geometry(reach, shape, spectrum),
+        "reachability": judge_reachability(reachability),
+        "input_dependence": judge_input_dependence(reachability, input_dependence),
+        "geometry": judge_geometry(reachability, geometry, spectrum),
     }
 
 
 def judge_reachability(reach: Reachability) -> Statement:
-    """ "reached from every start", "reached from its own start", "reached in part", "not
-    reached"; or not measurable, where it depends on orbits that are too slow to tell."""
+    """Judge whether the loops reach fixed points: "reached from every start", "reached from its own
+    start", "reached in part" or "not reached"; not measurable if orbits that are too slow to
+    classify decide."""
     own, gaussian = reach.shares["converged"], reach.starts["gaussian"]
     other = reach.starts["other"]
     numbers = {
@@ -51,17 +55,20 @@ def judge_reachability(reach: Reachability) -> Statement:
     unresolved = reach.shares["unresolved"]
     if unresolved.hits:
         because += (
-            f"; {_of(unresolved)} have such a residual too, but their steps became smaller so "
-            f"slowly that by |f(z) - z| / (1 - rate) they are more than {100 * NEAR:g} % from "
-            "where they go, if they go anywhere: more iterations would tell"
+            f"; {_of(unresolved)} have such a residual too, but their steps shrink so slowly "
+            f"that, by |f(z) - z| / (1 - rate), they are more than {100 * NEAR:g} % away from a "
+            "limit, if there is one: use more iterations"
         )
-    named = {"converged", "unresolved"}
-    rest = {name: each for name, each in reach.shares.items() if name not in named and each.hits}
-    if rest:
+    others = {
+        name: outcome
+        for name, outcome in reach.shares.items()
+        if name not in ("converged", "unresolved") and outcome.hits
+    }
+    if others:
         because += f"; the others within {reach.iterations[-1]} iterations: " + ", ".join(
-            f"{s.hits} {name}" for name, s in rest.items()
+            f"{outcome.hits} {name}" for name, outcome in others.items()
         )
-    # Those from other fixed points cannot be asked where there are none.
+    # Without other fixed points the shares of starts from them have a count of 0.
     starts = (gaussian.converged, gaussian.same, other.converged, other.same)
     if own.share < MOST and own.share + unresolved.share >= FEW and unresolved.hits:
         verdict = Verdict.NOT_MEASURABLE
@@ -69,7 +76,7 @@ def judge_reachability(reach: Reachability) -> Statement:
         verdict = Verdict.NOT_REACHED
     elif own.share < MOST:
         verdict = Verdict.REACHED_IN_PART
-    elif all(each.count == 0 or each.share >= MOST for each in starts):
+    elif all(start.count == 0 or start.share >= MOST for start in starts):
         verdict = Verdict.REACHED_FROM_EVERY_START
     else:
         verdict = Verdict.REACHED_FROM_OWN_START
@@ -77,18 +84,19 @@ def judge_reachability(reach: Reachability) -> Statement:
 
 
 def judge_input_dependence(reach: Reachability, depend: InputDependence) -> Statement:
-    """ "smooth in the input", "differs, not smoothly", "differs, smoothness not measurable", "few
-    fixed points", "one fixed point, whatever the input".
+    """Judge how the fixed points depend on the input: "smooth in the input", "differs, not
+    smoothly", "differs, smoothness not measurable", "few fixed points" or "one fixed point,
+    whatever the input".
 
-    Where z* owes to the start what it owes to the input (all of it, where f does not see x), it is
-    judged by runs that begin anew at the start of another input, else by `(I - J)^-1 df/dx`.
+    If z* depends on the input through the start (entirely so if f does not see x), smoothness is
+    measured by loops that restart at the start of another input, otherwise by `(I - J)^-1 df/dx`.
     """
     converged = reach.shares["converged"].hits
     if converged < 2:
         return Statement(
             Verdict.NOT_MEASURABLE,
             f"{converged} of {reach.shares['converged'].count} examples reached a fixed "
-            "point; it takes two to compare.",
+            "point; a comparison needs two.",
             {},
         )
     count, of = depend.clusters[-1], depend.inputs[-1]
@@ -108,7 +116,7 @@ def judge_input_dependence(reach: Reachability, depend: InputDependence) -> Stat
         f"{_distinct(count)} for {of} inputs; |dz_t/dx| is {first:.2g} after one iteration "
         f"and {last:.2g} after the last"
     )
-    # Of what the starts do to z* nothing is known where they are the same for every x.
+    # The influence of the starts on z* is unknown if they are the same for every x.
     through = _known(depend.through_start) and not _within(depend.agreement, 0.5, 2)
     if not depend.recall:
         because += "; the map does not see x, which acts through the start alone"
@@ -118,7 +126,7 @@ def judge_input_dependence(reach: Reachability, depend: InputDependence) -> Stat
     smooth = depend.through_start if through else depend.smoothness
     still = depend.kept.median <= CONSTANT
     if _known(smooth) and not still:
-        because += f"; a small change of x moves z* by {smooth.median:.2g} of what that says"
+        because += f"; a small change of x moves z* by {smooth.median:.2g} of that prediction"
     if count <= 1:
         verdict = Verdict.ONE_FIXED_POINT
     elif depend.distinct < 0.5:
@@ -141,7 +149,8 @@ def judge_input_dependence(reach: Reachability, depend: InputDependence) -> Stat
 
 
 def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> Statement:
-    """ "stable", "stable, conditioning not measurable", "exploding" or "ill-conditioned"."""
+    """Judge the backward pass: "stable", "stable, conditioning not measurable", "exploding" or
+    "ill-conditioned"."""
     back = shape.gradient_norm.median[0]
     largest = max((v for v in shape.gradient_norm.high if v == v), default=float("nan"))
     numbers = {
@@ -166,8 +175,8 @@ def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> 
             f"; the leading Lyapunov exponent is {spectrum.lyapunov[0].median:.2f} per iteration"
         )
     if not shape.solved.count:
-        what = "none looked at here" if reach.shares["converged"].hits else "nothing"
-        because += f"; {what} converged, so that there is no implicit gradient to condition"
+        loops = "no loop measured here" if reach.shares["converged"].hits else "no loop"
+        because += f"; {loops} converged, so there is no implicit gradient to measure"
     else:
         condition = format_number(shape.condition.median, ".2g", missing=Verdict.NOT_MEASURABLE)
         because += (
@@ -180,7 +189,7 @@ def judge_geometry(reach: Reachability, shape: Geometry, spectrum: Spectrum) -> 
     elif shape.solved.count and (shape.solved.share < MOST or shape.condition.median > CONDITION):
         verdict = Verdict.ILL_CONDITIONED
     elif 2 * shape.condition.count < shape.solved.count:
-        # Those that could not be measured are the worst conditioned: the median is unknown.
+        # Points that could not be measured have the worst conditioning, so the median is unknown.
         verdict = Verdict.CONDITIONING_UNKNOWN
     else:
         verdict = Verdict.STABLE
@@ -196,13 +205,15 @@ def _fixed_points(count: int) -> str:
 
 
 def _radius(spectrum: Spectrum) -> str:
-    """Of the Jacobian at fixed points, and why it is not known where it is not."""
+    """The spectral radius at fixed points as text; if it is unknown, the reason."""
     if _known(spectrum.radius_at_fixed_points):
         return f"{spectrum.radius_at_fixed_points.median:.2f}"
     errors = [
         error
-        for error, there in zip(spectrum.radius_error.values, spectrum.at_fixed_point, strict=True)
-        if there and error == error
+        for error, is_fixed in zip(
+            spectrum.radius_error.values, spectrum.at_fixed_point, strict=True
+        )
+        if is_fixed and error == error
     ]
     return Verdict.NOT_MEASURABLE + (
         f" (J is too far from normal: to ± {max(errors):.1g})" if errors else ""

@@ -1,4 +1,4 @@
-"""How many floating-point operations a run is: counted from its spec, before or after it."""
+"""Count the floating-point operations of a run from its spec."""
 
 import dataclasses
 import functools
@@ -14,8 +14,8 @@ from .._errors import InputError
 from ..run import ModelSpec, Spec, gradient_facts, solver_facts
 
 _BACKWARD = 2
-"""A backward pass costs about two forward ones. What is computed again to save memory is left out,
-as is usual: it is not what the gradient needs."""
+"""Cost of a backward pass in forward passes. As usual, recomputation that saves memory does not
+count."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,9 @@ class Cost:
 
     **Attributes:**
 
-    - `iteration`: one iteration of the loop; `ends`: embedding, injection and readout.
+    - `iteration`: FLOPs of one iteration of the loop.
+    - `ends`: FLOPs of embedding, injection and readout.
+    - `parameters`: number of parameters.
     """
 
     iteration: float
@@ -32,8 +34,8 @@ class Cost:
     parameters: int
 
     def training(self, spec: Spec) -> float:
-        """Of a whole training run, on average over what the loss draws. With a solver that stops
-        by itself: an upper bound, as if no solve converged before `solver.max_steps`."""
+        """FLOPs of a whole training run, averaged over the random numbers of the loss. For a solver
+        that stops by itself this is an upper bound: `solver.max_steps` steps per solve."""
         total = 0.0
         for stage in spec.stages:
             forward, differentiated, reads = iterations(stage.spec)
@@ -43,42 +45,42 @@ class Cost:
         return total
 
     def evaluation(self, examples: int, iterations: float, reads: int) -> float:
-        """Of `examples`, each iterated so often and read out `reads` times."""
+        """FLOPs of evaluating `examples`, with `iterations` and `reads` readouts per example."""
         return examples * (iterations * self.iteration + reads * self.ends)
 
 
 def iterations(spec: Spec) -> tuple[float, float, int]:
-    """Of one training example on average: iterations without gradient, with it, and readouts.
+    """Mean numbers for one training example: iterations without and with gradient, and readouts.
 
     The progressive loss draws `n ~ U{0 .. m-1}` iterations without gradient and then
     `k ~ U{1 .. m-n}` with it, m being `solver.steps`: means `(m - 1) / 2` and `(m + 3) / 4`. A
-    start at the solution takes a whole solve before that.
+    start at the solution needs a whole solve before that.
     """
     solver, loss = spec.solver, spec.train.loss
-    most = solver.max_steps if solver.converges else solver.steps
+    max_steps = solver.max_steps if solver.converges else solver.steps
     # All laws of a budget have this mean, up to clipping.
-    whole = most if solver.budget == "fixed" else (solver.budget_least + most) / 2
-    whole *= solver_facts(solver.name).evaluations
-    first = whole if solver.start == "solution" else 0
+    mean_steps = max_steps if solver.budget == "fixed" else (solver.budget_least + max_steps) / 2
+    mean_steps *= solver_facts(solver.name).evaluations
+    start_steps = mean_steps if solver.start == "solution" else 0
     if loss == "mean":
-        return first + spec.train.burn_in / 2, solver.steps, solver.steps
-    total = (most - 1) / 2 + (most + 3) / 4 if loss == "progressive" else whole
+        return start_steps + spec.train.burn_in / 2, solver.steps, solver.steps
+    total = (max_steps - 1) / 2 + (max_steps + 3) / 4 if loss == "progressive" else mean_steps
     gradient = gradient_facts(solver.gradient)
     with_gradient = gradient.differentiated(solver, total)
     if gradient.whole and loss == "progressive":
         with_gradient = (solver.steps + 3) / 4
-    # What is not inside the loop comes on top of its iterations.
+    # A gradient outside the loop adds its iterations to those of the loop.
     forward = total - min(with_gradient, total) * gradient.inside
     # A solve that ends on the way makes one more iteration. Its correction differentiates another
-    # one, and reads the state out.
+    # iteration, and decodes the state.
     states = spec.train.correction_states if spec.train.correction else 0
-    return first + forward + states, with_gradient + states, 1 + states
+    return start_steps + forward + states, with_gradient + states, 1 + states
 
 
 @functools.lru_cache(maxsize=64)
 def count(model: ModelSpec) -> Cost:
-    """As XLA counts the operations of the program for one example, before it is optimised."""
-    made = eqx.filter_eval_shape(make_model, model, jax.random.key(0))
+    """The operations of the program for one example, as XLA counts them before optimisation."""
+    shapes = eqx.filter_eval_shape(make_model, model, jax.random.key(0))
     x = jax.ShapeDtypeStruct((*model.grid, model.channels), jnp.float32)
 
     def ends(model, x):
@@ -88,12 +90,12 @@ def count(model: ModelSpec) -> Cost:
     def iteration(model, z, r):
         return model.loop()(z, r)
 
-    e = eqx.filter_eval_shape(lambda model, x: model.embed(x), made, x)
-    r = eqx.filter_eval_shape(lambda model, e: model.loop().inject(e), made, e)
-    weights = jax.tree.leaves(eqx.filter(made, lambda leaf: hasattr(leaf, "shape")))
+    e = eqx.filter_eval_shape(lambda model, x: model.embed(x), shapes, x)
+    r = eqx.filter_eval_shape(lambda model, e: model.loop().inject(e), shapes, e)
+    weights = jax.tree.leaves(eqx.filter(shapes, lambda leaf: hasattr(leaf, "shape")))
     return Cost(
-        iteration=_flops(iteration, made, e, r),
-        ends=_flops(ends, made, x),
+        iteration=_flops(iteration, shapes, e, r),
+        ends=_flops(ends, shapes, x),
         parameters=sum(math.prod(leaf.shape) for leaf in weights),
     )
 

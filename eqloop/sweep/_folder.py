@@ -51,8 +51,8 @@ class Sweep:
     sweep.toml           the grid, as it was given
     cells.json           its cells and their values on the axes, and a hash of sweep.toml
     runs/CELL/           one run folder each, as `eqloop train` writes it
-    state/CELL.json      how it ended; absent before that
-    state/CELL.lock      held by the process that works at it, and by no other
+    state/CELL.json      its result; absent before it has ended
+    state/CELL.lock      locked by the process that runs it
     ```
     """
 
@@ -63,8 +63,8 @@ class Sweep:
         return self.path / RUNS / cell.name
 
     def ended(self, cell: Cell) -> CellResult | None:
-        """The result of a cell, or None before there is one, and where its run or an evaluation of
-        it has been deleted. A cell whose result is damaged has failed: what it says is unknown."""
+        """The result of a cell; None before it has ended, or if its run or an evaluation of it was
+        deleted. A cell with a damaged result has failed, since the result is unknown."""
         try:
             result = read_cell_result(self.path, cell.name)
         except InputError:
@@ -80,12 +80,12 @@ class Sweep:
         save_cell_result(self.path, cell.name, result)
 
     def forget(self, cell: Cell) -> None:
-        """It has not ended: whoever works next does it again, from where its run stands."""
+        """Delete the result of a cell, so that it continues from the state of its run."""
         state_path(self.path, cell.name).unlink(missing_ok=True)
 
     def retry(self) -> None:
-        """Forget the cells that have failed, or were evaluated in another way than is now wanted;
-        a cell that another process works at is its own affair."""
+        """Forget the cells that have failed, or that were evaluated with other options than now;
+        cells that another process runs are not changed."""
 
         def serves(cell: Cell) -> bool:
             ended = self.ended(cell)
@@ -99,8 +99,8 @@ class Sweep:
 
     @contextlib.contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
-        """Whether the cell is ours to work at, for as long as the context lasts (`exclusive`).
-        **Raises** `InputError` where its lock is no file."""
+        """Claim a cell for the duration of the context (`exclusive`); yields whether it succeeded.
+        **Raises** `InputError` if its lock is not a file."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(exclusive(self._lock(cell)))
@@ -112,7 +112,7 @@ class Sweep:
             yield True
 
     def worker(self, cell: Cell) -> int | None:
-        """The process that claimed the cell last and has not given it back; it may be dead."""
+        """The process that claimed the cell last and has not released it; it may be dead."""
         try:
             return int(read_bytes(self._lock(cell)).split()[0])
         except (OSError, ValueError, IndexError):
@@ -122,23 +122,23 @@ class Sweep:
         return self.path / STATE / f"{cell.name}.lock"
 
     def busy(self, cell: Cell) -> bool:
-        """Whether a process works at it, on whatever machine."""
+        """Whether a process runs the cell, on any machine."""
         if self.worker(cell) is None:
             return False
         with self.claim(cell) as ours:
             return not ours
 
     def opened(self, cell: Cell) -> Run | None:
-        """Its run, where it has begun. **Raises** `InputError` for a damaged one."""
+        """The run of a cell, if it has begun. **Raises** `InputError` for a damaged run."""
         path = self.run(cell)
         return open_run(path) if (path / SPEC).exists() else None
 
 
 def plan_sweep(path: Path, grid: Grid) -> Sweep:
-    """What `create_sweep` begins or takes up, before anything is written. **Raises** as it does."""
+    """The sweep that `create_sweep` starts or continues, without writing. **Raises** as it does."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: choose another --out")
-    # What a process that was killed as it began leaves is not in the way.
+    # Leftovers of a process that was killed at its start do not count.
     own = re.compile(rf"\.{re.escape(GRID)}.*{re.escape(TEMPORARY)}")
     others = path.exists() and [each for each in path.iterdir() if not own.fullmatch(each.name)]
     if others and not (path / GRID).is_file():  # in this order: it may be made meanwhile
@@ -160,16 +160,15 @@ def plan_sweep(path: Path, grid: Grid) -> Sweep:
 
 
 def create_sweep(path: Path, grid: Grid) -> Sweep:
-    """Begin a sweep in `path`, or take up the one that is there with `grid` in place of its own:
-    cells that are new are missing, those that are gone are left alone.
+    """Start a sweep in `path`, or continue the existing one with `grid` as its new grid: new cells
+    are scheduled; runs of cells that left the grid are kept but ignored.
 
-    **Raises** `InputError` where something else is in the way, or where a cell has been run with
-    another spec than it has now.
+    **Raises** `InputError` if the folder has other content, or if a cell was run with another spec.
     """
     sweep = plan_sweep(path, grid)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # First: what is cut off after it is a sweep, and the same command goes on with it.
+        # Written first: after an interruption the same command continues this sweep.
         write_atomic(path / GRID, [grid.text.encode()])
         for folder in (STATE, RUNS):
             (path / folder).mkdir(exist_ok=True)
@@ -183,11 +182,11 @@ def create_sweep(path: Path, grid: Grid) -> Sweep:
 
 
 def open_sweep(path: Path, *, make_task: MakeTask, classes: Classes | None = None) -> Sweep:
-    """An existing sweep; `classes` as for `read_grid`. A `sweep.toml` that is not as it was when
-    the sweep was last begun counts as it is, and is logged as a warning.
+    """Open an existing sweep; `classes` as for `read_grid`. If `sweep.toml` has changed since the
+    sweep was last started, the new content counts, and a warning is logged.
 
-    **Raises** `InputError` where `path` is not a sweep, or the file of a class has changed since
-    the sweep was last begun.
+    **Raises** `InputError` if `path` is not a sweep, or if the file of a class has changed since
+    the sweep was last started.
     """
     if not (path / GRID).is_file():
         raise InputError(f"{path} is not a sweep: it has no {GRID}")
@@ -210,7 +209,7 @@ def open_sweep(path: Path, *, make_task: MakeTask, classes: Classes | None = Non
 
 
 def _objects(grid: Grid) -> list[tuple[str, Any]]:
-    """`"solver"` or `"gradient"`, and an object of a user's that trains a cell."""
+    """(`"solver"` or `"gradient"`, object of the user) for each cell with such objects."""
     return [pair for cell in grid.cells for pair in cell.objects.items()]
 
 

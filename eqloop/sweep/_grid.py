@@ -185,96 +185,96 @@ def parse_grid(
     return Grid(name, text, tuple(axes), cells, slurm)
 
 
-def _name(given: Any) -> str:
-    """It becomes a folder: nothing in it may lead out of where that is made."""
-    words = _text("name", given).split("/")
+def _name(value: Any) -> str:
+    """Check the name of a grid. It becomes a folder, which must be below its parent folder."""
+    words = _text("name", value).split("/")
     if not all(_WORD.fullmatch(part) and part.strip(".") for part in words):
-        raise InputError(f"name must be words of letters, digits, . _ - between /, got {given!r}")
-    return given
+        raise InputError(f"name must be words of letters, digits, . _ - between /, got {value!r}")
+    return value
 
 
 def _canonical(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """With the fields of `set` by their full names, and the axes by their short ones."""
+    """The tables with the fields of `set` by full names and the axes by short names."""
     for key in tables:
         if key not in TABLES:
             raise InputError(f"unknown table or value {key}{nearest(key, TABLES)}")
-    found = dict(tables)
+    renamed = dict(tables)
     for key, names in (("set", NAMES), ("axes", SHORT)):
         if key in tables:
-            found[key] = _renamed(key, _table(tables, key), names)
-    return found
+            renamed[key] = _renamed(key, _table(tables, key), names)
+    return renamed
 
 
-def _renamed(where: str, given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in given.items():
+def _renamed(where: str, table: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    renamed: dict[str, Any] = {}
+    for name, value in table.items():
         name = names.get(name, name)
-        if name in found:
+        if name in renamed:
             raise InputError(f"{where} names {name} twice, once by its other name")
-        found[name] = value
-    return found
+        renamed[name] = value
+    return renamed
 
 
 def _on_base(tables: Mapping[str, Any]) -> dict[str, Any]:
     base, known = tables["base"], grids()
     if not isinstance(base, str) or base not in known:
         raise InputError(f"base: no grid {base!r} comes with eqloop{nearest(str(base), known)}")
-    found = _canonical(parse_toml(known[base], f"grid {base}"))
-    for name, given in tables.items():
+    merged = _canonical(parse_toml(known[base], f"grid {base}"))
+    for name, value in tables.items():
         if name in MERGED:
-            found[name] = _table(found, name) | _table(tables, name)
+            merged[name] = _table(merged, name) | _table(tables, name)
         elif name in LISTED:
-            found[name] = _list(found, name) + _list(tables, name)
+            merged[name] = _list(merged, name) + _list(tables, name)
         else:
-            found[name] = given
-    return found
+            merged[name] = value
+    return merged
 
 
 def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = tables.get(name, {})
-    if not isinstance(found, dict):
-        raise InputError(f"{name} must be a table, got {found!r}")
-    return found
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        raise InputError(f"{name} must be a table, got {table!r}")
+    return table
 
 
 def _list(tables: Mapping[str, Any], name: str) -> list[Any]:
-    found = tables.get(name, [])
-    if not isinstance(found, list):
-        raise InputError(f"{name} must be a list of tables, [[{name}]], got {found!r}")
-    return found
+    entries = tables.get(name, [])
+    if not isinstance(entries, list):
+        raise InputError(f"{name} must be a list of tables, [[{name}]], got {entries!r}")
+    return entries
 
 
 Choices = dict[Scalar, dict[str, Any]]
 
 
-def _choices(axis: str, given: Any) -> Choices:
-    """Value -> the settings that it stands for."""
+def _choices(axis: str, choices: Any) -> Choices:
+    """Value of an axis -> the settings that it denotes."""
     if not _WORD.fullmatch(axis):
         raise InputError(f"axes: a name must be of letters, digits, . _ -, got {axis!r}")
     if axis in COLUMNS:
         raise InputError(f"axes.{axis}: tables of results have this column: choose another name")
-    if isinstance(given, dict):
-        return {label: _settings(f"axes.{axis}.{label}", each) for label, each in given.items()}
-    if not isinstance(given, list):
+    if isinstance(choices, dict):
+        return {label: _settings(f"axes.{axis}.{label}", table) for label, table in choices.items()}
+    if not isinstance(choices, list):
         raise InputError(f"axes.{axis} must be a list of values or a table of settings")
-    wrong = [each for each in given if not isinstance(each, str | int | float)]
-    if wrong or len(set(given)) < len(given):
-        raise InputError(f"axes.{axis} must hold different numbers or words, got {given}")
+    wrong = [value for value in choices if not isinstance(value, str | int | float)]
+    if wrong or len(set(choices)) < len(choices):
+        raise InputError(f"axes.{axis} must have distinct numbers or words, got {choices}")
     if axis in ("task", "preset"):
-        return {value: {axis: value} for value in given}
+        return {value: {axis: value} for value in choices}
     field = NAMES.get(axis, axis)
     if "." not in field:
         known = ["task", "preset", *NAMES]
         raise InputError(
             f"axes.{axis}: write GROUP.FIELD, or the settings of each value{nearest(axis, known)}"
         )
-    return {value: {field: value} for value in given}
+    return {value: {field: value} for value in choices}
 
 
-def _settings(where: str, given: Any) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        raise InputError(f"{where} must be a table of fields, got {given!r}")
-    return _renamed(where, given, NAMES)
+def _settings(where: str, table: Any) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise InputError(f"{where} must be a table of fields, got {table!r}")
+    return _renamed(where, table, NAMES)
 
 
 def _cells(
@@ -283,20 +283,22 @@ def _cells(
     make_task: MakeTask,
     classes: Classes,
 ) -> Iterator[Cell]:
-    first = {"task": tables.get("task", "prefix-sums"), "preset": tables.get("preset", "quick")}
+    source = {"task": tables.get("task", "prefix-sums"), "preset": tables.get("preset", "quick")}
     evaluate = {f"evaluate.{name}": value for name, value in _table(tables, "evaluate").items()}
-    common = first | evaluate | _table(tables, "set")
+    common = source | evaluate | _table(tables, "set")
     if math.prod(map(len, axes.values())) > COMBINATIONS:
         raise InputError(f"more than {COMBINATIONS:,} combinations: cut the grid into several")
-    exclusions = [_values("exclude", each, axes) for each in _list(tables, "exclude")]
-    overrides = [_override(each, axes) for each in _list(tables, "override")]
+    exclusions = [_values("exclude", table, axes) for table in _list(tables, "exclude")]
+    overrides = [_override(table, axes) for table in _list(tables, "override")]
     products = itertools.product(*axes.values())
     combinations = (dict(zip(axes, values, strict=True)) for values in products)
-    wanted = [c for c in combinations if not any(_matches(c, each) for each in exclusions)]
-    if len(wanted) > MOST:
+    included = [
+        c for c in combinations if not any(_matches(c, exclusion) for exclusion in exclusions)
+    ]
+    if len(included) > MOST:
         raise InputError(f"more than {MOST:,} cells: cut the grid into several")
     names: set[str] = set()
-    for values in wanted:
+    for values in included:
         settings = dict(common)
         setters: dict[str, str] = {}
         for axis, value in values.items():
@@ -308,7 +310,7 @@ def _cells(
             settings |= then if _matches(values, when) else {}
         name = "_".join(f"{axis}-{_word(value)}" for axis, value in values.items())
         if name in names:
-            raise InputError(f"two cells would be called {name}: name the values of an axis")
+            raise InputError(f"two cells would have the name {name}: name the values of an axis")
         if len(name) > LONGEST:
             raise InputError(f"the name of a cell is longer than {LONGEST} letters: {name}")
         names.add(name)
@@ -318,35 +320,35 @@ def _cells(
             raise InputError(f"cell {name}: {error}") from None
 
 
-def _values(kind: str, given: Any, axes: Mapping[str, Choices]) -> dict[str, list[Scalar]]:
-    """Axis -> the values that an `exclude` or a `when` names."""
-    if not isinstance(given, dict) or not given:
-        raise InputError(f"{kind} must be a table of axes and values, got {given!r}")
-    found = {}
-    for axis, value in _renamed(kind, given, SHORT).items():
+def _values(kind: str, table: Any, axes: Mapping[str, Choices]) -> dict[str, list[Scalar]]:
+    """Axis -> the values in an `exclude` or a `when`."""
+    if not isinstance(table, dict) or not table:
+        raise InputError(f"{kind} must be a table of axes and values, got {table!r}")
+    values_of = {}
+    for axis, value in _renamed(kind, table, SHORT).items():
         if axis not in axes:
-            raise InputError(f"{kind}: {axis} is no axis{nearest(axis, axes)}")
-        found[axis] = value if isinstance(value, list) else [value]
-        for each in found[axis]:
-            if not isinstance(each, Scalar) or each not in axes[axis]:
+            raise InputError(f"{kind}: {axis} is not an axis{nearest(axis, axes)}")
+        values_of[axis] = value if isinstance(value, list) else [value]
+        for item in values_of[axis]:
+            if not isinstance(item, Scalar) or item not in axes[axis]:
                 known = map(str, axes[axis])
-                raise InputError(f"{kind}: {axis} is never {each!r}{nearest(str(each), known)}")
-    return found
+                raise InputError(f"{kind}: {axis} is never {item!r}{nearest(str(item), known)}")
+    return values_of
 
 
-def _override(given: Any, axes: Mapping[str, Choices]) -> tuple[dict[str, Any], dict[str, Any]]:
-    if not isinstance(given, dict) or given.keys() != {"when", "set"}:
+def _override(table: Any, axes: Mapping[str, Choices]) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not isinstance(table, dict) or table.keys() != {"when", "set"}:
         raise InputError("[[override]] has a table `when` of axes and a table `set` of fields")
-    return _values("override.when", given["when"], axes), _settings("override.set", given["set"])
+    return _values("override.when", table["when"], axes), _settings("override.set", table["set"])
 
 
-def _matches(values: Mapping[str, Scalar], wanted: Mapping[str, list[Scalar]]) -> bool:
-    return all(values[axis] in some for axis, some in wanted.items())
+def _matches(values: Mapping[str, Scalar], condition: Mapping[str, list[Scalar]]) -> bool:
+    return all(values[axis] in allowed for axis, allowed in condition.items())
 
 
 def _word(value: Scalar) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    text = text.rpartition(":")[2]  # of a class from outside the package, its name
+    text = text.rpartition(":")[2]  # the name of a class from outside the package
     return re.sub(r"[^A-Za-z0-9.+-]", "", text)
 
 
@@ -365,37 +367,37 @@ def _specs(
         field = SHORTCUTS[option]
         if cls := _chosen(fields.get(field), classes.get(option, {})):
             chosen[option], fields[field] = cls, reference_of(cls)
-    wishes = [f"{name}={_toml(name, value)}" for name, value in fields.items()]
-    spec = resolve(task, preset, wishes, make_task=make_task)
+    assignments = [f"{name}={_toml(name, value)}" for name, value in fields.items()]
+    spec = resolve(task, preset, assignments, make_task=make_task)
     objects = {option: make_outside(cls, spec.solver) for option, cls in chosen.items()}
     if is_outside(spec.solver.name) or is_outside(spec.solver.gradient):
-        own = Objects(**objects)
-        own.method(spec)  # a class that nobody has named is refused here
-        spec = own.recorded(spec)
+        custom = Objects(**objects)
+        custom.method(spec)  # refuses a class that no option names
+        spec = custom.recorded(spec)
     return spec, build(EvaluateSpec, "evaluate", evaluate), objects
 
 
 def _chosen(value: Any, classes: Mapping[str, type]) -> type | None:
-    """The class that a field of a grid names, wherever its file lies."""
+    """The class that a field of a grid names, in any folder."""
     if not isinstance(value, str):
         return None
     if value in classes:
         return classes[value]
-    found = [cls for cls in classes.values() if same_name(value, reference_of(cls))]
-    if len(found) > 1:
-        raise InputError(f"{value} may be any of {', '.join(map(reference_of, found))}")
-    return found[0] if found else None
+    matches = [cls for cls in classes.values() if same_name(value, reference_of(cls))]
+    if len(matches) > 1:
+        raise InputError(f"{value} may be any of {', '.join(map(reference_of, matches))}")
+    return matches[0] if matches else None
 
 
-def _text(name: str, given: Any) -> str:
-    if not isinstance(given, str):
-        raise InputError(f"{name} must be text, got {given!r}")
-    return given
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be text, got {value!r}")
+    return value
 
 
 def _toml(name: str, value: Any) -> str:
-    """JSON's numbers, words, lists and truth values are TOML's too. A date, which no field is,
-    becomes a word, so that the field says what it must be."""
+    """A value as TOML: numbers, strings, lists and truth values are written as in JSON. A date,
+    which no field accepts, becomes a string, so that the message of the field names its type."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The executor of one machine: a number of worker processes, watched until the sweep is done."""
+"""The executor for one machine: worker processes, watched until the sweep is finished."""
 
 import contextlib
 import os
@@ -19,28 +19,32 @@ from ._folder import Sweep
 
 LOGS = "logs"
 PAUSE = 0.5
-"""Seconds between two looks at the workers."""
+"""Seconds between two checks of the workers."""
 DEATHS = 3
-"""Of one worker in a row, without a cell that ends meanwhile, after which it is not replaced."""
+"""Consecutive crashes of a worker, with no cell finishing in between, after which it is not
+restarted."""
 
 
 def run_local(
     sweep: Sweep, command: Sequence[str], jobs: int, *, watch: Callable[[], None]
 ) -> bool:
-    """Do what is left of a sweep with `jobs` processes of `command`, each of which calls
+    """Run the unfinished cells of a sweep with `jobs` processes of `command`, each of which calls
     `stop_with_parent` and `work`.
 
-    The cores are divided among the processes, and so are the GPUs that there are. A process that
-    dies is replaced as long as cells end, and the one that it worked at has failed. SIGINT and
-    SIGTERM are passed on: every worker saves and ends. When this process is gone, they notice and
-    do the same.
+    The cores and GPUs are divided among the processes. A process that dies is replaced as long as
+    cells finish; the cell that it ran has failed. SIGINT and SIGTERM are forwarded: every worker
+    saves and ends. Workers also do so when this process is gone.
 
     **Arguments:**
 
-    - `watch`: called every half second, for whoever shows progress.
+    - `sweep`: the sweep.
+    - `command`: the command line of a worker.
+    - `jobs`: number of processes.
+    - `watch`: called every half second, to show progress.
 
-    **Returns** False where it was stopped by a signal. **Raises** `InputError` where the workers
-    cannot even begin.
+    **Returns** False if a signal stopped it.
+
+    **Raises** `InputError` if no worker can start.
     """
     logs = sweep.path / LOGS
     logs.mkdir(exist_ok=True)
@@ -52,10 +56,10 @@ def run_local(
             return _start(command, number, jobs, compiled, files[number])
 
         workers = {number: start(number) for number in range(jobs)}
-        seen = dict.fromkeys(workers, _ended(sweep))
+        ended_before = dict.fromkeys(workers, _ended(sweep))
         deaths = dict.fromkeys(workers, 0)
         given_up: list[str] = []
-        with _passed_on(workers) as stopped:
+        with _forward_signals(workers) as stopped:
             while workers:
                 time.sleep(PAUSE)
                 for number, process in list(workers.items()):
@@ -65,12 +69,12 @@ def run_local(
                     _close(process)
                     if process.returncode == 0 or stopped():
                         continue
-                    _blame(sweep, process)
+                    _fail_cell_of(sweep, process)
                     ended = _ended(sweep)
                     if ended == len(sweep.grid.cells):
                         continue
-                    deaths[number] = deaths[number] + 1 if ended == seen[number] else 0
-                    seen[number] = ended
+                    deaths[number] = deaths[number] + 1 if ended == ended_before[number] else 0
+                    ended_before[number] = ended
                     if deaths[number] < DEATHS:
                         workers[number] = start(number)
                     else:
@@ -80,20 +84,20 @@ def run_local(
                         )
                 watch()
             interrupted = stopped()
-    whole = _ended(sweep) == len(sweep.grid.cells)
-    if len(given_up) == jobs and not (whole or interrupted):
+    is_finished = _ended(sweep) == len(sweep.grid.cells)
+    if len(given_up) == jobs and not (is_finished or interrupted):
         raise InputError(given_up[0])
-    if whole and not interrupted:
+    if is_finished and not interrupted:
         shutil.rmtree(compiled, ignore_errors=True)
     return not interrupted
 
 
 def stop_with_parent() -> None:
-    """For a worker: once the process of `run_local`, which holds the other end of the pipe that is
-    its standard input, is gone, it gets a SIGTERM."""
+    """Send SIGTERM to this worker when the process of `run_local` is gone, which holds the other
+    end of the pipe at the standard input of the worker."""
 
     def wait() -> None:
-        # Not sys.stdin, whose lock would keep the interpreter from ending.
+        # The lock of sys.stdin would keep the interpreter from ending, so read the descriptor.
         os.read(0, 1)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -103,53 +107,55 @@ def stop_with_parent() -> None:
 def _start(
     command: Sequence[str], number: int, jobs: int, compiled: Path, log: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    # Workers of one shape share what is compiled; so do those of the next call.
+    # Workers with equal shapes share compiled programs, also across calls.
     environment = {"JAX_COMPILATION_CACHE_DIR": str(compiled)} | os.environ
     gpus = _gpus()
     if jobs > 1 and gpus:
-        some = gpus[number::jobs] or [gpus[number % len(gpus)]]
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(some)
-        each = -(-jobs // len(gpus))
-        environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / each:.2f}")
+        own_gpus = gpus[number::jobs] or [gpus[number % len(gpus)]]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(own_gpus)
+        workers_per_gpu = -(-jobs // len(gpus))
+        environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / workers_per_gpu:.2f}")
     process = subprocess.Popen(
         command,
         env=environment,
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
-        # Ctrl-C goes to a whole process group: here it must arrive once, from `_passed_on`.
+        # Ctrl-C reaches a whole process group; a worker must get it once, from `_forward_signals`.
         start_new_session=True,
     )
     if jobs > 1 and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        some = [core for place, core in enumerate(cores) if place * jobs // len(cores) == number]
-        with contextlib.suppress(ProcessLookupError):  # gone already: the next look tells
-            os.sched_setaffinity(process.pid, some or [cores[number % len(cores)]])
+        own_cores = [
+            core for place, core in enumerate(cores) if place * jobs // len(cores) == number
+        ]
+        with contextlib.suppress(ProcessLookupError):  # the next check sees that it has ended
+            os.sched_setaffinity(process.pid, own_cores or [cores[number % len(cores)]])
     return process
 
 
 def _gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [each for each in visible.split(",") if each]
+        return [gpu for gpu in visible.split(",") if gpu]
     return [str(n) for n in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
 def _ended(sweep: Sweep) -> int:
-    """How many cells have."""
+    """The number of cells that have ended."""
     return sum(sweep.ended(cell) is not None for cell in sweep.grid.cells)
 
 
-def _blame(sweep: Sweep, process: subprocess.Popen[bytes]) -> None:
-    """Mark the cell that a dead worker was at, if there was one, as failed."""
+def _fail_cell_of(sweep: Sweep, process: subprocess.Popen[bytes]) -> None:
+    """Mark the cell that a dead worker was running, if any, as failed."""
     for cell in sweep.grid.cells:
         if sweep.worker(cell) == process.pid and sweep.ended(cell) is None:
             with sweep.claim(cell) as ours:
                 if ours:
-                    sweep.end(cell, CellResult("failed", _last_words(process.returncode)))
+                    sweep.end(cell, CellResult("failed", _cause_of_death(process.returncode)))
 
 
-def _last_words(code: int) -> str:
+def _cause_of_death(code: int) -> str:
     if code >= 0:
         return f"its process ended with code {code}"
     hint = " (out of memory?)" if -code == signal.SIGKILL else ""
@@ -157,8 +163,9 @@ def _last_words(code: int) -> str:
 
 
 @contextlib.contextmanager
-def _passed_on(workers: dict[int, subprocess.Popen[bytes]]) -> Iterator[Callable[[], bool]]:
-    """Pass SIGINT and SIGTERM on to the workers as SIGTERM; yields whether that has happened."""
+def _forward_signals(workers: dict[int, subprocess.Popen[bytes]]) -> Iterator[Callable[[], bool]]:
+    """Forward SIGINT and SIGTERM to the workers as SIGTERM; yields a function that says whether one
+    arrived."""
     stopped = False
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -167,13 +174,13 @@ def _passed_on(workers: dict[int, subprocess.Popen[bytes]]) -> Iterator[Callable
         for process in workers.values():
             process.terminate()
 
-    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: stopped
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        for process in workers.values():  # only where an exception ends this
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for process in workers.values():  # some are left only after an exception
             process.terminate()
             _close(process)
 

@@ -1,5 +1,4 @@
-"""One process of a sweep: takes a cell that nobody works at, trains and evaluates it, takes the
-next."""
+"""One process of a sweep: claims a free cell, trains and evaluates it, and takes the next one."""
 
 import dataclasses
 import time
@@ -23,11 +22,17 @@ Ending = Callable[[Cell, CellResult], None]
 
 
 def work(sweep: Sweep, *, make_task: MakeTask, ending: Ending | None = None) -> bool:
-    """Do the cells of a sweep that have not ended, one after the other, but for those that other
-    processes work at. Any number of processes, on any machines that see the folder, may do so.
+    """Run the unfinished cells of a sweep one by one, skipping those that other processes have
+    claimed. Any number of processes may do so, on all machines that see the folder.
 
-    A cell that fails does not stop the others: the reason is kept, the traceback beside it.
-    SIGINT and SIGTERM end the training step under way, save, and return.
+    A cell that fails does not stop the others: the sweep records the reason and the traceback.
+    SIGINT and SIGTERM finish the current training step, save, and return.
+
+    **Arguments:**
+
+    - `sweep`: the sweep.
+    - `make_task`: see `eqloop.run.resolve`.
+    - `ending`: called with each cell that ends here, and its result.
 
     **Returns** False if it was stopped by a signal.
     """
@@ -36,13 +41,13 @@ def work(sweep: Sweep, *, make_task: MakeTask, ending: Ending | None = None) -> 
         if sweep.ended(cell) is not None:
             continue
         with sweep.claim(cell) as ours:
-            # It may have ended between the look and the claim.
+            # It may have ended between the check and the claim.
             if not ours or sweep.ended(cell) is not None:
                 continue
             if cell.spec.model != shape:
-                jax.clear_caches()  # or the programs of all shapes add up to gigabytes
+                jax.clear_caches()  # otherwise the programs of all shapes take gigabytes
                 shape = cell.spec.model
-            sweep.forget(cell)  # what is still said of a run that is gone
+            sweep.forget(cell)  # a result may be left of a run that was deleted
             ended = _attempt(sweep, cell, make_task)
             if ended is None:
                 return False
@@ -53,46 +58,50 @@ def work(sweep: Sweep, *, make_task: MakeTask, ending: Ending | None = None) -> 
 
 
 def _attempt(sweep: Sweep, cell: Cell, make_task: MakeTask) -> CellResult | None:
-    """None where a signal stopped it."""
+    """Run a cell; a failure becomes its result. None if a signal stopped it."""
     try:
         return run_cell(sweep, cell, make_task(cell.spec.task_name, cell.spec.task_fields))
     except (InputError, Diverged) as error:
         return CellResult("failed", str(error))
     except Exception as error:
-        # Whatever it was, the other cells are not to blame; nothing of it is lost.
+        # An unexpected error must not stop the other cells; its traceback is saved.
         (sweep.path / STATE / f"{cell.name}.txt").write_text(traceback.format_exc())
         return CellResult("failed", f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def run_cell(sweep: Sweep, cell: Cell, task: Task) -> CellResult | None:
-    """Train one cell, or go on with its run, and evaluate it. None where a signal stopped it."""
-    path, wanted = sweep.run(cell), cell.evaluate
+    """Train one cell, or continue its run, and evaluate it. None if a signal stopped it."""
+    path, options = sweep.run(cell), cell.evaluate
     splits = task.load().splits
-    for name in wanted.splits:
+    for name in options.splits:
         if name not in splits:
             raise InputError(f"evaluate.splits: the task has no {name}, only {', '.join(splits)}")
-    splits = {name: splits[name] for name in wanted.splits}  # training has its own of the others
+    splits = {
+        name: splits[name] for name in options.splits
+    }  # training loads the other splits itself
     resume = sweep.opened(cell) is not None
     if train(cell.spec, task, path, resume=resume, **cell.objects).status == "interrupted":
         return None
-    began = time.perf_counter()
+    start = time.perf_counter()
     run = open_run(path)
-    model, step = restore(run, wanted.checkpoint)
+    model, step = restore(run, options.checkpoint)
     cost, flops = count(cell.spec.model), 0.0
     for name, split in splits.items():
-        found = measure(
-            run, step, model, task, name, split, iterations=wanted.iterations, rows=wanted.rows
+        evaluation = measure(
+            run, step, model, task, name, split, iterations=options.iterations, rows=options.rows
         )
-        examples = found.overall.examples
-        flops += cost.evaluation(examples, found.iterations_run / examples, len(found.iterations))
+        examples = evaluation.overall.examples
+        flops += cost.evaluation(
+            examples, evaluation.iterations_run / examples, len(evaluation.iterations)
+        )
     return CellResult(
         "finished",
         seconds={
             "train": trained_seconds(run.metrics) or 0.0,
-            "evaluate": time.perf_counter() - began,
+            "evaluate": time.perf_counter() - start,
         },
         flops={"train": cost.training(cell.spec), "evaluate": flops},
-        evaluated=dataclasses.asdict(wanted),
+        evaluated=dataclasses.asdict(options),
         parameters=cost.parameters,
         rho_w_x=weight_figures(model).get("rho_w_x"),
     )

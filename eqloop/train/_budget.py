@@ -1,4 +1,4 @@
-"""Numbers of steps that are drawn anew for every batch."""
+"""Random numbers of steps, drawn for every batch."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,8 @@ class Budget(eqx.Module):
     **Arguments:**
 
     - `law`: "uniform", "poisson" or "log-normal".
-    - `least`, `most`: the range, both ends included.
+    - `least`: the smallest number.
+    - `most`: the largest number.
 
     **Raises** `ValueError` for another law, and unless `1 <= least <= most`.
 
@@ -45,8 +46,8 @@ class Budget(eqx.Module):
             )
 
     def __call__(self, key: PRNGKeyArray) -> Int[Array, ""]:
-        drawn = LAWS[self.law](key, self.least, self.most)
-        return jnp.clip(drawn, self.least, self.most).astype(jnp.int32)
+        number = LAWS[self.law](key, self.least, self.most)
+        return jnp.clip(number, self.least, self.most).astype(jnp.int32)
 
 
 def _uniform(key: PRNGKeyArray, least: int, most: int) -> Array:
@@ -67,4 +68,4 @@ LAWS: dict[str, Callable[[PRNGKeyArray, int, int], Array]] = {
     "poisson": _poisson,
     "log-normal": _log_normal,
 }
-"""The laws: a key and the range -> a draw that is not yet clipped."""
+"""Law -> function from a key and the range to a number that is not clipped yet."""

@@ -1,4 +1,4 @@
-"""Carried state: rows of a batch that go on from the state where the step before ended."""
+"""Carried state: rows of a batch continue from the state where the previous step ended."""
 
 import dataclasses
 
@@ -29,10 +29,11 @@ class Carry(eqx.Module):
     **Attributes:**
 
     - `state`: where the last solve of the row ended.
-    - `example`: its index in the training split.
+    - `example`: index of its example in the training split.
     - `key`: the data of the random key of its symmetry, which stays the same for its whole life.
     - `age`: optimiser steps that it has been trained for; 0 if a new example takes its place.
-    - `least`, `most`: the ages drawn when it began; see `begun`.
+    - `least`: the minimum age, drawn when the example began; see `begun`.
+    - `most`: the maximum age, drawn likewise.
 
     **Source:** deep supervision of HRM (arXiv 2506.21734) and TRM (arXiv 2510.04871), which replace
     a row by age and by a learned halting score; FPRM (github.com/nilskiKonjIzDunava/fprm) replaces
@@ -110,8 +111,8 @@ class Carry(eqx.Module):
 
 
 def no_rows(spec: Spec) -> Carry | None:
-    """The carry before the first step, of which every row is new; None where no phase of the run
-    carries states."""
+    """The carry before the first step, with only new rows; None if no phase of the run carries
+    states."""
     if not spec.carries:
         return None
     batch = spec.train.batch

@@ -1,9 +1,8 @@
-"""Where a run is computed: on one device, on all of one process, or on those of several processes.
+"""Devices of a run: one device, all devices of one process, or those of several processes.
 
-Training is data-parallel: the batch and its carried states are cut along their first axis,
-everything else lies on every device, and the compiler sums the gradients over the devices. Which
-examples and which random numbers a step sees does not depend on the devices; its sums are rounded
-in another order.
+Training is data-parallel: the batch and its carried states are sharded along their first axis,
+everything else is replicated, and the compiler sums the gradients over the devices. The examples
+and random numbers of a step do not depend on the devices; sums are rounded in another order.
 """
 
 import functools
@@ -22,9 +21,9 @@ from ._processes import is_multiprocess
 
 
 class Devices:
-    """All devices that there are, in one row along the batch.
+    """All available devices, in one mesh axis along the batch.
 
-    With one device nothing is placed anywhere, and the programs are those of a single device.
+    With one device arrays have no sharding, and programs are those of a single device.
 
     **Raises** `InputError` for a batch that does not divide evenly among them.
     """
@@ -41,32 +40,31 @@ class Devices:
                 f"train.batch = {batch} does not divide evenly among {self.count} devices: --set "
                 f"train.batch={near}, or let fewer be seen (CUDA_VISIBLE_DEVICES)"
             )
-        # Explicit axes, the default, are not known to Optimistix.
+        # Optimistix does not support explicit axes, the default.
         self.mesh = jax.make_mesh((self.count,), ("batch",), axis_types=(AxisType.Auto,))
 
     @property
     def everywhere(self) -> NamedSharding | None:
-        """A copy on every device; None where there is one."""
+        """The sharding of a copy on every device; None for one device."""
         return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
 
     def copy(self, tree: PyTree) -> PyTree:
-        """Each array, equal in all processes, on every device."""
+        """Copy each array, which all processes have, to every device."""
         everywhere = self.everywhere
         if everywhere is None:
             return tree
         return jax.tree.map(lambda x: _place(x, everywhere) if is_array(x) else x, tree)
 
     def split(self, tree: PyTree) -> PyTree:
-        """Each device's share of arrays whose first axis is the batch; all processes have them
-        whole."""
+        """Shard arrays along their first axis, the batch; each process has the whole arrays."""
         everywhere = self.everywhere
         if everywhere is None:
             return jax.tree.map(jnp.asarray, tree)
         return jax.tree.map(lambda x: _place(x, along_batch(everywhere)), tree)
 
     def here(self, tree: PyTree) -> PyTree:
-        """What `copy`, `split` or a step left on the devices, whole on one device of this process:
-        nothing computed from it waits for another device. All processes call it together."""
+        """The whole arrays on one device of this process; computing with them needs no
+        communication. All processes must call this together."""
         if self.mesh is None:
             return tree
 
@@ -78,7 +76,7 @@ class Devices:
         return jax.tree.map(lambda x: whole(x) if is_array(x) else x, tree)
 
     def largest(self, number: int) -> Array | int:
-        """The largest `number` that any process gives. Nothing waits for it until it is read."""
+        """The maximum of `number` over all processes; it is computed asynchronously."""
         if not is_multiprocess():
             return number
         assert self.everywhere is not None
@@ -89,7 +87,7 @@ class Devices:
 
 
 def along_batch(everywhere: NamedSharding) -> NamedSharding:
-    """On the devices of `everywhere`, each its share of the first axis."""
+    """Shard along the first axis, on the devices of `everywhere`."""
     return NamedSharding(everywhere.mesh, PartitionSpec("batch"))
 
 
@@ -105,5 +103,5 @@ def _copied(everywhere: NamedSharding | None) -> Callable[[Array], Array]:
 
 def _place(array: Any, sharding: NamedSharding) -> Array:
     host = np.asarray(array)
-    # Copies: the training step reuses the memory of the state it is given.
+    # Copy: the training step donates its state.
     return jax.make_array_from_callback(host.shape, sharding, lambda where: np.array(host[where]))

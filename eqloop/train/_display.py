@@ -1,4 +1,4 @@
-"""What training shows on the terminal: its speed, its progress, the loops and their gradients."""
+"""Messages of training on the terminal: its speed, its progress, the loops and their gradients."""
 
 import contextlib
 import time
@@ -17,17 +17,17 @@ from rich.progress import (
 from ..run import SolverSpec, gradient_facts
 
 WINDOW = 20
-"""Steps that a line of text is about: one batch alone says little."""
+"""Number of steps that a message summarises, since a single batch says little."""
 _MOST = 0.5
 """Share of gradients that may fall back without a warning."""
 _STANDSTILL = 0.005
 """Rise of the share of cells right, from one window to the next, below which it stands still."""
 _LEARNT = 0.99
-"""Share of cells right above which a standstill is no fault."""
+"""Share of right cells above which a standstill does not warn."""
 
 
 class Recent:
-    """The last steps: what a solver and a backward solve came to, and whether to warn of it.
+    """Statistics of solver and backward solve over the last steps, and warnings about them.
 
     `crossing` are the iterations that information takes across the grid (`ModelSpec.crossing`).
     """
@@ -39,10 +39,9 @@ class Recent:
         self.due = {self._fallback, self._collapse}
 
     def add(self, metrics: Mapping[str, float]) -> str:
-        """Take up the metrics of a step. **Returns** a warning, the first time that it is due, else
-        "": when most gradients of a whole window fell back, or when the loops of a window settle
-        sooner than information can cross the grid and no more cells are right than in the window
-        before it."""
+        """Add the metrics of a step. **Returns** a warning the first time that its condition holds,
+        else "": if most gradients of a window fell back, or if the loops of a window settle before
+        information can cross the grid and the share of right cells does not grow."""
         if len(self.steps) == WINDOW:
             self.before.append(self.steps[0])
         self.steps.append(metrics)

@@ -1,4 +1,4 @@
-"""Whether a run fits into memory: told from its spec, before anything is made."""
+"""Estimate from a spec whether a run fits into memory, before anything is allocated."""
 
 import contextlib
 import dataclasses
@@ -20,9 +20,9 @@ VARIABLE = "EQLOOP_MEMORY_CHECK"
 
 _HOST = "this machine"
 _EXAMPLE = 3
-"""Bytes of an example for each of its cells: token, target and puzzle."""
+"""Bytes per cell of an example: token, target and puzzle."""
 _FLOAT = 4
-"""Bytes of a number: weights, optimiser and states are float32 at every precision."""
+"""Bytes per number: weights, optimiser and states are float32 at every precision."""
 
 
 def check_memory(
@@ -32,15 +32,17 @@ def check_memory(
     what: str = "training",
     remedy: str = "make the model, train.batch or the task smaller",
 ) -> None:
-    """**Raises** `InputError` where training takes more memory than there is, saying how much.
+    """**Raises** `InputError` if training needs more memory than there is.
 
-    What it takes is estimated from below (see `memory_needed`), so that no run is refused that
-    would fit; one that is let pass may still be too large.
+    The estimate is a lower bound (see `memory_needed`): a run that would fit is never refused, but
+    an accepted run may still be too large.
 
     **Arguments:**
 
-    - `devices`: over how many the batch is spread; each holds a copy of the weights.
-    - `what`, `remedy`: what the spec stands for, where that is not training, and what to lower.
+    - `spec`: the spec of the run.
+    - `devices`: number of devices that share the batch; each has a copy of the weights.
+    - `what`: what the spec describes, for the message.
+    - `remedy`: the settings to lower, for the message.
     """
     if not _checked():
         return
@@ -54,7 +56,7 @@ def check_memory(
 
 
 def check_examples(rows: int, grid: tuple[int, ...]) -> None:
-    """**Raises** `InputError` where so many examples of a task do not fit into this machine."""
+    """**Raises** `InputError` if the examples of a task do not fit into memory."""
     if _checked():
         parts = {"the data": _EXAMPLE * rows * math.prod(grid)}
         remedy = "make fewer or smaller examples"
@@ -79,12 +81,12 @@ def _refuse_more_than(
 
 
 def memory_needed(spec: Spec, devices: int = 1) -> dict[str, int]:
-    """Bytes on each device, estimated from below, by what they are for: weights, gradient and
-    optimiser; for one step the states that it keeps and the inside of a block, and half as much
-    again for copies; carried states; examples that a generator makes.
+    """A lower bound of the bytes on each device, by purpose: weights, gradient and optimiser; the
+    stored states of one step and the inside of a block, and half of that for copies; carried
+    states; generated examples.
 
-    XLA reserved 1.2 to 3 times as much for twelve specs of two tasks, those of the paper among
-    them.
+    XLA reserved 1.2 to 3 times as much for twelve specs of two tasks, including those of the
+    paper.
     """
     state = _cells(spec) * spec.model.width
     rows, numbers = -(-spec.train.batch // devices), _states(spec) * state + _numbers(spec)
@@ -97,9 +99,9 @@ def memory_needed(spec: Spec, devices: int = 1) -> dict[str, int]:
 
 
 def _data(spec: Spec) -> int:
-    """Of the examples that are generated (how many a file has is not known before it is read), by
-    the fields of the task whose names end in "rows" and "length": the shortest split may be the
-    one of the longest examples."""
+    """Bytes of generated examples, from the fields of the task whose names end in "rows" and
+    "length": the smallest split may have the longest examples. The size of a file is unknown before
+    it is read."""
     if spec.task.get("data"):
         return 0
     rows = [value for name, value in spec.task.items() if name.endswith("rows") and value > 0]
@@ -108,13 +110,13 @@ def _data(spec: Spec) -> int:
 
 
 def _weights(spec: Spec) -> int:
-    """Weights, gradient, two moments, and the average where there is one."""
+    """Bytes of weights, gradient, two moments, and the average if there is one."""
     copies = 5 if spec.train.ema else 4
     return _FLOAT * copies * _parameters(spec.model)
 
 
 def _parameters(model: ModelSpec) -> int:
-    """Of one and of two blocks, and by that of any number: tracing takes time for each."""
+    """The parameter count, extrapolated from one and two blocks, since tracing more takes time."""
 
     def count(blocks: int) -> int:
         few = dataclasses.replace(model, blocks=blocks)
@@ -129,11 +131,11 @@ def _cells(spec: Spec) -> int:
 
 
 def _states(spec: Spec) -> int:
-    """How many states of the loop a step keeps at least: by the forward solve or for the backward
-    pass, whichever is more; they are not there at the same time."""
+    """The minimum number of states of the loop that a step stores: for the forward solve or for the
+    backward pass, whichever is more, since they do not exist at the same time."""
     solver = spec.solver
     history = solver_facts(solver.name).history(solver)
-    # Of an iteration that is differentiated: its state, and the two branches of each block.
+    # A differentiated iteration stores its state and the two branches of each block.
     kept = 1 + 2 * spec.model.blocks
     # Those that are kept beside the others: the starts, whose embeddings are mixed in, and those of
     # corrections.
@@ -143,8 +145,8 @@ def _states(spec: Spec) -> int:
 
 
 def _numbers(spec: Spec) -> int:
-    """Numbers of one example inside one block: its hidden layer, and the scores of attention or
-    the neighbours of each cell."""
+    """Number of values of one example inside one block: its hidden layer, and the attention scores
+    or the neighbours of each cell."""
     model, cells = spec.model, _cells(spec)
     if isinstance(model.attention, int):
         attended = 2 * cells * model.attention ** len(model.grid) * model.width
@@ -154,8 +156,8 @@ def _numbers(spec: Spec) -> int:
 
 
 def _limit() -> tuple[int | None, str]:
-    """Bytes of a device of this process, or of the machine where devices have none of their own;
-    None where that cannot be told."""
+    """Memory of a device of this process in bytes, or of the machine for devices without their own
+    memory; None if it is unknown."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"], "a device"

@@ -1,4 +1,4 @@
-"""By what a run is trained: the objects that its spec names, or those that a user hands in."""
+"""Solver, gradient and loss of a run: objects from its spec, or objects of the user."""
 
 import dataclasses
 from collections.abc import Callable
@@ -58,7 +58,7 @@ LOSSES: dict[str, Callable[[Spec], AbstractLoss]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """A user's own objects; None for what the spec names."""
+    """Objects of the user; None for those that the spec names."""
 
     solver: Solver | None = None
     gradient: AbstractGradient | None = None
@@ -67,76 +67,77 @@ class Objects:
     def __post_init__(self) -> None:
         kinds = {"solver": Solver, "gradient": AbstractGradient, "loss": AbstractLoss}
         for name, kind in kinds.items():
-            made = getattr(self, name)
-            if made is not None and not isinstance(made, kind):
-                raise InputError(f"{name} = {made!r}: must be an object, not a class or a name")
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise InputError(f"{name} = {value!r}: must be an object, not a class or a name")
 
     def recorded(self, spec: Spec) -> Spec:
-        """The spec of a run that these objects train: it names their classes and shows them as
-        text. An `Unroll` is written as the fields that the spec has for it.
+        """The spec of a run with these objects: it has the names of their classes, and the objects
+        as text. An `Unroll` is written as fields of the spec.
 
-        **Raises** `InputError` for objects that do not go with each other or with the spec.
+        **Raises** `InputError` for objects that cannot be combined with each other or the spec.
         """
         changes: dict[str, dict[str, Any]] = {"solver": {}, "train": {}}
-        for (group, field), (_, text), made in self._places():
-            if isinstance(made, Unroll):
-                if not isinstance(made.steps, int):
+        for (group, field), (_, text), item in self._places():
+            if isinstance(item, Unroll):
+                if not isinstance(item.steps, int):
                     raise InputError("solver = Unroll: must have a whole number of steps")
-                changes[group] |= {"name": "unroll", "steps": made.steps, "rtol": made.rtol}
-            elif made is not None:
-                changes[group] |= {field: reference_of(type(made)), text: described(made)}
+                changes[group] |= {"name": "unroll", "steps": item.steps, "rtol": item.rtol}
+            elif item is not None:
+                changes[group] |= {field: reference_of(type(item)), text: described(item)}
         groups = {
             name: dataclasses.replace(getattr(spec, name), **changes[name]) for name in changes
         }
         return dataclasses.replace(spec, **groups)
 
     def check(self, spec: Spec, path: Path) -> None:
-        """**Raises** `InputError` where a run that goes on was begun with other objects."""
-        tables, now = spec.tables(), self.recorded(spec).tables()
-        for (group, field), (_, text), made in self._places():
+        """**Raises** `InputError` if a resumed run was started with other objects."""
+        tables, current = spec.tables(), self.recorded(spec).tables()
+        for (group, field), (_, text), item in self._places():
             option = "solver" if field == "name" else field
-            name, then = tables[group][field], tables[group].get(text, "")
-            if made is None:
+            name, recorded_text = tables[group][field], tables[group].get(text, "")
+            if item is None:
                 if is_outside(name):
                     raise InputError(
                         f"{path} was trained by {option} {name}: go on with --{option} {name} "
                         f"(in Python {option}=...)"
                     )
                 continue
-            check_file(option, name, then, made)
-            same = same_name(name, now[group][field]) and then == now[group].get(text, "")
-            if not same or (isinstance(made, Unroll) and now != tables):
+            check_file(option, name, recorded_text, item)
+            same = same_name(name, current[group][field]) and recorded_text == current[group].get(
+                text, ""
+            )
+            if not same or (isinstance(item, Unroll) and current != tables):
                 raise InputError(
-                    f"{path} was trained by {option} {name} {then}".rstrip()
-                    + f", not by {described(made)}: go on with that one, or begin a new run"
+                    f"{path} was trained by {option} {name} {recorded_text}".rstrip()
+                    + f", not by {described(item)}: go on with that one, or begin a new run"
                 )
 
     def in_stage(self, spec: Spec, stage: Spec) -> "Objects":
-        """The objects that a stage of the run is trained by: those whose names its phase leaves as
-        they are in `spec`."""
-        mine, theirs = spec.tables(), stage.tables()
-        kept = [
-            made if mine[group][field] == theirs[group][field] else None
-            for (group, field), _, made in self._places()
+        """The objects for a stage of the run: those whose names its phase does not change."""
+        tables, stage_tables = spec.tables(), stage.tables()
+        objects = [
+            item if tables[group][field] == stage_tables[group][field] else None
+            for (group, field), _, item in self._places()
         ]
-        return Objects(*kept)
+        return Objects(*objects)
 
     def method(self, spec: Spec) -> "Method | None":
-        """What to train by; None where the spec names all of it: runs of one spec then share a
-        program. **Raises** `InputError` as `make_method`."""
-        made = make_method(spec, self)
-        own = any(one is not None for one in (self.solver, self.gradient, self.loss))
-        return made if own else None
+        """The method of training; None if the spec names all objects, so that runs of one spec
+        share a program. **Raises** `InputError` as `make_method` does."""
+        method = make_method(spec, self)
+        is_custom = any(item is not None for item in (self.solver, self.gradient, self.loss))
+        return method if is_custom else None
 
     def _places(self) -> list[tuple[tuple[str, str], tuple[str, str], Any]]:
-        """Where an object is named in a spec, where it is shown as text, and the object."""
-        made = (self.solver, self.gradient, self.loss)
-        return [(*place, one) for place, one in zip(OBJECTS.items(), made, strict=True)]
+        """For each object: the field of its name, the field of its text, and the object."""
+        objects = (self.solver, self.gradient, self.loss)
+        return [(*place, item) for place, item in zip(OBJECTS.items(), objects, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Method:
-    """What a training step iterates, differentiates and minimises by: constants of its program.
+    """Solver, gradient and loss of a training step: constants of its program.
 
     **Attributes:**
 
@@ -175,7 +176,7 @@ class Method:
 
         def one(x, key):
             def solve(z):
-                # Nothing is differentiated: this gradient only ends the solve by one iteration.
+                # Nothing is differentiated here; this gradient only adds one iteration.
                 options = {"solver": self.solver, "max_steps": self.max_steps}
                 return frozen(x, start=z, gradient=OneStep(), **options).state
 
@@ -185,7 +186,7 @@ class Method:
 
 
 def make_method(spec: Spec, objects: Objects | None = None) -> Method:
-    """The user's objects, and those that the spec names for the others.
+    """The method of a run: the objects of the user, and otherwise those that the spec names.
 
     **Raises** `InputError` for a class from outside the package that has no object, and for a
     gradient that cannot follow the solver.

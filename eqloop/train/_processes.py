@@ -1,4 +1,4 @@
-"""Several processes that train one run: how they meet, speak, agree, and part.
+"""Several processes that train one run: connect, exchange messages, agree, and disconnect.
 
 The first process writes and the others only compute. An error that only one process can see (a
 file that is missing on one machine) goes through `raise_on_all`, so that no process waits for one
@@ -30,16 +30,16 @@ from ._rendezvous import SAYING, Address, Meeting, Say, come
 T = TypeVar("T")
 
 JOINING = 120
-"""Seconds that processes wait for each other at the beginning: not all nodes start at once."""
+"""Seconds that processes wait for each other at the start, since nodes start at different times."""
 CONNECTING = 60
-"""Seconds in which JAX connects those that have met."""
+"""Seconds that JAX has to connect the processes that have met."""
 HEARTBEAT = 30
-"""Seconds without a sign of life after which a process counts as lost."""
+"""Seconds without a heartbeat after which a process counts as lost."""
 PARTING = 10
-"""Seconds that a process waits, where it ends before its time, for the others to do so."""
+"""Seconds that a process that ends early waits for the others to end."""
 
 _LOST_PROCESS = re.compile(r"gloo|nccl|rccl|coordination service|heartbeat", re.IGNORECASE)
-"""What JAX says, in errors of several types, where another process no longer answers."""
+"""Texts in errors of JAX, of several types, if another process no longer answers."""
 
 
 class LostProcess(ConnectionError):
@@ -63,19 +63,20 @@ def join_processes(
     timeout: int = JOINING,
     say: Say = lambda line: None,
 ) -> None:
-    """Become one of several processes that train together; without arguments only where SLURM or
-    Open MPI has started more than one. Call it before anything is computed.
+    """Become one of several processes that train together; without arguments only if SLURM or Open
+    MPI has started several. Call it before any computation.
 
     **Arguments:**
 
-    - `coordinator`: HOST:PORT on which the first process is to be reached by all; it listens there
-      and nowhere else.
-    - `processes`, `number`: how many there are, and which this one is, from 0.
+    - `coordinator`: HOST:PORT at which all processes can reach the first one; it listens only
+      there.
+    - `processes`: number of processes.
+    - `number`: number of this process, from 0.
     - `timeout`: seconds to wait for the others.
     - `say`: called with one line every ten seconds of waiting.
 
-    **Raises** `InputError` for arguments that make no sense, an id or port that is taken, and where
-    not all have come in time.
+    **Raises** `InputError` for invalid arguments, an id or port that is in use, and if not all
+    processes arrive in time.
     """
     given = {"coordinator": coordinator, "num-processes": processes, "process-id": number}
     missing = [name for name, value in given.items() if value is None]
@@ -99,7 +100,7 @@ def join_processes(
 
 
 def _launched() -> int:
-    """How many processes SLURM or Open MPI has started, of which this is one."""
+    """The number of processes, including this one, that SLURM or Open MPI has started."""
     processes = int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
     if processes > 1 and "OMPI_MCA_orte_hnp_uri" not in os.environ:  # as of Open MPI 5
         raise InputError(
@@ -109,17 +110,17 @@ def _launched() -> int:
         )
     if processes > 1:
         return processes
-    # Of the step, not of the job: a plain command in an allocation of many tasks is alone.
+    # Count the tasks of the step, not of the job: a plain command in an allocation is alone.
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
 _meeting: Meeting | None = None
-"""What the first process holds until all part."""
+"""The listener of the first process, open until all disconnect."""
 
 
 def _meet(address: Address, processes: int, number: int, timeout: int, say: Say) -> None:
     global _meeting
-    # Left to itself JAX asks the launcher too, and keeps all devices but one away.
+    # Otherwise JAX also asks the launcher, and hides all devices but one.
     found: dict[str, Any] = {"process_id": number, "cluster_detection_method": "deactivate"}
     if number == 0:
         _meeting = Meeting(address, processes)
@@ -131,7 +132,7 @@ def _meet(address: Address, processes: int, number: int, timeout: int, say: Say)
         found["coordinator_bind_address"] = str(service)
     else:
         service = come(address, processes, number, timeout, say)
-    # By the name that was given: a certificate, where JAX is set to use them, is of this name.
+    # Use the given name, since certificates, if JAX uses them, are for this name.
     where = str(Address(address.host, service.port))
     _connect(processes, where, CONNECTING, say, coordinator_address=where, **found)
 
@@ -144,7 +145,7 @@ def _connect(processes: int, where: str, timeout: int, say: Say, **found: Any) -
         ),
         code=2,
     )
-    # JAX would catch SIGTERM itself; here the training loop does, and takes SIGINT alike.
+    # The training loop handles SIGTERM and SIGINT itself, so JAX must not.
     jax.config.update("jax_enable_preemption_service", False)
     connected = threading.Event()
     others = f"waiting for all {processes} processes at {where}"
@@ -155,7 +156,7 @@ def _connect(processes: int, where: str, timeout: int, say: Say, **found: Any) -
             say(f"{others}: {time.monotonic() - began:.0f} of {timeout} s")
 
     threading.Thread(target=wait, daemon=True).start()
-    # JAX waits outside of Python, where no KeyboardInterrupt would come through.
+    # JAX waits outside of Python, where KeyboardInterrupt is not delivered.
     interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
@@ -171,14 +172,14 @@ def _connect(processes: int, where: str, timeout: int, say: Say, **found: Any) -
     finally:
         connected.set()
         signal.signal(signal.SIGINT, interrupt)
-    # Nothing of JAX is asked in here: it may have been taken down, and would start again.
+    # Do not call JAX here: it may have been shut down, and would start again.
     install_abort_handler(
         lambda: (
             f"JAX has ended this process, one of {processes} (see above), as it does when another "
             f"one is lost, {_places[-1]()}"
         )
     )
-    # Gloo announces its connections on standard output, where only answers belong.
+    # Gloo prints its connections to standard output, which is reserved for results.
     sys.stdout.flush()
     answers = os.dup(1)
     os.dup2(2, 1)
@@ -186,7 +187,7 @@ def _connect(processes: int, where: str, timeout: int, say: Say, **found: Any) -
 
 
 def shutdown() -> None:
-    """Wait until all processes have come to this point, and part: from here each is alone."""
+    """Wait until all processes reach this point, then disconnect them."""
     if is_multiprocess():
         gather_texts("")
         jax.distributed.shutdown()
@@ -195,21 +196,21 @@ def shutdown() -> None:
 
 
 def exit_now(code: int) -> NoReturn:
-    """End this process without waiting for the others, which an ordinary exit would do."""
+    """End this process without waiting for the others, as an ordinary exit would."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def gather_texts(text: str) -> list[str]:
-    """What each process says, in order; returns when all have spoken."""
+    """The text of each process, in order; returns when all have sent theirs."""
     if not is_multiprocess():
         return [text]
-    said = text.encode()
+    content = text.encode()
     with report_lost_process():
-        sizes = process_allgather(np.asarray(len(said), np.int32))
-        room = -(-int(sizes.max()) // 4096) * 4096  # few sizes, since each is compiled for
-        padded = np.frombuffer(said.ljust(room, b" "), np.uint8)
+        sizes = process_allgather(np.asarray(len(content), np.int32))
+        room = -(-int(sizes.max()) // 4096) * 4096  # few sizes, since each one needs a compilation
+        padded = np.frombuffer(content.ljust(room, b" "), np.uint8)
         rows = process_allgather(padded) if room else np.zeros((len(sizes), 0), np.uint8)
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
@@ -218,16 +219,16 @@ def raise_on_all(make: Callable[[], T]) -> T:
     """`make()`, unless it raises `InputError` in one process: then all raise it."""
     if not is_multiprocess():
         return make()
-    made: Any = None
+    result: Any = None
     error = None
     try:
-        made = make()
+        result = make()
     except InputError as raised:
         error = str(raised)
-    for number, said in enumerate(gather_texts(json.dumps(error))):
-        if (told := json.loads(said)) is not None:
-            raise InputError(told if number == 0 else f"process {number}: {told}")
-    return made
+    for number, answer in enumerate(gather_texts(json.dumps(error))):
+        if (message := json.loads(answer)) is not None:
+            raise InputError(message if number == 0 else f"process {number}: {message}")
+    return result
 
 
 def broadcast_json(make: Callable[[], T]) -> T:
@@ -240,12 +241,12 @@ def broadcast_json(make: Callable[[], T]) -> T:
 
 
 def broadcast_arrays(tree: T) -> T:
-    """The arrays of the first process in place of those here, which are as large."""
+    """The arrays of the first process; `arrays` here have the same shapes."""
     if not is_multiprocess():
         return tree
     arrays, rest = eqx.partition(tree, is_array)
     host = jax.tree.map(np.asarray, arrays)
-    # As bytes: they are summed over the processes, and -0.0 + 0.0 is 0.0.
+    # Send bytes: the values are summed over the processes, and -0.0 + 0.0 is 0.0.
     sent = jax.tree.map(lambda x: np.ascontiguousarray(x).reshape(-1).view(np.uint8), host)
     with report_lost_process():
         got = broadcast_one_to_all(sent)
@@ -261,7 +262,7 @@ _places: list[Callable[[], str]] = [lambda: "before or after training"]
 
 @contextlib.contextmanager
 def report_lost_process(place: Callable[[], str] | None = None) -> Iterator[None]:
-    """Turn what JAX raises where another process is lost into `LostProcess`.
+    """Convert the errors of JAX about a lost process to `LostProcess`.
 
     - `place`: returns "at step 3: how to go on"; called when a process is lost. By default the
         `place` of the enclosing context.
@@ -279,15 +280,15 @@ def report_lost_process(place: Callable[[], str] | None = None) -> Iterator[None
         _places.pop()
 
 
-_abort_handlers: list[Any] = []  # C calls what is in here
+_abort_handlers: list[Any] = []  # C calls these, so they must stay alive
 
 
 def install_abort_handler(line: Callable[[], str], code: int = 1) -> None:
-    """Have `abort()` end in one line and an exit code.
+    """Make `abort()` end with one line and an exit code.
 
-    JAX has a thread that hears of a lost process and aborts this one, sometimes before and
-    sometimes after the step has failed; it cannot be told not to. A handler of Python's own would
-    come too late: it runs in the main thread, which may be waiting for the process that is lost.
+    A thread of JAX notices a lost process and aborts this one, sometimes before and sometimes after
+    the step has failed; this cannot be turned off. A Python handler would come too late: it runs in
+    the main thread, which may be waiting for the lost process.
     """
     if os.name != "posix":
         return

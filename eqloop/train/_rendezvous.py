@@ -1,21 +1,21 @@
 """How processes that train together meet before JAX connects them. No JAX here.
 
-JAX's service takes a process that comes with an id for the one that had this id before, restarted,
-and ends all of them. So the first process listens at the address of the coordinator itself, for as
-long as the training lasts. Every other process comes there with its id, and waits until all have
-come. Only then does JAX's service begin, on another port of that address, which those that were let
-in are told. Whoever comes later with an id that is taken gets one line and touches nothing.
+If a process connects to the service of JAX with an id that is in use, the service takes it for a
+restart and ends all processes. So the first process listens at the address of the coordinator
+itself, as long as training lasts. Every other process connects there with its id, and waits until
+all have connected. Only then the service of JAX starts, on another port of that address, which the
+accepted processes receive. A later process with an id in use gets one line and changes nothing.
 
 One line of ASCII in each message:
 
 ```
-eqloop-join-1 PROCESSES ID PID HOST     from the process that comes
-wait WHO                                to it: who is missing
+eqloop-join-1 PROCESSES ID PID HOST     from a process that connects
+wait WHO                                to it: these processes are missing
 no WHY                                  to it: refused
-go PORT                                 to it: all are there, and JAX's service has this port
+go PORT                                 to it: all are connected; the service of JAX has this port
 ```
 
-Nothing proves who somebody is, here or in JAX: the port belongs on a trusted network.
+Neither this protocol nor JAX authenticates processes: use the port on a trusted network only.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ Say = Callable[[str], None]
 
 GREETING = "eqloop-join-1"
 LONGEST = 512
-"""Bytes of a line."""
+"""Maximum length of a line in bytes."""
 SAYING = 10
-"""Seconds between two lines about a wait."""
+"""Seconds between two messages about a wait."""
 ANSWER = 10
-"""Seconds within which the other side says something."""
+"""Seconds within which the other side must send a line."""
 _LOOK = 0.2
 _BIND = "JAX_COORDINATOR_BIND_ADDRESS"
 
@@ -51,7 +51,7 @@ class Address(NamedTuple):
 
     @staticmethod
     def parse(text: str, name: str) -> "Address":
-        """Of HOST:PORT, an IPv6 address in brackets. **Raises** `InputError` naming `name`."""
+        """Parse HOST:PORT; an IPv6 address is in brackets. **Raises** `InputError` about `name`."""
         host, _, port = text.rpartition(":")
         bare = host.removeprefix("[").removesuffix("]")
         ambiguous = ":" in bare and bare == host
@@ -66,19 +66,19 @@ class Address(NamedTuple):
 
 
 class _Wait:
-    """A wait that is told of every ten seconds and ends."""
+    """A wait with a time limit, and a message every ten seconds."""
 
     def __init__(self, address: Address, seconds: float, say: Say):
         self.address, self.seconds, self.say = address, seconds, say
         self.began = time.monotonic()
-        self.next = self.began + 1  # who comes at once is not worth a line
+        self.next = self.began + 1  # no message for a short wait
 
     @property
     def left(self) -> float:
         return self.seconds - (time.monotonic() - self.began)
 
     def go_on(self, who: str, remark: str = "") -> bool:
-        """Whether time is left; `who` is waited for."""
+        """Whether time is left; `who` is missing."""
         now = time.monotonic()
         if now >= self.next:
             self.next = now + SAYING
@@ -88,15 +88,15 @@ class _Wait:
 
 
 class Meeting:
-    """Held by the first process: it listens at `address`, and nowhere else, until `close`.
+    """The listener of the first process: it listens only at `address`, until `close`.
 
-    **Raises** `InputError` where that is not possible.
+    **Raises** `InputError` if that is not possible.
     """
 
     def __init__(self, address: Address, processes: int):
         self.address, self.processes = address, processes
-        self._come: dict[int, str] = {}  # id -> who has it
-        self._port: int | None = None  # of JAX's service, once all are there
+        self._come: dict[int, str] = {}  # id -> the process that has it
+        self._port: int | None = None  # of the service of JAX, once all are connected
         self._closed = False
         self._changed = threading.Condition()
         given = os.environ.get(_BIND)
@@ -105,9 +105,9 @@ class Meeting:
         threading.Thread(target=self._server.serve_forever, args=(_LOOK,), daemon=True).start()
 
     def wait(self, seconds: float, say: Say) -> Address:
-        """Wait until all have come, and return where JAX's service is to listen.
+        """Wait until all processes are connected, and return the address for the service of JAX.
 
-        **Raises** `InputError` where they do not come within `seconds`.
+        **Raises** `InputError` if they do not connect within `seconds`.
         """
         local = ipaddress.ip_address(self.ip).is_loopback
         remark = f" ({self.ip}, which only this machine reaches)" if local else ""
@@ -130,7 +130,7 @@ class Meeting:
         self._server.server_close()
 
     def _missing(self) -> str:
-        """Who has not come, in words; "" where all have."""
+        """The missing processes, in words; "" if there is none."""
         count = self.processes - 1 - len(self._come)
         numbers = (n for n in range(1, self.processes) if n not in self._come)
         some = [str(n) for n in itertools.islice(numbers, 4)]
@@ -139,7 +139,7 @@ class Meeting:
         return f"process{plural} {', '.join(some)}{more} of {self.processes}" if count else ""
 
     def _claim(self, processes: int, number: int, who: str) -> str:
-        """Take an id for `who`, and return ""; or why not."""
+        """Reserve an id for `who`; returns "" or the reason of a refusal."""
         if processes != self.processes:
             return f"process 0 was started with --num-processes {self.processes}, not {processes}"
         if not 0 < number < processes:
@@ -156,33 +156,33 @@ class Meeting:
         return ""
 
     def attend(self, visitor: "_Lines") -> None:
-        """Speak with whoever has come, until it is refused, let in, or gone."""
+        """Serve a connection until the process is refused, accepted, or gone."""
         words = (visitor.next(ANSWER) or "").split(" ")
         if len(words) != 5 or words[0] != GREETING or not all(w.isdecimal() for w in words[1:4]):
-            return  # not one of us
+            return  # not a process of eqloop
         number = int(words[2])
         if why := self._claim(int(words[1]), number, f"process {words[3]} on {words[4]}"):
             visitor.send(f"no {why}")
             return
-        told = ""
+        last_message = ""
         try:
             while not self._closed:
                 with self._changed:
-                    if self._port is None and self._missing() == told:
+                    if self._port is None and self._missing() == last_message:
                         self._changed.wait(_LOOK)
                     missing, port = self._missing(), self._port
                 if port is not None:
                     visitor.send(f"go {port}")
                     return
                 if visitor.next(0.001) is not None:
-                    raise ConnectionResetError  # it has nothing more to say: this is its end
-                if missing and missing != told:
+                    raise ConnectionResetError  # a process sends nothing more: it has ended
+                if missing and missing != last_message:
                     visitor.send(f"wait {missing}")
-                    told = missing
+                    last_message = missing
         except OSError:
             with self._changed:
                 if self._port is None:
-                    del self._come[number]  # whoever takes its place may come
+                    del self._come[number]  # another process may take its place
 
 
 def _in_vain(who: str, where: str, seconds: float) -> str:
@@ -193,7 +193,7 @@ def _in_vain(who: str, where: str, seconds: float) -> str:
 
 
 class _Server(socketserver.ThreadingTCPServer):
-    allow_reuse_address = True  # what the last training left in TIME_WAIT is no hindrance
+    allow_reuse_address = True  # the last training may have left the address in TIME_WAIT
     daemon_threads = True
     block_on_close = False
     meeting: Meeting
@@ -202,7 +202,7 @@ class _Server(socketserver.ThreadingTCPServer):
 class _Visit(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         assert isinstance(self.server, _Server)
-        with contextlib.suppress(OSError):  # whoever goes away while it is refused is refused
+        with contextlib.suppress(OSError):  # a process may disconnect while it is refused
             self.server.meeting.attend(_Lines(self.request))
 
 
@@ -232,21 +232,22 @@ def _listen(address: Address, meeting: Meeting) -> _Server:
 
 def _resolve(address: Address) -> list[tuple[int, tuple]]:
     try:
-        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a host name"
         raise InputError(f"--coordinator {address}: {address.host}: {why}") from None
-    return [(family, where) for family, _, _, _, where in found]
+    return [(family, where) for family, _, _, _, where in addresses]
 
 
 def come(address: Address, processes: int, number: int, seconds: float, say: Say) -> Address:
-    """What every process but the first does: go to `address`, wait until all are there, and return
-    where JAX's service is. **Raises** `InputError` where it is refused or in vain."""
+    """Join as a process other than the first: connect to `address`, wait until all are connected,
+    and return the address of the service of JAX. **Raises** `InputError` if it is refused or no
+    process answers."""
     wait = _Wait(address, seconds, say)
     connection = _reach(wait)
     with connection:
         lines, who = _Lines(connection), None
-        with contextlib.suppress(OSError):  # what is not one of us may not even listen
+        with contextlib.suppress(OSError):  # another program may not read
             lines.send(f"{GREETING} {processes} {number} {os.getpid()} {_host_name()}")
         while True:
             line = lines.next(ANSWER if who is None else _LOOK)
@@ -270,7 +271,7 @@ def come(address: Address, processes: int, number: int, seconds: float, say: Say
 
 
 def _reach(wait: _Wait) -> socket.socket:
-    _resolve(wait.address)  # a name that does not exist is not waited for
+    _resolve(wait.address)  # do not wait for a name that does not exist
     why = ""
     while wait.go_on("process 0", f" ({why})" if why else ""):
         try:
@@ -280,7 +281,7 @@ def _reach(wait: _Wait) -> socket.socket:
         else:
             if made.getsockname() != made.getpeername():
                 return made
-            made.close()  # a port of this machine where nobody listens may connect with itself
+            made.close()  # a local port without a listener may connect to itself
             why = os.strerror(errno.ECONNREFUSED)
         time.sleep(min(_LOOK, max(0.0, wait.left)))
     raise InputError(
@@ -297,8 +298,8 @@ class _Lines:
         self.connection, self.pending = connection, b""
 
     def next(self, seconds: float) -> str | None:
-        """The next line; None where none has come in time; "" where none can come any more, or
-        what comes is no line of printable ASCII."""
+        """The next line; None if none came in time; "" if the connection has ended or the line is
+        not printable ASCII."""
         until = time.monotonic() + seconds
         while b"\n" not in self.pending:
             left = until - time.monotonic()

@@ -1,4 +1,4 @@
-"""Runs that go on: a new run from the weights of another one, and a run that is lengthened."""
+"""Start a new run from the weights of another one, or lengthen a run."""
 
 import dataclasses
 import hashlib
@@ -23,15 +23,15 @@ _FREE = {"grid", "attention", "precision"}
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where a new run gets its first weights from.
+    """The source of the first weights of a new run.
 
     **Attributes:**
 
-    - `path`: the folder of another run, of which the checkpoint that is best on validation counts.
-    - `weights`: its averaged or its raw weights; a run that keeps no average has the raw ones.
-    - `moments`: whether Adam's moments come along. A model that has been trained has small
-      gradients; with moments that begin at zero, the first wrong example makes a large step. The
-      schedule of the learning rate begins anew all the same.
+    - `path`: the folder of another run; its best checkpoint on validation is used.
+    - `weights`: averaged or raw weights; a run without an average has only raw ones.
+    - `moments`: whether to take Adam's moments too. A trained model has small gradients, so with
+      zero moments the first wrong example causes a large step. The schedule of the learning rate
+      restarts in either case.
     """
 
     path: Path
@@ -40,12 +40,12 @@ class Start:
 
 
 def start_from(start: Start, spec: Spec) -> tuple[TrainState, Origin]:
-    """The first state of a run that begins from another one.
+    """The initial state of a run that starts from another one.
 
     **Returns** the state and what `data.json` records of its origin.
 
-    **Raises** `InputError` for a path that is no run, for a model of other settings, and for a
-    checkpoint that lacks the moments.
+    **Raises** `InputError` if the path is not a run, if its model has other settings, or if the
+    checkpoint lacks the moments.
     """
     source = open_run(start.path)
     mine, theirs = (dataclasses.asdict(each.model) for each in (spec, source.spec))
@@ -103,7 +103,7 @@ def _with_moments(optimiser: Any, source: Run, step: int) -> Any:
 
 
 def lengthened_line(spec: TrainSpec, before: int, done: int) -> str:
-    """How the learning rate goes on after `done` steps in a run that had `before` steps."""
+    """One line on the learning rate after `done` steps of a run that had `before` steps."""
     was = jnp.asarray(make_schedule(dataclasses.replace(spec, steps=before))(max(done - 1, 0)))
     now = jnp.asarray(make_schedule(spec)(done))
     return (

@@ -19,15 +19,15 @@ from ._devices import Devices
 
 
 class TrainState(eqx.Module):
-    """All that the next step depends on; what a checkpoint holds.
+    """The state of training, which a checkpoint contains: everything that the next step depends on.
 
     **Attributes:**
 
     - `model`: the weights in training, float32.
-    - `ema`: their exponential moving average, or None.
+    - `ema`: exponential moving average of the weights, or None.
     - `optimiser`: the state of AdamW.
-    - `step`: optimiser steps done.
-    - `carry`: the rows that the next step goes on with, or None where each step has new examples.
+    - `step`: number of finished optimiser steps.
+    - `carry`: the rows that the next step continues, or None if each step has new examples.
     """
 
     model: LoopedTransformer
@@ -38,13 +38,13 @@ class TrainState(eqx.Module):
 
     @property
     def best_weights(self) -> LoopedTransformer:
-        """The weights to evaluate: the average where there is one."""
+        """The weights to evaluate: the average, if there is one, else the raw weights."""
         return self.model if self.ema is None else self.ema
 
 
 def make_schedule(spec: TrainSpec, lr: ArrayLike | None = None) -> optax.Schedule:
-    """Learning rate of step 0, 1, ...; see `TrainSpec`. `lr` in place of that of `spec` may be
-    traced: one program then serves every rate."""
+    """The schedule: step 0, 1, ... -> learning rate; see `TrainSpec`. `lr` replaces that of `spec`
+    and may be traced, so that runs with different rates share one program."""
     rate = jnp.asarray(spec.lr if lr is None else lr, jnp.float32)
     if spec.schedule == "constant":
         return lambda step: rate
@@ -60,7 +60,7 @@ def make_schedule(spec: TrainSpec, lr: ArrayLike | None = None) -> optax.Schedul
 
         return warmup_cosine
 
-    # The first step of each epoch but the first: the product step * epochs may not fit an int32.
+    # First steps of all epochs but the first; step * epochs may overflow an int32.
     begins = [-(-epoch * spec.steps // spec.epochs) for epoch in range(1, spec.epochs)]
 
     def paper(step: ArrayLike) -> Array:
@@ -91,12 +91,12 @@ def make_optimiser(
 
 def init_state(spec: Spec) -> TrainState:
     """The state before the first step: a pure function of the spec."""
-    # The other half of this split seeds the steps: see `training_key`.
+    # The other half of this split is the key of the steps: see `training_key`.
     model = make_model(spec.model, jr.split(jr.key(spec.train.seed))[0])
     weights = eqx.filter(model, eqx.is_inexact_array)
     return TrainState(
         model=model,
-        # A copy: the step donates its arguments, and no buffer can be given away twice.
+        # Copy: the step donates its arguments, and a buffer can be donated only once.
         ema=jax.tree.map(jnp.array, model) if spec.train.ema else None,
         optimiser=make_optimiser(spec.train).init(weights),
         step=jnp.zeros((), jnp.int32),
@@ -105,13 +105,13 @@ def init_state(spec: Spec) -> TrainState:
 
 
 def place(state: TrainState, devices: Devices) -> TrainState:
-    """The state on all devices: each has its share of the carried rows, and a copy of the rest."""
+    """Place the state on all devices: a share of the carried rows, and a copy of the rest."""
     rest = devices.copy(dataclasses.replace(state, carry=None))
     return dataclasses.replace(rest, carry=devices.split(state.carry))
 
 
 def training_key(seed: int) -> PRNGKeyArray:
-    """All the randomness of step n comes from this key with n folded in."""
+    """The key of the steps; all randomness of step n comes from this key with n folded in."""
     return jr.split(jr.key(seed))[1]
 
 

@@ -32,7 +32,7 @@ class Data(NamedTuple):
 
 
 SHARES = ("fallback", "untrusted", "missed", "oversized", "series")
-"""What the backward solve reports as 0 or 1 for each example."""
+"""The reports of the backward solve that are 0 or 1 for each example."""
 
 METRICS = (
     "loss",
@@ -50,19 +50,20 @@ METRICS = (
     "gain_largest",
     "cosine",
 )
-"""What a step reports, means over its batch. `cells`: share of cells right after the last
-iteration; `iterations`: steps of the solver; `evaluations`: of the loop; `converged`: share of
-examples. The others are of the backward solve, see `BackwardReport`: shares of examples from
-`fallback` to `series`; `gain` is the median of `|u| / |g|`, `gain_largest` its maximum."""
+"""The metrics of a step, means over its batch. `cells`: share of cells that are right after the
+last iteration; `iterations`: steps of the solver; `evaluations`: evaluations of the loop;
+`converged`: share of converged examples. The others are of the backward solve, see
+`BackwardReport`: shares of examples from `fallback` to `series`; `gain` is the median of
+`|u| / |g|`, `gain_largest` its maximum."""
 
 CARRY_METRICS = ("age", "replaced", "fallback_new", "fallback_carried")
-"""What a step reports besides where states are carried: the mean number of optimiser steps that the
-rows have been trained for; the share of rows that new examples replace in the next step; and
-`fallback` among the rows that began in this step and among the others, 0 where there are none."""
+"""Further metrics of a step with carried states: the mean number of optimiser steps that the rows
+have been trained for; the share of rows that new examples replace in the next step; and `fallback`
+among the rows that began in this step and among the others, 0 for no rows."""
 
 AGES, BUDGET, STARTS = 2, 3, 4
-"""Folded into the key of a step for what is drawn by them. `jr.fold_in(key, i)` may equal
-`jr.split(key)[i]`, and the halves 0 and 1 are for augmentation and loss."""
+"""Numbers that are folded into the key of a step, one per kind of draw. `jr.fold_in(key, i)` may
+equal `jr.split(key)[i]`, and the halves 0 and 1 are for augmentation and loss."""
 
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[Data, TrainState, Int[np.ndarray, " batch"]], tuple[TrainState, Metrics]]
@@ -74,18 +75,18 @@ def put(split: Split) -> Data:
 
 
 class Order:
-    """Which examples a step sees: a pure function of (seed, step), never of the past.
+    """The examples of each step: a pure function of (seed, step), independent of earlier steps.
 
-    Epoch e is a permutation by `Philox(key=[seed, e])`, cut into batches; the examples left over
-    at its end (fewer than a batch) sit that epoch out.
+    Epoch e is a permutation by `Philox(key=[seed, e])`, cut into batches; the remainder at its end
+    (less than a batch) is not used in that epoch.
 
     With a curriculum, step s of its first `curriculum_steps` steps draws different examples,
     uniformly from the easiest `curriculum_share + (1 - curriculum_share) s / curriculum_steps` of
     all; examples of equal difficulty are in random order, and those of unknown difficulty (NaN)
-    come last. Later steps see what they see without a curriculum.
+    come last. Later steps see the same examples as without a curriculum.
 
-    **Raises** `InputError` where a batch exceeds the examples that it is drawn from, and where a
-    curriculum has one difficulty only.
+    **Raises** `InputError` if a batch exceeds the number of examples that it is drawn from, or if
+    all examples of a curriculum have the same difficulty.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class Order:
         self._ranked = np.lexsort((ties, difficulty)).astype(np.int32)
 
     def easiest(self, step: int) -> int:
-        """How many of the examples, the easiest ones, a step draws from."""
+        """The number of easiest examples that a step draws from."""
         if step >= self.curriculum_steps:
             return self.examples
         share = self.curriculum_share
@@ -166,8 +167,8 @@ def make_order(spec: TrainSpec, split: Split) -> Order:
 
 
 class _Fixed(NamedTuple):
-    """What a step reads and leaves as it is, none of it donated. Seed and rate are values, not
-    constants of the program: runs that differ in nothing else share one."""
+    """The inputs of a step that it does not change or donate. Key and learning rate are runtime
+    inputs, so runs that differ only in these share one executable."""
 
     data: Data
     rows: Int[Array, " batch"]
@@ -186,19 +187,19 @@ def make_step(
 ) -> Step:
     """The compiled step `(data, state, indices) -> (state, metrics)`.
 
-    Gathers the batch (where states are carried: offers it to the rows that are new), transforms and
-    encodes it, takes the gradient, clips, and updates the weights and their average. The state is
+    A step gathers the batch (with carried states, for new rows only), transforms and encodes it,
+    computes the gradient, clips it, and updates the weights and their average. The state is
     donated: its memory is reused for the new one. Specs that differ only in seed and learning rate
     share one program.
 
-    The metrics are scalars on the device: reading one waits for the step to end.
+    The metrics are scalars on the device: reading one blocks until the step has finished.
 
     **Arguments:**
 
-    - `devices`: where data (`Devices.copy`) and state (`place`) lie and the batch is spread over;
-      one device by default.
-    - `method`: the objects to train by; by default those that the spec names. Steps of one
-      `Method` share a program.
+    - `devices`: the devices of the data (`Devices.copy`), the state (`place`) and the batch; one
+      device by default.
+    - `method`: solver, gradient and loss; by default those that the spec names. Steps with the
+      same `Method` share a program.
     - `schedule_begin`: the step at which the schedule of the learning rate begins.
     """
     begin = jnp.asarray(schedule_begin, jnp.int32)
@@ -214,7 +215,7 @@ def make_step(
 
 
 def _shared(spec: Spec) -> Spec:
-    """What is the same for all runs of one program."""
+    """The parts of a spec that are the same for all runs of one program."""
     return dataclasses.replace(spec, train=dataclasses.replace(spec.train, seed=0, lr=1.0))
 
 
@@ -306,7 +307,7 @@ def _step(
         metrics["replaced"] = jnp.mean(carry.is_new, dtype=jnp.float32)
     ema = state.ema
     if ema is not None:
-        # Early on the average must not hold on to the random weights it began with.
+        # Early in training the average must forget the random initial weights.
         count = state.step.astype(jnp.float32)
         kept = jnp.minimum(spec.train.ema, (1 + count) / (10 + count))
         ema = jax.tree.map(

@@ -1,4 +1,4 @@
-"""Where metrics go besides `metrics.jsonl`: nowhere, TensorBoard, or Weights & Biases."""
+"""Trackers of metrics besides `metrics.jsonl`: none, TensorBoard, or Weights & Biases."""
 
 import abc
 import importlib
@@ -18,7 +18,7 @@ class AbstractTracker(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Flush; nothing is logged after it."""
+        """Flush and close; do not log afterwards."""
 
 
 class NoTracker(AbstractTracker):
@@ -35,7 +35,7 @@ class TensorBoard(AbstractTracker):
     def __init__(self, path: Path, start: int):
         from tensorboardX import SummaryWriter
 
-        # What a killed run logged past its last checkpoint is taken back.
+        # Remove what a killed run logged after its last checkpoint.
         self.writer = SummaryWriter(str(path / "tensorboard"), purge_step=start + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -86,7 +86,7 @@ def require_tracker(spec: Spec) -> None:
 
 
 def make_tracker(spec: Spec, path: Path, start: int) -> AbstractTracker:
-    """The tracker that the spec names, for a run that goes on from step `start`."""
+    """The tracker that the spec names, for a run that starts at step `start`."""
     if spec.train.tracker == "tensorboard":
         return TensorBoard(path, start)
     if spec.train.tracker == "wandb":
