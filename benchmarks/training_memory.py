@@ -16,8 +16,8 @@ tolerance that no loop reaches, so that every loop makes all of its steps.
 batch 32): fixed-point + implicit 46.0, 46.0, 46.0 MiB and 0.14, 0.29, 0.84 s; unroll + backprop
 26.5, 62.5, 206.5 MiB and 0.21, 0.78, 2.96 s. Preset `equilibrium` 46.0 MiB and 0.25 s (59
 iterations), preset `quick` 50.2 MiB and 0.32 s (batch 64, 22 iterations). Sudoku (81 cells, batch
-32): fixed-point + implicit 102.6, 102.6, 102.6 MiB and 0.29, 0.65, 2.10 s; unroll + backprop 58.3
-and 149.4 MiB and 0.51 and 1.94 s (256 steps were not measured, nor the presets).
+32): fixed-point + implicit 102.6, 102.6, 102.6 MiB and 0.29, 0.65, 2.10 s; unroll + backprop 58.3,
+149.4, 513.9 MiB and 0.51, 1.94, 7.65 s (the presets were not measured).
 """
 
 import argparse
