@@ -5,12 +5,35 @@ import enum
 import math
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
-
-import numpy as np
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    runtime_checkable,
+)
 
 from ._fields import field_types
 from ._tables import plain
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+else:
+
+    @runtime_checkable
+    class Array(Protocol):
+        """The type of fields that hold a NumPy array. A command that shows its help loads the
+        schemas of all files, and loading NumPy would take longer than the rest of it."""
+
+        dtype: Any
+        shape: Any
+
+        def tolist(self) -> Any: ...
+
 
 T = TypeVar("T")
 
@@ -37,7 +60,8 @@ def _encode(value: Any) -> Any:
         return {name: _encode(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [_encode(part) for part in value]
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    # NumPy's arrays and numbers, which are not imported to find out.
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def from_table(cls: type[T], table: Any, where: str = "") -> T:
@@ -85,7 +109,7 @@ def _decode(wanted: Any, value: Any, where: str) -> Any:
                 for place, (kind, part) in enumerate(zip(kinds, value, strict=True))
             ]
             return parts if origin is list else tuple(parts)
-    if wanted is np.ndarray and isinstance(value, list):
+    if wanted is Array and isinstance(value, list):
         return _array(value, where)
     if origin is Literal and value in args:
         return value
@@ -114,8 +138,17 @@ def _first(kinds: Any, value: Any, where: str) -> Any:
     raise ValueError(f"{where} is {value!r}")
 
 
-def _array(value: list, where: str) -> np.ndarray:
+def empty_array() -> Array:
+    """The default of a field that is not stored."""
+    import numpy as np
+
+    return np.zeros(0)
+
+
+def _array(value: list, where: str) -> Array:
     """An array of numbers; None is NaN."""
+    import numpy as np
+
     try:
         array = np.array(value)
         array = array.astype(np.float64) if array.dtype == object else array

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from eqloop._schema import FLAT, NOT_STORED, from_table, to_table
+from eqloop._schema import FLAT, NOT_STORED, Array, from_table, to_table
 from eqloop._tables import format_json, parse_json
 
 
@@ -32,7 +32,7 @@ class Record:
     pair: tuple[int, int] | None = None
     points: Mapping[str, list[Point]] = dataclasses.field(default_factory=dict)
     open: Any = None
-    array: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    array: Array = dataclasses.field(default_factory=lambda: np.zeros(0))
     scratch: int = dataclasses.field(default=0, metadata=NOT_STORED)
 
 

@@ -146,7 +146,7 @@ def test_verdicts_of_affine_loops(a, reachability, dependence, geometry, x64):
     }
     if dependence == "not measurable":
         assert "0 of 24" in report.verdict["input_dependence"].because
-        assert "nothing converged" in report.verdict["geometry"].because
+        assert "no loop converged" in report.verdict["geometry"].because
         assert not report.verdict["input_dependence"].numbers
 
 

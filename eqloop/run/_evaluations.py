@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from .._schema import FLAT, NOT_STORED, from_table, to_table
+from .._schema import FLAT, NOT_STORED, Array, empty_array, from_table, to_table
 from .._scores import EXACT
 from ._record import read_record, write_record
 from ._values import share
@@ -93,11 +91,9 @@ class Evaluation:
     tolerance: float
     overall: Curve
     bands: dict[str, Curve]
-    settled: np.ndarray
+    settled: Array
     judged: dict[str, float]
-    predictions: np.ndarray = dataclasses.field(
-        default_factory=lambda: np.zeros(0), metadata=NOT_STORED
-    )
+    predictions: Array = dataclasses.field(default_factory=empty_array, metadata=NOT_STORED)
     iterations_run: int
     iterations_asked: int
     seconds: float
@@ -162,18 +158,16 @@ class Solved:
     - `seconds`: wall time, compilation included.
     """
 
-    predictions: np.ndarray = dataclasses.field(
-        default_factory=lambda: np.zeros(0), metadata=NOT_STORED
-    )
-    scores: dict[str, np.ndarray]
+    predictions: Array = dataclasses.field(default_factory=empty_array, metadata=NOT_STORED)
+    scores: dict[str, Array]
     judged: dict[str, float]
-    chosen: np.ndarray
-    votes: np.ndarray
-    steps: np.ndarray
-    evaluations: np.ndarray
-    residual: np.ndarray
-    converged: np.ndarray
-    spent: np.ndarray
+    chosen: Array
+    votes: Array
+    steps: Array
+    evaluations: Array
+    residual: Array
+    converged: Array
+    spent: Array
     overall: Cost
     bands: dict[str, Cost]
     slot_steps: int

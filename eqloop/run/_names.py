@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-
 from .._errors import InputError
 from .._precision import steps_backwards
 
@@ -211,8 +209,15 @@ def _phantom(steps: int, **arguments: Any) -> Call:
     return Call("eqloop._adjoint._phantom:Phantom", steps=steps, **arguments)
 
 
-def _neumann(steps: int | np.int32, **arguments: Any) -> Call:
+def _neumann(steps: Any, **arguments: Any) -> Call:
     return Call("eqloop._adjoint._neumann:Neumann", steps=steps, **arguments)
+
+
+def _neumann_family(terms: int) -> Call:
+    """One program for any number of terms, which is an argument of it, as NumPy numbers are."""
+    import numpy as np
+
+    return _neumann(np.int32(terms))
 
 
 GRADIENTS: dict[str, GradientFacts] = {
@@ -270,7 +275,7 @@ GRADIENTS: dict[str, GradientFacts] = {
         "a Neumann series at the fixed point",
         lambda spec: _neumann(spec.gradient_steps),
         differentiated=lambda spec, total: spec.gradient_steps,
-        family=lambda terms: _neumann(np.int32(terms)),
+        family=_neumann_family,
         terms=(2, 4, 8),
     ),
     "implicit": GradientFacts(
