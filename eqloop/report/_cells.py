@@ -31,6 +31,7 @@ from ..run import (
     say_steps,
     spec_axes,
     trained_seconds,
+    understood,
 )
 from ._quantities import check_compared
 
@@ -91,10 +92,7 @@ class Cell:
         source = Path(self.source)
         folder = (source / RUNS / self.name if is_sweep(source) else source) / STABILITY
         report = read_stability(folder)
-        try:
-            check_compared(report)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{folder / REPORT}: damaged ({error!r}); {STABILITY_AGAIN}") from None
+        understood(folder / REPORT, STABILITY_AGAIN, check_compared, report)
         return report
 
 

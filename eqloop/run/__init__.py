@@ -64,6 +64,7 @@ from ._names import meanings as meanings
 from ._names import refuse_outside as refuse_outside
 from ._names import solver_facts as solver_facts
 from ._phases import Phase as Phase
+from ._record import understood as understood
 from ._records import MEASURES as MEASURES
 from ._records import REPORT as REPORT
 from ._records import SPEC_AXES as SPEC_AXES
