@@ -327,3 +327,15 @@ def test_mixed_levers_train_and_resume_bit_for_bit(mixture, benchmark_module, tm
     """Stopped after 2 of 4 steps, which is a border of phases in the first."""
     mixtures = benchmark_module("mixtures")
     assert mixtures.trained(mixtures.small(mixture, 4), tmp_path / "run", True).endswith("for bit")
+
+
+def test_the_groups_of_a_sudoku(benchmark_module):
+    """Row 0 has 1, column 3 has 2, and the box of (0, 3) has 3, which neither of them has."""
+    givens = np.zeros((1, 4, 4), int)
+    givens[0, 0, 0], givens[0, 3, 3], givens[0, 1, 2] = 1, 2, 3
+    has = benchmark_module("sudoku_groups").groups(givens)
+    assert {name: [*np.flatnonzero(own[0, 0, 3])] for name, own in has.items()} == {
+        "row": [1],
+        "column": [2],
+        "box": [3],
+    }
