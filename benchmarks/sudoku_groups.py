@@ -2,9 +2,9 @@
 
     python benchmarks/sudoku_groups.py RUN [--puzzles 64] [--iterations 64]
 
-**Question:** A blank's digit cannot be one that its row, its column or its box has already. Which of the
-three does a run use? For each of them: the mean probability that the run gives to digits which this group
-excludes and the two others do not. A run that knows the group gives them nothing.
+**Question:** A blank's digit cannot be one that its row, its column or its box has already. Which
+of the three does a run use? For each of them: the mean probability that the run gives to digits
+which this group excludes and the two others do not. A run that knows the group gives them nothing.
 
 **Last numbers:** benchmarks/LOG.md, "What the plateau of sudoku is made of".
 """
