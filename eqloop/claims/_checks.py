@@ -136,6 +136,8 @@ def random_subjects(
 
     **Returns** one subject for each of the recalls "none", "external" and "internal".
 
+    **Raises** `ValueError` for another width.
+
     ```python
     >>> import eqloop, jax.random as jr
     >>> subjects = eqloop.claims.random_subjects(key=jr.key(0), examples=2, width=16)

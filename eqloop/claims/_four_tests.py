@@ -125,10 +125,10 @@ def four_tests(
 
     **Arguments:**
 
-    - `followed`: split -> its loops. All of them count for `t2`.
+    - `followed`: split -> its loops, the results of `follow`. All of them count for `t2`.
     - `split`: the split that `t1` is about.
-    - `stays`: the result of `stays_solved`.
-    - `starts`: see `eqloop.stability.Reachability`.
+    - `stays`: the result of `stays_solved`, of shape (examples, 3).
+    - `starts`: name -> runs from other starts; see `eqloop.stability.Reachability`.
 
     **Returns** `t1` to `t4`, by name.
 

@@ -53,12 +53,12 @@ class Problem:
     - `targets`: the targets of the examples.
 
     ```python
-    >>> import eqloop, jax.random as jr
+    >>> import eqloop, jax, jax.random as jr
     >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8})
     >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))
     >>> problem = eqloop.claims.make_problem(model, task, task.generate(3, seed=0))
     >>> e = problem.inputs[0]
-    >>> problem.f(problem.start(e), e).shape
+    >>> jax.eval_shape(problem.f, problem.start(e), e).shape
     (8, 8)
 
     ```

@@ -228,9 +228,11 @@ class Sample:
 
     **Attributes:**
 
-    - `task`: the name of the task; `split`: that of the split.
-    - `step`: the step of the checkpoint.
-    - `rows`: number of examples; `rows_of_split`: of how many.
+    - `task`: name of the task.
+    - `split`: name of the split.
+    - `step`: step of the checkpoint.
+    - `rows`: number of measured examples.
+    - `rows_of_split`: number of examples of the split.
 
     None stands for what files of earlier versions do not say.
 

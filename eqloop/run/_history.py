@@ -13,7 +13,9 @@ class Origin:
 
     **Attributes:**
 
-    - `path`: the folder of its run; `step`: its step; `sha256`: that of its file.
+    - `path`: folder of its run.
+    - `step`: its step.
+    - `sha256`: SHA-256 of its file.
     - `weights`: whether its averaged or its raw weights were taken.
     - `moments`: whether Adam's moments were taken, too. Runs of the first version that had an
         origin do not say it; they took none.

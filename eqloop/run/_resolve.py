@@ -62,7 +62,8 @@ def load_preset(task: str, preset: str) -> dict[str, Any]:
 
     **Returns** its tables.
 
-    **Raises** `InputError` for an unknown preset; the message names the nearest one.
+    **Raises** `InputError` for an unknown preset, and for one that has nothing for the task; the
+    message names the nearest one.
 
     ```python
     >>> import eqloop

@@ -27,9 +27,11 @@ class CellResult:
 
     **Attributes:**
 
-    - `status`: whether the cell finished or failed; `error`: the reason for a failure, one line.
-    - `seconds`, `flops`: of training and of evaluation (`"train"`, `"evaluate"`), over all the
-      processes that worked on the cell; `flops` as `eqloop.sweep.Cost` counts them.
+    - `status`: whether the cell finished or failed.
+    - `error`: the reason for a failure, one line; None for a cell that finished.
+    - `seconds`: `"train"` and `"evaluate"` -> wall time in seconds, over all the processes that
+      worked on the cell.
+    - `flops`: `"train"` and `"evaluate"` -> FLOPs, as `eqloop.sweep.Cost` counts them.
     - `evaluated`: the `[evaluate]` table that the cell was evaluated with.
     - `parameters`: the number of weights of the model; None for a cell that failed.
     - `rho_w_x`: the spectral radius of the recall's state matrix; None without recall.
@@ -57,7 +59,8 @@ class SweepRecord:
 
     **Attributes:**
 
-    - `name`: the name of the grid; `axes`: the names of its axes, in order.
+    - `name`: name of the grid.
+    - `axes`: names of its axes, in order.
     - `cells`: name of a cell -> its value on each axis.
     - `grid`: SHA-256 of `sweep.toml`; None in sweeps of earlier versions, which lack it.
     - `code`: a class of a file that trains a cell, as `/path/to/file.py:Class` -> SHA-256 of the

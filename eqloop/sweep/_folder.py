@@ -44,7 +44,7 @@ def is_up_to_date(result: CellResult, cell: Cell) -> bool:
     - `result`: the result of the cell.
     - `cell`: the cell.
 
-    **Returns** False for a cell to evaluate again.
+    **Returns** False if something is left to do.
 
     ```python
     >>> import dataclasses, eqloop

@@ -45,8 +45,8 @@ class EvaluateSpec:
 
     **Attributes:**
 
-    - `iterations`: maximum number of iterations of the loop. Examples whose answer can no longer
-        change stop before.
+    - `iterations`: maximum number of iterations of the loop. An example whose answer can no longer
+        change stops earlier.
     - `rows`: maximum number of examples of each split, evenly spread; 0 for all.
     - `splits`: names of the splits.
     - `checkpoint`: `"best"` on validation, or `"last"` (the paper's).

@@ -142,9 +142,12 @@ class Last(AbstractLoss):
     >>> inputs, targets = jnp.zeros((4, 8, 1)), jnp.zeros((4, 8), jnp.uint8)
     >>> probes = jax.tree.map(lambda leaf: jnp.zeros(4, leaf.dtype), eqloop.BackwardReport.zeros())
     >>> options = {"solver": eqloop.Unroll(3), "gradient": eqloop.Backprop(), "max_steps": 3}
-    >>> out = eqloop.train.Last()(model, probes, inputs, targets, jr.key(1), **options)
-    >>> out.loss.shape, out.iterations.tolist()
-    ((4,), [3, 3, 3, 3])
+    >>> penalties = (eqloop.train.TerminalResidual(0.1),)
+    >>> loss = lambda: eqloop.train.Last(penalties)(
+    ...     model, probes, inputs, targets, jr.key(1), **options
+    ... )
+    >>> jax.eval_shape(loss).loss.shape
+    (4,)
 
     ```
     """

@@ -254,7 +254,7 @@ def raise_on_all(make: Callable[[], T]) -> T:
 
     **Returns** what `make` returns.
 
-    **Raises** `InputError` in all processes if `make` raises it in one. Its other errors it raises
+    **Raises** `InputError` in all processes if `make` raises it in one. Any other error is raised
     in its own process alone.
 
     ```python

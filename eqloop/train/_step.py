@@ -257,6 +257,9 @@ def make_step(
     **Returns** the step: a function of the data (see `put`), the state (see `init_state`) and the
     indices of the batch (see `make_order`).
 
+    **Raises** `InputError` if `method` is missing and the spec names a class from outside the
+    package.
+
     ```python
     >>> import eqloop
     >>> make_task = eqloop.tasks.make_task
