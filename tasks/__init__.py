@@ -173,6 +173,12 @@ def named(reference: str) -> str:
     """The name of a task. For `FILE.py:CLASS` the file is executed and the class registered; any
     other text is returned as it is.
 
+    **Arguments:**
+
+    - `reference`: the name of a task, or `FILE.py:CLASS`.
+
+    **Returns** the name, one of `TASKS` if the task is known.
+
     **Raises** `InputError` as `eqloop._plugins.load_class` and `register` do.
 
     ```python

@@ -36,6 +36,15 @@ class Chess(Task):
     Columns of a split: `answer` (UCI), `answered`, `themes` (space-separated), `ids` (PuzzleId),
     and, to write a Lichess row, `before` (the FEN before the opponent's move) and `opponent` (that
     move). All but `answered` are bytes.
+
+    ```python
+    >>> import eqloop
+    >>> task = eqloop.tasks.make_task("chess", {})
+    >>> split = task.parse("6k1/5ppp/8/8/8/8/8/R5K1 w - - 0 1")
+    >>> split.inputs.shape, task.encode(split.inputs[0]).shape
+    ((1, 8, 8), (8, 8, 12))
+
+    ```
     """
 
     encoding: Literal["paper", "easy-to-hard"] = "paper"

@@ -55,6 +55,15 @@ class PrefixSums(Task):
     difficulty is L. All rows have `length` cells and every cell counts, so one compiled program
     suffices without padding or masks. The other splits have one string per row. In tokens, texts
     and files 2 and 3 denote a 0 and a 1 that begin a further string.
+
+    ```python
+    >>> import eqloop
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8})
+    >>> split = task.generate(2, seed=0)
+    >>> (split.inputs[0].cumsum() % 2 == split.targets[0]).all().item(), task.attention
+    (True, 5)
+
+    ```
     """
 
     length: int = 32

@@ -52,6 +52,15 @@ class Sudoku(Task):
     ratings are equal, see `_sudoku_splits`. Among symmetric copies of a puzzle only the first is
     used (`augment` makes such copies in training). Without a file, `hard` has fewer givens than
     the other splits.
+
+    ```python
+    >>> import eqloop, numpy as np
+    >>> task = eqloop.tasks.make_task("sudoku", {"box": 2})
+    >>> tokens = np.array([[1, 2, 0, 0], [3, 4, 0, 0], [0, 0, 0, 0], [0, 0, 2, 1]], np.uint8)
+    >>> task.encode(tokens).shape, task.classes
+    ((4, 4, 5), 5)
+
+    ```
     """
 
     box: int = 3

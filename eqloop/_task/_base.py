@@ -130,8 +130,11 @@ class Task(abc.ABC):
 
     def harder(self) -> "Task | None":
         """The task that generates the split `hard`, for example this one with a larger grid:
-        `dataclasses.replace(self, digits=2 * self.digits)`. None by default: then `hard` holds
-        further examples of this task, as `test` does."""
+        `dataclasses.replace(self, digits=2 * self.digits)`.
+
+        **Returns** the task; None by default: then `hard` holds further examples of this task, as
+        `test` does.
+        """
         return None
 
     def read(
@@ -162,12 +165,23 @@ class Task(abc.ABC):
         return rows
 
     def write(self, split: Split, path: Path) -> None:
-        """Write `split` atomically to `path`, in the format that `read` reads. The file is
-        compressed if `path` ends in `.gz` or `.zst`."""
+        """Write examples atomically to a file, in the format that `read` reads.
+
+        **Arguments:**
+
+        - `split`: the examples.
+        - `path`: the file; it is compressed if its name ends in `.gz` or `.zst`.
+
+        **Raises** `InputError` if the file cannot be written.
+        """
         _cells.write_cells(split, Path(path), self.symbols)
 
     def load(self, *, progress: Progress | None = None) -> Dataset:
         """Load the named splits from `self.data` or the generator; they are cached on disk.
+
+        **Arguments:**
+
+        - `progress`: optional callback: see `generate` and `read`.
 
         **Returns** a `Dataset` with at least the splits `train`, `validation`, `test` and `hard`.
         No example of `validation` is in `test` or `hard`.
@@ -236,14 +250,26 @@ class Task(abc.ABC):
         return split.distinct()
 
     def bands(self, split: Split) -> dict[str, Bool[np.ndarray, " examples"]]:
-        """Difficulty bands and themes, easiest first: name -> mask over the examples. Empty by
-        default."""
+        """Difficulty bands and themes.
+
+        **Arguments:**
+
+        - `split`: the examples.
+
+        **Returns** name -> mask of shape `(examples,)`, easiest first; empty by default.
+        """
         del split
         return {}
 
     def remarks(self, split: Split) -> dict[str, int]:
-        """Counts that `eqloop data check` prints besides bad rows: phrase -> number of rows of
-        `split` that it describes. Empty by default."""
+        """Counts that `eqloop data check` prints besides bad rows.
+
+        **Arguments:**
+
+        - `split`: the examples.
+
+        **Returns** phrase -> number of rows of `split` that it describes; empty by default.
+        """
         del split
         return {}
 
@@ -251,20 +277,43 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, tokens: UInt8[Array, "*grid"]) -> Float[Array, "*grid channels"]:
-        """Convert the tokens of one example to the float32 channels that the model reads."""
+        """Convert the tokens of one example to the channels that the model reads.
+
+        **Arguments:**
+
+        - `tokens`: the token of each cell, uint8, `(*grid,)`.
+
+        **Returns** float32, `(*grid, channels)`.
+        """
 
     def transform(
         self, key: PRNGKeyArray, tokens: UInt8[Array, "*grid"], targets: UInt8[Array, "*grid"]
     ) -> tuple[UInt8[Array, "*grid"], UInt8[Array, "*grid"]]:
-        """Apply a random symmetry of the task to an example. By default the identity."""
+        """Apply a random symmetry of the task to one example.
+
+        **Arguments:**
+
+        - `key`: random key of the symmetry.
+        - `tokens`, `targets`: token and class of each cell, uint8, `(*grid,)`.
+
+        **Returns** the tokens and targets after the symmetry; unchanged by default.
+        """
         del key
         return tokens, targets
 
     def predict(
         self, logits: Float[Array, "*grid classes"], tokens: UInt8[Array, "*grid"]
     ) -> UInt8[Array, "*grid"]:
-        """The prediction, in the format of `targets`. By default the class with the highest logit
-        in each cell."""
+        """The prediction for one example.
+
+        **Arguments:**
+
+        - `logits`: the logits of the model, `(*grid, classes)`.
+        - `tokens`: the token of each cell, uint8, `(*grid,)`.
+
+        **Returns** a class per cell in the format of `targets`; by default that with the highest
+        logit.
+        """
         del tokens
         return jnp.argmax(logits, -1).astype(jnp.uint8)
 
@@ -274,8 +323,16 @@ class Task(abc.ABC):
         tokens: UInt8[Array, "*grid"],
         targets: UInt8[Array, "*grid"],
     ) -> dict[str, Float[Array, ""] | Bool[Array, ""] | Int[Array, ""]]:
-        """Scores of one example, by name. Every task has `exact` (1 if all cells are right, else 0)
-        and `cells` (share of cells right); sudoku adds `blanks` (share of blank cells right)."""
+        """Scores of one example.
+
+        **Arguments:**
+
+        - `prediction`: the result of `predict`, uint8, `(*grid,)`.
+        - `tokens`, `targets`: token and class of each cell, uint8, `(*grid,)`.
+
+        **Returns** name -> one number. Every task has `exact` (1 if all cells are right, else 0)
+        and `cells` (share of cells right); sudoku adds `blanks` (share of blank cells right).
+        """
         del tokens
         correct = prediction == targets
         return {EXACT: jnp.all(correct), CELLS: jnp.mean(correct, dtype=jnp.float32)}
@@ -285,13 +342,25 @@ class Task(abc.ABC):
     def judge(
         self, split: Split, predictions: Shaped[np.ndarray, "examples *grid"]
     ) -> dict[str, Float[np.ndarray, " examples"]]:
-        """Scores that only code on the host can compute (legal moves, mates): name -> one value per
-        example, NaN if the score does not apply to it. Empty by default."""
+        """Scores that only code on the host can compute (legal moves, mates).
+
+        **Arguments:**
+
+        - `split`: the examples.
+        - `predictions`: one class per cell, `(examples, *grid)`.
+
+        **Returns** name -> one value per example, NaN if the score does not apply to it; empty by
+        default.
+        """
         del split, predictions
         return {}
 
     def parse(self, text: str) -> Split:
         """Parse one puzzle as a user types it; by default one symbol per cell.
+
+        **Arguments:**
+
+        - `text`: the puzzle.
 
         **Returns** a split of one example. If the puzzle alone does not determine the answer,
         `targets` is all zero and `columns["answered"]` is False, as it always is by default.
@@ -304,8 +373,12 @@ class Task(abc.ABC):
     def check(
         self, split: Split, prediction: Shaped[np.ndarray, "*grid"]
     ) -> tuple[bool | None, str]:
-        """Check `prediction` for the one example in `split` by the rules of the task; by default
-        against the target.
+        """Check a prediction by the rules of the task; by default against the target.
+
+        **Arguments:**
+
+        - `split`: one example.
+        - `prediction`: one class per cell, `(*grid,)`.
 
         **Returns** whether the prediction is right (None if the rules alone do not decide), and
         one line with the reason.
@@ -313,14 +386,29 @@ class Task(abc.ABC):
         return _cells.check_cells(split, prediction)
 
     def render(self, split: Split, prediction: Shaped[np.ndarray, "*grid"] | None = None) -> str:
-        """The one example in `split` as a board for the terminal (Rich markup), with the predicted
-        cells filled in. Predicted cells and givens differ even without colour."""
+        """Draw one example as a board for the terminal. Predicted cells and givens differ even
+        without colour.
+
+        **Arguments:**
+
+        - `split`: one example.
+        - `prediction`: one class per cell, `(*grid,)`, to fill in; None for the puzzle alone.
+
+        **Returns** Rich markup.
+        """
         return _cells.render_cells(split, prediction, self.symbols, self.labels)
 
     def draw(self, split: Split, prediction: Shaped[np.ndarray, "*grid"] | None = None) -> str:
-        """The one example in `split` as a self-contained SVG of no fixed size, with a title.
-        Predicted cells and givens differ even without colour; wrong cells are marked if the answer
-        is known; the ink is `currentColor`."""
+        """Draw one example as a picture. Predicted cells and givens differ even without colour;
+        wrong cells are marked if the answer is known; the ink is `currentColor`.
+
+        **Arguments:**
+
+        - `split`: one example.
+        - `prediction`: one class per cell, `(*grid,)`, to fill in; None for the puzzle alone.
+
+        **Returns** a self-contained SVG of no fixed size, with a title.
+        """
         return _cells.draw_cells(
             split, prediction, self.symbols, self.labels, title=f"An example of {self.name}"
         )

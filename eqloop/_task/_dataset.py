@@ -178,6 +178,17 @@ def describe(path: Path | str, files: Sequence[str] = ()) -> dict[str, object]:
     **Returns** `path`, `size` in bytes and `sha256`, over all these files.
 
     **Raises** `InputError` if a file cannot be read.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "bits.txt")
+    ...     _ = path.write_text("0110")
+    ...     source = eqloop.tasks.describe(path)
+    >>> source["size"], source["sha256"][:8]
+    (4, 'a5c3dd48')
+
+    ```
     """
     path = Path(path)
     digest, size = hashlib.sha256(), 0
@@ -288,6 +299,17 @@ def dataset(
     **Returns** the `Dataset`.
 
     **Raises** what `build` raises.
+
+    ```python
+    >>> import eqloop
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8})
+    >>> def build():
+    ...     return {"train": task.generate(4, seed=0)}, {"bad": 0}
+    >>> data = eqloop.tasks.dataset(task, {"generator": "an example"}, build)
+    >>> data.splits["train"].inputs.shape, data.manifest["read"]
+    ((4, 8), {'bad': 0})
+
+    ```
     """
 
     def arrays() -> dict[str, np.ndarray]:

@@ -25,6 +25,10 @@ OnBad = Callable[[Bad], None]
 def refuse(bad: Bad) -> None:
     """Callback `on_bad` that refuses the file at its first bad row.
 
+    **Arguments:**
+
+    - `bad`: the bad row.
+
     **Raises** `InputError` always.
 
     ```python
@@ -40,6 +44,10 @@ def refuse(bad: Bad) -> None:
 
 class Tally:
     """Callback `on_bad` that counts bad rows and stores the first `keep` of them.
+
+    **Arguments:**
+
+    - `keep`: maximum number of stored rows.
 
     **Attributes:**
 
@@ -107,10 +115,28 @@ def write_atomic(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def write_text(path: Path | str) -> Iterator[TextIO]:
-    """Open `path` for atomic writing of UTF-8 text, which `open_text` reads. The file is compressed
-    if the suffix is `.gz` or `.zst`; equal text gives equal bytes.
+    """Open a file for atomic writing of UTF-8 text, which `open_text` reads.
+
+    The file is compressed if the suffix is `.gz` or `.zst`; equal text gives equal bytes.
+
+    **Arguments:**
+
+    - `path`: the file; missing parent folders are created. It replaces an older file.
+
+    **Yields** the open file. After an exception the older file is unchanged.
 
     **Raises** `InputError` if `path` cannot be written.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "bits.txt.gz")
+    ...     with eqloop.tasks.write_text(path) as file:
+    ...         _ = file.write("0110")
+    ...     path.read_bytes()[:2].hex()
+    '1f8b'
+
+    ```
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:

@@ -121,6 +121,17 @@ def read_records(
 
     **Raises** `InputError` as `open_text`, and if the file is empty or has no rows, lacks a column
     or has one twice, or has another format.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> layout = eqloop.tasks.Layout(required=("question",), expected="expected a column question")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "puzzles.csv")
+    ...     _ = path.write_text("question,rating\\n0110,3\\n")
+    ...     list(eqloop.tasks.read_records(path, layout, on_bad=eqloop.tasks.refuse))
+    [(2, {'question': '0110', 'rating': '3'})]
+
+    ```
     """
     path = Path(path)
     size = regular(path)

@@ -28,6 +28,14 @@ class Split:
       gives the same tokens.
     - `columns`: further arrays with one entry per example, which bands and scores read (themes,
       ...).
+
+    ```python
+    >>> import eqloop
+    >>> split = eqloop.Split.of([[0, 1], [1, 1], [0, 1]], [[0, 1], [1, 0], [0, 1]])
+    >>> split.inputs.shape, len(split.distinct()), split.answered.tolist()
+    ((3, 2), 2, [True, True, True])
+
+    ```
     """
 
     inputs: Shaped[np.ndarray, "examples *grid"]
@@ -106,13 +114,28 @@ class Split:
         return self.columns.get("answered", np.ones(len(self), bool))
 
     def evenly(self, count: int) -> "Split":
-        """At most `count` examples, evenly spaced, since a split may be sorted. The choice is
-        deterministic."""
+        """Take at most `count` examples, evenly spaced, since a split may be sorted.
+
+        **Arguments:**
+
+        - `count`: maximum number of examples.
+
+        **Returns** the examples in their order. The choice is deterministic.
+        """
         count = min(count, len(self))
         return self.take(np.arange(count) * len(self) // max(count, 1))
 
     def take(self, index: np.ndarray | slice) -> "Split":
-        """The examples that `index` (integers, a mask or a slice) selects, in its order."""
+        """Take the examples that an index selects.
+
+        **Arguments:**
+
+        - `index`: integers, a mask of shape `(examples,)`, or a slice.
+
+        **Returns** a split of these examples, in the order of `index`.
+
+        **Raises** `IndexError` for an integer out of range or a mask of another length.
+        """
         return Split(
             inputs=self.inputs[index],
             targets=self.targets[index],
@@ -122,8 +145,16 @@ class Split:
         )
 
     def distinct(self, without: "Split | None" = None) -> "Split":
-        """Remove duplicates, keeping the first of equal inputs, and all inputs that are in
-        `without`. Examples of different grids are never equal."""
+        """Remove duplicates, keeping the first of equal inputs.
+
+        Examples of different grids are never equal.
+
+        **Arguments:**
+
+        - `without`: a split whose inputs are removed, too; None for no such split.
+
+        **Returns** the other examples, in their order.
+        """
         rows = self.inputs.reshape(len(self), -1)
         before = 0
         if without is not None and without.inputs.shape[1:] == self.inputs.shape[1:]:
@@ -157,7 +188,20 @@ def text_of(cells: np.ndarray, symbols: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Bad:
-    """A bad row: `where` is `file:line`, `why` gives the reason in one line."""
+    """A bad row of a file: a row that a task cannot use.
+
+    **Attributes:**
+
+    - `where`: the place of the row, `file:line`.
+    - `why`: the reason, in one line.
+
+    ```python
+    >>> import eqloop
+    >>> print(eqloop.Bad("puzzles.csv:2", "80 cells"))
+    puzzles.csv:2: 80 cells
+
+    ```
+    """
 
     where: str
     why: str
@@ -176,6 +220,17 @@ class Dataset:
     - `manifest`: JSON-ready: task, version, fields, source (path, size and SHA-256, or
       "generator"), numbers of rows and bad rows, and the number of rows and their SHA-256 for each
       split. For a task of a file also `code`: the file and class, and the SHA-256 of the file.
+
+    ```python
+    >>> import eqloop
+    >>> fields = {"length": 8, "rows": 20, "test_rows": 4}
+    >>> data = eqloop.tasks.make_task("prefix-sums", fields).load()
+    >>> {name: len(split) for name, split in data.splits.items() if "x" not in name}
+    {'train': 16, 'validation': 4, 'test': 4, 'hard': 4}
+    >>> data.manifest["source"]
+    {'generator': 'uniform bits'}
+
+    ```
     """
 
     splits: Mapping[str, Split]

@@ -12,7 +12,24 @@ PREDICTED = "var(--predicted,currentColor)"
 
 
 def picture(title: str, width: float, height: float, body: Iterable[str]) -> str:
-    """A self-contained SVG of no fixed size; screen readers read `title`."""
+    """Make a self-contained SVG of no fixed size.
+
+    **Arguments:**
+
+    - `title`: the title, which screen readers read.
+    - `width`, `height`: size of the drawing, in the units of `body`.
+    - `body`: the elements of the drawing.
+
+    **Returns** the text of the SVG.
+
+    ```python
+    >>> import eqloop
+    >>> svg = eqloop.tasks.picture("One cell", 10, 10, [eqloop.tasks.glyphs("7", [(5, 5)])])
+    >>> svg[svg.index("<title>"):]
+    '<title>One cell</title><text x="5" y="5">7</text></svg>'
+
+    ```
+    """
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img">'
         f"<title>{escape(title)}</title>{''.join(body)}</svg>"
@@ -20,7 +37,25 @@ def picture(title: str, width: float, height: float, body: Iterable[str]) -> str
 
 
 def glyphs(text: str, at: Iterable[tuple[float, float]], **attributes: str) -> str:
-    """One `<text>` element with each character centred at its point in `at`."""
+    """Make one `<text>` element with each character at its point.
+
+    **Arguments:**
+
+    - `text`: the characters.
+    - `at`: one point (x, y) per character, in the units of the drawing.
+    - `attributes`: attributes of the element; `_` in a name stands for `-`.
+
+    **Returns** the element; "" for an empty text.
+
+    **Raises** `ValueError` if `at` is empty and `text` is not.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.tasks.glyphs("01", [(5, 5), (15, 5)], text_anchor="middle")
+    '<text x="5 15" y="5" text-anchor="middle">01</text>'
+
+    ```
+    """
     if not text:
         return ""
     xs, ys = zip(*at, strict=True)
@@ -32,7 +67,22 @@ def glyphs(text: str, at: Iterable[tuple[float, float]], **attributes: str) -> s
 
 
 def struck(cells: Iterable[tuple[float, float]], width: float, height: float) -> str:
-    """Mark wrong cells, given by their upper left corners, by a box with a diagonal stroke."""
+    """Mark wrong cells by a box with a diagonal stroke.
+
+    **Arguments:**
+
+    - `cells`: upper left corner (x, y) of each cell, in the units of the drawing.
+    - `width`, `height`: size of a cell, in the same units.
+
+    **Returns** one `<path>` element in the colour `WRONG`; "" for no cells.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.tasks.struck([(0, 0)], 10, 10).split(" fill")[0]
+    '<path d="M0 0h10v10h-10zl10 10"'
+
+    ```
+    """
     path = "".join(
         f"M{x:g} {y:g}h{width:g}v{height:g}h{-width:g}zl{width:g} {height:g}" for x, y in cells
     )

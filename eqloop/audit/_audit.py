@@ -130,6 +130,10 @@ def default_gradients(iterations: int) -> dict[str, AbstractGradient]:
     """The gradients that `gradient_audit` compares by default: each family with several numbers of
     terms below `iterations`.
 
+    **Arguments:**
+
+    - `iterations`: number of iterations of the loop.
+
     **Returns** name -> gradient.
 
     ```python
@@ -151,8 +155,14 @@ def default_gradients(iterations: int) -> dict[str, AbstractGradient]:
 class GradientAuditor:
     """`gradient_audit` for weights that change, with cached compiled programs.
 
-    Call it with a model and a batch; the arguments are those of `gradient_audit`. Another model or
-    batch of the same shapes does not recompile.
+    Call it with a model and a batch, and optionally `repeats` (1 by default) and `progress`.
+    Another model or batch of the same shapes does not recompile.
+
+    **Arguments:**
+
+    - `iterations`, `z0`, `gradients`, `solver`, `loss`, `rtol`, `max_steps`: see `gradient_audit`.
+
+    **Raises** `ValueError` as `gradient_audit`.
 
     ```python
     >>> import eqloop, jax, jax.numpy as jnp

@@ -19,12 +19,45 @@ AUDITED = 16
 
 def audited_iterations(spec: SolverSpec) -> int:
     """Iterations of the loop whose gradients are compared: those that training goes back through,
-    or the most that its solver may take."""
+    or the most that its solver may take.
+
+    **Arguments:**
+
+    - `spec`: the table `[solver]` of the run.
+
+    **Returns** the number of iterations.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.audit.audited_iterations(eqloop.run.SolverSpec(steps=30))
+    30
+
+    ```
+    """
     return spec.max_steps if spec.converges else spec.steps
 
 
 def audit_batch(task: Task, split: Split, examples: int) -> tuple[Array, Array]:
-    """The encoded inputs and the targets of `examples` evenly spaced examples of a split."""
+    """Encode evenly spaced examples of a split.
+
+    **Arguments:**
+
+    - `task`: the task, which encodes the examples.
+    - `split`: the split.
+    - `examples`: maximum number of examples.
+
+    **Returns** the inputs, of shape (examples, *grid, channels), and the targets, of shape
+    (examples, *grid).
+
+    ```python
+    >>> import eqloop
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8})
+    >>> inputs, targets = eqloop.audit.audit_batch(task, task.generate(8, seed=0), 4)
+    >>> inputs.shape, targets.shape
+    ((4, 8, 1), (4, 8))
+
+    ```
+    """
     chosen = split.evenly(examples)
     return jax.vmap(task.encode)(jnp.asarray(chosen.inputs)), jnp.asarray(chosen.targets)
 
@@ -46,13 +79,47 @@ def watched(
 
 
 def make_auditor(spec: SolverSpec, gradient: AbstractGradient | None = None) -> GradientAuditor:
-    """The auditor of a run in training; `gradient` is the gradient of training if that is an object
-    from outside the package."""
+    """The auditor of a run in training.
+
+    **Arguments:**
+
+    - `spec`: the table `[solver]` of the run.
+    - `gradient`: the gradient of training if that is an object from outside the package.
+
+    **Returns** an auditor of a cheap gradient of each kind and of that of training.
+
+    ```python
+    >>> import eqloop
+    >>> auditor = eqloop.audit.make_auditor(eqloop.run.SolverSpec(steps=8))
+    >>> list(auditor.programs)
+    ['backprop', 'implicit-converged', 'one-step', 'neumann-4', 'implicit']
+
+    ```
+    """
     return GradientAuditor(iterations=audited_iterations(spec), gradients=watched(spec, gradient))
 
 
 def audit_line(audit: GradientAudit) -> dict[str, Any]:
-    """The entry for the log. It has no times, since these differ between identical runs."""
+    """The entry for the log. It has no times, since these differ between identical runs.
+
+    **Arguments:**
+
+    - `audit`: the audit.
+
+    **Returns** numbers of examples and iterations, the share of converged loops, and, for each of
+    the two references, gradient -> cosine and ratio of norms.
+
+    ```python
+    >>> import eqloop
+    >>> audit = eqloop.audit.GradientAudit(
+    ...     examples=16, iterations=30, rtol=1e-5, max_steps=256, share=0.75, gradients={},
+    ...     seconds=2.0,
+    ... )
+    >>> eqloop.audit.audit_line(audit)["share"]
+    0.75
+
+    ```
+    """
     line: dict[str, Any] = {
         "examples": audit.examples,
         "iterations": audit.iterations,

@@ -40,7 +40,15 @@ class Subject:
 
     - `name`: its name in tables and figures.
     - `model`: the model.
-    - `inputs`: embeddings of examples.
+    - `inputs`: embeddings of examples, of shape (examples, *grid, width).
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> model = eqloop.LoopedTransformer((4, 4), 5, 5, 8, 2, recall="external", key=jr.key(0))
+    >>> eqloop.claims.Subject("mine", model, jnp.zeros((2, 4, 4, 8))).recall
+    'external'
+
+    ```
     """
 
     name: str
@@ -49,14 +57,23 @@ class Subject:
 
     @property
     def recall(self) -> RecallKind:
+        """The recall of the first block."""
         return self.model.blocks[0].recall_kind
 
     @property
     def f(self) -> RecurrentMap:
+        """The loop as a map `f(z, e)`."""
         return RecurrentMap(self.model.loop())
 
     def orbits(self, iterations: int) -> Orbits:
-        """The orbits of the loop on all inputs, each from `z_0 = e`."""
+        """The orbits of the loop on all inputs, each from `z_0 = e`.
+
+        **Arguments:**
+
+        - `iterations`: number of iterations.
+
+        **Returns** the orbits; see `eqloop.stability.follow_orbits`.
+        """
         return follow_orbits(self.f, own_start, self.inputs, iterations=iterations)
 
 
@@ -76,6 +93,18 @@ class Check:
     - `logarithmic`: whether x and y have logarithmic axes.
     - `scatter`: whether the points of a curve are separate measurements, to be compared with the
         line y = x.
+
+    ```python
+    >>> import eqloop
+    >>> check = eqloop.claims.Check(
+    ...     claim="the residual falls", holds=True, outcome="from 1 to 0.1",
+    ...     columns=("model", "last"), rows=[("mine", 0.1)],
+    ...     curves={"mine": [(1.0, 1.0), (2.0, 0.1)]}, axes=("iterations", "residual"),
+    ... )
+    >>> check.tables()["rows"]
+    [('mine', 0.1)]
+
+    ```
     """
 
     claim: str
@@ -103,7 +132,19 @@ def random_subjects(
     - `key`: random key of the weights and the boards.
     - `examples`: number of boards.
     - `norm`: placement of the norms.
-    - `width`: width of the models.
+    - `width`: width of the models, a multiple of 16.
+
+    **Returns** one subject for each of the recalls "none", "external" and "internal".
+
+    **Raises** `ValueError` for another width.
+
+    ```python
+    >>> import eqloop, jax.random as jr
+    >>> subjects = eqloop.claims.random_subjects(key=jr.key(0), examples=2, width=16)
+    >>> [subject.name for subject in subjects]
+    ['none, post, untrained', 'external, post, untrained', 'internal, post, untrained']
+
+    ```
     """
     model_key, board_key = jr.split(key)
     boards = jax.nn.one_hot(jr.randint(board_key, (examples, 4, 4), 0, 5), 5)

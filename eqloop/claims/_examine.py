@@ -75,6 +75,9 @@ def examine(
       the tables of `EquilibriumTest`;
     - `predicted`: what the paper claims for this recall and placement, and whether the
       measurement agrees.
+
+    **Raises** `KeyError` if `split` is not in `splits`, `InputError` as `eqloop.evaluate.evaluate`,
+    and `ValueError` as `eqloop.stability.analyse`.
     """
     began = time.perf_counter()
     analyse_key, noise_key = jr.split(jr.key(0) if key is None else key)

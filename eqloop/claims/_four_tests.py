@@ -36,7 +36,7 @@ Examples = tuple[Shaped[Array | np.ndarray, "examples ..."], ...]
 
 @dataclasses.dataclass(frozen=True)
 class EquilibriumTest:
-    """One of the four tests.
+    """One of the four tests; see `four_tests`.
 
     **Attributes:**
 
@@ -125,12 +125,25 @@ def four_tests(
 
     **Arguments:**
 
-    - `followed`: split -> its loops. All of them count for `t2`.
+    - `followed`: split -> its loops, the results of `follow`. All of them count for `t2`.
     - `split`: the split that `t1` is about.
-    - `stays`: the result of `stays_solved`.
-    - `starts`: see `eqloop.stability.Reachability`.
+    - `stays`: the result of `stays_solved`, of shape (examples, 3).
+    - `starts`: name -> runs from other starts; see `eqloop.stability.Reachability`.
 
     **Returns** `t1` to `t4`, by name.
+
+    **Raises** `KeyError` if `split` is not in `followed`.
+
+    ```python
+    >>> import eqloop, numpy as np
+    >>> from eqloop.claims._four_tests import Followed
+    >>> solved = np.array([[False, False, True]] * 20)  # at the start, after one iteration, at z*
+    >>> followed = Followed(np.arange(20.0), solved, difficulty=np.arange(20.0))
+    >>> tests = eqloop.claims.four_tests({"test": followed}, "test", ~np.zeros((8, 3), bool), {})
+    >>> {name: test.verdict for name, test in tests.items()}
+    {'t1': 'passed', 't2': 'passed', 't3': 'not measured', 't4': 'passed'}
+
+    ```
     """
     return {
         "t1": _needs_iterations(followed[split]),

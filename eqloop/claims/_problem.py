@@ -51,6 +51,17 @@ class Problem:
     - `inputs`: embeddings of the examples; `xs`.
     - `loss`: the loss of a state and a target.
     - `targets`: the targets of the examples.
+
+    ```python
+    >>> import eqloop, jax, jax.random as jr
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8})
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))
+    >>> problem = eqloop.claims.make_problem(model, task, task.generate(3, seed=0))
+    >>> e = problem.inputs[0]
+    >>> jax.eval_shape(problem.f, problem.start(e), e).shape
+    (8, 8)
+
+    ```
     """
 
     f: RecurrentMap
@@ -67,6 +78,8 @@ def make_problem(model: LoopedTransformer, task: Task, split: Split) -> Problem:
 
     - `model`, `task`: a model, and the task that encodes its inputs.
     - `split`: the examples.
+
+    **Returns** the arguments of `eqloop.stability.analyse`.
 
     ```python
     >>> import eqloop, jax.random as jr

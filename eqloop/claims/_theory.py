@@ -46,6 +46,8 @@ def predict(
 
     Axis ("reachability", "input_dependence", "geometry") -> `Prediction`.
 
+    **Raises** `KeyError` for an unknown placement of the norms of a model with recall.
+
     **Source:** Stability and Generalization in Looped Transformers, arXiv 2604.15259.
 
     ```python
@@ -121,6 +123,8 @@ def compare(
 
     Axis -> `{"claim", "because", "agrees"}`. `agrees` is None if the theory claims nothing, if the
     axis could not be measured, and if the measurement is inconclusive.
+
+    **Raises** `KeyError` if `verdict` lacks an axis of `predicted`.
 
     ```python
     >>> import eqloop

@@ -18,6 +18,10 @@ def weight_figures(model: LoopedTransformer) -> dict[str, float]:
     If `rho(W_x) > 1`, an external loop without outer normalisation diverges. These numbers say no
     more than that: `eqloop.stability` measures the Jacobian of the loop itself.
 
+    **Arguments:**
+
+    - `model`: the model.
+
     **Returns:**
 
     Empty for a model without recall, which has no such matrices, and NaN if a weight is not finite:

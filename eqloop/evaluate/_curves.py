@@ -36,6 +36,12 @@ NOISE = 16 * float(np.finfo(np.float32).eps)
 def geometric(iterations: int) -> list[int]:
     """A geometric grid of iteration counts: 1, 2, 3, 4, 6, 8, 12, ... up to `iterations` itself.
 
+    **Arguments:**
+
+    - `iterations`: the largest number of iterations.
+
+    **Returns** the counts in ascending order; none for `iterations` below 1.
+
     ```python
     >>> import eqloop
     >>> eqloop.evaluate.geometric(10)
@@ -193,6 +199,19 @@ def evaluate(
 
     **Raises** `InputError` for an empty split, `iterations` below 1, and puzzles that are too small
     for the model.
+
+    ```python
+    >>> import eqloop, jax.random as jr
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8, "rows": 20, "test_rows": 4})
+    >>> test = task.load().splits["test"]
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))  # untrained
+    >>> result = eqloop.evaluate.evaluate(model, task, test, iterations=8)
+    >>> result.iterations, result.overall.examples, result.predictions.shape
+    ([1, 2, 3, 4, 6, 8], 4, (4, 8))
+    >>> result.overall.residual_median[-1] < result.overall.residual_median[0]
+    True
+
+    ```
     """
     began = time.perf_counter()
     if not len(split):

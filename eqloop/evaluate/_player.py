@@ -32,6 +32,21 @@ def player(
     - `iterations`, `rtol`: see `trace`.
 
     **Returns** the content of `player.json`.
+
+    **Raises** `InputError` if a puzzle is too small for the model.
+
+    ```python
+    >>> import eqloop, jax.random as jr
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8, "rows": 20, "test_rows": 4})
+    >>> split = task.load().splits["test"].take([0])
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))  # untrained
+    >>> [example] = eqloop.evaluate.player(
+    ...     model, task, split, names=["first"], iterations=3, rtol=1e-4
+    ... )["examples"]
+    >>> [frame["iterations"] for frame in example["frames"]], example["target_svg"][:4]
+    ([1, 2, 3], '<svg')
+
+    ```
     """
     examples: list[PlayedExample] = []
     for number, name in enumerate(names):

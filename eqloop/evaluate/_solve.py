@@ -60,8 +60,19 @@ def solve(
 
     **Returns** a `Solved`.
 
-    **Raises** `InputError` for an empty split or an argument out of range, `ValueError` for a
-    solver that does not stop by itself.
+    **Raises** `InputError` for an empty split, for an argument out of range, and for puzzles that
+    are too small for the model; `ValueError` for a solver that does not stop by itself.
+
+    ```python
+    >>> import eqloop, jax.random as jr
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8, "rows": 20, "test_rows": 4})
+    >>> test = task.load().splits["test"]
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))  # untrained
+    >>> result = eqloop.evaluate.solve(model, task, test, budget=64, restarts=2)
+    >>> result.predictions.shape, result.steps.shape, result.overall.converged
+    ((4, 8), (4, 2), 1.0)
+
+    ```
     """
     began = time.perf_counter()
     if not len(split):

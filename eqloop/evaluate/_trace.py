@@ -23,9 +23,18 @@ class Trace:
 
     **Attributes:**
 
-    - `predictions`: the answer after each iteration.
-    - `residuals`: the relative residual `|z_t - z_{t-1}| / |z_t|` of each iteration.
+    - `predictions`: the answer after each iteration, of shape (iterations, *grid).
+    - `residuals`: the relative residual `|z_t - z_{t-1}| / |z_t|` of each iteration, of shape
+        (iterations,).
     - `converged`: whether the last residual is at most the tolerance.
+
+    ```python
+    >>> import eqloop, numpy as np
+    >>> answers, residuals = np.array([[0, 0], [0, 1], [0, 1]]), np.array([1.0, 0.1, 0.01])
+    >>> eqloop.evaluate.Trace(answers, residuals, converged=False).changes()
+    [1, 2]
+
+    ```
     """
 
     predictions: Shaped[np.ndarray, "iterations *grid"]
@@ -55,7 +64,21 @@ def trace(
     - `iterations`: maximum number of iterations.
     - `rtol`: relative residual at which iteration stops.
 
-    **Returns** a `Trace`. **Raises** `InputError` if the puzzle is too small for the model.
+    **Returns** a `Trace`.
+
+    **Raises** `InputError` if the puzzle is too small for the model, and `ValueError` for
+    `iterations` below 1.
+
+    ```python
+    >>> import eqloop, jax.random as jr
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8, "rows": 20, "test_rows": 4})
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))  # untrained
+    >>> puzzle = task.parse("01100101").inputs[0]
+    >>> traced = eqloop.evaluate.trace(model, task, puzzle, iterations=64, rtol=1e-3)
+    >>> traced.converged, traced.predictions.shape == (len(traced.residuals), 8)
+    (True, True)
+
+    ```
     """
     check_grid(model, tokens.shape)
     on_device = jnp.asarray(tokens)

@@ -24,6 +24,14 @@ class Correlation:
     - `count`: number of models for which it is known.
     - `value`: the correlation; None for fewer than 5 models or if all values are equal.
     - `low`, `high`: its 95 % interval, by resampling models; None if `value` is None.
+
+    ```python
+    >>> import eqloop
+    >>> [few] = eqloop.report.correlations({"spectral radius": [0.5, 0.8]}, [0.9, 0.8])
+    >>> few
+    Correlation(name='spectral radius', count=2, value=None, low=None, high=None)
+
+    ```
     """
 
     name: str
@@ -45,6 +53,8 @@ def correlations(
     - `outcome`: one number per model, in the same order.
 
     **Returns** one `Correlation` per entry of `measures`.
+
+    **Raises** `IndexError` if an entry has another number of models than `outcome`.
 
     ```python
     >>> import eqloop
@@ -70,7 +80,23 @@ def correlations(
 
 
 def correlation_table(results: Iterable[Correlation], outcome: str = "hard") -> Table:
-    """The table of `correlations` with the share of the split `outcome` that is solved."""
+    """The table of correlations with the share of a split that is solved.
+
+    **Arguments:**
+
+    - `results`: the result of `correlations`.
+    - `outcome`: name of the split.
+
+    **Returns** a table with one row per correlation.
+
+    ```python
+    >>> import eqloop
+    >>> radius = eqloop.report.Correlation("spectral radius", 6, -0.9, -1.0, -0.5)
+    >>> eqloop.report.correlation_table([radius]).rows
+    [('spectral radius', '6', '-0.90', '-1.00 to -0.50')]
+
+    ```
+    """
     rows = [
         (result.name, str(result.count), "-", "too few" if result.count < FEWEST else "all alike")
         if result.value is None

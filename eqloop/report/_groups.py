@@ -91,6 +91,22 @@ class Results:
     - `groups`: the groups with an ended cell.
     - `chosen`: if learning rates differ, the group with the best validation score for each
         combination of the other axes; else None.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> cells = {"lr-0.1": {"lr": 0.1}, "lr-1": {"lr": 1.0}}
+    >>> record = eqloop.run.SweepRecord("rates", ("lr",), cells)
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = pathlib.Path(name)
+    ...     pathlib.Path(folder, "state").mkdir()
+    ...     eqloop.run.save_sweep(folder, record)
+    ...     failed = eqloop.run.CellResult("failed", "the loss is not finite")
+    ...     eqloop.run.save_cell_result(folder, "lr-1", failed)
+    ...     results = eqloop.report.read_results([folder])
+    >>> [cell.error for cell in results.failed]
+    ['the loss is not finite']
+
+    ```
     """
 
     title: str
@@ -117,10 +133,12 @@ class Results:
 
     @property
     def finished(self) -> list[Cell]:
+        """The cells that finished."""
         return [cell for cell in self.cells if cell.status == "finished"]
 
     @property
     def failed(self) -> list[Cell]:
+        """The cells that failed."""
         return [cell for cell in self.cells if cell.status == "failed"]
 
 
@@ -131,8 +149,25 @@ def read_results(paths: Sequence[Path]) -> Results:
 
     - `paths`: the folders.
 
+    **Returns** the content of a report on them.
+
     **Raises** `InputError` for a folder that is neither a run nor a sweep, a run without an
-    evaluation, a damaged file, and a sweep without an ended cell.
+    evaluation, a damaged file, a folder that is named twice, and a sweep without an ended cell.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> cells = {"lr-0.1": {"lr": 0.1}, "lr-1": {"lr": 1.0}}
+    >>> record = eqloop.run.SweepRecord("rates", ("lr",), cells)
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = pathlib.Path(name)
+    ...     pathlib.Path(folder, "state").mkdir()
+    ...     eqloop.run.save_sweep(folder, record)
+    ...     eqloop.run.save_cell_result(folder, "lr-1", eqloop.run.CellResult("failed", "nan"))
+    ...     results = eqloop.report.read_results([folder])
+    >>> list(results.axes), [cell.status for cell in results.cells]
+    (['lr'], ['unfinished', 'failed'])
+
+    ```
     """
     cells = read_cells(paths)
     if all(cell.status == "unfinished" for cell in cells):

@@ -35,7 +35,25 @@ cosines are those of the cotangent at a fixed point with that of the implicit gr
 
 
 def value_at(report: Any, path: str) -> Any:
-    """The value at a path of keys and places in lists; None if the report does not have it."""
+    """The value at a path of keys and places in lists.
+
+    **Arguments:**
+
+    - `report`: a stability report, as nested tables.
+    - `path`: the keys and places, joined by dots.
+
+    **Returns** the value; None if the report does not have it.
+
+    ```python
+    >>> import eqloop
+    >>> report = {"spectrum": {"lyapunov": [{"mean": -0.2}]}}
+    >>> eqloop.report.value_at(report, "spectrum.lyapunov.0.mean")
+    -0.2
+    >>> eqloop.report.value_at(report, "spectrum.radius") is None
+    True
+
+    ```
+    """
     for name in path.split("."):
         if isinstance(report, list):
             report = report[int(name)] if int(name) < len(report) else None

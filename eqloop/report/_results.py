@@ -34,7 +34,24 @@ def write_results(results: Results, folder: Path) -> list[Path]:
     - `results`: see `read_results`.
     - `folder`: the folder for the files; it is made if it is missing.
 
-    **Returns** the paths of the files. **Raises** `InputError` if a file cannot be written.
+    **Returns** the paths of the files.
+
+    **Raises** `InputError` if a file cannot be written.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> cells = {"lr-0.1": {"lr": 0.1}, "lr-1": {"lr": 1.0}}
+    >>> record = eqloop.run.SweepRecord("rates", ("lr",), cells)
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = pathlib.Path(name)
+    ...     pathlib.Path(folder, "state").mkdir()
+    ...     eqloop.run.save_sweep(folder, record)
+    ...     eqloop.run.save_cell_result(folder, "lr-1", eqloop.run.CellResult("failed", "nan"))
+    ...     files = eqloop.report.write_results(eqloop.report.read_results([folder]), folder)
+    >>> {"results.md", "results.csv"} <= {path.name for path in files}
+    True
+
+    ```
     """
     tables = all_tables(results)
     title = f"Results of {results.title}"
@@ -68,7 +85,23 @@ def write_results(results: Results, folder: Path) -> list[Path]:
 
 
 def results_tables(results: Results) -> dict[str, Any]:
-    """The content of `results.json`: shares are between 0 and 1, unknown values are None."""
+    """The content of `results.json`: shares are between 0 and 1, unknown values are None.
+
+    **Arguments:**
+
+    - `results`: see `read_results`.
+
+    **Returns** nested tables of plain values.
+
+    ```python
+    >>> import eqloop
+    >>> empty = eqloop.report.Results("none", [], ["lr"], {"task": "sudoku"}, [], None)
+    >>> tables = eqloop.report.results_tables(empty)
+    >>> tables["cells"], tables["constants"]
+    ({'planned': 0, 'finished': 0, 'failed': 0}, {'task': 'sudoku'})
+
+    ```
+    """
     return {
         "title": results.title,
         "cells": {

@@ -43,6 +43,14 @@ class Header:
     - `spec`: the text of `spec.toml`.
     - `notes`: what the training loop needs to continue: the step with the best validation scores,
         and these scores.
+
+    ```python
+    >>> import eqloop
+    >>> header = eqloop.run.Header(step=900, spec="", notes={"best": {"step": 600}})
+    >>> header.notes["best"]["step"]
+    600
+
+    ```
     """
 
     step: int
@@ -68,10 +76,29 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 
 def save(path: Path, state: Any, header: Header) -> None:
-    """Write the arrays of `state` and `header` to `path`, atomically.
+    """Write arrays and a header to a checkpoint, atomically.
 
     Equal states give equal bytes. The writer of safetensors orders the metadata at random, so this
-    module writes the format itself. **Raises** `OSError` if the file cannot be written.
+    module writes the format itself.
+
+    **Arguments:**
+
+    - `path`: the file; it replaces an older one.
+    - `state`: a pytree of arrays of the types float32, float64, int32, uint32 or bool.
+    - `header`: the metadata.
+
+    **Raises** `OSError` if the file cannot be written.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "weights.safetensors")
+    ...     eqloop.run.save_arrays(path, {"weight": jnp.ones(2)}, eqloop.run.Header(3, "", {}))
+    ...     weights, header = eqloop.run.load_arrays(path, {"weight": jnp.zeros(2)})
+    >>> weights["weight"].tolist(), header.step
+    ([1.0, 1.0], 3)
+
+    ```
     """
     arrays = {
         name: np.ascontiguousarray(jax.device_get(leaf)).reshape(leaf.shape)
@@ -108,7 +135,26 @@ def _serialise(
 
 
 def load_header(path: Path) -> Header:
-    """Read the metadata of a checkpoint, without its arrays. **Raises** `InputError` as `load`."""
+    """Read the metadata of a checkpoint, without its arrays.
+
+    **Arguments:**
+
+    - `path`: the file.
+
+    **Returns** the header.
+
+    **Raises** `InputError` if the file is no checkpoint, is damaged, or has another format version.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "weights.safetensors")
+    ...     eqloop.run.save_arrays(path, {"weight": jnp.ones(2)}, eqloop.run.Header(3, "", {}))
+    ...     eqloop.run.load_header(path).step
+    3
+
+    ```
+    """
     return _parse(path, read_metadata(path))
 
 
@@ -141,6 +187,18 @@ def load(path: Path, skeleton: T, *, part: bool = False) -> tuple[T, Header]:
 
     **Raises** `InputError` if the file is truncated or altered, has another format version, or
     contains other arrays than `skeleton`; the message names the first difference.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "weights.safetensors")
+    ...     state = {"weight": jnp.ones(2), "bias": jnp.zeros(1)}
+    ...     eqloop.run.save_arrays(path, state, eqloop.run.Header(3, "", {}))
+    ...     part, _ = eqloop.run.load_arrays(path, {"bias": jnp.ones(1)}, part=True)
+    >>> part["bias"].tolist()
+    [0.0]
+
+    ```
     """
     metadata = read_metadata(path)
     header = _parse(path, metadata)

@@ -35,6 +35,18 @@ class Curve:
     - `settled_median`: median of the first such iterations; NaN if there is none.
     - `overthinking`: name of a score -> `{"best", "iterations", "last", "penalty"}`: the best mean
         on the grid, the iterations of it, the last mean, and best - last.
+
+    ```python
+    >>> import eqloop, math
+    >>> curve = eqloop.run.Curve(
+    ...     examples=2, scores={"exact": [0.5, 1.0, 0.5]}, residual_mean=[0.5, 0.3, 0.2],
+    ...     residual_median=[0.5, 0.3, 0.2], converged=[0.0, 0.0, 0.0], settled=0.0,
+    ...     settled_median=math.nan, overthinking={},
+    ... )
+    >>> curve.best, curve.last, curve.lost
+    (1.0, 0.5, 0.5)
+
+    ```
     """
 
     examples: int
@@ -85,6 +97,16 @@ class Evaluation:
     - `iterations_run`: number of iterations of single examples that were computed.
     - `iterations_asked`: number of iterations without early exit.
     - `seconds`: wall time, compilation included.
+
+    ```python
+    >>> import eqloop, jax.random as jr
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8, "rows": 20, "test_rows": 4})
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))  # untrained
+    >>> result = eqloop.evaluate.evaluate(model, task, task.load().splits["test"], iterations=8)
+    >>> result.iterations_asked, result.settled.shape, sorted(result.overall.scores)
+    (32, (4,), ['cells', 'exact'])
+
+    ```
     """
 
     iterations: list[int]
@@ -122,6 +144,17 @@ class Cost:
         solved.
     - `seconds_per_solved`: the same for seconds; the wall time of the call is divided among the
         examples in proportion to their evaluations.
+
+    ```python
+    >>> import eqloop
+    >>> cost = eqloop.run.Cost(
+    ...     examples=4, solved=0.5, converged=1.0, evaluations=30.0, evaluations_per_solved=60.0,
+    ...     seconds_per_solved=0.1,
+    ... )
+    >>> cost.evaluations_per_solved == cost.evaluations / cost.solved
+    True
+
+    ```
     """
 
     examples: int
@@ -156,6 +189,17 @@ class Solved:
     - `bands`: name of a difficulty band -> its cost; empty bands are left out.
     - `slot_steps`: number of computed steps times slots, idle slots included.
     - `seconds`: wall time, compilation included.
+
+    ```python
+    >>> import eqloop, jax.random as jr
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8, "rows": 20, "test_rows": 4})
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))  # untrained
+    >>> test = task.load().splits["test"]
+    >>> result = eqloop.evaluate.solve(model, task, test, budget=2, restarts=2)
+    >>> result.evaluations.tolist(), result.converged.any().item()
+    ([[2, 2], [2, 2], [2, 2], [2, 2]], False)
+
+    ```
     """
 
     predictions: Array = dataclasses.field(default_factory=empty_array, metadata=NOT_STORED)
@@ -184,11 +228,21 @@ class Sample:
 
     **Attributes:**
 
-    - `task`: the name of the task; `split`: that of the split.
-    - `step`: the step of the checkpoint.
-    - `rows`: number of examples; `rows_of_split`: of how many.
+    - `task`: name of the task.
+    - `split`: name of the split.
+    - `step`: step of the checkpoint.
+    - `rows`: number of measured examples.
+    - `rows_of_split`: number of examples of the split.
 
     None stands for what files of earlier versions do not say.
+
+    ```python
+    >>> import eqloop
+    >>> sample = eqloop.run.Sample(task="sudoku", split="test", rows=10, rows_of_split=1000)
+    >>> f"{sample.rows} of {sample.rows_of_split} examples of {sample.split}"
+    '10 of 1000 examples of test'
+
+    ```
     """
 
     task: str
@@ -200,7 +254,15 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationRecord:
-    """`eval/SPLIT.json`; `trained_iterations`: the fewest and most iterations in training."""
+    """The content of `eval/SPLIT.json`; see `save_evaluation`.
+
+    **Attributes:**
+
+    - `sample`: the measured examples.
+    - `trained_iterations`: the fewest and most iterations in training; None in files of earlier
+        versions.
+    - `evaluation`: the result.
+    """
 
     sample: Sample = dataclasses.field(metadata=FLAT)
     trained_iterations: tuple[int, int] | None = None
@@ -209,8 +271,15 @@ class EvaluationRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CostRecord:
-    """`eval/SPLIT-cost.json`; `solver` (by name), `rtol`, `budget`, `restarts` and `select` are the
-    arguments of `eqloop.evaluate.solve`."""
+    """The content of `eval/SPLIT-cost.json`; see `save_cost`.
+
+    **Attributes:**
+
+    - `sample`: the examples.
+    - `solver`, `rtol`: the solver by its name, and its relative tolerance.
+    - `budget`, `restarts`, `select`: the arguments of `eqloop.evaluate.solve`.
+    - `solved`: the result.
+    """
 
     sample: Sample = dataclasses.field(metadata=FLAT)
     solver: str
@@ -222,7 +291,22 @@ class CostRecord:
 
 
 def evaluation_path(run: Path, split: str) -> Path:
-    """`eval/SPLIT.json`."""
+    """The path of an evaluation, `eval/SPLIT.json`.
+
+    **Arguments:**
+
+    - `run`: the run folder.
+    - `split`: name of the split.
+
+    **Returns** the path; the file may be missing.
+
+    ```python
+    >>> import eqloop, pathlib
+    >>> eqloop.run.evaluation_path(pathlib.Path("runs/mine"), "test").as_posix()
+    'runs/mine/eval/test.json'
+
+    ```
+    """
     return run / EVAL / f"{split}.json"
 
 
@@ -232,17 +316,86 @@ def cost_path(run: Path, split: str) -> Path:
 
 
 def save_evaluation(run: Path, split: str, record: EvaluationRecord) -> None:
-    """Write `eval/SPLIT.json`. **Raises** `InputError` if it cannot be written."""
+    """Write `eval/SPLIT.json`, in place of an older file.
+
+    **Arguments:**
+
+    - `run`: the run folder, which must exist.
+    - `split`: name of the split.
+    - `record`: the content.
+
+    **Raises** `InputError` if it cannot be written.
+
+    ```python
+    >>> import eqloop, jax.random as jr, pathlib, tempfile
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8, "rows": 20, "test_rows": 4})
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))  # untrained
+    >>> result = eqloop.evaluate.evaluate(model, task, task.load().splits["test"], iterations=8)
+    >>> sample = eqloop.run.Sample(task=task.name, split="test", rows=4)
+    >>> record = eqloop.run.EvaluationRecord(sample=sample, evaluation=result)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.run.save_evaluation(pathlib.Path(folder), "test", record)
+    ...     stored = eqloop.run.read_evaluation(pathlib.Path(folder), "test")
+    >>> stored.evaluation.overall.exact == result.overall.exact, stored.evaluation.predictions.size
+    (True, 0)
+
+    ```
+    """
     write_record(evaluation_path(run, split), record)
 
 
 def save_cost(run: Path, split: str, record: CostRecord) -> None:
-    """Write `eval/SPLIT-cost.json`. **Raises** `InputError` if it cannot be written."""
+    """Write `eval/SPLIT-cost.json`, in place of an older file.
+
+    **Arguments:**
+
+    - `run`: the run folder, which must exist.
+    - `split`: name of the split.
+    - `record`: the content.
+
+    **Raises** `InputError` if it cannot be written.
+
+    ```python
+    >>> import eqloop, jax.random as jr, pathlib, tempfile
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 8, "rows": 20, "test_rows": 4})
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))  # untrained
+    >>> test = task.load().splits["test"]
+    >>> result = eqloop.evaluate.solve(model, task, test, budget=2, restarts=2)
+    >>> record = eqloop.run.CostRecord(
+    ...     sample=eqloop.run.Sample(task=task.name, split="test", rows=4), solver="fixed-point",
+    ...     rtol=1e-3, budget=2, restarts=2, select="residual", solved=result,
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.run.save_cost(pathlib.Path(folder), "test", record)
+    ...     stored = eqloop.run.read_cost(pathlib.Path(folder), "test")
+    >>> stored.budget, stored.solved.evaluations.tolist()
+    (2, [[2, 2], [2, 2], [2, 2], [2, 2]])
+
+    ```
+    """
     write_record(cost_path(run, split), record)
 
 
 def read_evaluation(run: Path, split: str) -> EvaluationRecord | None:
-    """Read `eval/SPLIT.json`; None if there is none. **Raises** `InputError` if it is damaged."""
+    """Read `eval/SPLIT.json`.
+
+    **Arguments:**
+
+    - `run`: the run folder.
+    - `split`: name of the split.
+
+    **Returns** the record, without predictions; None if there is no such file.
+
+    **Raises** `InputError` if the file is damaged or of another split.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.run.read_evaluation(pathlib.Path(folder), "test") is None  # not evaluated yet
+    True
+
+    ```
+    """
 
     def checked(table: Mapping[str, Any]) -> EvaluationRecord:
         record = from_table(EvaluationRecord, table)
@@ -256,8 +409,25 @@ def read_evaluation(run: Path, split: str) -> EvaluationRecord | None:
 
 
 def read_cost(run: Path, split: str) -> CostRecord | None:
-    """Read `eval/SPLIT-cost.json`; None if there is none. **Raises** `InputError` if it is
-    damaged."""
+    """Read `eval/SPLIT-cost.json`.
+
+    **Arguments:**
+
+    - `run`: the run folder.
+    - `split`: name of the split.
+
+    **Returns** the record, without predictions; None if there is no such file.
+
+    **Raises** `InputError` if the file is damaged.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.run.read_cost(pathlib.Path(folder), "test") is None  # not solved yet
+    True
+
+    ```
+    """
     path = cost_path(run, split)
     if not path.exists():
         return None

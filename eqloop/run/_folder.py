@@ -35,7 +35,7 @@ Which = Literal["best", "last"] | int
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run folder.
+    """A run folder; see `create_run` and `open_run`.
 
     ```
     spec.toml                              the settings that determine the result
@@ -51,6 +51,19 @@ class Run:
     - `path`: the folder.
     - `spec`: the content of `spec.toml`.
     - `manifest`: the content of `data.json`.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, pathlib, tempfile
+    >>> model = eqloop.run.ModelSpec(width=8, heads=2, grid=(8,), channels=1, classes=2)
+    >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = eqloop.run.create_run(pathlib.Path(folder, "mine"), spec, {})
+    ...     for step in (10, 20):
+    ...         run.save({"weights": jnp.full(2, 0.5)}, step, {"step": 10})
+    ...     run.steps(), run.find("best"), run.find("last")
+    ([10, 20], 10, 20)
+
+    ```
     """
 
     path: Path
@@ -68,7 +81,14 @@ class Run:
         return self.path / METRICS
 
     def checkpoint(self, step: int) -> Path:
-        """The path of the checkpoint of a step."""
+        """The path of the checkpoint of a step.
+
+        **Arguments:**
+
+        - `step`: number of optimiser steps taken.
+
+        **Returns** the path; the file may be missing.
+        """
         return checkpoint_path(self.path, step)
 
     def steps(self) -> list[int]:
@@ -81,8 +101,17 @@ class Run:
         return None if best is None else best["step"]
 
     def find(self, which: Which) -> int:
-        """The step of a checkpoint: a number, "last", or "best" (the last one before the first
-        validation). **Raises** `InputError` if there is no such checkpoint."""
+        """Find a checkpoint.
+
+        **Arguments:**
+
+        - `which`: the number of a step, "last", or "best" (the last one before the first
+            validation).
+
+        **Returns** its step.
+
+        **Raises** `InputError` if there is no such checkpoint.
+        """
         steps = self.steps()
         if not steps:
             raise InputError(f"{self.path} has no checkpoint yet: resume it, or let it run longer")
@@ -138,15 +167,30 @@ class Run:
         )
 
     def differences(self, stored: Spec) -> list[str]:
-        """The differences between the spec of a checkpoint and that of the run. The place of the
-        data is ignored, and so is a number of steps from before the run was lengthened."""
+        """Compare the spec of a checkpoint with that of the run.
+
+        The place of the data is ignored, and so is a number of steps from before the run was
+        lengthened.
+
+        **Arguments:**
+
+        - `stored`: the spec of the checkpoint.
+
+        **Returns** one text `group.field: here -> there` per difference.
+        """
         train = stored.train
         if train.steps in self.history.lengthened:
             stored = stored.with_steps(self.spec.train.steps)
         return stored.differences(self.spec, place=False)
 
     def lengthened(self, steps: int) -> "Run":
-        """The run with `steps` optimiser steps in total; `describe` writes it.
+        """The run with more optimiser steps; `describe` writes it.
+
+        **Arguments:**
+
+        - `steps`: number of optimiser steps in total.
+
+        **Returns** the run; this one if it already has this number of steps.
 
         **Raises** `InputError` if the run already has more steps.
         """
@@ -172,6 +216,15 @@ class Run:
 
         In this order the best and the last checkpoint are always complete: if the process is
         killed in between, the resumed run does the rest.
+
+        **Arguments:**
+
+        - `state`: a pytree of arrays.
+        - `step`: number of optimiser steps taken.
+        - `best`: the step with the best validation scores, as `"step"`, and these scores; None
+            before the first validation.
+
+        **Raises** `OSError` if a file cannot be written.
         """
         from ._checkpoint import Header, save
 
@@ -196,9 +249,24 @@ class Run:
 
 @contextlib.contextmanager
 def owned(path: Path) -> Iterator[None]:
-    """Hold the lock of the existing run folder `path`, so that no other process trains in it.
+    """Hold the lock of an existing run folder, so that no other process trains in it.
 
-    **Raises** `InputError` if another process holds the lock.
+    **Arguments:**
+
+    - `path`: the run folder.
+
+    **Raises** `InputError` if another process holds the lock, and if it cannot be written.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with eqloop.run.owned(pathlib.Path(folder)):
+    ...         pathlib.Path(folder, "lock").exists()
+    ...     pathlib.Path(folder, "lock").exists()
+    True
+    False
+
+    ```
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -214,8 +282,24 @@ def owned(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder of a new run. **Raises** `InputError` if `path` is a run, a file, or a folder
-    with other files."""
+    """Make the folder of a new run, with a folder for checkpoints.
+
+    **Arguments:**
+
+    - `path`: the folder; it may exist if it is empty. Missing parent folders are made.
+
+    **Raises** `InputError` if `path` is a run, a file, or a folder with other files, and if it
+    cannot be written.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.run.make_folder(pathlib.Path(folder, "mine"))
+    ...     [path.name for path in pathlib.Path(folder, "mine").iterdir()]
+    ['checkpoints']
+
+    ```
+    """
     if (path / SPEC).exists():
         raise InputError(f"{path} is a run already: go on with --resume {path}, or choose --out")
     try:
@@ -232,7 +316,27 @@ def make_folder(path: Path) -> None:
 
 
 def make_next_folder(folder: Path, name: str) -> Path:
-    """Make `folder/name-001`, or the first number that is free; two processes never share one."""
+    """Make `folder/name-001`, or the first number that is free; two processes never share one.
+
+    **Arguments:**
+
+    - `folder`: the parent folder; it is made if it is missing.
+    - `name`: the first part of the name.
+
+    **Returns** the path of the new folder.
+
+    **Raises** `InputError` if it cannot be made.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for _ in range(2):
+    ...         print(eqloop.run.make_next_folder(pathlib.Path(folder), "sudoku").name)
+    sudoku-001
+    sudoku-002
+
+    ```
+    """
     for number in itertools.count(1):
         path = folder / f"{name}-{number:03d}"
         try:
@@ -246,7 +350,29 @@ def make_next_folder(folder: Path, name: str) -> Path:
 
 
 def create_run(path: Path, spec: Spec, manifest: Mapping[str, object]) -> Run:
-    """Make a run folder with spec and manifest. **Raises** `InputError` as `make_folder`."""
+    """Make a run folder with spec and manifest.
+
+    **Arguments:**
+
+    - `path`: the folder; see `make_folder`.
+    - `spec`: the spec of the run.
+    - `manifest`: the record of its data, JSON-ready; see `eqloop.tasks.Dataset`.
+
+    **Returns** the run.
+
+    **Raises** `InputError` as `make_folder`, and if `spec` does not say `model.grid`.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> model = eqloop.run.ModelSpec(width=8, heads=2, grid=(8,), channels=1, classes=2)
+    >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = eqloop.run.create_run(pathlib.Path(folder, "mine"), spec, {"task": "prefix-sums"})
+    ...     sorted(path.name for path in run.path.iterdir())
+    ['checkpoints', 'data.json', 'spec.toml']
+
+    ```
+    """
     make_folder(path)
     try:
         remove_leftovers(path)
@@ -257,7 +383,28 @@ def create_run(path: Path, spec: Spec, manifest: Mapping[str, object]) -> Run:
 
 
 def open_run(path: Path | str) -> Run:
-    """Open an existing run folder. **Raises** `InputError` if `path` is not one or is damaged."""
+    """Open an existing run folder.
+
+    **Arguments:**
+
+    - `path`: the folder.
+
+    **Returns** the run; its checkpoints are not read.
+
+    **Raises** `InputError` if `path` is not a run or is damaged.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> model = eqloop.run.ModelSpec(width=8, heads=2, grid=(8,), channels=1, classes=2)
+    >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = eqloop.run.create_run(pathlib.Path(folder, "mine"), spec, {})
+    ...     run = eqloop.run.open_run(f"{folder}/mine")
+    >>> run.spec == spec, run.history.started_from is None
+    (True, True)
+
+    ```
+    """
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path} is not a run: there is no such folder")
@@ -275,8 +422,25 @@ def open_run(path: Path | str) -> Run:
 
 
 def same_content(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """The name of the first part in which two manifests describe different data, or "". Paths are
-    ignored: hashes identify the data."""
+    """Find the first part in which two manifests describe different data.
+
+    Paths are ignored: hashes identify the data.
+
+    **Arguments:**
+
+    - `one`, `other`: the contents of two `data.json`.
+
+    **Returns** the name of the part, or "" if both describe the same data.
+
+    ```python
+    >>> import eqloop
+    >>> one = {"source": {"path": "/a/bits.txt", "sha256": "1f"}, "version": 1}
+    >>> other = {"source": {"path": "/b/bits.txt", "sha256": "1f"}, "version": 2}
+    >>> eqloop.run.same_content(one, other)
+    'version'
+
+    ```
+    """
     mine, theirs = _content(one), _content(other)
     parts = sorted(mine.keys() | theirs.keys())
     return next((part for part in parts if mine.get(part) != theirs.get(part)), "")

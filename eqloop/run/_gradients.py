@@ -22,6 +22,14 @@ class Likeness:
 
     - `cosine`: `<g, r> / (|g| |r|)`.
     - `ratio`: `|g| / |r|`.
+
+    ```python
+    >>> import eqloop
+    >>> likeness = eqloop.run.Likeness(cosine=0.8, ratio=0.5)
+    >>> round(likeness.cosine * likeness.ratio, 3)  # of g along r, relative to r
+    0.4
+
+    ```
     """
 
     cosine: float
@@ -37,6 +45,15 @@ class Comparison:
     - `norm`: its 2-norm.
     - `backprop`: its likeness to full backpropagation.
     - `implicit`: its likeness to the converged implicit gradient.
+
+    ```python
+    >>> import eqloop
+    >>> same, half = eqloop.run.Likeness(1.0, 1.0), eqloop.run.Likeness(0.9, 0.5)
+    >>> compared = eqloop.run.Comparison(norm=3.0, backprop=same, implicit=half)
+    >>> compared.norm / compared.implicit.ratio  # the norm of the reference
+    6.0
+
+    ```
     """
 
     norm: float
@@ -70,6 +87,19 @@ class AuditedGradient:
     - `converged`: share of examples whose loop converged.
     - `backward_residual`: mean relative residual of the backward solve; None without one.
     - `fallback`: share of examples whose backward solution was not used (see `BackwardReport`).
+
+    ```python
+    >>> import eqloop
+    >>> near = eqloop.run.Likeness(cosine=0.95, ratio=1.1)
+    >>> one_step = eqloop.run.AuditedGradient(
+    ...     total=eqloop.run.Comparison(3.0, near, near), layers={}, seconds=0.1,
+    ...     compile_seconds=2.0, evaluations=30.0, repeated=1.0, products=1.0, memory=None,
+    ...     residual=1e-3, converged=0.75, backward_residual=None, fallback=0.0,
+    ... )
+    >>> one_step.total.implicit.cosine, one_step.evaluations + one_step.repeated
+    (0.95, 31.0)
+
+    ```
     """
 
     total: Comparison
@@ -101,6 +131,17 @@ class GradientAudit:
         point was found. If the share is 0, the likeness to this reference is NaN.
     - `gradients`: name -> gradient, the two references ("backprop", "implicit-converged") first.
     - `seconds`: time of the whole audit, with compilation.
+
+    ```python
+    >>> import eqloop
+    >>> audit = eqloop.run.GradientAudit(
+    ...     examples=16, iterations=30, rtol=1e-5, max_steps=256, share=0.75, gradients={},
+    ...     seconds=2.0,
+    ... )
+    >>> f"{audit.share * audit.examples:.0f} of {audit.examples} loops converged"
+    '12 of 16 loops converged'
+
+    ```
     """
 
     examples: int
@@ -126,6 +167,18 @@ class GradientsRecord:
     - `audit`: the comparison.
     - `objects`: name of a gradient -> the object as text, with the SHA-256 of the file of a class
         that was loaded from one. Empty in files of earlier versions.
+
+    ```python
+    >>> import eqloop
+    >>> audit = eqloop.run.GradientAudit(
+    ...     examples=1, iterations=30, rtol=1e-5, max_steps=256, share=1.0, gradients={},
+    ...     seconds=2.0,
+    ... )
+    >>> record = eqloop.run.GradientsRecord(task="sudoku", split="test", step=900, audit=audit)
+    >>> record.tables()["iterations"]
+    30
+
+    ```
     """
 
     task: str
@@ -140,12 +193,51 @@ class GradientsRecord:
 
 
 def save_gradients(run: Path, record: GradientsRecord) -> None:
-    """Write `gradients.json`. **Raises** `InputError` if it cannot be written."""
+    """Write `gradients.json`, in place of an older file.
+
+    **Arguments:**
+
+    - `run`: the run folder, which must exist.
+    - `record`: the content.
+
+    **Raises** `InputError` if it cannot be written.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> audit = eqloop.run.GradientAudit(
+    ...     examples=1, iterations=30, rtol=1e-5, max_steps=256, share=1.0, gradients={},
+    ...     seconds=2.0,
+    ... )
+    >>> record = eqloop.run.GradientsRecord(task="sudoku", split="test", step=900, audit=audit)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.run.save_gradients(pathlib.Path(folder), record)
+    ...     eqloop.run.read_gradients(pathlib.Path(folder)) == record
+    True
+
+    ```
+    """
     write_record(run / GRADIENTS_FILE, record)
 
 
 def read_gradients(run: Path) -> GradientsRecord | None:
-    """Read `gradients.json`; None if there is none. **Raises** `InputError` if it is damaged."""
+    """Read `gradients.json`.
+
+    **Arguments:**
+
+    - `run`: the run folder.
+
+    **Returns** the record; None if there is no such file.
+
+    **Raises** `InputError` if the file is damaged.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.run.read_gradients(pathlib.Path(folder)) is None  # not measured yet
+    True
+
+    ```
+    """
     path, again = run / GRADIENTS_FILE, f"measure it again: eqloop gradients {run}"
     if not path.exists():
         return None

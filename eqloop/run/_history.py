@@ -13,10 +13,20 @@ class Origin:
 
     **Attributes:**
 
-    - `path`: the folder of its run; `step`: its step; `sha256`: that of its file.
+    - `path`: folder of its run.
+    - `step`: its step.
+    - `sha256`: SHA-256 of its file.
     - `weights`: whether its averaged or its raw weights were taken.
     - `moments`: whether Adam's moments were taken, too. Runs of the first version that had an
         origin do not say it; they took none.
+
+    ```python
+    >>> import eqloop
+    >>> origin = eqloop.run.Origin(path="runs/a", step=900, weights="average", sha256="1f")
+    >>> eqloop.run.History(started_from=origin).added_to({})["started_from"]["step"]
+    900
+
+    ```
     """
 
     path: str
@@ -34,6 +44,14 @@ class History:
 
     - `started_from`: the checkpoint with its first weights, if it began from another run.
     - `lengthened`: the numbers of steps that it had before it was lengthened.
+
+    ```python
+    >>> import eqloop
+    >>> history = eqloop.run.History.of({"task": "sudoku", "lengthened": [300, 900]})
+    >>> history.longest_before, history.started_from is None
+    (900, True)
+
+    ```
     """
 
     started_from: Origin | None = None

@@ -26,12 +26,46 @@ SPEC, MANIFEST, METRICS, CHECKPOINTS, BEST = (
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """The path of the checkpoint of a step."""
+    """The path of the checkpoint of a step.
+
+    **Arguments:**
+
+    - `run`: the run folder.
+    - `step`: number of optimiser steps taken.
+
+    **Returns** the path; the file may be missing.
+
+    ```python
+    >>> import eqloop, pathlib
+    >>> eqloop.run.checkpoint_path(pathlib.Path("runs/mine"), 1200).as_posix()
+    'runs/mine/checkpoints/step-00001200.safetensors'
+
+    ```
+    """
     return run / CHECKPOINTS / f"step-{step:08d}.safetensors"
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """The steps that have a checkpoint, in order."""
+    """The steps that have a checkpoint.
+
+    **Arguments:**
+
+    - `run`: the run folder.
+
+    **Returns** the steps in ascending order; none if there is no such folder.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for step in (20, 10):
+    ...         path = eqloop.run.checkpoint_path(pathlib.Path(folder), step)
+    ...         path.parent.mkdir(exist_ok=True)
+    ...         path.touch()
+    ...     eqloop.run.checkpoint_steps(pathlib.Path(folder))
+    [10, 20]
+
+    ```
+    """
     names = (file.name for file in (run / CHECKPOINTS).glob("step-*.safetensors"))
     matches = (re.fullmatch(r"step-([0-9]{8,})\.safetensors", name) for name in names)
     return sorted(int(match[1]) for match in matches if match)
@@ -44,8 +78,27 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def parts_of(path: Path) -> set[str]:
-    """Read which parts of the state a checkpoint holds: `model`, `optimiser`, ... **Raises**
-    `InputError` if the file is not a checkpoint."""
+    """Read which parts of the state a checkpoint holds.
+
+    **Arguments:**
+
+    - `path`: the checkpoint.
+
+    **Returns** the names of the parts: `model`, `optimiser`, ...
+
+    **Raises** `InputError` if the file is not a checkpoint.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "weights.safetensors")
+    ...     state = {"model": {"weight": jnp.ones(2)}, "step": jnp.array(3)}
+    ...     eqloop.run.save_arrays(path, state, eqloop.run.Header(3, "", {}))
+    ...     sorted(eqloop.run.parts_of(path))
+    ['model', 'step']
+
+    ```
+    """
     return _look_into(path, lambda file: {name.partition(".")[0] for name in list(file.keys())})
 
 

@@ -16,11 +16,16 @@ _LOG = logging.getLogger(__name__)
 
 
 class AbstractLog(abc.ABC):
-    """The destination of the lines of one run."""
+    """The destination of the lines of one run: `MetricsLog` or `NoLog`."""
 
     @abc.abstractmethod
     def write(self, line: Mapping[str, Any]) -> None:
-        """Write one line; it has a `kind` and a `step`."""
+        """Write one line.
+
+        **Arguments:**
+
+        - `line`: values by name; it has a `kind` and a `step`.
+        """
 
     @abc.abstractmethod
     def sync(self) -> None:
@@ -32,7 +37,16 @@ class AbstractLog(abc.ABC):
 
 
 class NoLog(AbstractLog):
-    """The log of a process that only computes: it drops all lines."""
+    """The log of a process that only computes: it drops all lines.
+
+    ```python
+    >>> import eqloop
+    >>> log = eqloop.run.NoLog()
+    >>> log.write({"kind": "train", "step": 1, "loss": 0.7})
+    >>> log.close()
+
+    ```
+    """
 
     def write(self, line: Mapping[str, Any]) -> None:
         pass
@@ -57,6 +71,20 @@ class MetricsLog(AbstractLog):
     - `start`: the step from which the run continues.
 
     **Raises** `OSError` if the log cannot be read or written.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "metrics.jsonl")
+    ...     log = eqloop.run.MetricsLog(path, start=0)
+    ...     for step in (1, 2, 3):
+    ...         log.write({"kind": "train", "step": step, "loss": 1 / step})
+    ...     log.close()
+    ...     eqloop.run.MetricsLog(path, start=1).close()  # as a run that is resumed from step 1
+    ...     eqloop.run.read_metrics(path)
+    [{'kind': 'train', 'step': 1, 'loss': 1.0}]
+
+    ```
     """
 
     def __init__(self, path: Path, start: int):
@@ -111,9 +139,27 @@ def _until(path: Path, step: int) -> list[bytes]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a `metrics.jsonl`, which another process may be writing.
+    """Read the complete lines of a `metrics.jsonl`, which another process may be writing.
+
+    **Arguments:**
+
+    - `path`: the path of the log.
+
+    **Returns** one table per line, in order.
 
     **Raises** `InputError` if the file does not exist or a line is damaged; the message names it.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "metrics.jsonl")
+    ...     log = eqloop.run.MetricsLog(path, start=0)
+    ...     log.write({"kind": "train", "step": 1, "loss": 0.5})
+    ...     log.close()
+    ...     eqloop.run.read_metrics(path)[-1]["loss"]
+    0.5
+
+    ```
     """
     if not path.exists():
         raise InputError(f"{path} does not exist: the run has logged nothing yet")
@@ -139,9 +185,30 @@ def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def last_training_line(log: Path) -> dict[str, Any]:
-    """The last line of a training step in a log that another process is writing; empty if there is
-    none. Only the end of the file is read. Damaged lines are passed over: the process that owns the
-    log reports them."""
+    """Read the last line of a training step in a log that another process is writing.
+
+    Only the end of the file is read. Damaged lines are passed over: the process that owns the log
+    reports them.
+
+    **Arguments:**
+
+    - `log`: the path of the log.
+
+    **Returns** the line as a table; empty if there is none.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "metrics.jsonl")
+    ...     log = eqloop.run.MetricsLog(path, start=0)
+    ...     log.write({"kind": "train", "step": 1, "loss": 0.5})
+    ...     log.write({"kind": "validation", "step": 1, "exact": 0.0})
+    ...     log.close()
+    ...     eqloop.run.last_training_line(path)["loss"]
+    0.5
+
+    ```
+    """
     try:
         with log.open("rb") as file:
             begin = max(0, log.stat().st_size - _END)
@@ -164,10 +231,31 @@ _END = 4096
 
 
 def trained_seconds(log: Path) -> float | None:
-    """Wall time of the training steps in a log, in seconds; None if nothing was logged.
+    """The wall time of the training steps in a log.
 
     The time is summed over all processes that trained the run: the clock of a process starts at 0.
     The steps after its last checkpoint are repeated by the next process and count once.
+
+    **Arguments:**
+
+    - `log`: the path of the log.
+
+    **Returns** the time in seconds; None if nothing was logged.
+
+    **Raises** `InputError` if a line is damaged; the message names it.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "metrics.jsonl")
+    ...     log = eqloop.run.MetricsLog(path, start=0)
+    ...     for step, seconds in ((1, 2.0), (2, 3.0), (3, 1.5)):  # resumed after step 2
+    ...         log.write({"kind": "train", "step": step, "seconds": seconds})
+    ...     log.close()
+    ...     eqloop.run.trained_seconds(path)
+    4.5
+
+    ```
     """
     total = last = 0.0
     for number, row in read_log(log) if log.exists() else ():

@@ -25,6 +25,14 @@ class Call:
     - `place`: `"module:Class"`.
     - `arguments`: by name. A `Call` stands for the object that it makes, and a NumPy number for a
         traced one, so that objects that differ only in it share a compiled program.
+
+    ```python
+    >>> import eqloop
+    >>> call = eqloop.run.SOLVERS["anderson"].make(eqloop.run.SolverSpec(memory=3))
+    >>> call.place, call.arguments["memory"]
+    ('eqloop._solver._anderson:Anderson', 3)
+
+    ```
     """
 
     def __init__(self, place: str, **arguments: Any):
@@ -307,7 +315,25 @@ LOSSES: dict[str, LossFacts] = {
 
 
 def refuse_outside(option: str, reference: str) -> NoReturn:
-    """Say that a class from outside the package must be named to be used."""
+    """Say that a class from outside the package must be named to be used.
+
+    **Arguments:**
+
+    - `option`: "solver", "gradient" or "loss".
+    - `reference`: the class, `PLACE:Class`.
+
+    **Raises** `InputError` always.
+
+    ```python
+    >>> import eqloop
+    >>> try:
+    ...     eqloop.run.refuse_outside("solver", "mine.py:Mine")
+    ... except eqloop.InputError as error:
+    ...     print(str(error).rpartition(": ")[2])
+    give --solver mine.py:Mine (in Python solver=...)
+
+    ```
+    """
     raise InputError(
         f"{option} {reference} is a class from outside the package, whose code runs only where it "
         f"is named: give --{option} {reference} (in Python {option}=...)"
@@ -327,20 +353,82 @@ _OUTSIDE_GRADIENT = GradientFacts(
 
 
 def is_outside(name: str) -> bool:
-    """Whether a solver, gradient or loss is a class from outside the package, `PLACE:Class`."""
+    """Whether a solver, gradient or loss is a class from outside the package, `PLACE:Class`.
+
+    **Arguments:**
+
+    - `name`: the name in a spec.
+
+    **Returns** True for such a class.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.is_outside("mine.py:Mine"), eqloop.run.is_outside("anderson")
+    (True, False)
+
+    ```
+    """
     return ":" in name
 
 
 def solver_facts(name: str) -> SolverFacts:
-    """The facts about a solver of the package or from outside."""
+    """The facts about a solver of the package or from outside.
+
+    **Arguments:**
+
+    - `name`: one of `SOLVERS`, or `PLACE:Class`.
+
+    **Returns** the `SolverFacts`; for every class from outside the same.
+
+    **Raises** `KeyError` for another name.
+
+    ```python
+    >>> import eqloop
+    >>> facts = eqloop.run.solver_facts("anderson")
+    >>> facts.meaning, facts.converges
+    ('Anderson acceleration', True)
+
+    ```
+    """
     return _OUTSIDE_SOLVER if is_outside(name) else SOLVERS[name]
 
 
 def gradient_facts(name: str) -> GradientFacts:
-    """The facts about a gradient of the package or from outside."""
+    """The facts about a gradient of the package or from outside.
+
+    **Arguments:**
+
+    - `name`: one of `GRADIENTS`, or `PLACE:Class`.
+
+    **Returns** the `GradientFacts`; for every class from outside the same.
+
+    **Raises** `KeyError` for another name.
+
+    ```python
+    >>> import eqloop
+    >>> facts = eqloop.run.gradient_facts("implicit")
+    >>> facts.meaning, facts.solves
+    ('a linear solve at the fixed point', True)
+
+    ```
+    """
     return _OUTSIDE_GRADIENT if is_outside(name) else GRADIENTS[name]
 
 
 def meanings(table: Mapping[str, Any]) -> str:
-    """`name (meaning), ...`, for the help of an option."""
+    """The names of a table with their meanings, for the help of an option.
+
+    **Arguments:**
+
+    - `table`: name -> facts with a `meaning`: `SOLVERS`, `GRADIENTS` or `LOSSES`.
+
+    **Returns** the text `name (meaning), ...`.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.meanings({"anderson": eqloop.run.SOLVERS["anderson"]})
+    'anderson (Anderson acceleration)'
+
+    ```
+    """
     return ", ".join(f"{name} ({facts.meaning})" for name, facts in table.items())

@@ -43,6 +43,13 @@ class Phase:
 
     - `until`: the optimiser step after which the phase ends.
     - `solver`, `train`: fields of these tables that differ, by name.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.Phase(until=300, train={"lr": 0.003}).table()
+    {'until': 300, 'train': {'lr': 0.003}}
+
+    ```
     """
 
     until: int

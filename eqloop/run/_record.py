@@ -53,7 +53,28 @@ def read_record(
 
 
 def understood(path: Path, again: str, understand: Callable[[Any], T], table: Any) -> T:
-    """`understand(table)`. **Raises** `InputError` where the table is not as it must be."""
+    """Call `understand(table)`, and refuse a table that is not as it must be.
+
+    **Arguments:**
+
+    - `path`: the file that the table was read from, for the message.
+    - `again`: what to do about a damaged file: "measure it again: eqloop eval RUN".
+    - `understand`: makes the record of the table; what it raises for a damaged table is
+        `LookupError`, `TypeError`, `ValueError` or `AttributeError`.
+    - `table`: the content of the file.
+
+    **Returns** the record.
+
+    **Raises** `InputError` for a damaged table.
+
+    ```python
+    >>> import eqloop, pathlib
+    >>> path, again = pathlib.Path("best.json"), "train it again"
+    >>> eqloop.run.understood(path, again, lambda table: table["step"], {"step": 900})
+    900
+
+    ```
+    """
     try:
         return understand(table)
     except (LookupError, TypeError, ValueError, AttributeError) as error:

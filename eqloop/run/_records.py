@@ -58,8 +58,13 @@ SPEC_AXES = {
 class Frame(TypedDict):
     """The board after a number of iterations.
 
-    `svg` is the picture of the answer, None if it is that of the frame before; `right` of the
-    `cells` of the answer are correct.
+    **Keys:**
+
+    - `iterations`: number of iterations.
+    - `residual`: the relative residual of the last one.
+    - `svg`: the picture of the answer; None if it is that of the frame before.
+    - `right`: number of cells of the answer that are correct.
+    - `cells`: number of cells.
     """
 
     iterations: int
@@ -70,7 +75,14 @@ class Frame(TypedDict):
 
 
 class PlayedExample(TypedDict):
-    """One example: its title, pictures of the puzzle and of the target, and its frames in order."""
+    """One example of the player.
+
+    **Keys:**
+
+    - `title`: its title.
+    - `puzzle_svg`, `target_svg`: pictures of the puzzle and of the target.
+    - `frames`: its frames, in order.
+    """
 
     title: str
     puzzle_svg: str
@@ -79,16 +91,28 @@ class PlayedExample(TypedDict):
 
 
 class Player(TypedDict):
-    """What `player.json` holds: the examples that the page can step through."""
+    """The content of `player.json`.
+
+    **Keys:**
+
+    - `examples`: the examples that the page can step through.
+    """
 
     examples: list[PlayedExample]
 
 
 @dataclasses.dataclass(frozen=True)
 class Stability:
-    """Of `stability/report.json`: a verdict for each axis, whether theory agrees (None: it says
-    nothing), the numbers of `MEASURES`, the spectral radius of W_x, and the step of the
-    checkpoint."""
+    """The part of `stability/report.json` that is compared between runs.
+
+    **Attributes:**
+
+    - `verdict`: axis -> verdict.
+    - `agrees`: axis -> whether theory agrees; None if it says nothing.
+    - `measures`: name -> number, for the names of `MEASURES`; None if it was not measured.
+    - `rho_w_x`: the spectral radius of W_x; None without recall.
+    - `step`: the step of the checkpoint; None if the report does not say it.
+    """
 
     verdict: Mapping[str, str]
     agrees: Mapping[str, bool | None]
@@ -99,8 +123,15 @@ class Stability:
 
 @dataclasses.dataclass(frozen=True)
 class RunResults:
-    """What `read_run` found; `best`: the step that was best on validation, `validation`: examples
-    solved and cells right there."""
+    """The results in a run folder; see `read_run`.
+
+    **Attributes:**
+
+    - `splits`: name of an evaluated split -> its record.
+    - `best`: the step that was best on validation; None before the first validation.
+    - `validation`: shares of examples solved and of cells right at that step.
+    - `stability`: the part of the stability report that is compared; None if there is no report.
+    """
 
     splits: Mapping[str, EvaluationRecord]
     best: int | None
@@ -109,7 +140,24 @@ class RunResults:
 
 
 def read_run(run: Path) -> RunResults:
-    """The results in a run folder. **Raises** `InputError` for a damaged file."""
+    """Read the results in a run folder.
+
+    **Arguments:**
+
+    - `run`: the run folder.
+
+    **Returns** the results; without files there are none.
+
+    **Raises** `InputError` for a damaged file.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.run.read_run(pathlib.Path(folder))
+    RunResults(splits={}, best=None, validation=None, stability=None)
+
+    ```
+    """
     records = {name: read_evaluation(run, name) for name in SPLITS}
     splits = {name: record for name, record in records.items() if record is not None}
     best, stability = read_best(run), None
@@ -126,9 +174,28 @@ def read_run(run: Path) -> RunResults:
 
 
 def read_spec(run: Path) -> dict[str, Any]:
-    """The fields of `spec.toml`, `TABLE.FIELD` -> value, lists as text.
+    """Read the fields of `spec.toml`.
 
-    **Raises** `InputError` where it cannot be used, or lacks one of `SPEC_AXES`.
+    **Arguments:**
+
+    - `run`: the run folder.
+
+    **Returns** `TABLE.FIELD` -> value, lists as text.
+
+    **Raises** `InputError` if the file cannot be used, if it lacks one of `SPEC_AXES`, and if the
+    last checkpoint was trained with another spec.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> model = eqloop.run.ModelSpec(width=8, heads=2, grid=(8,), channels=1, classes=2)
+    >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = eqloop.run.create_run(pathlib.Path(folder, "mine"), spec, {})
+    ...     fields = eqloop.run.read_spec(run.path)
+    >>> fields["model.width"], fields["model.grid"]
+    (8, '[8]')
+
+    ```
     """
     path = run / SPEC
     spec = parse_toml(read_text(path), str(path))
@@ -183,7 +250,20 @@ def _tables(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def say_steps(run: Path, results: RunResults) -> None:
-    """Log a warning where the results in a run folder are not all of one step, the best."""
+    """Log a warning if the results in a run folder are not all of one step, the best.
+
+    **Arguments:**
+
+    - `run`: the run folder, for the message.
+    - `results`: the results of `read_run`.
+
+    ```python
+    >>> import eqloop, pathlib
+    >>> results = eqloop.run.RunResults(splits={}, best=900, validation=None, stability=None)
+    >>> eqloop.run.say_steps(pathlib.Path("runs/mine"), results)  # one step: no warning
+
+    ```
+    """
     steps = {f"eval/{name}.json": record.sample.step for name, record in results.splits.items()}
     if results.stability is not None:
         steps["stability/report.json"] = results.stability.step
@@ -195,7 +275,21 @@ def say_steps(run: Path, results: RunResults) -> None:
 
 
 def spec_axes(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """None on an axis of which the fields say nothing."""
+    """The values of a run on the axes of `SPEC_AXES`.
+
+    **Arguments:**
+
+    - `fields`: the fields of a spec; see `read_spec`.
+
+    **Returns** axis -> value; None on an axis of which the fields say nothing.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.spec_axes({"model.recall": "internal"})["recall"]
+    'internal'
+
+    ```
+    """
     return {axis: fields.get(field) for axis, field in SPEC_AXES.items()}
 
 
@@ -260,6 +354,26 @@ def _or_none(of: Callable[[Any], float | None], report: Any) -> float | None:
 
 
 def read_stability(folder: Path) -> dict[str, Any]:
+    """Read `report.json` of a stability report.
+
+    **Arguments:**
+
+    - `folder`: the folder `stability` of a run.
+
+    **Returns** the report as nested tables.
+
+    **Raises** `InputError` if the file is missing, damaged or of another format.
+
+    ```python
+    >>> import eqloop, pathlib
+    >>> try:
+    ...     eqloop.run.read_stability(pathlib.Path("runs/none/stability"))
+    ... except eqloop.InputError as error:
+    ...     print(str(error).rpartition("; ")[2])
+    measure it again: eqloop stability RUN
+
+    ```
+    """
     path = folder / REPORT
     report = read_json(path, STABILITY_AGAIN)
     if not isinstance(report.get("settings"), dict):
@@ -272,7 +386,24 @@ def read_stability(folder: Path) -> dict[str, Any]:
 
 
 def read_player(folder: Path) -> Player:
-    """Read `player.json`; without the file there is no example to show."""
+    """Read `player.json`.
+
+    **Arguments:**
+
+    - `folder`: the folder `stability` of a run.
+
+    **Returns** its content; no examples if there is no such file.
+
+    **Raises** `InputError` if the file is damaged.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.run.read_player(pathlib.Path(folder))
+    {'examples': []}
+
+    ```
+    """
     path = folder / PLAYER
     if not path.exists():
         return {"examples": []}
@@ -283,8 +414,28 @@ def read_player(folder: Path) -> Player:
 
 
 def save_stability(run: Path, report: Mapping[str, Any], player: Player) -> Path:
-    """Write `stability/report.json` and `stability/player.json`, in place of older ones; returns
-    their folder."""
+    """Write `stability/report.json` and `stability/player.json`, in place of older files.
+
+    **Arguments:**
+
+    - `run`: the run folder, which must exist.
+    - `report`: the tables of a report; see `eqloop.claims.examine`.
+    - `player`: the examples to step through; see `eqloop.evaluate.player`.
+
+    **Returns** the folder `stability`.
+
+    **Raises** `InputError` if a file cannot be written.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = {"settings": {"format": 1}}
+    ...     made = eqloop.run.save_stability(pathlib.Path(folder), report, {"examples": []})
+    ...     sorted(path.name for path in made.iterdir())
+    ['player.json', 'report.json']
+
+    ```
+    """
     folder = run / STABILITY
     write_table(folder / PLAYER, player)
     write_table(folder / REPORT, report)

@@ -32,7 +32,9 @@ MakeTask = Callable[[str, Mapping[str, Any]], "Task"]
 
 
 def presets() -> dict[str, list[str]]:
-    """Preset -> the tasks that have settings of their own in it.
+    """The presets, and the tasks that have settings of their own in them.
+
+    **Returns** preset -> names of tasks.
 
     ```python
     >>> import eqloop
@@ -50,9 +52,26 @@ def presets() -> dict[str, list[str]]:
 
 
 def load_preset(task: str, preset: str) -> dict[str, Any]:
-    """The tables of a preset: `presets/PRESET/TASK.toml`, or `presets/PRESET.toml` for a task that
-    has no file of its own. **Raises** `InputError` for an unknown preset; the message names the
-    nearest one."""
+    """Read a preset: `presets/PRESET/TASK.toml`, or `presets/PRESET.toml` for a task that has no
+    file of its own.
+
+    **Arguments:**
+
+    - `task`: name of the task.
+    - `preset`: name of the preset.
+
+    **Returns** its tables.
+
+    **Raises** `InputError` for an unknown preset, and for one that has nothing for the task; the
+    message names the nearest one.
+
+    ```python
+    >>> import eqloop
+    >>> sorted(eqloop.run.load_preset("sudoku", "quick"))
+    ['model', 'solver', 'task', 'train']
+
+    ```
+    """
     known = presets()
     if preset not in known:
         raise InputError(f"unknown preset {preset!r}{nearest(preset, known)}")
@@ -67,6 +86,12 @@ def load_preset(task: str, preset: str) -> dict[str, Any]:
 
 def parse_setting(setting: str) -> tuple[str, str, Any]:
     """Parse `"group.field=value"`; the value is TOML, or else text.
+
+    **Arguments:**
+
+    - `setting`: the text.
+
+    **Returns** group, field and value.
 
     **Raises** `InputError` for a setting of another form.
 
@@ -148,7 +173,29 @@ def overlay(
     make_task: MakeTask,
     **shortcuts: str | int | None,
 ) -> Spec:
-    """Like `resolve`, but with any tables in place of a preset."""
+    """Like `resolve`, but with any tables in place of a preset.
+
+    **Arguments:**
+
+    - `tables`: the tables of a spec, by name; a missing field has its default. `preset` is the name
+        that the spec records.
+    - `task`, `settings`, `make_task`, `shortcuts`: see `resolve`.
+
+    **Returns** the `Spec`.
+
+    **Raises** `InputError` as `resolve`; `TypeError` for an unknown shortcut.
+
+    ```python
+    >>> import eqloop
+    >>> spec = eqloop.run.overlay(
+    ...     {"model": {"width": 8, "heads": 2}}, "sudoku", ["task.box=2"],
+    ...     make_task=eqloop.tasks.make_task, seed=1,
+    ... )
+    >>> spec.model.width, spec.model.grid, spec.train.seed
+    (8, (4, 4), 1)
+
+    ```
+    """
     preset = tables.get("preset", "")
     phases: list[dict[str, Any]] = [
         {name: dict(part) if isinstance(part, Mapping) else part for name, part in phase.items()}

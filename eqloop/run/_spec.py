@@ -57,6 +57,13 @@ class ModelSpec:
 
     With `blocks = 15`, `recall = "none"`, `solver.steps = 1` and `train.loss = "last"` it is the
     untied baseline of fixed depth.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.ModelSpec(width=8, heads=2, attention=3, grid=(9,)).crossing
+    7
+
+    ```
     """
 
     width: int = 256
@@ -128,7 +135,15 @@ class ModelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class SolverSpec:
-    """The `[solver]` table: how training runs the loop and differentiates it."""
+    """The `[solver]` table: how training runs the loop and differentiates it.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.SolverSpec(name="anderson", gradient="implicit").converges
+    True
+
+    ```
+    """
 
     name: Annotated[str, OneOf(SOLVERS, is_outside)] = "unroll"
     """The solver that runs the loop in training: a name, or `PLACE:Class` from outside eqloop."""
@@ -279,7 +294,18 @@ PENALTIES = ("residual_penalty", "jacobian_penalty", "correction")
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
-    """The `[train]` table: optimiser, schedule, loss, and what is written when."""
+    """The `[train]` table: optimiser, schedule, loss, and what is written when.
+
+    ```python
+    >>> import eqloop
+    >>> try:
+    ...     eqloop.run.TrainSpec(batch=0)
+    ... except eqloop.InputError as error:
+    ...     print(error)
+    train.batch must be at least 1, got 0
+
+    ```
+    """
 
     steps: int = 8000
     """Optimiser steps."""
@@ -466,6 +492,17 @@ class Stage:
     - `spec`: what holds for them; it has no phases.
     - `schedule_begin`: the steps done before the first step of its schedule, whose length is
       `spec.train.steps`.
+
+    ```python
+    >>> import eqloop
+    >>> spec = eqloop.run.Spec(
+    ...     {"name": "sudoku"}, train=eqloop.run.TrainSpec(steps=900),
+    ...     phases=(eqloop.run.Phase(until=300, train={"lr": 0.003}),),
+    ... )
+    >>> [(stage.begin, stage.end, stage.spec.train.lr) for stage in spec.stages]
+    [(0, 300, 0.003), (300, 900, 0.001)]
+
+    ```
     """
 
     begin: int
@@ -478,9 +515,25 @@ class Stage:
 class Spec:
     """Everything that decides what a run computes, stored in it as `spec.toml`.
 
-    `task` holds the name of the task under `"name"` and its fields; the task class itself checks
-    them, since the library knows no tasks. `phases` come before what the tables say, see `stages`.
-    `preset` is only a record of where the values began.
+    **Attributes:**
+
+    - `task`: the name of the task under `"name"`, and its fields; the task class itself checks
+        them, since the library knows no tasks.
+    - `model`, `solver`, `train`: the tables of these names.
+    - `preset`: the preset that the values began with; a record only.
+    - `phases`: the phases that come before what the tables say; see `stages`.
+
+    **Raises** `InputError` for values that do not go together.
+
+    ```python
+    >>> import eqloop
+    >>> spec = eqloop.run.Spec({"name": "sudoku", "box": 2})
+    >>> eqloop.run.Spec.from_text(spec.to_toml(), "a copy") == spec
+    True
+    >>> spec.differences(spec.with_steps(900))
+    ['train.steps: 8000 -> 900']
+
+    ```
     """
 
     task: Mapping[str, Any]
@@ -614,7 +667,14 @@ class Spec:
         return {name: value for name, value in self.task.items() if name != "name"}
 
     def with_steps(self, steps: int) -> "Spec":
-        """The same with another number of optimiser steps."""
+        """The same spec with another number of optimiser steps.
+
+        **Arguments:**
+
+        - `steps`: the number of optimiser steps.
+
+        **Returns** the new spec.
+        """
         return dataclasses.replace(self, train=dataclasses.replace(self.train, steps=steps))
 
     def tables(self) -> dict[str, Any]:
@@ -629,16 +689,36 @@ class Spec:
         return tables
 
     def to_toml(self) -> str:
+        """The text of `spec.toml`."""
         return tomli_w.dumps(self.tables())
 
     @staticmethod
     def from_toml(path: Path) -> "Spec":
-        """Read a `spec.toml`. **Raises** `InputError` naming the file and what is wrong."""
+        """Read a `spec.toml`.
+
+        **Arguments:**
+
+        - `path`: the file.
+
+        **Returns** the spec.
+
+        **Raises** `InputError` naming the file and what is wrong.
+        """
         return Spec.from_text(read_text(path), str(path))
 
     @staticmethod
     def from_text(text: str, where: str) -> "Spec":
-        """Parse the text of a `spec.toml`; `where` names it in errors."""
+        """Parse the text of a `spec.toml`.
+
+        **Arguments:**
+
+        - `text`: the text.
+        - `where`: the name of its source, for messages.
+
+        **Returns** the spec.
+
+        **Raises** `InputError` naming the source and what is wrong.
+        """
         tables = parse_toml(text, where)
         if tables.get("format") != SPEC_FORMAT:
             raise InputError(
@@ -651,10 +731,20 @@ class Spec:
             raise InputError(f"{where}: {error}") from None
 
     def differences(self, other: "Spec", *, place: bool = True) -> list[str]:
-        """`group.field: here -> there` for every value in which two specs differ; with `place`
-        false where the data lies, `task.data`, does not count. A field of the task that is missing
-        is equal to one that is 0, false or empty: a spec is older than a field that was added to
-        its task, and the library does not know the default, which is to be one of these."""
+        """Compare two specs.
+
+        A field of the task that is missing is equal to one that is 0, false or empty: a spec is
+        older than a field that was added to its task, and the library does not know the default,
+        which is to be one of these.
+
+        **Arguments:**
+
+        - `other`: the other spec.
+        - `place`: whether the place of the data, `task.data`, counts.
+
+        **Returns** `group.field: here -> there` for every value in which they differ, and "phases"
+        if their phases differ.
+        """
         found = []
         for group in ("task", *GROUPS):
             mine, theirs = self.tables()[group], other.tables()[group]
@@ -690,7 +780,22 @@ def from_tables(tables: Mapping[str, Any]) -> Spec:
 
 def trained_iterations(spec: Spec) -> tuple[int, int]:
     """The fewest and the most iterations after which training asks for the answer. A carried state
-    has been iterated in up to `train.carry_steps` optimiser steps."""
+    has been iterated in up to `train.carry_steps` optimiser steps.
+
+    **Arguments:**
+
+    - `spec`: the spec of the run; its phases do not count.
+
+    **Returns** both numbers of iterations.
+
+    ```python
+    >>> import eqloop
+    >>> spec = eqloop.run.Spec({"name": "sudoku"}, solver=eqloop.run.SolverSpec(steps=30))
+    >>> eqloop.run.trained_iterations(spec)
+    (1, 30)
+
+    ```
+    """
     solver, loss = spec.solver, spec.train.loss
     whole = solver.max_steps if solver.converges else solver.steps
     # A loop that starts at a solution has made these iterations before.

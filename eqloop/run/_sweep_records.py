@@ -27,12 +27,21 @@ class CellResult:
 
     **Attributes:**
 
-    - `status`: whether the cell finished or failed; `error`: the reason for a failure, one line.
-    - `seconds`, `flops`: of training and of evaluation (`"train"`, `"evaluate"`), over all the
-      processes that worked on the cell; `flops` as `eqloop.sweep.Cost` counts them.
+    - `status`: whether the cell finished or failed.
+    - `error`: the reason for a failure, one line; None for a cell that finished.
+    - `seconds`: `"train"` and `"evaluate"` -> wall time in seconds, over all the processes that
+      worked on the cell.
+    - `flops`: `"train"` and `"evaluate"` -> FLOPs, as `eqloop.sweep.Cost` counts them.
     - `evaluated`: the `[evaluate]` table that the cell was evaluated with.
     - `parameters`: the number of weights of the model; None for a cell that failed.
     - `rho_w_x`: the spectral radius of the recall's state matrix; None without recall.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.CellResult("failed", error="out of memory").seconds
+    {}
+
+    ```
     """
 
     status: Status
@@ -50,11 +59,20 @@ class SweepRecord:
 
     **Attributes:**
 
-    - `name`: the name of the grid; `axes`: the names of its axes, in order.
+    - `name`: name of the grid.
+    - `axes`: names of its axes, in order.
     - `cells`: name of a cell -> its value on each axis.
     - `grid`: SHA-256 of `sweep.toml`; None in sweeps of earlier versions, which lack it.
     - `code`: a class of a file that trains a cell, as `/path/to/file.py:Class` -> SHA-256 of the
       file.
+
+    ```python
+    >>> import eqloop
+    >>> record = eqloop.run.SweepRecord("rates", ("lr",), {"lr-0.001": {"lr": 1e-3}})
+    >>> record.cells["lr-0.001"]["lr"]
+    0.001
+
+    ```
     """
 
     name: str
@@ -65,17 +83,64 @@ class SweepRecord:
 
 
 def state_path(sweep: Path, cell: str) -> Path:
-    """`state/CELL.json`."""
+    """The path of the result of a cell, `state/CELL.json`.
+
+    **Arguments:**
+
+    - `sweep`: the sweep folder.
+    - `cell`: name of the cell.
+
+    **Returns** the path; the file may be missing.
+
+    ```python
+    >>> import eqloop, pathlib
+    >>> eqloop.run.state_path(pathlib.Path("sweeps/mine"), "lr-0.001").as_posix()
+    'sweeps/mine/state/lr-0.001.json'
+
+    ```
+    """
     return sweep / STATE / f"{cell}.json"
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether `folder` has a list of cells."""
+    """Whether a folder has a list of cells.
+
+    **Arguments:**
+
+    - `folder`: any path.
+
+    **Returns** True if `cells.json` exists.
+
+    ```python
+    >>> import eqloop, pathlib
+    >>> eqloop.run.is_sweep(pathlib.Path("sweeps/none"))
+    False
+
+    ```
+    """
     return (folder / CELLS).exists()
 
 
 def save_sweep(sweep: Path, record: SweepRecord) -> None:
-    """Write `cells.json`. **Raises** `OSError` if it cannot be written."""
+    """Write `cells.json`, in place of an older file.
+
+    **Arguments:**
+
+    - `sweep`: the sweep folder, which must exist.
+    - `record`: the content.
+
+    **Raises** `OSError` if it cannot be written.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> record = eqloop.run.SweepRecord("rates", ("lr",), {"lr-0.001": {"lr": 1e-3}})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.run.save_sweep(pathlib.Path(folder), record)
+    ...     eqloop.run.read_sweep(pathlib.Path(folder)) == record
+    True
+
+    ```
+    """
     cells = [{"name": name, "axes": dict(axes)} for name, axes in record.cells.items()]
     table = {"format": SWEEP_FORMAT, "name": record.name, "axes": list(record.axes)}
     table |= {"cells": cells, "grid": record.grid, "code": dict(record.code)}
@@ -83,7 +148,26 @@ def save_sweep(sweep: Path, record: SweepRecord) -> None:
 
 
 def read_sweep(sweep: Path) -> SweepRecord:
-    """Read `cells.json`. **Raises** `InputError` if it is missing, damaged or of another format."""
+    """Read `cells.json`.
+
+    **Arguments:**
+
+    - `sweep`: the sweep folder.
+
+    **Returns** the list of cells.
+
+    **Raises** `InputError` if the file is missing, damaged or of another format.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> record = eqloop.run.SweepRecord("rates", ("lr",), {"lr-0.001": {"lr": 1e-3}})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.run.save_sweep(pathlib.Path(folder), record)
+    ...     list(eqloop.run.read_sweep(pathlib.Path(folder)).cells)
+    ['lr-0.001']
+
+    ```
+    """
     return read_record(sweep / CELLS, _sweep, "write it again: eqloop sweep", SWEEP_FORMAT)
 
 
@@ -107,15 +191,50 @@ def _cell(table: Any, axes: tuple[str, ...]) -> tuple[str, dict[str, Scalar]]:
 
 
 def save_cell_result(sweep: Path, cell: str, result: CellResult) -> None:
-    """Write `state/CELL.json`. **Raises** `OSError` if it cannot be written."""
+    """Write `state/CELL.json`, in place of an older file.
+
+    **Arguments:**
+
+    - `sweep`: the sweep folder, whose folder `state` must exist.
+    - `cell`: name of the cell.
+    - `result`: the content.
+
+    **Raises** `OSError` if it cannot be written.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = pathlib.Path(name)
+    ...     eqloop.run.state_path(folder, "lr-0.001").parent.mkdir()
+    ...     result = eqloop.run.CellResult("finished", seconds={"train": 2.0})
+    ...     eqloop.run.save_cell_result(folder, "lr-0.001", result)
+    ...     eqloop.run.read_cell_result(folder, "lr-0.001") == result
+    True
+
+    ```
+    """
     table = {"format": SWEEP_FORMAT} | dataclasses.asdict(result)
     write_json(state_path(sweep, cell), table)
 
 
 def read_cell_result(sweep: Path, cell: str) -> CellResult | None:
-    """Read `state/CELL.json`; None if the cell has no result yet.
+    """Read `state/CELL.json`.
+
+    **Arguments:**
+
+    - `sweep`: the sweep folder.
+    - `cell`: name of the cell.
+
+    **Returns** the result; None if the cell has none yet.
 
     **Raises** `InputError` if the file is damaged or of another format.
+
+    ```python
+    >>> import eqloop, pathlib
+    >>> eqloop.run.read_cell_result(pathlib.Path("sweeps/none"), "lr-0.001") is None
+    True
+
+    ```
     """
     path, again = state_path(sweep, cell), "delete it, and go on with the sweep"
     return read_record(path, _cell_result, again, SWEEP_FORMAT) if path.exists() else None

@@ -8,7 +8,13 @@ from .._errors import InputError
 
 
 def finite(value: Any) -> float | None:
-    """A finite number as a float; None for None.
+    """Check that a value is a finite number.
+
+    **Arguments:**
+
+    - `value`: any value.
+
+    **Returns** the number as a float; None for None.
 
     **Raises** `TypeError` for a value that is no number, `ValueError` for one that is not finite.
 
@@ -37,10 +43,23 @@ def check_format(path: Path, version: Any, known: int, again: str | None = None)
 
 
 def share(value: Any) -> float:
-    """A number between 0 and 1 as a float.
+    """Check that a value is a number between 0 and 1.
+
+    **Arguments:**
+
+    - `value`: any value.
+
+    **Returns** the number as a float.
 
     **Raises** `TypeError` for a value that is no number, `ValueError` for None and for a number out
     of range.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.share(1)
+    1.0
+
+    ```
     """
     number = finite(value)
     if number is None or not 0 <= number <= 1:

@@ -27,6 +27,14 @@ class Cost:
     - `iteration`: FLOPs of one iteration of the loop.
     - `ends`: FLOPs of embedding, injection and readout.
     - `parameters`: number of parameters.
+
+    ```python
+    >>> import eqloop
+    >>> cost = eqloop.sweep.Cost(iteration=1000.0, ends=100.0, parameters=64)
+    >>> cost.evaluation(examples=2, iterations=30, reads=1)
+    60200.0
+
+    ```
     """
 
     iteration: float
@@ -35,7 +43,14 @@ class Cost:
 
     def training(self, spec: Spec) -> float:
         """FLOPs of a whole training run, averaged over the random numbers of the loss. For a solver
-        that stops by itself this is an upper bound: `solver.max_steps` steps per solve."""
+        that stops by itself this is an upper bound: `solver.max_steps` steps per solve.
+
+        **Arguments:**
+
+        - `spec`: the spec of the run.
+
+        **Returns** the number of FLOPs.
+        """
         total = 0.0
         for stage in spec.stages:
             forward, differentiated, reads = iterations(stage.spec)
@@ -45,7 +60,16 @@ class Cost:
         return total
 
     def evaluation(self, examples: int, iterations: float, reads: int) -> float:
-        """FLOPs of evaluating `examples`, with `iterations` and `reads` readouts per example."""
+        """FLOPs of an evaluation.
+
+        **Arguments:**
+
+        - `examples`: number of examples.
+        - `iterations`: number of iterations per example.
+        - `reads`: number of readouts per example.
+
+        **Returns** the number of FLOPs.
+        """
         return examples * (iterations * self.iteration + reads * self.ends)
 
 
@@ -79,7 +103,27 @@ def iterations(spec: Spec) -> tuple[float, float, int]:
 
 @functools.lru_cache(maxsize=64)
 def count(model: ModelSpec) -> Cost:
-    """The operations of the program for one example, as XLA counts them before optimisation."""
+    """Count the operations of the program for one example, as XLA counts them before optimisation.
+
+    **Arguments:**
+
+    - `model`: the table `[model]` of a spec, with `grid`, `channels` and `classes`.
+
+    **Returns** the cost of one example.
+
+    **Raises** `InputError` if JAX has no CPU backend.
+
+    ```python
+    >>> import eqloop
+    >>> model = eqloop.run.ModelSpec(
+    ...     width=8, heads=2, attention="full", grid=(8,), channels=1, classes=2
+    ... )
+    >>> cost = eqloop.sweep.count(model)
+    >>> cost.parameters, cost.iteration > cost.ends > 0
+    (1114, True)
+
+    ```
+    """
     shapes = eqx.filter_eval_shape(make_model, model, jax.random.key(0))
     x = jax.ShapeDtypeStruct((*model.grid, model.channels), jnp.float32)
 

@@ -22,6 +22,14 @@ class Rate:
 
     - `flops`: floating-point operations per second in training steps, as `Cost` counts them.
     - `compiling`: seconds until the first step of a shape is finished.
+
+    ```python
+    >>> import eqloop
+    >>> rate = eqloop.sweep.Rate(flops=1e9, compiling=5.0)
+    >>> rate.compiling + 6e10 / rate.flops  # seconds of a run of 6e10 FLOPs
+    65.0
+
+    ```
     """
 
     flops: float
@@ -29,8 +37,30 @@ class Rate:
 
 
 def flops(cell: Cell) -> tuple[float, float]:
-    """Floating-point operations of training a cell, and an upper bound for its evaluation, since
-    examples may stop early. If all rows of a split are evaluated, they count as 1,000."""
+    """Count the floating-point operations of a cell.
+
+    Examples may stop early, so that the number of the evaluation is an upper bound. If all rows of
+    a split are evaluated, they count as 1,000.
+
+    **Arguments:**
+
+    - `cell`: a cell of a grid.
+
+    **Returns** the FLOPs of training, and those of evaluation.
+
+    ```python
+    >>> import eqloop
+    >>> model = eqloop.run.ModelSpec(
+    ...     width=8, heads=2, attention="full", grid=(8,), channels=1, classes=2
+    ... )
+    >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
+    >>> cell = eqloop.sweep.Cell("one", {}, spec, eqloop.sweep.EvaluateSpec(iterations=16, rows=4))
+    >>> training, evaluation = eqloop.sweep.flops(cell)
+    >>> training > evaluation > 0
+    True
+
+    ```
+    """
     cost, options = count(cell.spec.model), cell.evaluate
     reads = max(1, 2 * options.iterations.bit_length())
     examples = (options.rows or 1000) * len(options.splits)
@@ -39,7 +69,29 @@ def flops(cell: Cell) -> tuple[float, float]:
 
 def measure_rate(cell: Cell, task: Task) -> Rate:
     """Measure the speed of this machine: compile and run one step of a cell, then time a few.
-    **Raises** `InputError` if the cell does not fit into memory."""
+
+    **Arguments:**
+
+    - `cell`: the cell.
+    - `task`: its task.
+
+    **Returns** the speed.
+
+    **Raises** `InputError` if the cell does not fit into memory, and if its data cannot be read.
+
+    ```python
+    >>> import eqloop
+    >>> make_task = eqloop.tasks.make_task
+    >>> settings = ["task.length=8", "task.rows=20", "task.test_rows=4", "model.width=8"]
+    >>> settings += ["model.heads=2", "solver.steps=2", "train.steps=2", "train.batch=4"]
+    >>> spec = eqloop.run.resolve("prefix-sums", "quick", settings, make_task=make_task)
+    >>> cell = eqloop.sweep.Cell("one", {}, spec, eqloop.sweep.EvaluateSpec())
+    >>> rate = eqloop.sweep.measure_rate(cell, make_task(spec.task_name, spec.task_fields))
+    >>> rate.flops > 0
+    True
+
+    ```
+    """
     check_memory(cell.spec)
     spec, split = cell.spec, task.load().splits["train"]
     data, order = put(split), make_order(spec.train, split)

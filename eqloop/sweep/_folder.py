@@ -37,7 +37,26 @@ _LOG = logging.getLogger(__name__)
 
 
 def is_up_to_date(result: CellResult, cell: Cell) -> bool:
-    """Whether `cell` is finished and was evaluated with the `[evaluate]` table that it has now."""
+    """Whether a cell is finished and was evaluated with the `[evaluate]` table that it has now.
+
+    **Arguments:**
+
+    - `result`: the result of the cell.
+    - `cell`: the cell.
+
+    **Returns** False if something is left to do.
+
+    ```python
+    >>> import dataclasses, eqloop
+    >>> options = eqloop.sweep.EvaluateSpec(splits=("test",))
+    >>> cell = eqloop.sweep.Cell("one", {}, eqloop.run.Spec({"name": "prefix-sums"}), options)
+    >>> table = {"iterations": 500, "rows": 1000, "splits": ["test"], "checkpoint": "best"}
+    >>> result = eqloop.run.CellResult("finished", evaluated=table)
+    >>> eqloop.sweep.is_up_to_date(result, cell)
+    True
+
+    ```
+    """
     wanted = dataclasses.asdict(cell.evaluate)
     wanted["splits"] = list(wanted["splits"])  # JSON has lists in place of tuples
     return result.status == "finished" and result.evaluated == wanted
@@ -45,7 +64,7 @@ def is_up_to_date(result: CellResult, cell: Cell) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep folder.
+    """A sweep folder; see `create_sweep` and `open_sweep`.
 
     ```
     sweep.toml           the grid, as it was given
@@ -54,12 +73,31 @@ class Sweep:
     state/CELL.json      its result; absent before it has ended
     state/CELL.lock      locked by the process that runs it
     ```
+
+    **Attributes:**
+
+    - `path`: the folder.
+    - `grid`: its grid.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     source = pathlib.Path(name, "seeds.toml")
+    ...     _ = source.write_text('task = "prefix-sums"\\naxes.seed = [0, 1]')
+    ...     grid = eqloop.sweep.read_grid(str(source), make_task=eqloop.tasks.make_task)
+    ...     sweep = eqloop.sweep.create_sweep(pathlib.Path(name, "out"), grid)
+    ...     with sweep.claim(grid.cells[0]) as ours:
+    ...         ours, sweep.ended(grid.cells[0]) is None
+    (True, True)
+
+    ```
     """
 
     path: Path
     grid: Grid
 
     def run(self, cell: Cell) -> Path:
+        """The run folder of a cell."""
         return self.path / RUNS / cell.name
 
     def ended(self, cell: Cell) -> CellResult | None:
@@ -77,6 +115,7 @@ class Sweep:
         return result if all((self.run(cell) / file).is_file() for file in files) else None
 
     def end(self, cell: Cell, result: CellResult) -> None:
+        """Record the result of a cell. **Raises** `OSError` if it cannot be written."""
         save_cell_result(self.path, cell.name, result)
 
     def forget(self, cell: Cell) -> None:
@@ -135,7 +174,25 @@ class Sweep:
 
 
 def plan_sweep(path: Path, grid: Grid) -> Sweep:
-    """The sweep that `create_sweep` starts or continues, without writing. **Raises** as it does."""
+    """The sweep that `create_sweep` starts or continues. Nothing is written.
+
+    **Arguments:**
+
+    - `path`: the sweep folder, which may be missing.
+    - `grid`: the grid.
+
+    **Returns** the sweep.
+
+    **Raises** `InputError` if the folder has other content, or if a cell was run with another spec.
+
+    ```python
+    >>> import eqloop, pathlib
+    >>> grid = eqloop.sweep.Grid("empty", "", (), (), {})
+    >>> eqloop.sweep.plan_sweep(pathlib.Path("sweeps/none"), grid).path.name
+    'none'
+
+    ```
+    """
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: choose another --out")
     # Leftovers of a process that was killed at its start do not count.
@@ -163,7 +220,27 @@ def create_sweep(path: Path, grid: Grid) -> Sweep:
     """Start a sweep in `path`, or continue the existing one with `grid` as its new grid: new cells
     are scheduled; runs of cells that left the grid are kept but ignored.
 
-    **Raises** `InputError` if the folder has other content, or if a cell was run with another spec.
+    **Arguments:**
+
+    - `path`: the sweep folder; it is made if it is missing.
+    - `grid`: the grid; see `read_grid`.
+
+    **Returns** the sweep.
+
+    **Raises** `InputError` if the folder has other content, if a cell was run with another spec, or
+    if the folder cannot be written.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     source = pathlib.Path(name, "seeds.toml")
+    ...     _ = source.write_text('task = "prefix-sums"\\naxes.seed = [0, 1]')
+    ...     grid = eqloop.sweep.read_grid(str(source), make_task=eqloop.tasks.make_task)
+    ...     sweep = eqloop.sweep.create_sweep(pathlib.Path(name, "out"), grid)
+    ...     sorted(path.name for path in sweep.path.iterdir())
+    ['cells.json', 'runs', 'state', 'sweep.toml']
+
+    ```
     """
     sweep = plan_sweep(path, grid)
     try:
@@ -182,11 +259,31 @@ def create_sweep(path: Path, grid: Grid) -> Sweep:
 
 
 def open_sweep(path: Path, *, make_task: MakeTask, classes: Classes | None = None) -> Sweep:
-    """Open an existing sweep; `classes` as for `read_grid`. If `sweep.toml` has changed since the
-    sweep was last started, the new content counts, and a warning is logged.
+    """Open an existing sweep. If `sweep.toml` has changed since the sweep was last started, the new
+    content counts, and a warning is logged.
 
-    **Raises** `InputError` if `path` is not a sweep, or if the file of a class has changed since
-    the sweep was last started.
+    **Arguments:**
+
+    - `path`: the sweep folder.
+    - `make_task`, `classes`: see `read_grid`.
+
+    **Returns** the sweep.
+
+    **Raises** `InputError` if `path` is not a sweep, if its grid has an error, or if the file of a
+    class has changed since the sweep was last started.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> make_task = eqloop.tasks.make_task
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     source, out = pathlib.Path(name, "seeds.toml"), pathlib.Path(name, "out")
+    ...     _ = source.write_text('task = "prefix-sums"\\naxes.seed = [0, 1]')
+    ...     grid = eqloop.sweep.read_grid(str(source), make_task=make_task)
+    ...     _ = eqloop.sweep.create_sweep(out, grid)
+    ...     eqloop.sweep.open_sweep(out, make_task=make_task).grid.cells == grid.cells
+    True
+
+    ```
     """
     if not (path / GRID).is_file():
         raise InputError(f"{path} is not a sweep: it has no {GRID}")

@@ -45,11 +45,20 @@ class EvaluateSpec:
 
     **Attributes:**
 
-    - `iterations`: at most so many of the loop. Examples whose answer can no longer change stop
-      before.
-    - `rows`: examples of each split at most, evenly spread; 0 for all.
-    - `splits`: which.
+    - `iterations`: maximum number of iterations of the loop. An example whose answer can no longer
+        change stops earlier.
+    - `rows`: maximum number of examples of each split, evenly spread; 0 for all.
+    - `splits`: names of the splits.
     - `checkpoint`: `"best"` on validation, or `"last"` (the paper's).
+
+    **Raises** `InputError` for a value out of range.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.sweep.EvaluateSpec(iterations=64, rows=0)
+    EvaluateSpec(iterations=64, rows=0, splits=('test', 'hard'), checkpoint='best')
+
+    ```
     """
 
     iterations: int = 500
@@ -71,8 +80,28 @@ class EvaluateSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of a grid: its values on the axes, the spec that they amount to, how it is evaluated,
-    and the solver and the gradient from outside the package that it is trained by, if any."""
+    """One run of a grid.
+
+    **Attributes:**
+
+    - `name`: its name, which is that of its run folder: `AXIS-VALUE_AXIS-VALUE`.
+    - `axes`: axis -> value.
+    - `spec`: the spec that these values amount to.
+    - `evaluate`: how the run is evaluated.
+    - `objects`: `"solver"` and `"gradient"` -> object from outside the package that the cell is
+        trained by, if any.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     source = pathlib.Path(folder, "rates.toml")
+    ...     _ = source.write_text('task = "prefix-sums"\\naxes.lr = [1e-3, 3e-3]')
+    ...     grid = eqloop.sweep.read_grid(str(source), make_task=eqloop.tasks.make_task)
+    >>> grid.cells[1].name, grid.cells[1].spec.train.lr
+    ('lr-0.003', 0.003)
+
+    ```
+    """
 
     name: str
     axes: Mapping[str, Scalar]
@@ -83,11 +112,26 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """**Attributes:**
+    """A grid of runs; see `read_grid`.
 
-    - `text`: the file it was read from.
-    - `axes`: their names, the slowest first.
+    **Attributes:**
+
+    - `name`: its name.
+    - `text`: the file that it was read from.
+    - `axes`: names of the axes, the slowest first.
+    - `cells`: its cells, in order.
     - `slurm`: the `[slurm]` table, as submitit takes it.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     source = pathlib.Path(folder, "mine.toml")
+    ...     _ = source.write_text("axes = { seed = [0, 1], lr = [1e-3, 3e-3] }")
+    ...     grid = eqloop.sweep.read_grid(str(source), make_task=eqloop.tasks.make_task)
+    >>> grid.name, grid.axes, len(grid.cells)
+    ('mine', ('seed', 'lr'), 4)
+
+    ```
     """
 
     name: str
@@ -98,7 +142,17 @@ class Grid:
 
 
 def grids() -> dict[str, str]:
-    """Name -> text of the grids that come with the package."""
+    """The grids that come with the package.
+
+    **Returns** name -> text of the grid.
+
+    ```python
+    >>> import eqloop
+    >>> list(eqloop.sweep.grids())[:3]
+    ['paper/chess', 'paper/prefix-sums', 'paper/sudoku']
+
+    ```
+    """
     root = importlib.resources.files(__package__ or "eqloop.sweep") / "grids"
     return {
         f"{folder.name}/{each.name.removesuffix('.toml')}": each.read_text("utf-8")
@@ -142,10 +196,29 @@ def read_grid(source: str, *, make_task: MakeTask, classes: Classes | None = Non
     says itself then counts: an axis takes the place of the one of its name or comes last; fields
     are set on top; `exclude` and `override` are added.
 
-    A grid brings no code: where `solver.name` or `solver.gradient` is a class from outside the
-    package, as `"mine.py:Mine"`, `classes` must have that class.
+    **Arguments:**
+
+    - `source`: the path of a file, or one of `grids`.
+    - `make_task`: see `eqloop.run.resolve`.
+    - `classes`: the classes from outside the package that the grid may name, since a grid brings no
+        code: `"solver"` and `"gradient"` -> the text that names a class, as `"mine.py:Mine"` -> the
+        class.
+
+    **Returns** the grid.
 
     **Raises** `InputError` naming the file and what is wrong in it, for every cell.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> text = 'axes = { seed = [0, 1], lr = [1e-3, 3e-3] }\\nexclude = [{ seed = 1, lr = 3e-3 }]'
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     source = pathlib.Path(folder, "mine.toml")
+    ...     _ = source.write_text(text)
+    ...     grid = eqloop.sweep.read_grid(str(source), make_task=eqloop.tasks.make_task)
+    >>> [cell.name for cell in grid.cells]
+    ['seed-0_lr-0.001', 'seed-0_lr-0.003', 'seed-1_lr-0.001']
+
+    ```
     """
     path = Path(source)
     if os.path.isfile(path):  # noqa: PTH113 (False too for a name that no file can have)

@@ -45,6 +45,16 @@ def run_local(
     **Returns** False if a signal stopped it.
 
     **Raises** `InputError` if no worker can start.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     grid = eqloop.sweep.Grid("empty", "", (), (), {})
+    ...     sweep = eqloop.sweep.create_sweep(pathlib.Path(name, "out"), grid)
+    ...     eqloop.sweep.run_local(sweep, ["true"], 1, watch=lambda: None)
+    True
+
+    ```
     """
     logs = sweep.path / LOGS
     logs.mkdir(exist_ok=True)
@@ -94,7 +104,8 @@ def run_local(
 
 def stop_with_parent() -> None:
     """Send SIGTERM to this worker when the process of `run_local` is gone, which holds the other
-    end of the pipe at the standard input of the worker."""
+    end of the pipe at the standard input of the worker.
+    """
 
     def wait() -> None:
         # The lock of sys.stdin would keep the interpreter from ending, so read the descriptor.

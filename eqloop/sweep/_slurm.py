@@ -8,12 +8,20 @@ from ._folder import Sweep
 
 
 def submit(sweep: Sweep, command: Sequence[str], jobs: int) -> list[Any]:
-    """Submit an array of `jobs` workers, each of which takes cells until none is left, and return
-    them (submitit's `Job`s); their output is in `slurm/` of the sweep.
+    """Submit an array of workers to SLURM, each of which takes cells until none is left. Their
+    output is in `slurm/` of the sweep.
 
     The `[slurm]` table of the grid is passed to `AutoExecutor.update_parameters`
     (`slurm_partition`, `gpus_per_node`, `timeout_min`, ...), but for `cluster`: `"slurm"`, or
     submitit's `"local"` or `"debug"` to try it without one.
+
+    **Arguments:**
+
+    - `sweep`: the sweep.
+    - `command`: the command line of a worker, which calls `work`.
+    - `jobs`: number of workers.
+
+    **Returns** one `Job` of submitit per worker.
 
     **Raises** `InputError` without submitit, without SLURM, and for parameters that submitit does
     not know.

@@ -35,6 +35,20 @@ def work(sweep: Sweep, *, make_task: MakeTask, ending: Ending | None = None) -> 
     - `ending`: called with each cell that ends here, and its result.
 
     **Returns** False if it was stopped by a signal.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> make_task = eqloop.tasks.make_task
+    >>> settings = ["task.length=8", "task.rows=20", "task.test_rows=4", "train.batch=64"]
+    >>> spec = eqloop.run.resolve("prefix-sums", "quick", settings, make_task=make_task)
+    >>> cell = eqloop.sweep.Cell("one", {}, spec, eqloop.sweep.EvaluateSpec())
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     grid = eqloop.sweep.Grid("one cell", "", (), (cell,), {})
+    ...     sweep = eqloop.sweep.create_sweep(pathlib.Path(name, "out"), grid)
+    ...     eqloop.sweep.work(sweep, make_task=make_task), sweep.ended(cell).error
+    (True, 'train.batch = 64 exceeds the 16 training examples: lower it, or raise task.rows')
+
+    ```
     """
     shape = None
     for cell in sweep.grid.cells:

@@ -31,6 +31,15 @@ class Budget(eqx.Module):
 
     **Source:** Geiping et al. 2025, arXiv 2502.05171, draws iterations from a Poisson law whose
     rate is log-normal with this `SIGMA`.
+
+    ```python
+    >>> import eqloop, jax, jax.random as jr
+    >>> budget = eqloop.train.Budget("log-normal", 2, 64)
+    >>> draws = jax.vmap(budget)(jr.split(jr.key(0), 1000))
+    >>> draws.min().item() >= 2, draws.max().item() <= 64
+    (True, True)
+
+    ```
     """
 
     law: str = eqx.field(static=True)

@@ -88,9 +88,26 @@ def train(
     - `solver`, `gradient`, `loss`: objects to train by; by default those that the spec names. The
       spec of the run records their classes and shows them as text, and `resume` takes equal ones.
 
+    **Returns** an `Outcome`.
+
     **Raises** `InputError` for data, run or checkpoint that cannot be used, for a run that another
     process is training, and where the folder can no longer be written; `Diverged` where the
-    loss is no longer finite; `LostProcess` where another process no longer answers.
+    loss is no longer finite; `LostProcess` where another process no longer answers; `TypeError` for
+    arguments that do not go together.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> make_task = eqloop.tasks.make_task
+    >>> settings = ["task.length=8", "task.rows=20", "task.test_rows=4", "model.width=8"]
+    >>> settings += ["model.heads=2", "solver.steps=2", "train.steps=2", "train.batch=4"]
+    >>> spec = eqloop.run.resolve("prefix-sums", "quick", settings, make_task=make_task)
+    >>> task = make_task(spec.task_name, spec.task_fields)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     outcome = eqloop.train.train(spec, task, pathlib.Path(folder, "mine"))
+    ...     outcome.status, outcome.step, outcome.run.steps()
+    ('finished', 2, [2])
+
+    ```
     """
     if spec is None and not resume:
         raise TypeError("a new run needs a spec")
@@ -168,9 +185,26 @@ def _open_old(spec: Spec | None, path: Path, objects: Objects) -> Run:
 
 
 def same_spec(spec: Spec | None) -> Spec:
-    """The spec of the first process, in all; None where a process has none of its own. Where the
-    data lies (`task.data`) each process says for itself. **Raises** `InputError` in all where one
-    has another."""
+    """The spec of the first process, in all processes.
+
+    Each process has its own place of the data, `task.data`.
+
+    **Arguments:**
+
+    - `spec`: the spec of this process; None if it has none of its own.
+
+    **Returns** `spec`, or that of the first process if it is None.
+
+    **Raises** `InputError` in all processes if one of them has another spec.
+
+    ```python
+    >>> import eqloop
+    >>> spec = eqloop.run.Spec({"name": "prefix-sums"})
+    >>> eqloop.train.same_spec(spec) is spec  # a process alone
+    True
+
+    ```
+    """
     if spec is not None and not is_multiprocess():
         return spec
     text = broadcast_json(lambda: "" if spec is None else spec.to_toml())

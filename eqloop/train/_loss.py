@@ -21,7 +21,19 @@ from ._penalty import AbstractPenalty
 
 
 class Examples(eqx.Module):
-    """What one loop returned for each example of a batch: reported, never fed back."""
+    """What the loop returned for each example of a batch: for the mean loss, the log and the
+    states that a step carries on.
+
+    **Attributes:**
+
+    - `loss`: the loss of each example, of shape (batch,).
+    - `cells`: share of cells that are right after the last iteration.
+    - `iterations`: number of steps of the solver.
+    - `evaluations`: number of evaluations of the loop.
+    - `residual`: the last relative residual.
+    - `converged`: whether it reached the tolerance of the solver.
+    - `state`: the last state, detached, of shape (batch, *grid, width).
+    """
 
     loss: Float[Array, "*batch"]
     cells: Float[Array, "*batch"]
@@ -51,6 +63,19 @@ class AbstractLoss(eqx.Module):
     """The loss of each example of a batch, after one or more numbers of iterations.
 
     A loss is called inside the compiled training step; its fields are constants of that program.
+
+    ```python
+    >>> import dataclasses, eqloop
+    >>> class Scaled(eqloop.train.AbstractLoss):  # for eqloop.train.train(..., loss=Scaled(2.0))
+    ...     factor: float
+    ...
+    ...     def __call__(self, *arguments, **options):
+    ...         examples = eqloop.train.Last()(*arguments, **options)
+    ...         return dataclasses.replace(examples, loss=self.factor * examples.loss)
+    >>> Scaled(2.0)
+    Scaled(factor=2.0)
+
+    ```
     """
 
     @abc.abstractmethod
@@ -71,13 +96,19 @@ class AbstractLoss(eqx.Module):
 
         **Arguments:**
 
+        - `model`: the model.
         - `probes`: one zero `BackwardReport` per example; their gradient is the report of each
           backward solve.
+        - `inputs`: the encoded inputs, of shape (batch, *grid, channels).
+        - `targets`: the class of each cell, of shape (batch, *grid).
         - `key`: for what is drawn, once for the whole batch.
-        - `starts`: the initial states; None for the embeddings of the inputs.
+        - `starts`: the initial states, of shape (batch, *grid, width); None for the embeddings of
+          the inputs.
         - `solver`, `gradient`: how the loop is run and differentiated.
         - `max_steps`: the most steps of a solver that converges. With a drawn budget it is traced,
           as is `solver.steps` of an `Unroll`.
+
+        **Returns** an `Examples`.
         """
 
 
@@ -104,6 +135,21 @@ class Last(AbstractLoss):
       loop without it.
     - `correction`: factor of the corrections, in [0, 1]; for solvers that converge.
     - `states`: their number k; `2^k` is at most `max_steps`.
+
+    ```python
+    >>> import eqloop, jax, jax.numpy as jnp, jax.random as jr
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))
+    >>> inputs, targets = jnp.zeros((4, 8, 1)), jnp.zeros((4, 8), jnp.uint8)
+    >>> probes = jax.tree.map(lambda leaf: jnp.zeros(4, leaf.dtype), eqloop.BackwardReport.zeros())
+    >>> options = {"solver": eqloop.Unroll(3), "gradient": eqloop.Backprop(), "max_steps": 3}
+    >>> penalties = (eqloop.train.TerminalResidual(0.1),)
+    >>> loss = lambda: eqloop.train.Last(penalties)(
+    ...     model, probes, inputs, targets, jr.key(1), **options
+    ... )
+    >>> jax.eval_shape(loss).loss.shape
+    (4,)
+
+    ```
     """
 
     penalties: tuple[AbstractPenalty, ...] = ()
@@ -192,6 +238,20 @@ class Progressive(AbstractLoss):
     **Arguments:**
 
     - `path_noise`: see `Last`.
+
+    ```python
+    >>> import eqloop, jax, jax.numpy as jnp, jax.random as jr
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))
+    >>> inputs, targets = jnp.zeros((4, 8, 1)), jnp.zeros((4, 8), jnp.uint8)
+    >>> probes = jax.tree.map(lambda leaf: jnp.zeros(4, leaf.dtype), eqloop.BackwardReport.zeros())
+    >>> options = {"solver": eqloop.Unroll(3), "gradient": eqloop.Backprop(), "max_steps": 3}
+    >>> loss = lambda: eqloop.train.Progressive()(
+    ...     model, probes, inputs, targets, jr.key(1), **options
+    ... )
+    >>> jax.eval_shape(loss).iterations.shape
+    (4,)
+
+    ```
     """
 
     path_noise: float = eqx.field(default=0.0, static=True)
@@ -228,6 +288,20 @@ class Mean(AbstractLoss):
     - `burn_in`: before them, up to this many iterations without gradient, drawn once for the whole
       batch.
     - `path_noise`: see `Last`.
+
+    ```python
+    >>> import eqloop, jax, jax.numpy as jnp, jax.random as jr
+    >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))
+    >>> inputs, targets = jnp.zeros((4, 8, 1)), jnp.zeros((4, 8), jnp.uint8)
+    >>> probes = jax.tree.map(lambda leaf: jnp.zeros(4, leaf.dtype), eqloop.BackwardReport.zeros())
+    >>> options = {"solver": eqloop.Unroll(3), "gradient": eqloop.Backprop(), "max_steps": 3}
+    >>> loss = lambda: eqloop.train.Mean()(
+    ...     model, probes, inputs, targets, jr.key(1), **options
+    ... )
+    >>> jax.eval_shape(loss).state.shape
+    (4, 8, 8)
+
+    ```
     """
 
     burn_in: int = eqx.field(default=0, static=True)

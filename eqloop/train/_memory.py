@@ -32,10 +32,10 @@ def check_memory(
     what: str = "training",
     remedy: str = "make the model, train.batch or the task smaller",
 ) -> None:
-    """**Raises** `InputError` if training needs more memory than there is.
+    """Refuse a training that needs more memory than there is.
 
     The estimate is a lower bound (see `memory_needed`): a run that would fit is never refused, but
-    an accepted run may still be too large.
+    an accepted run may still be too large. `EQLOOP_MEMORY_CHECK=off` turns the check off.
 
     **Arguments:**
 
@@ -43,6 +43,24 @@ def check_memory(
     - `devices`: number of devices that share the batch; each has a copy of the weights.
     - `what`: what the spec describes, for the message.
     - `remedy`: the settings to lower, for the message.
+
+    **Raises** `InputError`, which says how many bytes each part needs.
+
+    ```python
+    >>> import dataclasses, eqloop
+    >>> model = eqloop.run.ModelSpec(
+    ...     width=8, heads=2, attention="full", grid=(8,), channels=1, classes=2
+    ... )
+    >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
+    >>> eqloop.train.check_memory(spec)
+    >>> large = dataclasses.replace(spec, train=eqloop.run.TrainSpec(batch=2**31 - 1))
+    >>> try:
+    ...     eqloop.train.check_memory(large)
+    ... except eqloop.InputError as error:
+    ...     print(str(error).partition(" at least")[0])
+    training needs
+
+    ```
     """
     if not _checked():
         return
@@ -56,7 +74,26 @@ def check_memory(
 
 
 def check_examples(rows: int, grid: tuple[int, ...]) -> None:
-    """**Raises** `InputError` if the examples of a task do not fit into memory."""
+    """Refuse examples of a task that do not fit into memory.
+
+    **Arguments:**
+
+    - `rows`: number of examples.
+    - `grid`: number of cells along each axis.
+
+    **Raises** `InputError`, which says how many bytes they need.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.train.check_examples(1000, (9, 9))
+    >>> try:
+    ...     eqloop.train.check_examples(10**15, (9, 9))
+    ... except eqloop.InputError as error:
+    ...     print(str(error).partition(" (")[0])
+    making this set needs at least 216 PiB of memory
+
+    ```
+    """
     if _checked():
         parts = {"the data": _EXAMPLE * rows * math.prod(grid)}
         remedy = "make fewer or smaller examples"

@@ -58,7 +58,22 @@ LOSSES: dict[str, Callable[[Spec], AbstractLoss]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """Objects of the user; None for those that the spec names."""
+    """Objects of the user to train by.
+
+    **Attributes:**
+
+    - `solver`, `gradient`, `loss`: the objects; None for those that the spec names.
+
+    **Raises** `InputError` for a class or a name in place of an object.
+
+    ```python
+    >>> import eqloop
+    >>> objects = eqloop.train.Objects(solver=eqloop.Unroll(5))
+    >>> objects.recorded(eqloop.run.Spec({"name": "prefix-sums"})).solver.steps
+    5
+
+    ```
+    """
 
     solver: Solver | None = None
     gradient: AbstractGradient | None = None

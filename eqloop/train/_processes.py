@@ -51,7 +51,17 @@ def is_multiprocess() -> bool:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes: the only one, or the first of several."""
+    """Whether this process is the one that writes.
+
+    **Returns** True for the only process, and for the first of several.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.train.is_main_process()
+    True
+
+    ```
+    """
     return not is_multiprocess() or jax.process_index() == 0
 
 
@@ -63,8 +73,10 @@ def join_processes(
     timeout: int = JOINING,
     say: Say = lambda line: None,
 ) -> None:
-    """Become one of several processes that train together; without arguments only if SLURM or Open
-    MPI has started several. Call it before any computation.
+    """Become one of several processes that train together.
+
+    Without arguments it does so only if SLURM or Open MPI has started several. Call it before any
+    computation.
 
     **Arguments:**
 
@@ -77,6 +89,12 @@ def join_processes(
 
     **Raises** `InputError` for invalid arguments, an id or port that is in use, and if not all
     processes arrive in time.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.train.join_processes("localhost:1234", 1, 0)  # alone: there is nothing to wait for
+
+    ```
     """
     given = {"coordinator": coordinator, "num-processes": processes, "process-id": number}
     missing = [name for name, value in given.items() if value is None]
@@ -187,7 +205,14 @@ def _connect(processes: int, where: str, timeout: int, say: Say, **found: Any) -
 
 
 def shutdown() -> None:
-    """Wait until all processes reach this point, then disconnect them."""
+    """Wait until all processes reach this point, then disconnect them. A process alone goes on.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.train.shutdown()
+
+    ```
+    """
     if is_multiprocess():
         gather_texts("")
         jax.distributed.shutdown()
@@ -196,7 +221,12 @@ def shutdown() -> None:
 
 
 def exit_now(code: int) -> NoReturn:
-    """End this process without waiting for the others, as an ordinary exit would."""
+    """End this process without waiting for the others, as an ordinary exit would.
+
+    **Arguments:**
+
+    - `code`: the exit code.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -216,7 +246,24 @@ def gather_texts(text: str) -> list[str]:
 
 
 def raise_on_all(make: Callable[[], T]) -> T:
-    """`make()`, unless it raises `InputError` in one process: then all raise it."""
+    """Call a function whose error all processes must see: none waits for one that has ended.
+
+    **Arguments:**
+
+    - `make`: called in each process.
+
+    **Returns** what `make` returns.
+
+    **Raises** `InputError` in all processes if `make` raises it in one. Any other error is raised
+    in its own process alone.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.train.raise_on_all(lambda: 3)
+    3
+
+    ```
+    """
     if not is_multiprocess():
         return make()
     result: Any = None
@@ -232,7 +279,23 @@ def raise_on_all(make: Callable[[], T]) -> T:
 
 
 def broadcast_json(make: Callable[[], T]) -> T:
-    """What `make()`, called in the first process only, returns there (as JSON) or raises."""
+    """Call a function in the first process only, and send its result to all.
+
+    **Arguments:**
+
+    - `make`: called in the first process; its result must be JSON-ready.
+
+    **Returns** the result, in all processes; several processes get it as JSON has it.
+
+    **Raises** `InputError` in all processes if `make` raises it.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.train.broadcast_json(lambda: {"step": 900})
+    {'step': 900}
+
+    ```
+    """
     if not is_multiprocess():
         return make()
     return json.loads(

@@ -32,6 +32,14 @@ class Start:
     - `moments`: whether to take Adam's moments too. A trained model has small gradients, so with
       zero moments the first wrong example causes a large step. The schedule of the learning rate
       restarts in either case.
+
+    ```python
+    >>> import eqloop, pathlib
+    >>> start = eqloop.train.Start(pathlib.Path("runs/first"), moments=True)  # for train(start=...)
+    >>> start.weights
+    'average'
+
+    ```
     """
 
     path: Path

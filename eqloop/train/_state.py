@@ -28,6 +28,19 @@ class TrainState(eqx.Module):
     - `optimiser`: the state of AdamW.
     - `step`: number of finished optimiser steps.
     - `carry`: the rows that the next step continues, or None if each step has new examples.
+
+    ```python
+    >>> import eqloop
+    >>> model = eqloop.run.ModelSpec(
+    ...     width=8, heads=2, attention="full", grid=(8,), channels=1, classes=2
+    ... )
+    >>> train = eqloop.run.TrainSpec(ema=0.999)
+    >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model, train=train)
+    >>> state = eqloop.train.init_state(spec)
+    >>> state.best_weights is state.ema, state.step.item()
+    (True, 0)
+
+    ```
     """
 
     model: LoopedTransformer
@@ -90,7 +103,25 @@ def make_optimiser(
 
 
 def init_state(spec: Spec) -> TrainState:
-    """The state before the first step: a pure function of the spec."""
+    """The state before the first step: a pure function of the spec.
+
+    **Arguments:**
+
+    - `spec`: the spec of the run, with `model.grid`, `model.channels` and `model.classes`.
+
+    **Returns** the state: random weights, zero moments, and an average if `train.ema` is set.
+
+    ```python
+    >>> import eqloop
+    >>> model = eqloop.run.ModelSpec(
+    ...     width=8, heads=2, attention="full", grid=(8,), channels=1, classes=2
+    ... )
+    >>> state = eqloop.train.init_state(eqloop.run.Spec({"name": "prefix-sums"}, model))
+    >>> state.model.prelude.weight.shape, state.ema is None
+    ((8, 1), True)
+
+    ```
+    """
     # The other half of this split is the key of the steps: see `training_key`.
     model = make_model(spec.model, jr.split(jr.key(spec.train.seed))[0])
     weights = eqx.filter(model, eqx.is_inexact_array)

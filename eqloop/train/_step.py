@@ -70,7 +70,22 @@ Step = Callable[[Data, TrainState, Int[np.ndarray, " batch"]], tuple[TrainState,
 
 
 def put(split: Split) -> Data:
-    """Move a split to the device once; batches are gathered there."""
+    """Move a split to the device once; batches are gathered there.
+
+    **Arguments:**
+
+    - `split`: the examples.
+
+    **Returns** inputs and targets as arrays of bytes, of shape (examples, *grid).
+
+    ```python
+    >>> import eqloop
+    >>> data = eqloop.train.put(eqloop.Split.of([[0, 1], [1, 1]], [[0, 1], [1, 0]]))
+    >>> data.targets.tolist()
+    [[0, 1], [1, 0]]
+
+    ```
+    """
     return Data(jnp.asarray(split.inputs), jnp.asarray(split.targets))
 
 
@@ -85,8 +100,25 @@ class Order:
     all; examples of equal difficulty are in random order, and those of unknown difficulty (NaN)
     come last. Later steps see the same examples as without a curriculum.
 
+    **Arguments:**
+
+    - `seed`: seed of the order, from 0 to 2^32 - 1.
+    - `examples`: number of examples.
+    - `batch`: number of examples of a step.
+    - `difficulty`: one number per example, of shape (examples,); only a curriculum needs it.
+    - `curriculum_steps`: number of steps of the curriculum; 0 for none.
+    - `curriculum_share`: share of the examples that the first step draws from.
+
     **Raises** `InputError` if a batch exceeds the number of examples that it is drawn from, or if
     all examples of a curriculum have the same difficulty.
+
+    ```python
+    >>> import eqloop
+    >>> order = eqloop.train.Order(seed=0, examples=8, batch=4)
+    >>> sorted([*order(0).tolist(), *order(1).tolist()])  # one epoch
+    [0, 1, 2, 3, 4, 5, 6, 7]
+
+    ```
     """
 
     def __init__(
@@ -155,7 +187,25 @@ _EPOCHS, _DRAWN, _TIES = range(3)
 
 
 def make_order(spec: TrainSpec, split: Split) -> Order:
-    """The order in which a run sees the examples of its training split."""
+    """The order in which a run sees the examples of its training split.
+
+    **Arguments:**
+
+    - `spec`: the table `[train]` of the run.
+    - `split`: the training split.
+
+    **Returns** the order: step 0, 1, ... -> indices of its batch.
+
+    **Raises** `InputError` as `Order`.
+
+    ```python
+    >>> import eqloop
+    >>> split = eqloop.Split.of([[0], [1], [0]], [[0], [1], [0]])
+    >>> eqloop.train.make_order(eqloop.run.TrainSpec(batch=2), split)(0).shape
+    (2,)
+
+    ```
+    """
     return Order(
         spec.seed,
         len(split),
@@ -196,11 +246,35 @@ def make_step(
 
     **Arguments:**
 
+    - `spec`: the spec of the run; its phases do not count.
+    - `task`: the task, which transforms and encodes the examples.
     - `devices`: the devices of the data (`Devices.copy`), the state (`place`) and the batch; one
       device by default.
     - `method`: solver, gradient and loss; by default those that the spec names. Steps with the
       same `Method` share a program.
     - `schedule_begin`: the step at which the schedule of the learning rate begins.
+
+    **Returns** the step: a function of the data (see `put`), the state (see `init_state`) and the
+    indices of the batch (see `make_order`).
+
+    **Raises** `InputError` if `method` is missing and the spec names a class from outside the
+    package.
+
+    ```python
+    >>> import eqloop
+    >>> make_task = eqloop.tasks.make_task
+    >>> settings = ["task.length=8", "task.rows=20", "task.test_rows=4", "model.width=8"]
+    >>> settings += ["model.heads=2", "solver.steps=2", "train.steps=2", "train.batch=4"]
+    >>> spec = eqloop.run.resolve("prefix-sums", "quick", settings, make_task=make_task)
+    >>> task = make_task(spec.task_name, spec.task_fields)
+    >>> split = task.load().splits["train"]
+    >>> data, order = eqloop.train.put(split), eqloop.train.make_order(spec.train, split)
+    >>> step, state = eqloop.train.make_step(spec, task), eqloop.train.init_state(spec)
+    >>> state, metrics = step(data, state, order(0))
+    >>> state.step.item(), 0 < metrics["loss"].item() < 2
+    (1, True)
+
+    ```
     """
     begin = jnp.asarray(schedule_begin, jnp.int32)
     key, lr = training_key(spec.train.seed), jnp.asarray(spec.train.lr, jnp.float32)

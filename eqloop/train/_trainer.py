@@ -45,9 +45,11 @@ class Outcome:
 
     **Attributes:**
 
-    - `status`: "finished", or "interrupted" by `signal` (its number), the state saved.
+    - `run`: the run.
+    - `status`: "finished", or "interrupted" by a signal, with the state saved.
     - `step`: optimiser steps done.
-    - `best`: step and scores of the best validation, if there was one.
+    - `best`: step and scores of the best validation; None if there was none.
+    - `signal`: the number of the signal; None if training finished.
     """
 
     run: Run

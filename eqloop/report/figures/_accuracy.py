@@ -29,7 +29,18 @@ def accuracy_figure(
     - `title`: the title of the figure.
     - `score`: the label of the vertical axis.
 
-    **Returns** a `matplotlib.figure.Figure`. **Raises** `InputError` if matplotlib is missing.
+    **Returns** a `matplotlib.figure.Figure`.
+
+    **Raises** `InputError` if matplotlib is missing.
+
+    ```python
+    >>> import eqloop
+    >>> curves = {"test": [0.1, 0.6, 0.9], "hard": [0.0, 0.2, 0.4]}
+    >>> figure = eqloop.report.accuracy_figure(curves, [1, 4, 16], trained=(1, 8))
+    >>> figure.axes[0].get_ylabel(), [line.get_label() for line in figure.axes[0].lines]
+    ('examples solved', ['test', 'hard'])
+
+    ```
     """
     figure = new_figure(7.2, 4.0)
     axes = figure.add_subplot()

@@ -18,7 +18,22 @@ def check_figure(check: Mapping[str, Any]) -> "Figure":
 
     - `check`: the tables of an `eqloop.claims.Check`.
 
-    **Returns** a `matplotlib.figure.Figure`. **Raises** `InputError` if matplotlib is missing.
+    **Returns** a `matplotlib.figure.Figure`.
+
+    **Raises** `InputError` if matplotlib is missing.
+
+    ```python
+    >>> import eqloop
+    >>> check = eqloop.claims.Check(
+    ...     claim="the residual falls", holds=True, outcome="from 1 to 0.1",
+    ...     columns=("model", "last"), rows=[("mine", 0.1)],
+    ...     curves={"mine": [(1.0, 1.0), (2.0, 0.1)]}, axes=("iterations", "residual"),
+    ... )
+    >>> figure = eqloop.report.check_figure(check.tables())
+    >>> figure.axes[0].get_title(loc="left").splitlines()
+    ['the residual falls:', 'holds here']
+
+    ```
     """
     figure = new_figure(8.4, 4.2)
     axes = figure.add_subplot()

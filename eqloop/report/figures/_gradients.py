@@ -43,7 +43,27 @@ def gradients_figure(audit: GradientAudit, *, title: str = "") -> "Figure":
         `eqloop.run.read_gradients`.
     - `title`: the title of the figure.
 
-    **Returns** a `matplotlib.figure.Figure`. **Raises** `InputError` if matplotlib is missing.
+    **Returns** a `matplotlib.figure.Figure`.
+
+    **Raises** `InputError` if matplotlib is missing.
+
+    ```python
+    >>> import eqloop
+    >>> near = eqloop.run.Likeness(cosine=0.95, ratio=1.1)
+    >>> one_step = eqloop.run.AuditedGradient(
+    ...     total=eqloop.run.Comparison(3.0, near, near), layers={}, seconds=0.1,
+    ...     compile_seconds=2.0, evaluations=30.0, repeated=1.0, products=1.0, memory=None,
+    ...     residual=1e-3, converged=0.75, backward_residual=None, fallback=0.0,
+    ... )
+    >>> audit = eqloop.run.GradientAudit(
+    ...     examples=16, iterations=30, rtol=1e-5, max_steps=256, share=0.75,
+    ...     gradients={"one-step": one_step}, seconds=2.0,
+    ... )
+    >>> figure = eqloop.report.gradients_figure(audit)
+    >>> [axes.get_title(loc="left") for axes in figure.axes][1]
+    'against the converged implicit gradient (75 % converged)'
+
+    ```
     """
     figure = new_figure(9.6, 4.4)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)

@@ -29,8 +29,18 @@ def scalar_figure(scalar: Mapping[str, Any], *, sigma: float | None = None) -> "
     - `scalar`: the tables of a `ScalarReport`.
     - `sigma`: the standard deviation whose draws are drawn; the middle one by default.
 
-    **Returns** a `matplotlib.figure.Figure`. **Raises** `InputError` if matplotlib is missing, and
-    if the report has no such sigma.
+    **Returns** a `matplotlib.figure.Figure`.
+
+    **Raises** `InputError` if matplotlib is missing, and if the report has no such sigma.
+
+    ```python
+    >>> import eqloop
+    >>> report = eqloop.stability.scalar_experiment(sigmas=[1.0], n=100)
+    >>> figure = eqloop.report.scalar_figure(report.tables())
+    >>> len(figure.axes), figure.axes[0].get_ylabel()
+    (3, 'y, Jacobian of the block')
+
+    ```
     """
     sigmas = sorted(scalar["settings"]["sigmas"])
     chosen = sigmas[len(sigmas) // 2] if sigma is None else sigma

@@ -49,7 +49,28 @@ def results_page(results: Results) -> bytes:
 
 
 def counts(results: Results) -> str:
-    """A sentence with the numbers of finished, failed and unfinished runs."""
+    """Count the finished, failed and unfinished runs.
+
+    **Arguments:**
+
+    - `results`: see `read_results`.
+
+    **Returns** one sentence.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> cells = {"lr-0.1": {"lr": 0.1}, "lr-1": {"lr": 1.0}}
+    >>> record = eqloop.run.SweepRecord("rates", ("lr",), cells)
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = pathlib.Path(name)
+    ...     pathlib.Path(folder, "state").mkdir()
+    ...     eqloop.run.save_sweep(folder, record)
+    ...     eqloop.run.save_cell_result(folder, "lr-1", eqloop.run.CellResult("failed", "nan"))
+    ...     eqloop.report.counts(eqloop.report.read_results([folder]))
+    '0 of 2 runs have finished, 1 failed, 1 have not ended yet.'
+
+    ```
+    """
     finished, failed, total = len(results.finished), len(results.failed), len(results.cells)
     sentence = f"{finished} of {total} runs have finished" if total > 1 else "One run"
     sentence += f", {failed} failed" if failed else ""

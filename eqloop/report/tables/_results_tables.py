@@ -53,7 +53,28 @@ def all_tables(results: Results) -> list[Table]:
 
 def short_table(results: Results) -> Table:
     """The table for the terminal: the groups at the best learning rates if rates differ, else all
-    groups."""
+    groups.
+
+    **Arguments:**
+
+    - `results`: see `read_results`.
+
+    **Returns** a table with one row per group.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> record = eqloop.run.SweepRecord("seeds", ("norm",), {"norm-pre": {"norm": "pre"}})
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = pathlib.Path(name)
+    ...     pathlib.Path(folder, "state").mkdir()
+    ...     eqloop.run.save_sweep(folder, record)
+    ...     eqloop.run.save_cell_result(folder, "norm-pre", eqloop.run.CellResult("failed", "nan"))
+    ...     table = eqloop.report.short_table(eqloop.report.read_results([folder]))
+    >>> table.rows[0][:2]
+    ('pre', '0 (1 failed)')
+
+    ```
+    """
     return next(_score_tables(results))
 
 

@@ -52,7 +52,22 @@ class Table:
 
 
 def markdown(table: Table) -> list[str]:
-    """The lines of a table in Markdown, without its title and note."""
+    """The lines of a table in Markdown, without its title and note.
+
+    **Arguments:**
+
+    - `table`: the table.
+
+    **Returns** its lines, the heads first.
+
+    ```python
+    >>> import eqloop
+    >>> table = eqloop.report.Table("solved", "Solved", ("norm", "test, %"), [("post", "98.2")])
+    >>> eqloop.report.markdown(table)
+    ['| norm | test, % |', '|---|---|', '| post | 98.2 |']
+
+    ```
+    """
     lines = [_pipes(table.head), "|" + "---|" * len(table.head)]
     return [*lines, *map(_pipes, table.rows)]
 
