@@ -36,7 +36,11 @@ from .run import (
 
 
 def make_model(spec: ModelSpec, key: PRNGKeyArray) -> LoopedTransformer:
-    """A new model. `spec` is a resolved one (see `resolve`): it says what the grid is."""
+    """A new model.
+
+    **Raises** `InputError` for a spec without the choices of a task; see `resolve`.
+    """
+    spec.check_resolved()
     return LoopedTransformer(
         grid=spec.grid,
         channels=spec.channels,

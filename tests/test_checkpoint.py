@@ -1,5 +1,6 @@
 """Checkpoints: whole or refused, with the line that says why; runs: found or refused."""
 
+import dataclasses
 import json
 import struct
 
@@ -194,6 +195,11 @@ def test_where_no_run_is(tmp_path, run):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         create_run(tmp_path / "file", SPEC, {})
+    unresolved = dataclasses.replace(SPEC, model=dataclasses.replace(SPEC.model, attention="task"))
+    for make in (lambda spec: create_run(tmp_path / "bare", spec, {}), init_state):
+        with pytest.raises(InputError, match=r"model.attention = 'task': the task sets it"):
+            make(unresolved)
+    assert not (tmp_path / "bare").exists()
     new = create_run(tmp_path / "new", SPEC, {})
     with pytest.raises(InputError, match="no checkpoint yet"):
         restore(new)

@@ -66,6 +66,8 @@ PUBLIC = [
     eqloop.claims.Subject,
     eqloop.claims.Check,
     eqloop.claims.random_subjects,
+    eqloop.claims.follow,
+    eqloop.claims.stays_solved,
     eqloop.claims.four_tests,
     eqloop.evaluate.geometric,
     eqloop.evaluate.evaluate,

@@ -5,8 +5,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from eqloop.claims import four_tests
-from eqloop.claims._four_tests import Followed, follow, stays_solved
+from eqloop.claims import Followed, follow, four_tests, stays_solved
 from eqloop.stability import Start, share, summary
 
 CELLS = 24

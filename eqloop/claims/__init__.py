@@ -7,7 +7,10 @@ from ._checks import random_subjects as random_subjects
 from ._examine import examine as examine
 from ._examine import planned as planned
 from ._four_tests import EquilibriumTest as EquilibriumTest
+from ._four_tests import Followed as Followed
+from ._four_tests import follow as follow
 from ._four_tests import four_tests as four_tests
+from ._four_tests import stays_solved as stays_solved
 from ._problem import Problem as Problem
 from ._problem import make_problem as make_problem
 from ._theory import compare as compare

@@ -86,8 +86,38 @@ def follow(
     iterations: int,
     rtol: float,
 ) -> Followed:
-    """Iterate the loops of examples to a relative residual of `rtol`, at most `iterations` times,
-    and decode their starts and ends. For a loop that does not settle, its end replaces z*."""
+    """Iterate the loops of examples until they settle, and decode their starts and ends.
+
+    **Arguments:**
+
+    - `f`: the loop `f(z, x)`.
+    - `start`: input x -> the state z_0.
+    - `solved`: `(state, tokens, targets)` of one example -> whether its answer is right.
+    - `examples`: the inputs x of f, tokens and targets, with a leading axis of examples.
+    - `difficulty`: that of the examples, in any unit.
+    - `iterations`: iterations at most. The end of a loop that does not settle replaces z*.
+    - `rtol`: the relative residual `|f(z) - z| / |z|` at which a loop has settled.
+
+    **Returns** what `four_tests` needs to know of these loops.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, numpy as np
+    >>> x = jnp.array([[1.0], [2.0]])
+    >>> loops = eqloop.claims.follow(
+    ...     lambda z, x: 0.5 * z + x,
+    ...     jnp.zeros_like,
+    ...     lambda z, x, target: jnp.all(abs(z - target) < 0.1),
+    ...     (x, x, 2 * x),
+    ...     np.array([1.0, 2.0]),
+    ...     iterations=50,
+    ...     rtol=1e-3,
+    ... )
+    >>> loops.solved
+    array([[False, False,  True],
+           [False, False,  True]])
+
+    ```
+    """
     steps, converged, states_solved = _follow(
         f, start, solved, _arrays(examples), jnp.asarray(iterations), jnp.asarray(rtol)
     )
@@ -107,8 +137,33 @@ def stays_solved(
     key: PRNGKeyArray,
     iterations: int,
 ) -> Bool[np.ndarray, "examples 3"]:
-    """Whether the answer of each example is right after `iterations`, after `LONGER * iterations`,
-    and `iterations` after a perturbation of relative size `PUSH` in a random direction."""
+    """Does the answer of each example stay right when its loop goes on, and after a push?
+
+    **Arguments:**
+
+    - `f`, `start`, `solved`, `examples`: see `follow`.
+    - `key`: a random key, for the directions of the pushes.
+    - `iterations`: iterations T of the loop.
+
+    **Returns** for each example whether its answer is right after T iterations, after 4 T, and T
+    iterations after a push of half of the norm of the state, shape (examples, 3).
+
+    ```python
+    >>> import eqloop, jax, jax.numpy as jnp
+    >>> x = jnp.array([[1.0], [2.0]])
+    >>> eqloop.claims.stays_solved(
+    ...     lambda z, x: 0.5 * z + x,
+    ...     jnp.zeros_like,
+    ...     lambda z, x, target: jnp.all(abs(z - target) < 0.1),
+    ...     (x, x, 2 * x),
+    ...     key=jax.random.key(0),
+    ...     iterations=20,
+    ... )
+    array([[ True,  True,  True],
+           [ True,  True,  True]])
+
+    ```
+    """
     keys = jr.split(key, len(examples[0]))
     ends = _stays_solved(f, start, solved, _arrays(examples), keys, jnp.asarray(iterations))
     return np.asarray(ends)
@@ -136,9 +191,8 @@ def four_tests(
 
     ```python
     >>> import eqloop, numpy as np
-    >>> from eqloop.claims._four_tests import Followed
     >>> solved = np.array([[False, False, True]] * 20)  # at the start, after one iteration, at z*
-    >>> followed = Followed(np.arange(20.0), solved, difficulty=np.arange(20.0))
+    >>> followed = eqloop.claims.Followed(np.arange(20.0), solved, difficulty=np.arange(20.0))
     >>> tests = eqloop.claims.four_tests({"test": followed}, "test", ~np.zeros((8, 3), bool), {})
     >>> {name: test.verdict for name, test in tests.items()}
     {'t1': 'passed', 't2': 'passed', 't3': 'not measured', 't4': 'passed'}

@@ -54,7 +54,7 @@ class Run:
 
     ```python
     >>> import eqloop, jax.numpy as jnp, pathlib, tempfile
-    >>> model = eqloop.run.ModelSpec(width=8, heads=2, grid=(8,), channels=1, classes=2)
+    >>> model = eqloop.run.ModelSpec(8, 2, attention="full", grid=(8,), channels=1, classes=2)
     >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = eqloop.run.create_run(pathlib.Path(folder, "mine"), spec, {})
@@ -360,11 +360,12 @@ def create_run(path: Path, spec: Spec, manifest: Mapping[str, object]) -> Run:
 
     **Returns** the run.
 
-    **Raises** `InputError` as `make_folder`, and if `spec` does not say `model.grid`.
+    **Raises** `InputError` as `make_folder`, and before it makes the folder if `spec` lacks the
+    choices of a task (see `resolve`).
 
     ```python
     >>> import eqloop, pathlib, tempfile
-    >>> model = eqloop.run.ModelSpec(width=8, heads=2, grid=(8,), channels=1, classes=2)
+    >>> model = eqloop.run.ModelSpec(8, 2, attention="full", grid=(8,), channels=1, classes=2)
     >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = eqloop.run.create_run(pathlib.Path(folder, "mine"), spec, {"task": "prefix-sums"})
@@ -373,6 +374,7 @@ def create_run(path: Path, spec: Spec, manifest: Mapping[str, object]) -> Run:
 
     ```
     """
+    spec.model.check_resolved()
     make_folder(path)
     try:
         remove_leftovers(path)
@@ -395,7 +397,7 @@ def open_run(path: Path | str) -> Run:
 
     ```python
     >>> import eqloop, pathlib, tempfile
-    >>> model = eqloop.run.ModelSpec(width=8, heads=2, grid=(8,), channels=1, classes=2)
+    >>> model = eqloop.run.ModelSpec(8, 2, attention="full", grid=(8,), channels=1, classes=2)
     >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = eqloop.run.create_run(pathlib.Path(folder, "mine"), spec, {})

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .._errors import InputError
+from .._fields import nearest
 from .._precision import steps_backwards
 
 if TYPE_CHECKING:
@@ -380,7 +381,7 @@ def solver_facts(name: str) -> SolverFacts:
 
     **Returns** the `SolverFacts`; for every class from outside the same.
 
-    **Raises** `KeyError` for another name.
+    **Raises** `InputError` for another name.
 
     ```python
     >>> import eqloop
@@ -390,7 +391,11 @@ def solver_facts(name: str) -> SolverFacts:
 
     ```
     """
-    return _OUTSIDE_SOLVER if is_outside(name) else SOLVERS[name]
+    if is_outside(name):
+        return _OUTSIDE_SOLVER
+    if name not in SOLVERS:
+        raise InputError(f"solver {name!r} is unknown{nearest(name, SOLVERS)}")
+    return SOLVERS[name]
 
 
 def gradient_facts(name: str) -> GradientFacts:
@@ -402,7 +407,7 @@ def gradient_facts(name: str) -> GradientFacts:
 
     **Returns** the `GradientFacts`; for every class from outside the same.
 
-    **Raises** `KeyError` for another name.
+    **Raises** `InputError` for another name.
 
     ```python
     >>> import eqloop
@@ -412,7 +417,11 @@ def gradient_facts(name: str) -> GradientFacts:
 
     ```
     """
-    return _OUTSIDE_GRADIENT if is_outside(name) else GRADIENTS[name]
+    if is_outside(name):
+        return _OUTSIDE_GRADIENT
+    if name not in GRADIENTS:
+        raise InputError(f"gradient {name!r} is unknown{nearest(name, GRADIENTS)}")
+    return GRADIENTS[name]
 
 
 def meanings(table: Mapping[str, Any]) -> str:

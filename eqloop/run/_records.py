@@ -187,7 +187,7 @@ def read_spec(run: Path) -> dict[str, Any]:
 
     ```python
     >>> import eqloop, pathlib, tempfile
-    >>> model = eqloop.run.ModelSpec(width=8, heads=2, grid=(8,), channels=1, classes=2)
+    >>> model = eqloop.run.ModelSpec(8, 2, attention="full", grid=(8,), channels=1, classes=2)
     >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = eqloop.run.create_run(pathlib.Path(folder, "mine"), spec, {})

@@ -116,6 +116,20 @@ class ModelSpec:
                     f'{" x ".join(map(str, self.grid))} cells: set model.attention = "task"'
                 )
 
+    def check_resolved(self) -> None:
+        """Check that a task has made its choices.
+
+        **Raises** `InputError` if `grid`, `channels` or `classes` is not set, or `attention` is
+        "task".
+        """
+        missing = [name for name in ("grid", "channels", "classes") if not getattr(self, name)]
+        missing += ["attention"] if self.attention == "task" else []
+        if missing:
+            raise InputError(
+                f"model.{missing[0]} = {getattr(self, missing[0])!r}: the task sets it; set it, or "
+                "get the spec from eqloop.run.resolve"
+            )
+
     @property
     def crossing(self) -> int:
         """Iterations after which the state of every cell can depend on the input of every other: 1
