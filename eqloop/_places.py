@@ -67,9 +67,11 @@ NORMS: dict[str, NormPlaces] = {
     "post": NormPlaces("after each residual sum", out=True),
     "sandwich": NormPlaces("before each branch and after each residual sum", pre=True, out=True),
 }
+"""Name of a norm placement -> which norms it has."""
 
 RECALLS: dict[str, RecallPlaces] = {
     "none": RecallPlaces("the input is the initial state only"),
     "external": RecallPlaces("the input is added before the block", before=True),
     "internal": RecallPlaces("the input is added inside the block", inside=True),
 }
+"""Name of a recall -> where it adds the input."""
