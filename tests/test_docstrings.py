@@ -1,10 +1,14 @@
 """The docstrings of the library are complete, and their examples run and print what they say."""
 
+import ast
 import doctest
 import enum
 import importlib
 import inspect
+import itertools
 import re
+import textwrap
+import typing
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,31 +72,42 @@ def exported(room: str) -> list[Any]:
 def lacking(item: Any) -> Iterator[str]:
     """What the docstring of a class or function does not say.
 
-    - Every argument or field has a bullet.
+    - Every argument has a bullet; every field has one, or a docstring below it.
     - A function that returns something says what, under Returns.
     - Code that raises says when, under Raises.
     - Every function has an example, and every class but a record, which has Attributes instead of
-      Arguments: a user does not make one.
+      Arguments, or is a dictionary: a user does not make one.
     - Every public method has a docstring, its own or that of the interface.
     """
-    is_class = inspect.isclass(item)
+    is_class, is_dict = inspect.isclass(item), typing.is_typeddict(item)
     text = inspect.cleandoc((vars(item).get("__doc__") if is_class else item.__doc__) or "")
-    bullets = re.findall(r"^- ((?:`\w+`(?:, )?)+):", text, re.MULTILINE)
-    listed = {name for bullet in bullets for name in re.findall(r"\w+", bullet)}
-    if not (is_class and issubclass(item, enum.Enum | BaseException)):
-        signature = inspect.signature(item)
-        yield from (f"bullet {name}" for name in signature.parameters if name not in listed)
-        if not is_class and signature.return_annotation is not None and "**Returns" not in text:
-            yield "Returns"
     source = inspect.getsource(item)
+    if not (is_class and issubclass(item, enum.Enum | BaseException)):
+        bullets = re.findall(r"^- ((?:`\w+`(?:, )?)+):", text, re.MULTILINE)
+        described = {name for bullet in bullets for name in re.findall(r"\w+", bullet)}
+        described |= set(described_fields(source)) if is_class else set()
+        names = vars(item)["__annotations__"] if is_dict else inspect.signature(item).parameters
+        yield from (f"bullet {name}" for name in names if name not in described)
+    returned = None if is_class else inspect.signature(item).return_annotation
+    if returned not in (None, typing.NoReturn) and "**Returns" not in text:
+        yield "Returns"
     if "raise " in source and "**Raises" not in source:
         yield "Raises"
-    if ">>>" not in text and not (is_class and "**Attributes:**" in text):
+    is_record = is_dict or (is_class and "**Attributes:**" in text)
+    if ">>>" not in text and not is_record:
         yield "example"
     for name, member in vars(item).items() if is_class else ():
         is_method = isinstance(member, property | classmethod) or inspect.isfunction(member)
         if is_method and not name.startswith("_") and not inspect.getdoc(getattr(item, name)):
             yield f"docstring of {name}"
+
+
+def described_fields(source: str) -> Iterator[str]:
+    """The fields of a class that have a docstring below them."""
+    (cls,) = ast.parse(textwrap.dedent(source)).body
+    for field, below in itertools.pairwise(typing.cast(ast.ClassDef, cls).body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            yield ast.unparse(field.target)
 
 
 def has_example(item: Any) -> bool:
@@ -119,7 +134,10 @@ def test_a_docstring_that_lacks_something_is_recognised():
         - `made`, `ready`: in one bullet.
         """
 
-        def __init__(self, made: int, ready: int, other: int):
+        field: int
+        """Below it."""
+
+        def __init__(self, made: int, ready: int, other: int, field: int):
             raise ValueError
 
         def method(self): ...
