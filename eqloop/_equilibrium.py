@@ -59,7 +59,10 @@ def equilibrium(
     An `Equilibrium`: state (a pytree like `z0`), steps, evaluations, relative residual, result. A
     solve that does not converge does not raise: check `result`.
 
-    **Raises** `ValueError` when tracing, for a combination of arguments that cannot work.
+    **Raises** `ValueError` when tracing: if `solver` or `gradient` is not an object of its kind; if
+    `max_steps` is below 1 or below the `min_steps` of the solver; if `z0` has no elements, or an
+    array that is not float32 or float64; if f does not return a pytree like `z0`; and if solver
+    and gradient do not go together (see the gradient).
 
     ```python
     >>> import eqloop, jax, jax.numpy as jnp

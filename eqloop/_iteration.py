@@ -177,7 +177,7 @@ def trajectory(f: Map, z0: Z, x: PyTree, steps: int) -> Z:
     - `f`: the map, of a state and an input.
     - `z0`: the initial state, a pytree of arrays; it is not among the iterates returned.
     - `x`: the input, a pytree.
-    - `steps`: number of iterations, a Python integer.
+    - `steps`: number of iterations, a Python integer; with 0 the axis of iterates is empty.
 
     **Returns:**
 

@@ -35,7 +35,14 @@ _KIND = "weights"
 
 
 class Loaded(NamedTuple):
-    """A trained run: its model, the task that it was trained on, and its spec."""
+    """A trained run: its model, the task that it was trained on, and its spec.
+
+    **Attributes:**
+
+    - `model`: the `LoopedTransformer` with the weights of the checkpoint.
+    - `task`: the `Task`, an object with the settings of the run.
+    - `spec`: the `eqloop.run.Spec` of the run, with every field resolved.
+    """
 
     model: LoopedTransformer
     task: "Task"
@@ -45,11 +52,6 @@ class Loaded(NamedTuple):
 def save(model: LoopedTransformer, path: str | Path) -> None:
     """Write the weights and the settings of a model into one safetensors file.
 
-    ```python
-    eqloop.save(model, "model.safetensors")
-    model = eqloop.load("model.safetensors")
-    ```
-
     **Arguments:**
 
     - `model`: any model; it need not have been trained here.
@@ -57,6 +59,17 @@ def save(model: LoopedTransformer, path: str | Path) -> None:
 
     **Raises** `InputError` if the file cannot be written, or the model computes in another
     precision than float32 or bfloat16.
+
+    ```python
+    >>> import eqloop, jax.random as jr, pathlib, tempfile
+    >>> model = eqloop.LoopedTransformer((3, 3), 2, 5, width=8, heads=2, key=jr.key(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.safetensors")
+    ...     eqloop.save(model, path)
+    ...     print(path.stat().st_size > 4 * eqloop.parameter_count(model))
+    True
+
+    ```
     """
     settings = {"model": dataclasses.asdict(model_spec(model))}
     try:
@@ -66,22 +79,32 @@ def save(model: LoopedTransformer, path: str | Path) -> None:
 
 
 def load(path: str | Path, which: Which = "best") -> Any:
-    """A trained run, or the weights that `save` wrote.
-
-    ```python
-    model, task, spec = eqloop.load("runs/sudoku-001")
-    model = eqloop.load("model.safetensors")
-    ```
+    """Load a trained run, `model, task, spec = eqloop.load("runs/sudoku-001")`, or the model that
+    `save` wrote.
 
     **Arguments:**
 
     - `path`: a run folder, or a file that `save` wrote.
-    - `which`: the checkpoint of a run: `"best"` (on validation), `"last"`, or a step.
+    - `which`: the checkpoint of a run: `"best"` (on validation), `"last"`, or a step; has no effect
+        on a file.
 
     **Returns** a `Loaded` (model, task, spec) for a run folder, a `LoopedTransformer` for a file.
     The weights of a run are the averaged ones if it keeps an average.
 
-    **Raises** `InputError` if there is no such run, file or checkpoint, or it is damaged.
+    **Raises** `InputError` if there is no such run, file or checkpoint, if it is damaged, if the
+    weights of a run are not finite, and if the class of its task comes from a file that has changed
+    or was not loaded before (see `eqloop.tasks.named`).
+
+    ```python
+    >>> import eqloop, jax.random as jr, tempfile
+    >>> model = eqloop.LoopedTransformer((3, 3), 2, 5, width=8, heads=2, key=jr.key(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.save(model, f"{folder}/model.safetensors")
+    ...     loaded = eqloop.load(f"{folder}/model.safetensors")
+    >>> print((loaded.prelude.weight == model.prelude.weight).mean(), loaded.grid)
+    1.0 (3, 3)
+
+    ```
     """
     path = Path(path)
     if not path.is_file():

@@ -29,8 +29,8 @@ class Output(eqx.Module):
 
     **Attributes:**
 
-    - `logits`: class scores of each cell, shape `(*grid, classes)`.
-    - `state`: the last state of the loop, shape `(*grid, width)`.
+    - `logits`: class scores of each cell, shape `(*grid, classes)`, before a softmax.
+    - `state`: the state of the loop that the coda reads, shape `(*grid, width)`.
     - `steps`, `evaluations`, `residual`, `result`, `curve`: see `Equilibrium`.
     """
 
@@ -168,7 +168,14 @@ class LoopedTransformer(eqx.Module):
         self.dtype = np.dtype(dtype)
 
     def embed(self, x: Float[Array, "*grid channels"]) -> Float[Array, "*grid width"]:
-        """Return the input embedding `e`, which is also the initial state z_0."""
+        """Return the input embedding `e`, which is also the default initial state z_0.
+
+        **Arguments:**
+
+        - `x`: the input, shape `(*grid, channels)`.
+
+        **Raises** `ValueError` for an input of another rank or number of channels.
+        """
         if x.ndim != len(self.grid) + 1:
             raise ValueError(
                 f"x has shape {x.shape}, not one example of {len(self.grid)} grid axes and a "
@@ -256,5 +263,22 @@ class LoopedTransformer(eqx.Module):
 
 
 def parameter_count(model: eqx.Module) -> int:
-    """The number of weights of a module, or of its shapes from `jax.eval_shape`."""
+    """Count the weights of a module: the entries of all its arrays.
+
+    **Arguments:**
+
+    - `model`: any module, or its shapes from `eqx.filter_eval_shape`.
+
+    **Returns:**
+
+    The number, a Python integer.
+
+    ```python
+    >>> import eqloop, jax.random as jr
+    >>> layer = eqloop.nn.Linear(3, 2, key=jr.key(0))
+    >>> print(eqloop.parameter_count(layer))            # 2 x 3 weights and 2 biases
+    8
+
+    ```
+    """
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model) if hasattr(leaf, "shape"))

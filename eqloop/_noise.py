@@ -69,7 +69,8 @@ class PathNoise(eqx.Module):
             raise ValueError(f"PathNoise: std = {self.std} must be at least 0 and finite")
 
     def inject(self, x: PyTree, key: PRNGKeyArray) -> NoisyInput:
-        """The input x with a key of its noise."""
+        """Return the input of the noisy map: the input `x` of f, and the random `key` of its
+        noise."""
         return NoisyInput(x, key, Iteration(jnp.zeros((), jnp.int32)))
 
     def __call__(self, z: PyTree, x: NoisyInput) -> PyTree:

@@ -14,6 +14,14 @@ def two_norm(tree: PyTree[Array]) -> Float[Array, ""]:
     """`sqrt(sum of squares)` over all leaves, in the widest of their dtypes. Squares do not
     overflow or underflow.
 
+    **Arguments:**
+
+    - `tree`: a pytree of floating-point arrays of any shapes.
+
+    **Returns:**
+
+    A scalar, in the units of the entries; 0 for a tree without entries.
+
     ```python
     >>> import eqloop, jax.numpy as jnp
     >>> print(eqloop.two_norm({"a": jnp.array([3.0]), "b": jnp.array(4.0)}))
@@ -62,6 +70,15 @@ def largest_cell_norm(tree: PyTree[Array]) -> Float[Array, ""]:
 
     As the norm of a solver it is stricter than `two_norm` if a few cells move while the others
     have converged.
+
+    **Arguments:**
+
+    - `tree`: a pytree of at least one floating-point array. The last axis of an array has the
+        features of a cell; an array without axes is one feature of one cell.
+
+    **Returns:**
+
+    A scalar, in the units of the entries.
 
     ```python
     >>> import eqloop, jax.numpy as jnp

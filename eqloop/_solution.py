@@ -12,7 +12,29 @@ Y = TypeVar("Y")
 
 
 class RESULTS(optx.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
-    """How a solve ended; `RESULTS[result]` is the message. Extends the results of Optimistix."""
+    """How a solve ended; `RESULTS[result]` is the message. Extends the results of Optimistix.
+
+    Solvers and gradients of this package return these members:
+
+    - `successful`: the solve reached its tolerance; the message is empty.
+    - `not_converged`: the steps ended before it did.
+    - `nonfinite`: a value of the loop is infinite or NaN.
+    - `stagnation`, `max_steps_reached`: as `not_converged`, and the last linear solve of
+        `NewtonKrylov` or `Chord` missed its tolerance; it stalled, or ran out of cycles.
+
+    Compare with `==`, also under `jax.jit`; an array of results has a leading axis under `vmap`.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> f, solver = lambda z, x: 2 * z + x, eqloop.FixedPoint()     # repels from -1
+    >>> eq = eqloop.equilibrium(f, jnp.zeros(()), jnp.ones(()), solver=solver, max_steps=8)
+    >>> print(bool(eq.result == eqloop.RESULTS.not_converged), f"{eq.residual:.2f}")
+    True 0.50
+    >>> print(eqloop.RESULTS[eq.result].split(".")[0])
+    The loop ended before its relative residual reached the tolerance
+
+    ```
+    """
 
     successful = ""
     not_converged = (
@@ -42,16 +64,27 @@ class Equilibrium(eqx.Module, Generic[Y]):
 
     **Attributes:**
 
-    - `state`: z, the last iterate.
+    - `state`: the last iterate of `Unroll`. For any other solver, the iterate that met the
+        tolerance, or the one of lowest relative residual; followed by the plain iterations that the
+        gradient makes after it, except the last. A pytree like `z0`.
     - `steps`: steps of the solver plus the plain iterations that the gradient makes after it (at
         least one, except for `Backprop` through an `Unroll`).
     - `evaluations`: evaluations of f, products with its Jacobian included.
-    - `residual`: `|f(z') - z'| / |f(z')|`, in the 2-norm, of the last evaluation, whose value
-        `f(z')` is `state`.
+    - `residual`: `|f(z') - z'| / |f(z')|`, in the 2-norm, of the last evaluation. z' is `state`;
+        for `Unroll` it is the iterate before `state`.
     - `result`: `RESULTS.successful` if the solve reached its tolerance; `RESULTS[result]` is the
         message.
     - `curve`: relative residuals of the solver's first steps, shape `(solver.curve,)`; None if
         `solver.curve` is 0.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> f, solver = lambda z, x: 0.5 * z + x, eqloop.FixedPoint(rtol=0.01, curve=3)
+    >>> eq = eqloop.equilibrium(f, jnp.zeros(()), jnp.ones(()), solver=solver)
+    >>> print(eq.state, eq.steps, eq.curve.round(3))        # z_t = 2 - 2^(1 - t), here t = 6
+    1.96875 8 [1.    0.333 0.143]
+
+    ```
     """
 
     state: Y
@@ -117,5 +150,6 @@ class BackwardReport(eqx.Module):
 
     @classmethod
     def of(cls, **values: Array) -> "BackwardReport":
-        """Return a report with these values, and zeros for the other fields."""
+        """Return a report with these `values`, scalars by the name of their field, and zeros for
+        the other fields."""
         return dataclasses.replace(cls.zeros(), **values)

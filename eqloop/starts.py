@@ -18,10 +18,23 @@ from ._noise import normal_like
 from ._solver import choose
 
 Solve = Callable[[PyTree], PyTree]
+"""The map from an initial state to the state at which a solver stops."""
 
 
 class AbstractStart(eqx.Module):
-    """A law of the initial state. A new law is a class with one method."""
+    """A law of the initial state. A new law is a class with one method.
+
+    ```python
+    >>> import eqloop, jax, jax.numpy as jnp, jax.random as jr
+    >>> class Nearby(eqloop.starts.AbstractStart):      # within a unit cube around z0
+    ...     def __call__(self, z0, key, solve=None):
+    ...         return z0 + jr.uniform(key, z0.shape, minval=-0.5, maxval=0.5)
+    >>> z0s = jax.vmap(Nearby())(jnp.ones((400, 2)), jr.split(jr.key(0), 400))
+    >>> print(f"{z0s.mean():.1f}, {jnp.abs(z0s - 1).max():.1f}")
+    1.0, 0.5
+
+    ```
+    """
 
     @abc.abstractmethod
     def __call__(self, z0: PyTree, key: PRNGKeyArray, solve: Solve | None = None) -> PyTree:
@@ -29,15 +42,28 @@ class AbstractStart(eqx.Module):
 
         **Arguments:**
 
-        - `z0`: the default initial state; for a `LoopedTransformer` the embedding of its input.
+        - `z0`: the default initial state, a pytree of arrays; for a `LoopedTransformer` the
+            embedding of its input, shape `(*grid, width)`.
         - `key`: a random key.
         - `solve`: maps an initial state to the state at which the solver stops; only `Solved`
             needs it.
+
+        **Returns:**
+
+        The initial state, a pytree like `z0`.
         """
 
 
 class Embed(AbstractStart):
-    """The default initial state `z0` itself."""
+    """The default initial state `z0` itself.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> print(eqloop.starts.Embed()(jnp.ones(2), jr.key(0)))
+    [1. 1.]
+
+    ```
+    """
 
     def __call__(self, z0, key, solve=None):
         del key, solve
@@ -45,7 +71,15 @@ class Embed(AbstractStart):
 
 
 class Zeros(AbstractStart):
-    """Zeros."""
+    """Zeros, in the shapes of the default initial state.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> print(eqloop.starts.Zeros()(jnp.ones(2), jr.key(0)))
+    [0. 0.]
+
+    ```
+    """
 
     def __call__(self, z0, key, solve=None):
         del key, solve
@@ -57,7 +91,7 @@ class Normal(AbstractStart):
 
     **Arguments:**
 
-    - `std`: standard deviation of an entry.
+    - `std`: standard deviation of an entry, in the units of the state.
 
     **Raises** `ValueError` for a standard deviation that is not above 0.
 
@@ -91,10 +125,21 @@ class FixedNormal(AbstractStart):
 
     **Arguments:**
 
-    - `std`: standard deviation of the Gaussian that the vector is drawn from.
-    - `seed`: seed of the vector. The same seed gives the same vector in every call and program.
+    - `std`: standard deviation of the Gaussian that the vector is drawn from, in the units of the
+        state.
+    - `seed`: seed of the vector, an integer. The same seed gives the same vector in every call and
+        program.
 
     **Raises** `ValueError` for a standard deviation that is not above 0.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> start = eqloop.starts.FixedNormal(seed=7)
+    >>> a, b = start(jnp.zeros((3, 3, 8)), jr.key(0)), start(jnp.zeros((5, 8)), jr.key(1))
+    >>> print(jnp.abs(a[2, 2] - b[0]).max())            # another grid and key, the same vector
+    0.0
+
+    ```
     """
 
     std: float = 1.0
@@ -145,8 +190,8 @@ class Mixture(AbstractStart):
 
     **Arguments:**
 
-    - `laws`: the laws.
-    - `weights`: their probabilities, up to a common factor.
+    - `laws`: a tuple of laws.
+    - `weights`: a tuple of their probabilities, up to a common factor.
 
     **Raises** `ValueError` if there is no law, or not one weight above 0 for each.
 

@@ -38,6 +38,8 @@ class Backprop(AbstractGradient):
     for the solvers of Optimistix, for a number of checkpoints below 1, and for a `Reversible` whose
     `mix` is so near 1 that no step can be computed backwards.
 
+    **Source:** for `checkpoints`, Chen et al. 2016, arXiv 1604.06174; see also `Reversible`.
+
     ```python
     >>> import eqloop, jax, jax.numpy as jnp
     >>> def state(x):

@@ -39,6 +39,9 @@ class Truncated(AbstractGradient):
     **Raises** `ValueError` if `steps` is an integer below 1 or exceeds those of `Unroll`, and with
     `follow` as `Backprop`.
 
+    **Source:** Williams and Peng 1990, doi:10.1162/neco.1990.2.4.490; progressive training as in
+    Bansal et al. 2022, arXiv 2202.05826.
+
     ```python
     >>> import eqloop, jax, jax.numpy as jnp
     >>> def state(x):

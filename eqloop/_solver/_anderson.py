@@ -51,7 +51,7 @@ class Anderson(AbstractSolver):
 
     **Arguments:**
 
-    - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`.
+    - `rtol`, `atol`, `norm`, `curve`, `min_steps`: see `AbstractSolver`.
     - `ridge`: regularisation of the least-squares problem, relative to the squared norm of a
         difference.
     - `memory`: number of differences kept; uses `2 * memory` copies of the state.

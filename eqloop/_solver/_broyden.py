@@ -42,7 +42,7 @@ class Broyden(AbstractSolver):
 
     **Arguments:**
 
-    - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`.
+    - `rtol`, `atol`, `norm`, `curve`, `min_steps`: see `AbstractSolver`.
     - `memory`: number of rank-one terms; uses `2 * memory` copies of the state.
 
     **Raises** `ValueError` for an argument out of range.

@@ -28,7 +28,7 @@ class Chord(AbstractNewton):
 
     **Arguments:**
 
-    - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`.
+    - `rtol`, `atol`, `norm`, `curve`, `min_steps`: see `AbstractSolver`.
     - `plain`, `restart`, `cycles`: see `NewtonKrylov`.
     - `forcing`: relative residual at which each linear solve stops.
 

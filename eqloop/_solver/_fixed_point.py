@@ -30,12 +30,14 @@ class FixedPoint(AbstractSolver):
 
     **Arguments:**
 
-    - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`.
+    - `rtol`, `atol`, `norm`, `curve`, `min_steps`: see `AbstractSolver`.
     - `damping`: weight of the old iterate, in [0, 1).
     - `patience`: steps without a new minimum of the residual before the damping sets in; 0 damps
         from the first step.
 
     **Raises** `ValueError` for an argument out of range.
+
+    **Source:** Mann 1953, doi:10.1090/S0002-9939-1953-0054846-3, for the damping.
 
     ```python
     >>> import eqloop, jax.numpy as jnp

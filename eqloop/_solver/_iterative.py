@@ -28,7 +28,7 @@ class Iterate(eqx.Module):
 
     - `z`: the iterate.
     - `value`: `f(z)`.
-    - `residual`: `|f(z) - z| / |f(z)|`, in the solver's norm.
+    - `residual`: `|f(z) - z| / |f(z)|`, in the solver's norm; a scalar.
     - `steps`: the number of steps that this example made before this one.
     - `count`: a step counter shared by all examples under `vmap`, so `count % memory` indexes a
         ring buffer without a scatter. An example that replaces another one in a running batch
@@ -98,7 +98,7 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
     result does not depend on the rest of the batch.
 
     It also works in `optimistix.fixed_point`, where `stats` holds `evaluations`, `residual` and
-    `curve`.
+    `curve`. A new solver declares the first four attributes as fields, with defaults.
 
     **Attributes:**
 
@@ -111,6 +111,26 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
         length; NaN after the last step.
     - `min_steps`: the tolerance is not tested before this step, so that a solve takes at least
         this number of steps. Every solver has this keyword argument.
+
+    **Raises** `ValueError` for a tolerance that is negative or NaN, and for `min_steps` below 1.
+
+    ```python
+    >>> import eqloop, equinox as eqx, jax.numpy as jnp
+    >>> class Halfway(eqloop.AbstractSolver):
+    ...     rtol: float = 1e-3
+    ...     atol: float = 0.0
+    ...     norm: object = eqx.field(default=eqloop.two_norm, static=True)
+    ...     curve: int = eqx.field(default=0, static=True)
+    ...     def start(self, f, z):
+    ...         return ()                               # it remembers nothing
+    ...     def propose(self, f, at, state):
+    ...         return eqloop.Proposal((at.z + at.value) / 2, state, evaluations=0)
+    >>> f = lambda z, x: -z + x                         # cycles under plain iteration
+    >>> eq = eqloop.equilibrium(f, jnp.zeros(()), jnp.ones(()), solver=Halfway())
+    >>> print(eq.state)
+    0.5
+
+    ```
     """
 
     rtol: eqx.AbstractVar[Scalar]  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -150,7 +170,7 @@ class AbstractSolver(optx.AbstractFixedPointSolver):
         """
 
     def explain(self, state: PyTree) -> RESULTS:
-        """Return the result of a solve that ran out of steps."""
+        """Return the result of a solve that ran out of steps, by the solver's last `state`."""
         del state
         return RESULTS.not_converged  # pyright: ignore[reportReturnType]
 

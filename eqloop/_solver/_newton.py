@@ -104,7 +104,7 @@ class NewtonKrylov(AbstractNewton):
 
     **Arguments:**
 
-    - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`.
+    - `rtol`, `atol`, `norm`, `curve`, `min_steps`: see `AbstractSolver`.
     - `plain`: number of plain iterations before the first Newton step.
     - `forcing`: upper bound on the relative residual at which a linear solve stops.
     - `restart`: maximum number of products with the Jacobian per GMRES cycle, besides the one that

@@ -46,8 +46,8 @@ class Reversible(AbstractSolver):
 
     **Arguments:**
 
-    - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`. With `rtol=0.0` it makes `max_steps`
-        steps.
+    - `rtol`, `atol`, `norm`, `curve`, `min_steps`: see `AbstractSolver`. With `rtol=0.0` it makes
+        `max_steps` steps.
     - `mix`: the share b, in (0, 1).
 
     **Raises** `ValueError` for an argument out of range.

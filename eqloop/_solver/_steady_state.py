@@ -37,7 +37,7 @@ class SteadyState(AbstractSolver):
 
     **Arguments:**
 
-    - `rtol`, `atol`, `norm`, `curve`: see `AbstractSolver`.
+    - `rtol`, `atol`, `norm`, `curve`, `min_steps`: see `AbstractSolver`.
     - `solver`: a Diffrax solver; by default Bosh3, of third order.
     - `controller`: a Diffrax step size controller. The default bounds the error by a share of each
         step, with steps up to 1, at which Bosh3 is stable for every f that contracts (see
@@ -51,6 +51,8 @@ class SteadyState(AbstractSolver):
     **Raises** `ValueError` for an argument out of range, for a solver of stochastic or split
     equations, and for an implicit solver if neither the controller nor the root finder has a
     tolerance.
+
+    **Source:** continuous deep equilibrium models, Pal et al. 2022, arXiv 2201.12240.
 
     ```python
     >>> import eqloop, jax.numpy as jnp

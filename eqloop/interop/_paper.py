@@ -25,13 +25,38 @@ def from_paper_state_dict(
     residual: ResidualKind = "add",
     heads: int = 8,
 ) -> LoopedTransformer:
-    """The model with the weights `params`: name -> array, in the naming of the paper's code.
+    """Make a model with the weights of the paper's own code.
 
-    (Repository ashlab11/generalization, which goes with arXiv 2604.15259.) Names are like
-    `projection.weight`, `recur_blocks.0.Wx.weight`, `recur_blocks.0.attn.qkv.weight`,
-    `head.3.bias`; linear weights are (out, in). The dtype of the arrays is kept.
+    The names of the weights do not determine the architecture, so it is given besides. The dtype of
+    the arrays is kept.
+
+    **Arguments:**
+
+    - `params`: name -> array. Names are like `projection.weight`, `recur_blocks.0.Wx.weight`,
+        `recur_blocks.0.attn.qkv.weight`, `head.3.bias`; linear weights are (out, in).
+    - `recall`, `norm`, `residual`, `heads`: see `LoopedTransformer`.
+    - `spatial_dims`: number of axes of the grid.
+    - `attention`: "full", or "neighbourhood" for the 5 cells along each axis of the paper's code.
+
+    **Returns:**
+
+    A `LoopedTransformer`, whose `grid` is one cell along each axis: call it on a grid of any size.
 
     **Raises** `ValueError` naming each array that is missing, unknown or of another shape.
+
+    **Source:** repository ashlab11/generalization, which goes with arXiv 2604.15259.
+
+    ```python
+    >>> import eqloop, jax.random as jr
+    >>> model = eqloop.LoopedTransformer((3, 3), 2, 5, width=8, heads=2, key=jr.key(0))
+    >>> params = eqloop.interop.to_paper_state_dict(model)
+    >>> same = eqloop.interop.from_paper_state_dict(
+    ...     params, recall="internal", norm="post", spatial_dims=2, heads=2
+    ... )
+    >>> print((same.coda.output.weight == model.coda.output.weight).mean())
+    1.0
+
+    ```
     """
     blocks = len({name.split(".")[1] for name in params if name.startswith("recur_blocks.")})
     try:
@@ -76,7 +101,26 @@ def from_paper_state_dict(
 
 
 def to_paper_state_dict(model: LoopedTransformer) -> dict[str, np.ndarray]:
-    """The inverse of `from_paper_state_dict`."""
+    """Return the weights of a model in the naming of the paper's code, as NumPy arrays: the inverse
+    of `from_paper_state_dict`.
+
+    **Arguments:**
+
+    - `model`: the model.
+
+    **Returns:**
+
+    A dictionary from names to arrays.
+
+    ```python
+    >>> import eqloop, jax.random as jr
+    >>> model = eqloop.LoopedTransformer((3, 3), 2, 5, width=8, heads=2, key=jr.key(0))
+    >>> params = eqloop.interop.to_paper_state_dict(model)
+    >>> print(params["recur_blocks.0.attn.qkv.weight"].shape)          # 3 times width
+    (24, 8)
+
+    ```
+    """
     return {
         name: np.concatenate([np.asarray(piece) for piece in pieces])
         for pieces, name in _names(model)

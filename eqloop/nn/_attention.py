@@ -15,8 +15,23 @@ from ._rotary import rotate
 
 
 class AttentionBias(NamedTuple):
-    """Biases per cell that replace the biases of the three projections; None keeps the layer's own
-    (see `Linear`)."""
+    """Biases per cell that replace the biases of the three projections; None keeps the bias of the
+    layer (see `Linear`).
+
+    **Arguments:**
+
+    - `query`, `key`, `value`: the biases of the three projections, shape `(*grid, width)`.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> attention = eqloop.nn.Attention(8, 2, key=jr.key(0))
+    >>> x = jr.normal(jr.key(1), (3, 3, 8))
+    >>> bias = eqloop.nn.AttentionBias(value=-attention.value.matmul(x))    # values become zero
+    >>> print(jnp.abs(attention(x, bias) - attention.output.bias[None, None]).max() < 1e-6)
+    True
+
+    ```
+    """
 
     query: Float[Array, "*grid width"] | None = None
     key: Float[Array, "*grid width"] | None = None
@@ -39,10 +54,20 @@ class Attention(eqx.Module):
     - `window`: "full", or an odd number of cells along each axis.
     - `key`: a random key for the initial weights.
 
-    **Raises** `ValueError` if `width` is not a multiple of `heads`, if `window` is neither "full"
-    nor an odd positive integer, or if the grid is smaller than the window.
+    **Raises** `ValueError` if `width` is not a multiple of `heads`, or `window` is neither "full"
+    nor an odd positive integer; and, when called, if the grid is smaller than the window, or
+    `width / heads` is not a multiple of 2 x axes.
 
-    **Source:** neighbourhood attention, arXiv 2204.07143.
+    **Source:** neighbourhood attention, arXiv 2204.07143; rotary positions, arXiv 2104.09864.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> attention = eqloop.nn.Attention(8, 2, key=jr.key(0))
+    >>> weights = attention.weights(jr.normal(jr.key(1), (3, 3, 8)))
+    >>> print(weights.shape, jnp.abs(weights.sum(0) - 1).max() < 1e-6)
+    (9, 3, 3, 2) True
+
+    ```
     """
 
     query: Linear
@@ -77,6 +102,17 @@ class Attention(eqx.Module):
     def __call__(
         self, x: Float[Array, "*grid width"], bias: AttentionBias | None = None
     ) -> Float[Array, "*grid width"]:
+        """Attend from every cell.
+
+        **Arguments:**
+
+        - `x`: the cells, shape `(*grid, width)`.
+        - `bias`: replaces the biases of the projections; see `AttentionBias`.
+
+        **Returns:**
+
+        An array of shape `(*grid, width)`.
+        """
         q, k, v = self._project(x, bias)
         attend = _full if self.window == "full" else self._neighbourhood
         return self.output(attend(q, k, v).reshape(x.shape))
@@ -84,8 +120,16 @@ class Attention(eqx.Module):
     def weights(self, x: Float[Array, "*grid width"]) -> Float[Array, "attended *grid heads"]:
         """Return the attention weights, `softmax(q k^T / sqrt(head_width))`, for inspection.
 
-        The first axis runs over the attended cells: all cells, or the neighbours of each cell.
         `__call__` does not build this array.
+
+        **Arguments:**
+
+        - `x`: the cells, shape `(*grid, width)`.
+
+        **Returns:**
+
+        An array of shape `(attended, *grid, heads)`, with sums of 1 along the first axis, which
+        runs over the attended cells: all cells, or the neighbours of each cell.
         """
         q, k, _ = self._project(x, None)
         if self.window == "full":

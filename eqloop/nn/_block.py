@@ -39,6 +39,16 @@ class Block(eqx.Module):
     **Raises** `ValueError` for an argument out of range.
 
     **Source:** arXiv 2604.15259, section 3.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> block = eqloop.nn.Block(8, 2, recall="internal", norm="post", key=jr.key(0))
+    >>> z, e = jr.normal(jr.key(1), (2, 3, 3, 8))
+    >>> squares = jnp.square(block(z, block.inject(e)))
+    >>> print(jnp.abs(squares.mean(-1) - 1).max() < 1e-5)       # outer normalisation of a cell
+    True
+
+    ```
     """
 
     attention: Attention
@@ -73,12 +83,15 @@ class Block(eqx.Module):
             raise ValueError(f"recall = {self.recall_kind!r} must be one of {', '.join(RECALLS)}")
 
     def inject(self, e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"] | None:
-        """Return what the input adds at every iteration, `W_h e + b`; None without recall."""
+        """Return what the input adds at every iteration, `W_h e + b`, for the embedding `e`, shape
+        `(*grid, width)`; None without recall."""
         return None if self.recall is None else self.recall.inject(e)
 
     def __call__(
         self, z: Float[Array, "*grid width"], r: Float[Array, "*grid width"] | None
     ) -> Float[Array, "*grid width"]:
+        """Return the next state, shape `(*grid, width)`, for a state `z` of this shape and
+        `r = block.inject(e)`."""
         z = self.recalled(z, r)
         for branch in (self.attention, self.feedforward):
             z = join(self, z, branch(self.branch_input(z, r)))
@@ -136,6 +149,17 @@ class FoldedBlock(eqx.Module):
     **Arguments:**
 
     - `block`: a block with internal recall.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> block = eqloop.nn.Block(8, 2, recall="internal", norm="post", key=jr.key(0))
+    >>> folded = eqloop.nn.FoldedBlock(block)
+    >>> z, e = jr.normal(jr.key(1), (2, 3, 3, 8))
+    >>> change = folded(z, folded.inject(e)) - block(z, block.inject(e))
+    >>> print(jnp.abs(change).max() < 1e-5)
+    True
+
+    ```
     """
 
     attention: Attention
@@ -161,7 +185,8 @@ class FoldedBlock(eqx.Module):
         self.unfolded = block
 
     def inject(self, e: Float[Array, "*grid width"]) -> FoldedInjection:
-        """Return the injected input after every first layer."""
+        """Return the injected input after every first layer, for the embedding `e`, shape
+        `(*grid, width)`."""
         r = self.unfolded.inject(e)
         assert r is not None
         query, key, value = (layer(r) for layer in _first_layers(self.unfolded.attention))
@@ -172,6 +197,7 @@ class FoldedBlock(eqx.Module):
     def __call__(
         self, z: Float[Array, "*grid width"], r: FoldedInjection
     ) -> Float[Array, "*grid width"]:
+        """Return the next state, as `Block` does, with `r = folded.inject(e)`."""
         z = join(self, z, self.attention(self.branch_input(z), r.attention))
         return join(self, z, self.feedforward(self.branch_input(z), r.feedforward))
 
@@ -197,6 +223,17 @@ class Loop(eqx.Module):
         without internal recall.
     - `dtype`: precision of the matrix products. Norms, residual stream and state keep the
         precision of the state.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> block = eqloop.nn.Block(8, 2, recall="internal", norm="post", key=jr.key(0))
+    >>> loop = eqloop.nn.Loop((block, block))
+    >>> z, e = jr.normal(jr.key(1), (2, 3, 3, 8))
+    >>> r = block.inject(e)
+    >>> print(jnp.abs(loop(z, loop.inject(e)) - block(block(z, r), r)).max() < 1e-6)
+    True
+
+    ```
     """
 
     blocks: tuple[Block | FoldedBlock, ...]
@@ -208,12 +245,15 @@ class Loop(eqx.Module):
         self.blocks = cast_linear(folded, dtype)
 
     def inject(self, e: Float[Array, "*grid width"]) -> tuple[Any, ...]:
-        """Return the term that the input adds at every iteration, one entry per block."""
+        """Return the term that the input adds at every iteration, one entry per block, for the
+        embedding `e`, shape `(*grid, width)`."""
         return tuple(block.inject(e) for block in self.blocks)
 
     def __call__(
         self, z: Float[Array, "*grid width"], r: tuple[Any, ...]
     ) -> Float[Array, "*grid width"]:
+        """Return the next state, shape `(*grid, width)`, for a state `z` of this shape and
+        `r = loop.inject(e)`."""
         for number, (block, injected) in enumerate(zip(self.blocks, r, strict=True)):
             with jax.named_scope(f"block_{number}"):
                 z = block(z, injected)

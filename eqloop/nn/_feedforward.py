@@ -17,6 +17,15 @@ class FeedForward(eqx.Module):
     - `width`: features per cell.
     - `ratio`: width of the hidden layer, in units of `width`.
     - `key`: a random key for the initial weights.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> layer = eqloop.nn.FeedForward(8, key=jr.key(0))
+    >>> x = jr.normal(jr.key(1), (3, 3, 8))
+    >>> print(jnp.abs(layer(x)[0] - layer(x[0])).max() < 1e-6, layer.hidden.weight.shape)
+    True (32, 8)
+
+    ```
     """
 
     hidden: Linear
@@ -33,4 +42,15 @@ class FeedForward(eqx.Module):
         x: Float[Array, "*grid width"],
         bias: Float[Array, "*grid hidden"] | None = None,
     ) -> Float[Array, "*grid width"]:
+        """Apply the perceptron to each cell.
+
+        **Arguments:**
+
+        - `x`: shape `(*grid, width)`.
+        - `bias`: replaces `b_1` by one for each cell, shape `(*grid, ratio * width)`.
+
+        **Returns:**
+
+        An array of shape `(*grid, width)`.
+        """
         return self.output(gelu(self.hidden(x, bias)))

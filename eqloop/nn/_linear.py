@@ -22,6 +22,15 @@ class Linear(eqx.Module):
     - `inputs`: length of the last axis of the input.
     - `outputs`: length of the last axis of the output.
     - `key`: a random key for the initial weights.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> layer = eqloop.nn.Linear(8, 8, key=jr.key(0))
+    >>> x = jnp.ones((3, 3, 8))
+    >>> print(jnp.abs(layer(x) - layer(0 * x) - layer.matmul(x)).max() < 1e-6, layer(x).shape)
+    True (3, 3, 8)
+
+    ```
     """
 
     weight: Float[Array, "outputs inputs"]
@@ -34,7 +43,7 @@ class Linear(eqx.Module):
         self.bias = jr.uniform(bias_key, (outputs,), minval=-bound, maxval=bound)
 
     def matmul(self, x: Float[Array, "*grid inputs"]) -> Float[Array, "*grid outputs"]:
-        """`W x`, in the precision of the weights."""
+        """Return `W x`, in the precision of the weights; `x` has shape `(*grid, inputs)`."""
         return x.astype(self.weight.dtype) @ self.weight.T
 
     def __call__(
@@ -42,7 +51,17 @@ class Linear(eqx.Module):
         x: Float[Array, "*grid inputs"],
         bias: Float[Array, "*grid outputs"] | None = None,
     ) -> Float[Array, "*grid outputs"]:
-        """Return `W x + b`. A `bias` per cell replaces the layer's own."""
+        """Apply the map to each cell.
+
+        **Arguments:**
+
+        - `x`: shape `(*grid, inputs)`.
+        - `bias`: replaces the bias of the layer by one for each cell, shape `(*grid, outputs)`.
+
+        **Returns:**
+
+        `W x + b`, shape `(*grid, outputs)`, in the precision of the weights.
+        """
         return plus(self.matmul(x), add_axes(self.bias, x.ndim) if bias is None else bias)
 
     def astype(self, dtype: DTypeLike) -> "Linear":
@@ -66,5 +85,21 @@ def add_axes(x: Array, ndim: int) -> Array:
 
 
 def at_least_float32(dtype: DTypeLike) -> np.dtype:
-    """The dtype to accumulate in: float32 for narrower ones, else the dtype itself."""
+    """The dtype to accumulate in: float32 for narrower ones, else the dtype itself.
+
+    **Arguments:**
+
+    - `dtype`: a floating-point dtype.
+
+    **Returns:**
+
+    A NumPy dtype.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> print(eqloop.nn.at_least_float32(jnp.bfloat16), eqloop.nn.at_least_float32("float64"))
+    float32 float64
+
+    ```
+    """
     return np.promote_types(dtype, np.float32)

@@ -21,6 +21,14 @@ class NormPlacement(eqx.Module):
     - `width`: features per cell.
 
     **Raises** `ValueError` for any other kind.
+
+    ```python
+    >>> import eqloop
+    >>> norms = eqloop.nn.NormPlacement("post", 8)
+    >>> print(norms.pre, norms.branch, norms.out.gain.shape, norms.kind)
+    None None (8,) post
+
+    ```
     """
 
     pre: RMSNorm | None

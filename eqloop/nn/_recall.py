@@ -23,6 +23,16 @@ class Recall(eqx.Module):
     - `key`: a random key for the initial weights.
 
     **Source:** arXiv 2604.15259.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> recall, zeros = eqloop.nn.Recall(8, key=jr.key(0)), jnp.zeros((3, 3, 8))
+    >>> z = e = jnp.ones((3, 3, 8))
+    >>> sum_of_parts = recall(z, zeros) + recall(zeros, recall.inject(e))
+    >>> print(jnp.abs(recall(z, recall.inject(e)) - sum_of_parts).max() < 1e-6)
+    True
+
+    ```
     """
 
     state: Linear
@@ -34,11 +44,14 @@ class Recall(eqx.Module):
         self.input = Linear(width, width, key=input_key)
 
     def inject(self, e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
-        """Return `W_h e + b`, which is constant over the loop."""
+        """Return `W_h e + b`, which is constant over the loop, for the embedding `e`, shape
+        `(*grid, width)`."""
         return plus(self.input(e), add_axes(self.state.bias, e.ndim))
 
     @jax.named_scope("recall")
     def __call__(
         self, z: Float[Array, "*grid width"], injected: Float[Array, "*grid width"]
     ) -> Float[Array, "*grid width"]:
+        """Return `R(z, e)`, for a state `z` and `injected = recall.inject(e)`, both of shape
+        `(*grid, width)`."""
         return self.state(z, injected)

@@ -11,14 +11,25 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ._linear import Linear
 
 ResidualKind = Literal["add", "gru"]
+"""The name of a residual connection: `Add` or `GRU`."""
 
 
 class Add(eqx.Module):
-    """`z + branch`."""
+    """The sum `z + branch`.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> print(eqloop.nn.Add()(jnp.array([3.0, 4.0]), jnp.array([1.0, -1.0])))
+    [4. 3.]
+
+    ```
+    """
 
     def __call__(
         self, z: Float[Array, "*grid width"], branch: Float[Array, "*grid width"]
     ) -> Float[Array, "*grid width"]:
+        """Return the next residual stream, in the precision of `z`. The stream `z` and the output
+        `branch` of a branch have shape `(*grid, width)`."""
         return z + branch.astype(z.dtype)
 
 
@@ -30,6 +41,21 @@ class GRU(eqx.Module):
     u = sigmoid(W_iz b + c_iz + W_hz z + c_hz)
     n = tanh(W_in b + c_in + r * (W_hn z + c_hn))
     z <- (1 - u) * n + u * z
+    ```
+
+    **Arguments:**
+
+    - `width`: features per cell.
+    - `key`: a random key for the initial weights.
+
+    **Source:** Cho et al. 2014, arXiv 1406.1078, with the reset gate after the product by `W_hn`.
+
+    ```python
+    >>> import eqloop, jax, jax.numpy as jnp, jax.random as jr
+    >>> zero = jax.tree.map(jnp.zeros_like, eqloop.nn.GRU(2, key=jr.key(0)))
+    >>> print(zero(jnp.array([3.0, 4.0]), jnp.ones(2)))         # u = 1/2, n = 0
+    [1.5 2. ]
+
     ```
     """
 
@@ -44,6 +70,7 @@ class GRU(eqx.Module):
     def __call__(
         self, z: Float[Array, "*grid width"], branch: Float[Array, "*grid width"]
     ) -> Float[Array, "*grid width"]:
+        """Return the next residual stream, as `Add` does."""
         i_reset, i_update, i_new = jnp.split(self.input(branch).astype(z.dtype), 3, axis=-1)
         h_reset, h_update, h_new = jnp.split(self.hidden(z).astype(z.dtype), 3, axis=-1)
         reset = jax.nn.sigmoid(i_reset + h_reset)

@@ -16,11 +16,31 @@ def rotary_tables(
     """Return cosine and sine of the rotation angle of each cell and pair of features.
 
     Each axis of the grid has `head_width / (2 axes)` frequencies `base^(-i / frequencies)`, and
-    the axes follow one another in order (RoFormer, arXiv 2104.09864, taken axis by axis).
-    Both arrays are float32 of shape `(*grid, head_width / 2)`, also if the model is float64, as in
-    the paper's code, to whose last bit `cos_sin` agrees (`np.cos` does not).
+    the axes follow one another in order. The angle is the frequency times the position of the cell
+    along that axis.
+
+    **Arguments:**
+
+    - `grid`: number of cells along each axis, a tuple of integers.
+    - `head_width`: features of one attention head.
+    - `base`: the frequencies, in radians per cell, lie in (1 / base, 1].
+
+    **Returns:**
+
+    Two float32 arrays of shape `(*grid, head_width / 2)`, also if the model is float64, as in the
+    paper's code, to whose last bit `cos_sin` agrees (`np.cos` does not).
 
     **Raises** `ValueError` if `head_width` is not a multiple of `2 axes`.
+
+    **Source:** RoFormer, arXiv 2104.09864, taken axis by axis.
+
+    ```python
+    >>> import eqloop
+    >>> cos, sin = eqloop.nn.rotary_tables((3,), 2)
+    >>> print(cos[:, 0].round(4), sin[:, 0].round(4))           # of 0, 1 and 2 radians
+    [ 1.      0.5403 -0.4161] [0.     0.8415 0.9093]
+
+    ```
     """
     axes = len(grid)
     if head_width % (2 * axes):
@@ -44,6 +64,25 @@ def rotate(
     `x * (c, c) + (x_2i+1, x_2i) * (-s, s)`: a reversal swaps the pair, and its transpose is a
     reversal again. (Splitting the even and odd features and stacking them would make the backward
     pass pad and add.)
+
+    **Arguments:**
+
+    - `x`: queries or keys, shape `(*grid, heads, head_width)`.
+
+    **Returns:**
+
+    An array like x. Products of a rotated query and a rotated key depend on the distance of their
+    cells along each axis only.
+
+    **Raises** `ValueError` as `rotary_tables` does.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> x = eqloop.nn.rotate(jnp.ones((4, 1, 2)))[:, 0]
+    >>> print(jnp.sum(x[1:] * x[:-1], axis=-1).round(4))        # of neighbours: 2 cos(1)
+    [1.0806 1.0806 1.0806]
+
+    ```
     """
     *grid, _, head_width = x.shape
     cos, sin = rotary_tables(tuple(grid), head_width)

@@ -29,16 +29,18 @@ class Eigenvalues:
 
     **Attributes:**
 
-    - `values`: the eigenvalues; NaN if there are fewer, or if products were not finite.
+    - `values`: the eigenvalues, shape `(batch, count)`; NaN if there are fewer, or if products were
+        not finite.
     - `converged`: whether `|A y - value y| <= rtol |value|` for the unit eigenvector y, and
-        `errors` is at most a hundredth of the largest modulus.
-    - `errors`: estimate of `|value - true|`: `SPLIT` times that residual (or the rounding error, if
-        larger) times the condition `1 / |l^H y|` of the eigenvalue, where l is its left
-        eigenvector; or its shift under random perturbations of ten times that residual, if that is
-        less. A small residual alone says little if the operator is far from normal: near a Jordan
-        block of 20 a residual of 1e-4 moves eigenvalues by 0.6 (Trefethen and Embree 2005).
-    - `vectors`: eigenvector y of the first eigenvalue.
-    - `products`: number of products with each operator.
+        `errors` is at most a hundredth of the largest modulus; shape `(batch, count)`.
+    - `errors`: estimate of `|value - true|`, shape `(batch, count)`: 5 times that residual (or the
+        rounding error, if larger) times the condition `1 / |l^H y|` of the eigenvalue, where l is
+        its left eigenvector; or 5 times its shift under random perturbations of ten times that
+        residual, if that is less. A small residual alone says little if the operator is far from
+        normal: near a Jordan block of 20 a residual of 1e-4 moves eigenvalues by 0.6 (Trefethen and
+        Embree 2005).
+    - `vectors`: unit eigenvector y of the first eigenvalue, flattened, shape `(batch, size)`.
+    - `products`: number of products with each operator, shape `(batch,)`.
     """
 
     values: Complex[np.ndarray, "batch count"]
@@ -48,7 +50,7 @@ class Eigenvalues:
     products: Int[np.ndarray, " batch"]
 
     def take(self, index: Int[np.ndarray, " some"]) -> "Eigenvalues":
-        """Return the members of the batch at these indices."""
+        """Return the members of the batch at the indices `index`, an integer array."""
         return Eigenvalues(
             *(getattr(self, field.name)[index] for field in dataclasses.fields(self))
         )
@@ -77,13 +79,14 @@ def leading_eigenvalues(
 
     **Arguments:**
 
-    - `operator`: an Equinox module or any function, linear in its third argument.
+    - `operator`: an Equinox module or any function of a state, an input and a vector like the
+        state; linear in the vector.
     - `zs`: states, stacked along a first axis.
     - `xs`: inputs, stacked along a first axis.
     - `key`: random key for the initial vectors.
     - `count`: number of eigenvalues.
     - `rtol`: relative residual at which an eigenvalue has converged.
-    - `memory`: number of basis vectors, more than `count + 2`.
+    - `memory`: number of basis vectors, more than `count + 2`; uses this many copies of the state.
     - `cycles`: maximum number of restarts; stops early if all eigenvalues have converged, or if
         rounding prevents that.
 

@@ -142,19 +142,48 @@ def cluster(distances: Float[np.ndarray, " pairs"], tolerance: float) -> Int[np.
     **Arguments:**
 
     - `distances`: pairwise distances, condensed as by SciPy's `pdist`.
-    - `tolerance`: the longest step that joins two points.
+    - `tolerance`: the longest step that joins two points, in the units of the distances.
 
     **Returns:**
 
-    The cluster number of each point.
+    The cluster number of each point, from 1.
+
+    ```python
+    >>> import eqloop, numpy as np
+    >>> from scipy.spatial.distance import pdist
+    >>> points = np.array([[0.0], [1.0], [2.0], [9.0]])
+    >>> print(eqloop.stability.cluster(pdist(points), 1.5))
+    [1 1 1 2]
+
+    ```
     """
     return fcluster(linkage(distances, "single"), tolerance, "distance")
 
 
 def smoothness(orbits: Orbits, *, key: PRNGKeyArray) -> Float[np.ndarray, " examples"]:
-    """`|z*(x + d) - z*(x)| / |(I - J)^-1 df/dx d|` for a random d with 1 % of the norm of x: 1 if
-    z* is differentiable and d small enough. NaN if a loop did not converge, or if the fixed point
-    does not depend on the input to first order."""
+    """Measure `|z*(x + d) - z*(x)| / |(I - J)^-1 df/dx d|` for a random d with 1 % of the norm of
+    x: 1 if z* is differentiable and d small enough.
+
+    **Arguments:**
+
+    - `orbits`: from `follow_orbits`.
+    - `key`: random key of d.
+
+    **Returns:**
+
+    An array of shape `(examples,)`; NaN if a loop did not converge, or if the fixed point does not
+    depend on the input to first order.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> f, start = lambda z, x: 0.5 * jnp.tanh(z) + x, lambda x: 0 * x
+    >>> xs = jr.normal(jr.key(0), (4, 2))
+    >>> orbits = eqloop.stability.follow_orbits(f, start, xs, iterations=32)
+    >>> print(eqloop.stability.smoothness(orbits, key=jr.key(1)).round(1))
+    [1. 1. 1. 1.]
+
+    ```
+    """
     rtol = orbits.min_residual
     keys = jr.split(key, len(orbits))
     moved, nudge, _ = _nudge(orbits.xs, keys)
@@ -197,6 +226,23 @@ def linear_probe(states: PyTree, inputs: PyTree) -> float | None:
 
     If state and input are arrays over the same cells, the regression is from each cell to the input
     of that cell, otherwise from the whole state to the whole input.
+
+    **Arguments:**
+
+    - `states`, `inputs`: pytrees of arrays, stacked along a first axis of examples. Only their
+        floating-point arrays count.
+
+    **Returns:**
+
+    The R^2, at most 1; below 0 if the mean of the training inputs predicts better.
+
+    ```python
+    >>> import eqloop, numpy as np
+    >>> states = np.random.default_rng(0).normal(size=(40, 3))
+    >>> print(f"{eqloop.stability.linear_probe(states, states @ np.ones((3, 1))):.2f}")
+    1.00
+
+    ```
     """
     z, x = _rows(states), _rows(inputs)
     if len(z) < LEAST or not x.size:

@@ -41,8 +41,13 @@ def reachability(
     - `orbits`: from `follow_orbits`.
     - `key`: a random key.
     - `detail`: the subset of `orbits` that is also run from other starts; by default all.
-    - `predicted_rate`: spectral radius at the end of each orbit, NaN if unknown.
+    - `predicted_rate`: spectral radius at the end of each orbit, shape `(examples,)`, NaN if
+        unknown.
     - `tick`: called with the name of each stage that is done (see `planned`).
+
+    **Returns:**
+
+    The `Reachability`.
 
     ```python
     >>> import eqloop, jax.numpy as jnp, jax.random as jr
@@ -119,8 +124,28 @@ def band(values: Float[np.ndarray, "examples places"]) -> Band:
 
 
 def rates(orbits: Orbits) -> Float[np.ndarray, " examples"]:
-    """The measured factor per iteration at the end of each descent; NaN if the orbit did not end at
-    a fixed point, or if its descent has too few iterations to fit a rate."""
+    """The measured factor per iteration by which the steps decay at the end of each descent.
+
+    **Arguments:**
+
+    - `orbits`: from `follow_orbits`.
+
+    **Returns:**
+
+    An array of shape `(examples,)`; NaN if the orbit did not end at a fixed point, or if its
+    descent has fewer than 4 iterations to fit a rate to.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> f, start = lambda z, x: 0.5 * jnp.tanh(z) + x, lambda x: 0 * x
+    >>> xs = jr.normal(jr.key(0), (4, 2))
+    >>> orbits = eqloop.stability.follow_orbits(f, start, xs, iterations=32)
+    >>> leading = eqloop.stability.jacobian_eigenvalues(orbits, key=jr.key(1))
+    >>> print(eqloop.stability.rates(orbits).round(1), abs(leading.values[:, 0]).round(1))
+    [nan 0.5 0.4 0.3] [0. 0.5 0.4 0.3]
+
+    ```
+    """
     return np.where(orbits.converged, orbits.rate, math.nan)
 
 
@@ -135,7 +160,22 @@ def basin_radius(
 
     - `orbits`: from `follow_orbits`.
     - `key`: a random key.
-    - `largest`: upper end of the bisection, returned if the loop returns even from there.
+    - `largest`: upper end of the bisection, relative to the norm of the fixed point; returned if
+        the loop returns even from there.
+
+    **Returns:**
+
+    An array of shape `(examples,)`.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> f, start = lambda z, x: 0.5 * jnp.tanh(z) + x, lambda x: 0 * x
+    >>> xs = jr.normal(jr.key(0), (4, 2))
+    >>> orbits = eqloop.stability.follow_orbits(f, start, xs, iterations=32)
+    >>> print(eqloop.stability.basin_radius(orbits, key=jr.key(1)))     # f contracts everywhere
+    [4. 4. 4. 4.]
+
+    ```
     """
     examples, n = np.flatnonzero(orbits.converged), DIRECTIONS
     radii = np.full(len(orbits), math.nan)

@@ -23,7 +23,14 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Band:
-    """A quantity over iterations: its median over the examples, and 5 % and 95 % quantiles."""
+    """A quantity over iterations, as quantiles over the examples at each iteration.
+
+    **Attributes:**
+
+    - `median`: its median.
+    - `low`: its 5 % quantile.
+    - `high`: its 95 % quantile.
+    """
 
     median: list[float]
     low: list[float]
@@ -36,10 +43,10 @@ class Start:
 
     **Attributes:**
 
-    - `converged`: share that reached a fixed point, of the runs that there is such a start for.
-    - `same`: of the pairs in which both that run and the one from the own start converged, the
-        share that reached the same fixed point.
-    - `cosine`: path independence, the cosine between the two (of these pairs).
+    - `converged`: share of the examples with such a start that reached a fixed point from it.
+    - `same`: share of the examples that reached the same fixed point from both starts, of those
+        that reached one from each.
+    - `cosine`: path independence: the cosine between the fixed points from both starts.
     """
 
     converged: Share
@@ -60,8 +67,8 @@ class Reachability:
     - `iterations`: a geometric grid of iteration counts.
     - `residual`: `|f(z) - z| / |f(z)|` on the grid, in the 2-norm.
     - `residual_cell`: the same by the largest cell.
-    - `curves`: the residual in the 2-norm on the grid, for each example.
-    - `settle_step`: the first iteration whose residual is below the tolerance.
+    - `curves`: the residual in the 2-norm on the grid, one list for each example.
+    - `settle_step`: the first iteration, counted from 1, whose residual is at most the tolerance.
     - `rate`: the measured factor per iteration by which the residual falls at the end.
     - `predicted_rate`: the spectral radius of df/dz at the last state.
     - `remaining`: estimate of the relative distance from the fixed point if the residual is below
@@ -99,25 +106,30 @@ class InputDependence:
     **Attributes:**
 
     - `tolerance`: relative distance below which two fixed points count as one.
-    - `inputs`: numbers of inputs: 1, 2, 4, ...
-    - `clusters`: number of distinct fixed points among these inputs, averaged over orders of the
-        examples.
+    - `inputs`: numbers of inputs: 1, 2, 4, ..., up to the number of examples that converged.
+    - `clusters`: number of distinct fixed points of this number of inputs, averaged over orders of
+        the examples.
     - `distinct`: clusters over inputs, for all examples that converged.
-    - `spread`: mean pairwise distance of the fixed points, relative to their size, over that of
-        the inputs; an interval by resampling examples.
-    - `recall`: whether f sees the input at all, beyond the start.
-    - `iterations`: a geometric grid; `sensitivity`: `|dz_t/dx|_F` there, through the start as well
-        where it depends on the input. `kept`: its last over its first, of each example that
-        converged. `implicit`: `|(I - J)^-1 df/dx|_F`, of each example that
-        converged; `agreement`: the former at the end over the latter.
-    - `smoothness`: `|z*(x + d) - z*(x)| / |d|` over `|(I - J)^-1 df/dx d| / |d|` for a small d: 1
-        where z* is differentiable.
-    - `through_start`: `|z*(x + d) - z*(x)|` over `|dz_T/dx d|`, the loop begun anew at the start
-        that belongs to `x + d`: what z* owes to its start counts as well.
-    - `probe`: R^2, on examples held out, of the input as a linear function of z*, or None where
-        there were too few.
-    - `points`: the fixed points in the plane of their two main directions (None: not converged);
-        `plane`: share of their variance in it.
+    - `spread`: mean pairwise distance of the fixed points, relative to their mean norm, over that
+        of the inputs.
+    - `spread_low`, `spread_high`: the ends of its 95 % interval, by resampling the examples.
+    - `recall`: whether f depends on the input at all, other than through the start.
+    - `iterations`: a geometric grid of iteration counts.
+    - `sensitivity`: `|dz_t/dx|_F` on the grid; includes the derivative of the start if the start is
+        a function of the input.
+    - `kept`: the sensitivity after the last iteration over that after the first, of each example
+        that converged.
+    - `implicit`: `|(I - J)^-1 df/dx|_F` of each example that converged.
+    - `agreement`: the sensitivity after the last iteration over `implicit`.
+    - `smoothness`: `|z*(x + d) - z*(x)| / |(I - J)^-1 df/dx d|` for a small d: 1 if z* is
+        differentiable. See `smoothness`.
+    - `through_start`: `|z*(x + d) - z*(x)| / |dz_T/dx d|`, where the loop for `x + d` starts at the
+        start of `x + d`: includes the influence of the start on z*.
+    - `probe`: R^2, on held-out examples, of the input as a linear function of z*; None for too few
+        examples. See `linear_probe`.
+    - `points`: coordinates of each fixed point in the plane of their two main directions; None for
+        an example that did not converge.
+    - `plane`: share of the variance of the fixed points that lies in this plane.
     """
 
     tolerance: float
@@ -146,7 +158,7 @@ class Geometry:
 
     **Attributes:**
 
-    - `iterations`: 0 to the last differentiated iteration.
+    - `iterations`: 0, 1, ... up to the last iteration that is differentiated.
     - `gradient_norm`: `|dL/dz_t| / |dL/dz_T|` at these iterations.
     - `cosines`: gradient -> cosine of its cotangent to that of the implicit gradient.
     - `ratios`: gradient -> ratio of the norms of these cotangents.
@@ -179,16 +191,20 @@ class Spectrum:
 
     **Attributes:**
 
-    - `eigenvalues`: of each example the leading ones, as `[re, im, converged (0 or 1)]`.
-    - `radius`: largest modulus, NaN where the eigenvalue did not converge or its error may be more
-        than a hundredth of it.
+    - `eigenvalues`: one list for each example of its leading eigenvalues, as triples `[real,
+        imaginary, converged (0 or 1)]`.
+    - `radius`: largest modulus; NaN if the eigenvalue did not converge, or its error may exceed a
+        hundredth of it.
     - `radius_error`: estimate of the error of that modulus; see `Eigenvalues`.
     - `radius_at_fixed_points`: `radius` of the examples that converged, NaN for the others.
-    - `sigma_max`: largest singular value; `non_normality`: `sigma_max / radius`.
-    - `at_fixed_point`: whether the loop had converged there.
-    - `lyapunov`: the leading exponents along the orbit, largest first, per iteration.
-    - `regimes`: "contracting", "marginal" or "expanding" of each example, by the leading exponent
-        and its error; `regime_shares`: of the examples.
+    - `sigma_max`: largest singular value.
+    - `non_normality`: `sigma_max / radius`.
+    - `at_fixed_point`: whether each example converged.
+    - `lyapunov`: the leading exponents along the orbit, largest first, per iteration; one `Summary`
+        for each exponent.
+    - `regimes`: "contracting", "marginal", "expanding" or "unknown" for each example, by the
+        leading exponent and its error (see `spectrum`).
+    - `regime_shares`: regime -> share of the examples.
     """
 
     eigenvalues: list[list[list[float]]]
@@ -210,8 +226,9 @@ class Statement:
     **Attributes:**
 
     - `verdict`: a member of `Verdict`; its text is what `report.json` holds.
-    - `because`: one sentence with the numbers it rests on, or why there are none.
-    - `numbers`: those numbers, by their path in the report.
+    - `because`: one sentence with the numbers that the verdict follows from, or the reason why
+        there are none.
+    - `numbers`: path in the report -> number, for these numbers.
     """
 
     verdict: Verdict
@@ -241,7 +258,7 @@ class StabilityReport:
     settings: dict[str, Any]
 
     def tables(self) -> dict[str, Any]:
-        """The attributes as nested plain values."""
+        """Return the attributes as nested plain values."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -256,7 +273,11 @@ class StabilityReport:
         return "\n".join(lines)
 
     def save(self, folder: Path | str) -> Path:
-        """Write `report.json` into `folder`, which is made if it is missing.
+        """Write `report.json`.
+
+        **Arguments:**
+
+        - `folder`: where to write it; the folder is made if it is missing.
 
         **Returns** the path of the file. **Raises** `InputError` if it cannot be written.
         """
@@ -269,7 +290,11 @@ class StabilityReport:
         return path
 
     def page(self, folder: Path | str) -> Path:
-        """Write `report.json`, the page `report.html` and its figures into `folder`.
+        """Write `report.json`, the page `report.html` and its figures.
+
+        **Arguments:**
+
+        - `folder`: where to write them; the folder is made if it is missing.
 
         **Returns** the path of the page. **Raises** `InputError` if a file cannot be written, and
         if matplotlib is not installed.

@@ -26,9 +26,15 @@ def stable_external(
 
     The state is a number, `x` is its weight and `y` the Jacobian of the residual branch. Each
     iteration multiplies the distance of two states with the same input by `(1 + y) x`. The boundary
-    counts as stable. (Appendix B.2 of arXiv 2604.15259.)
+    counts as stable.
+
+    **Arguments:**
+
+    - `x`, `y`: weights and Jacobians, arrays of one shape.
 
     **Returns** an array of the shape of `x` and `y`.
+
+    **Source:** arXiv 2604.15259, appendix B.2.
 
     ```python
     >>> import eqloop, numpy as np
@@ -45,8 +51,16 @@ def stable_internal(
 ) -> Bool[np.ndarray, "*shape"]:
     """Whether `|1 + x y| <= 1`, that is `-2 <= x y <= 0`: internal recall, `z' = z + y (x z + e)`.
 
-    See `stable_external`. Here the axes belong to the boundary, and the interiors of the quadrants
-    in which x and y have the same sign are unstable.
+    Here the axes belong to the boundary, and the interiors of the quadrants in which x and y have
+    the same sign are unstable.
+
+    **Arguments:**
+
+    - `x`, `y`: weights and Jacobians, arrays of one shape; see `stable_external`.
+
+    **Returns** an array of the shape of `x` and `y`.
+
+    **Source:** arXiv 2604.15259, appendix B.2.
 
     ```python
     >>> import eqloop, numpy as np
@@ -65,6 +79,10 @@ def project_external(points: Points) -> Points:
     Stable points are unchanged. Other points move to a branch of the hyperbola `|(1 + y) x| = 1`:
     the distance is correct to rounding, and `stable_external` is True for the result. If two points
     are equally near (`|x| = |1 + y| > 2`), the one with the larger `|x|` is taken.
+
+    **Arguments:**
+
+    - `points`: rows `(x, y)`, shape `(points, 2)`.
 
     **Returns** points, `(points, 2)`.
 
@@ -93,6 +111,10 @@ def project_internal(points: Points) -> Points:
     smaller of the two becomes 0. If `x y < -2`, it is on a branch of the hyperbola `x y = -2`. If
     two points are equally near, the one with the larger `|x|` is taken.
 
+    **Arguments:**
+
+    - `points`: rows `(x, y)`, shape `(points, 2)`.
+
     **Returns** points, `(points, 2)`.
 
     **Raises** `ValueError` as `project_external` does.
@@ -119,6 +141,10 @@ def project_internal(points: Points) -> Points:
 def anisotropy(points: Points) -> Float[np.ndarray, " points"]:
     """`|log(|x| / |y|)|`: 0 if weight and Jacobian have equal size, infinite on an axis, and NaN at
     the origin.
+
+    **Arguments:**
+
+    - `points`: rows `(x, y)`, shape `(points, 2)`.
 
     **Returns** one number per point, `(points,)`.
 
@@ -229,7 +255,8 @@ class ScalarReport:
     settings: dict[str, Any]
 
     def tables(self) -> dict[str, Any]:
-        """The report as nested plain values; an infinite median is infinity (null in JSON)."""
+        """Return the report as nested plain values; an infinite median stays infinite (in JSON it
+        is null)."""
         return dataclasses.asdict(self)
 
 
@@ -239,8 +266,7 @@ def scalar_experiment(
     """Measure how much weight and Jacobian must differ in size for the loop to be stable.
 
     Draws n points `(x, y) ~ N(0, sigma^2 I)` for each sigma (the same points, scaled), projects
-    each to the nearest stable point and measures the anisotropy `|log(|x| / |y|)|` there. (Appendix
-    B.2 of arXiv 2604.15259.)
+    each to the nearest stable point and measures the anisotropy `|log(|x| / |y|)|` there.
 
     **Do not compare the median for internal recall.** For every sigma, x and y have the same sign
     in half of the draws; the nearest stable point of these is on an axis, with infinite anisotropy.
@@ -264,6 +290,8 @@ def scalar_experiment(
     A `ScalarReport`.
 
     **Raises** `ValueError` for an argument out of range.
+
+    **Source:** arXiv 2604.15259, appendix B.2.
 
     ```python
     >>> import eqloop

@@ -53,6 +53,10 @@ def spectrum(
     - `leading`: from `jacobian_eigenvalues`; computed here by default.
     - `tick`: called with the name of each stage that is done (see `planned`).
 
+    **Returns:**
+
+    The `Spectrum`.
+
     ```python
     >>> import eqloop, jax.numpy as jnp, jax.random as jr
     >>> f, start = lambda z, x: 0.5 * jnp.tanh(z) + x, lambda x: 0 * x
@@ -107,7 +111,30 @@ def spectrum(
 
 
 def jacobian_eigenvalues(orbits: Orbits, *, key: PRNGKeyArray, count: int = 6) -> Eigenvalues:
-    """The leading eigenvalues of `df/dz` at the end of each orbit."""
+    """The leading eigenvalues of `df/dz` at the end of each orbit.
+
+    **Arguments:**
+
+    - `orbits`: from `follow_orbits`.
+    - `key`: a random key.
+    - `count`: number of eigenvalues.
+
+    **Returns:**
+
+    The `Eigenvalues`, largest modulus first.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr, numpy as np
+    >>> f, start = lambda z, x: 0.5 * jnp.tanh(z) + x, lambda x: 0 * x
+    >>> xs = jr.normal(jr.key(0), (4, 2))
+    >>> orbits = eqloop.stability.follow_orbits(f, start, xs, iterations=32)
+    >>> leading = eqloop.stability.jacobian_eigenvalues(orbits, key=jr.key(1))
+    >>> slopes = 0.5 / jnp.cosh(orbits.state) ** 2              # f' in each entry of the state
+    >>> print(leading.values[:, 0].real.round(3), np.asarray(slopes.max(axis=1)).round(3))
+    [0.029 0.488 0.446 0.266] [0.029 0.488 0.446 0.266]
+
+    ```
+    """
     return leading_eigenvalues(Jacobian(orbits.f), orbits.state, orbits.xs, key=key, count=count)
 
 
@@ -123,8 +150,7 @@ def regime(exponent: float, error: float) -> str:
 def lyapunov_exponents(
     f: Map, z0s: PyTree, xs: PyTree, *, key: PRNGKeyArray, count: int = 2, iterations: int = 256
 ) -> tuple[Float[np.ndarray, "examples count"], Float[np.ndarray, "examples count"]]:
-    """Return the `count` largest Lyapunov exponents of each orbit, per iteration, and half of their
-    95 % intervals.
+    """Measure the `count` largest Lyapunov exponents of each orbit, per iteration.
 
     `count` random vectors are pushed forward by the Jacobian and orthonormalised after each
     iteration; the exponents are the mean logarithms of the norms before normalisation. The first
@@ -136,8 +162,13 @@ def lyapunov_exponents(
     - `f`: the map, of a state and an input of one example.
     - `z0s`, `xs`: the starts and the inputs, stacked along a first axis.
     - `key`: a random key.
-    - `count`: number of exponents.
+    - `count`: number of exponents; at most the size of the state is used.
     - `iterations`: iterations per orbit.
+
+    **Returns:**
+
+    The exponents, largest first, and half of their 95 % intervals, both of shape `(examples,
+    count)`.
 
     **Source:** Benettin et al. 1980, doi:10.1007/BF02128237.
 

@@ -17,14 +17,15 @@ NORMAL_95 = 1.959963984540054
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """One number per example, and the set as a whole.
+    """One number per example, and statistics of the finite ones.
 
     **Attributes:**
 
-    - `values`: of each example; NaN where it could not be measured.
-    - `count`: how many are finite; all that follows is about these.
-    - `mean`; `low`, `high`: its 95 % interval (see `bootstrap`). NaN where `count` is 0.
-    - `quantiles`: at 5, 25, 50, 75 and 95 %, by name (`"0.5"` is the median).
+    - `values`: the number of each example, NaN if it could not be measured.
+    - `count`: number of finite values; the statistics are of these, and NaN if there are none.
+    - `mean`: their mean.
+    - `low`, `high`: the ends of its 95 % interval (see `bootstrap`); NaN for fewer than two values.
+    - `quantiles`: level -> quantile at 5, 25, 50, 75 and 95 %; `"0.5"` is the median.
     """
 
     values: list[float]
@@ -36,12 +37,21 @@ class Summary:
 
     @property
     def median(self) -> float:
+        """The median of the finite values."""
         return self.quantiles["0.5"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """`hits` of `count` examples: `share`, with its 95 % interval by Wilson's formula."""
+    """The share of the examples that have a property.
+
+    **Attributes:**
+
+    - `hits`: number of examples that have it.
+    - `count`: number of examples.
+    - `share`: `hits / count`, in [0, 1]; NaN if there are no examples.
+    - `low`, `high`: the ends of its 95 % interval (see `share`).
+    """
 
     hits: int
     count: int
@@ -51,7 +61,24 @@ class Share:
 
 
 def summary(values: Shaped[np.ndarray, " examples"]) -> Summary:
-    """Summarise one number per example, ignoring values that are not finite."""
+    """Summarise one number per example, ignoring values that are not finite.
+
+    **Arguments:**
+
+    - `values`: one number per example, shape `(examples,)`.
+
+    **Returns:**
+
+    The `Summary`.
+
+    ```python
+    >>> import eqloop, numpy as np
+    >>> lengths = eqloop.stability.summary(np.array([1.0, 2.0, 3.0, np.nan]))
+    >>> print(lengths.count, lengths.mean, lengths.median)
+    3 2.0 2.0
+
+    ```
+    """
     values = np.asarray(values, np.float64)
     finite = values[np.isfinite(values)]
     low, high = bootstrap(finite)
@@ -70,13 +97,31 @@ def summary(values: Shaped[np.ndarray, " examples"]) -> Summary:
 
 
 def bootstrap(values: Float[np.ndarray, " examples"]) -> tuple[float, float]:
-    """The 95 % interval of the mean, by the bootstrap in t.
+    """Compute the 95 % interval of the mean, by the bootstrap in t.
 
-    Resamples of the examples give the distribution of `(mean* - mean) / error*`, and its quantiles
-    times the standard error the interval (Efron and Tibshirani 1993, chapter 12). The plain
-    percentile interval is too narrow for a few dozen examples, and more so for skewed ones. With
-    a fixed seed: the same examples always give the same interval. Below `FEWEST` examples, of which
-    many resamples are nearly constant, it is Student's interval; NaN for fewer than two.
+    Resamples of the examples give the distribution of `(mean* - mean) / error*`; the interval is
+    made of its quantiles times the standard error. The plain percentile interval is too narrow for
+    a few dozen examples, and more so for skewed ones. The seed is fixed, so the same examples
+    always give the same interval. For fewer than 8 examples, many resamples are nearly constant;
+    the interval is then that of Student.
+
+    **Arguments:**
+
+    - `values`: one finite number per example, shape `(examples,)`.
+
+    **Returns:**
+
+    The lower and the upper end, in the units of the values; NaN for fewer than two examples.
+
+    **Source:** Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 12.
+
+    ```python
+    >>> import eqloop, numpy as np
+    >>> low, high = eqloop.stability.bootstrap(np.array([1.0, 2.0, 3.0]))
+    >>> print(f"{low:.2f} to {high:.2f}")           # 2 -+ 4.30 / sqrt(3), by Student
+    -0.48 to 4.48
+
+    ```
     """
     n = len(values)
     if n < 2:
@@ -98,8 +143,27 @@ def bootstrap(values: Float[np.ndarray, " examples"]) -> tuple[float, float]:
 
 
 def share(hits: Bool[np.ndarray, " examples"]) -> Share:
-    """How many hold. Wilson's interval does not collapse at 0 and at 1, unlike the bootstrap's.
-    (Wilson 1927.) NaN where there are no examples."""
+    """Compute the share of the examples that have a property, with Wilson's 95 % interval. At
+    shares of 0 and 1 it does not collapse, unlike that of the bootstrap.
+
+    **Arguments:**
+
+    - `hits`: whether each example has it, booleans of shape `(examples,)`.
+
+    **Returns:**
+
+    The `Share`; its numbers are NaN if there are no examples.
+
+    **Source:** Wilson 1927, doi:10.1080/01621459.1927.10502953.
+
+    ```python
+    >>> import eqloop, numpy as np
+    >>> solved = eqloop.stability.share(np.ones(10, bool))
+    >>> print(f"{solved.share:.2f}, {solved.low:.2f} to {solved.high:.2f}")    # 10 / (10 + 1.96^2)
+    1.00, 0.72 to 1.00
+
+    ```
+    """
     n, k = len(hits), int(np.sum(hits))
     if not n:
         return Share(0, 0, math.nan, math.nan, math.nan)

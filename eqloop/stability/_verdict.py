@@ -23,7 +23,31 @@ def judge(
     geometry: Geometry,
     spectrum: Spectrum,
 ) -> dict[str, Statement]:
-    """One statement per axis; see `Statement`."""
+    """Judge each axis by its measurements.
+
+    **Arguments:**
+
+    - `reachability`, `input_dependence`, `geometry`, `spectrum`: what the functions of these names
+        return for the same orbits.
+
+    **Returns:**
+
+    A dictionary from "reachability", "input_dependence" and "geometry" to their `Statement`.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> f, start = lambda z, x: 0.5 * jnp.tanh(z) + x, lambda x: 0 * x
+    >>> xs = jr.normal(jr.key(0), (4, 2))
+    >>> report = eqloop.stability.analyse(f, start, xs, key=jr.key(1), iterations=32)
+    >>> parts = report.reachability, report.input_dependence, report.geometry, report.spectrum
+    >>> for axis, statement in eqloop.stability.judge(*parts).items():
+    ...     print(f"{axis}: {statement.verdict}")
+    reachability: reached from every start
+    input_dependence: smooth in the input
+    geometry: stable
+
+    ```
+    """
     return {
         "reachability": judge_reachability(reachability),
         "input_dependence": judge_input_dependence(reachability, input_dependence),

@@ -8,7 +8,16 @@ Outcome = Literal["converged", "unresolved", "cycle", "slow", "wandering", "dive
 
 
 class Verdict(enum.StrEnum):
-    """The verdict of one axis. Each member is the text that `report.json` holds."""
+    """The verdict of one axis. Each member is the text that `report.json` holds.
+
+    ```python
+    >>> import eqloop
+    >>> unknown = eqloop.stability.Verdict("not measurable")
+    >>> print(unknown == "not measurable", unknown.measured)
+    True False
+
+    ```
+    """
 
     # Reachability.
     REACHED_FROM_EVERY_START = "reached from every start"

@@ -6,16 +6,36 @@ from collections.abc import Callable, Mapping
 from ._orbits import MAX_PERIOD, Progress
 
 COMPILE = 3_000
-"""Evaluations that compiling a stage counts as: what a small model does in that time."""
+"""Evaluations that compiling a stage counts as: those that a small model makes in that time."""
 
 Tick = Callable[[str], None]
 """Called with the name of a stage that is done."""
 
 
 def planned(examples: int, detail: int, iterations: int) -> dict[str, int]:
-    """Stage of `analyse` -> about how many evaluations of f it takes, for one example each; a
-    product with the Jacobian counts as two. Loops that end by themselves are taken to need half of
-    the iterations."""
+    """Estimate the work of `analyse`, stage by stage, in evaluations of f for one example.
+
+    A product with the Jacobian counts as two evaluations, compiling a stage as `COMPILE`. A loop
+    that ends by itself is assumed to need half of the iterations.
+
+    **Arguments:**
+
+    - `examples`: number of examples.
+    - `detail`: number of examples that the measurements with many products use.
+    - `iterations`: iterations per orbit.
+
+    **Returns:**
+
+    A dictionary from the name of each stage to its work.
+
+    ```python
+    >>> import eqloop
+    >>> small, large = (eqloop.stability.planned(examples, 1, 32) for examples in (1, 3))
+    >>> print(large["orbits"] - small["orbits"])        # 2 x (32 + 8 + 48)
+    176
+
+    ```
+    """
     whole, half = detail * iterations, detail * iterations // 2
     stages = {
         "orbits": examples * (iterations + iterations // 4 + 3 * MAX_PERIOD),
