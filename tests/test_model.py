@@ -62,6 +62,13 @@ def test_folded_recall_is_the_same_function(norm, residual, x64):
     np.testing.assert_allclose(run(model, True), run(model, False), rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("recall", ["none", "external"])
+def test_only_internal_recall_can_be_folded(recall):
+    block = eqloop.nn.Block(8, 2, recall=recall, norm="post", key=jr.key(0))
+    with pytest.raises(ValueError, match=f"recall = '{recall}' must be internal"):
+        eqloop.nn.FoldedBlock(block)
+
+
 def dense_neighbourhood(attention: nn.Attention, x):
     """The same attention as one over all cells with all but the neighbours masked out."""
     grid, heads = x.shape[:-1], attention.heads

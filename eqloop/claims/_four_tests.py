@@ -42,7 +42,9 @@ class EquilibriumTest:
 
     - `claim`: what holds if it is passed.
     - `measure`: what `value` is.
-    - `value`; `low`, `high`: its 95 % interval. NaN if it was not measured.
+    - `value`: that number; NaN if it was not measured.
+    - `low`: the lower end of its 95 % interval.
+    - `high`: the upper end.
     - `limit`: it is passed if `low` is above this number, and failed if `high` is not.
     - `count`: number of examples, or of pairs of starts.
     - `verdict`: "passed", "failed", "undecided" or "not measured".

@@ -150,6 +150,8 @@ class FoldedBlock(eqx.Module):
 
     - `block`: a block with internal recall.
 
+    **Raises** `ValueError` for a block with another recall.
+
     ```python
     >>> import eqloop, jax.numpy as jnp, jax.random as jr
     >>> block = eqloop.nn.Block(8, 2, recall="internal", norm="post", key=jr.key(0))
@@ -169,7 +171,8 @@ class FoldedBlock(eqx.Module):
     unfolded: Block
 
     def __init__(self, block: Block):
-        assert block.recall is not None
+        if block.recall is None or block.recall_kind != "internal":
+            raise ValueError(f"recall = {block.recall_kind!r} must be internal to be folded")
         weight_x = block.recall.state.weight
 
         def fold(layer: Linear) -> Linear:

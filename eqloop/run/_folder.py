@@ -255,6 +255,8 @@ def owned(path: Path) -> Iterator[None]:
 
     - `path`: the run folder.
 
+    **Returns** a context manager that holds the lock.
+
     **Raises** `InputError` if another process holds the lock, and if it cannot be written.
 
     ```python

@@ -16,7 +16,22 @@ _LOG = logging.getLogger(__name__)
 
 
 class AbstractLog(abc.ABC):
-    """The destination of the lines of one run: `MetricsLog` or `NoLog`."""
+    """The destination of the lines of one run: `MetricsLog`, `NoLog`, or one of yours.
+
+    ```python
+    >>> import eqloop
+    >>> class Printed(eqloop.run.AbstractLog):
+    ...     def write(self, line):
+    ...         print(line["kind"], line["step"])
+    ...     def sync(self):
+    ...         pass
+    ...     def close(self):
+    ...         pass
+    >>> Printed().write({"kind": "train", "step": 1})
+    train 1
+
+    ```
+    """
 
     @abc.abstractmethod
     def write(self, line: Mapping[str, Any]) -> None:

@@ -673,6 +673,7 @@ class Spec:
 
     @property
     def task_name(self) -> str:
+        """The name of the task, or `PLACE:Class` for one from outside eqloop."""
         return self.task["name"]
 
     @property
