@@ -15,6 +15,7 @@ from .._tables import parse_toml, read_text
 from ._names import (
     GRADIENTS,
     LOSSES,
+    PENALTIES,
     SOLVERS,
     gradient_facts,
     is_outside,
@@ -280,7 +281,7 @@ class SolverSpec:
         return solver_facts(self.name).converges
 
 
-PENALTIES = ("residual_penalty", "jacobian_penalty", "correction")
+LAST_TERMS = (*PENALTIES, "correction")
 """Weights of terms that the loss `last` has besides that of the last state."""
 
 
@@ -407,7 +408,7 @@ class TrainSpec:
         _check(self.seed < 2**32, "train.seed", self.seed, "below 2**32")
         _check(_positive(self.lr), "train.lr", self.lr, "above 0")
         _check(_positive(self.eps), "train.eps", self.eps, "above 0")
-        for name in ("weight_decay", "clip", "carry_residual", *PENALTIES):
+        for name in ("weight_decay", "clip", "carry_residual", *LAST_TERMS):
             value = getattr(self, name)
             _check(math.isfinite(value) and value >= 0, f"train.{name}", value, "at least 0")
         _check(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "in [0, 1)")
@@ -573,7 +574,7 @@ class Spec:
     def _check_loss(self) -> None:
         """**Raises** `InputError` where the loss does not go with the solver or the gradient."""
         loss, solver = self.train.loss, self.solver
-        for name in PENALTIES:
+        for name in LAST_TERMS:
             if getattr(self.train, name) and loss != "last":
                 raise InputError(
                     f'train.{name} is a term of train.loss = "last", which train.loss = {loss!r} '
