@@ -1,5 +1,6 @@
 """`eqloop sweep GRID`: every run of a grid, on this machine or on a cluster."""
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -254,17 +255,12 @@ class _Shown:
         for cell in cells:
             if self.sweep.worker(cell) is None:
                 continue
-            row = last_training_line(self.sweep.run(cell) / METRICS)
-            step = f"{row.get('step', 0)}/{cell.spec.train.steps}"
-            loss, rate = row.get("loss"), row.get("examples_per_s")
-            rows.append(
-                (
-                    cell.name,
-                    step,
-                    f"{loss:.4f}" if isinstance(loss, float) else "-",
-                    f"{rate:.0f}" if isinstance(rate, float) else "-",
-                )
-            )
+            line = last_training_line(self.sweep.run(cell) / METRICS)
+            step, loss, rate = "0", "-", "-"
+            if line is not None:
+                step, rate = str(line.step), f"{line.examples_per_s:.0f}"
+                loss = f"{line.metrics.get('loss', math.nan):.4f}"
+            rows.append((cell.name, f"{step}/{cell.spec.train.steps}", loss, rate))
         done, total = len(self.ended), len(self.sweep.grid.cells)
         spent, here = time.perf_counter() - self.began, done - self.before
         left = f", about {format_duration(spent / here * (total - done))} left" if here else ""

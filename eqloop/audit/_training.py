@@ -1,7 +1,6 @@
 """The audit of gradients of a run: on which examples, over how many iterations, and over time."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from jaxtyping import Array
 from .._adjoint import AbstractGradient, Implicit, Neumann, OneStep
 from .._build import make_gradient
 from .._task import Split, Task
-from ..run import SolverSpec, gradient_facts
+from ..run import GradientsLine, SolverSpec, gradient_facts
 from ._audit import GradientAudit, GradientAuditor
 
 AUDITED = 16
@@ -51,17 +50,16 @@ def make_auditor(spec: SolverSpec, gradient: AbstractGradient | None = None) -> 
     return GradientAuditor(iterations=audited_iterations(spec), gradients=watched(spec, gradient))
 
 
-def audit_line(audit: GradientAudit) -> dict[str, Any]:
-    """The entry for the log. It has no times, since these differ between identical runs."""
-    line: dict[str, Any] = {
-        "examples": audit.examples,
-        "iterations": audit.iterations,
-        "share": audit.share,
-    }
-    for reference in ("backprop", "implicit"):
-        for measure in ("cosine", "ratio"):
-            line[f"{measure}_to_{reference}"] = {
-                name: getattr(getattr(gradient.total, reference), measure)
-                for name, gradient in audit.gradients.items()
-            }
-    return line
+def audit_line(step: int, audit: GradientAudit) -> GradientsLine:
+    """The line of the log after the optimiser step `step`."""
+    totals = {name: gradient.total for name, gradient in audit.gradients.items()}
+    return GradientsLine(
+        step=step,
+        examples=audit.examples,
+        iterations=audit.iterations,
+        share=audit.share,
+        cosine_to_backprop={name: total.backprop.cosine for name, total in totals.items()},
+        ratio_to_backprop={name: total.backprop.ratio for name, total in totals.items()},
+        cosine_to_implicit={name: total.implicit.cosine for name, total in totals.items()},
+        ratio_to_implicit={name: total.implicit.ratio for name, total in totals.items()},
+    )

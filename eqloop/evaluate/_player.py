@@ -43,24 +43,19 @@ def player(
             answer = traced.predictions[count - 1]
             picture = task.draw(one, answer)
             frames.append(
-                {
-                    "iterations": count,
-                    "residual": float(traced.residuals[count - 1]),
-                    "svg": None if picture == before else picture,
-                    "right": int(np.sum(answer == one.targets[0])),
-                    "cells": int(answer.size),
-                }
+                Frame(
+                    iterations=count,
+                    residual=float(traced.residuals[count - 1]),
+                    svg=None if picture == before else picture,
+                    right=int(np.sum(answer == one.targets[0])),
+                    cells=int(answer.size),
+                )
             )
             before = picture
         examples.append(
-            {
-                "title": name,
-                "puzzle_svg": task.draw(one),
-                "target_svg": task.draw(one, one.targets[0]),
-                "frames": frames,
-            }
+            PlayedExample(name, task.draw(one), task.draw(one, one.targets[0]), tuple(frames))
         )
-    return {"examples": examples}
+    return Player(tuple(examples))
 
 
 def _frames(last: int, changes: list[int]) -> list[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .._errors import InputError
 from .._files import TEMPORARY, Held, exclusive, remove_leftovers, write_atomic
+from .._schema import to_table
 from .._tables import format_json, read_json, write_json
 from ._history import OWN_KEYS, History
 from ._layout import (
@@ -17,8 +18,10 @@ from ._layout import (
     MANIFEST,
     METRICS,
     SPEC,
+    Best,
     checkpoint_path,
     checkpoint_steps,
+    notes_of_best,
     read_best,
 )
 from ._record import understood
@@ -78,7 +81,7 @@ class Run:
     def best(self) -> int | None:
         """The step with the best validation scores; None before the first validation."""
         best = read_best(self.path)
-        return None if best is None else best["step"]
+        return None if best is None else best.step
 
     def find(self, which: Which) -> int:
         """The step of a checkpoint: a number, "last", or "best" (the last one before the first
@@ -167,7 +170,7 @@ class Run:
         write_json(self.path / MANIFEST, self.manifest)
         write_atomic(self.path / SPEC, [self.spec.to_toml().encode()])
 
-    def save(self, state: Any, step: int, best: Mapping[str, Any] | None) -> None:
+    def save(self, state: Any, step: int, best: Best | None) -> None:
         """Write the checkpoint of a step, write `best.json`, and delete old checkpoints.
 
         In this order the best and the last checkpoint are always complete: if the process is
@@ -175,22 +178,20 @@ class Run:
         """
         from ._checkpoint import Header, save
 
-        notes = {"best": None if best is None else dict(best)}
-        save(self.checkpoint(step), state, Header(step, self.spec.to_toml(), notes))
+        header = Header(step, self.spec.to_toml(), notes_of_best(best))
+        save(self.checkpoint(step), state, header)
         self.point(best)
         self.prune(best)
 
-    def point(self, best: Mapping[str, Any] | None) -> None:
+    def point(self, best: Best | None) -> None:
         """Write `best.json`."""
         if best is not None:
-            # Sorted like the notes of a checkpoint, so that a resumed run writes the same bytes.
-            text = format_json(dict(sorted(best.items())))
-            write_atomic(self.path / CHECKPOINTS / BEST, [text])
+            write_atomic(self.path / CHECKPOINTS / BEST, [format_json(to_table(best))])
 
-    def prune(self, best: Mapping[str, Any] | None) -> None:
+    def prune(self, best: Best | None) -> None:
         """Keep the last `train.keep` checkpoints and the best one."""
         for step in self.steps()[: -self.spec.train.keep]:
-            if best is None or step != best["step"]:
+            if best is None or step != best.step:
                 self.checkpoint(step).unlink()
 
 

@@ -4,13 +4,15 @@ import abc
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
 from .._files import read_bytes, write_atomic
+from .._schema import from_table, to_table
 from .._tables import format_json, parse_json
+from ._lines import Line, TrainingLine
 
 _LOG = logging.getLogger(__name__)
 
@@ -19,8 +21,8 @@ class AbstractLog(abc.ABC):
     """The destination of the lines of one run."""
 
     @abc.abstractmethod
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Write one line; it has a `kind` and a `step`."""
+    def write(self, line: Line) -> None:
+        """Write one line."""
 
     @abc.abstractmethod
     def sync(self) -> None:
@@ -34,7 +36,7 @@ class AbstractLog(abc.ABC):
 class NoLog(AbstractLog):
     """The log of a process that only computes: it drops all lines."""
 
-    def write(self, line: Mapping[str, Any]) -> None:
+    def write(self, line: Line) -> None:
         pass
 
     def sync(self) -> None:
@@ -64,8 +66,8 @@ class MetricsLog(AbstractLog):
             write_atomic(path, _until(path, start))
         self.file = path.open("ab")
 
-    def write(self, line: Mapping[str, Any]) -> None:
-        self.file.write(format_json(line))
+    def write(self, line: Line) -> None:
+        self.file.write(format_json(to_table(line)))
         self.file.flush()
 
     def sync(self) -> None:
@@ -138,8 +140,8 @@ def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             ) from None
 
 
-def last_training_line(log: Path) -> dict[str, Any]:
-    """The last line of a training step in a log that another process is writing; empty if there is
+def last_training_line(log: Path) -> TrainingLine | None:
+    """The last line of a training step in a log that another process is writing; None if there is
     none. Only the end of the file is read. Damaged lines are passed over: the process that owns the
     log reports them."""
     try:
@@ -148,15 +150,13 @@ def last_training_line(log: Path) -> dict[str, Any]:
             file.seek(begin)
             lines = _whole_lines(file.read())
     except FileNotFoundError:
-        return {}
+        return None
     for line in reversed(lines[1:] if begin else lines):  # the first may be cut off
         try:
-            row = parse_json(line)
-        except ValueError:
+            return from_table(TrainingLine, parse_json(line))
+        except ValueError:  # damaged, or of another kind
             continue
-        if row.get("kind") == "train":
-            return row
-    return {}
+    return None
 
 
 _END = 4096

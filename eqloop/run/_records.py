@@ -4,10 +4,9 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any
 
 from .._errors import InputError
-from .._scores import CELLS, EXACT
 from .._tables import parse_toml, plain, read_json, read_text
 from ._evaluations import SPLITS, EvaluationRecord, read_evaluation
 from ._history import History
@@ -16,12 +15,14 @@ from ._layout import (
     CHECKPOINTS,
     MANIFEST,
     SPEC,
+    Best,
     checkpoint_path,
     checkpoint_steps,
     read_best,
     read_metadata,
 )
-from ._record import understood, write_table
+from ._player import Player, read_player_file
+from ._record import understood, write_record, write_table
 from ._spec import GROUPS, SPEC_FORMAT
 from ._values import check_format, finite, share
 
@@ -53,35 +54,6 @@ SPEC_AXES = {
     "seed": "train.seed",
 }
 """What tells runs apart that are no cells of a sweep, and its field in the spec."""
-
-
-class Frame(TypedDict):
-    """The board after a number of iterations.
-
-    `svg` is the picture of the answer, None if it is that of the frame before; `right` of the
-    `cells` of the answer are correct.
-    """
-
-    iterations: int
-    residual: float
-    svg: str | None
-    right: int
-    cells: int
-
-
-class PlayedExample(TypedDict):
-    """One example: its title, pictures of the puzzle and of the target, and its frames in order."""
-
-    title: str
-    puzzle_svg: str
-    target_svg: str
-    frames: list[Frame]
-
-
-class Player(TypedDict):
-    """What `player.json` holds: the examples that the page can step through."""
-
-    examples: list[PlayedExample]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +91,7 @@ def read_run(run: Path) -> RunResults:
         stability = understood(run / "stability" / "report.json", again, _stability, found)
     return RunResults(
         splits=splits,
-        best=None if best is None else best["step"],
+        best=None if best is None else best.step,
         validation=understood(run / CHECKPOINTS / BEST, "train it again", _validation, best),
         stability=stability,
     )
@@ -199,10 +171,8 @@ def spec_axes(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {axis: fields.get(field) for axis, field in SPEC_AXES.items()}
 
 
-def _validation(found: Any) -> tuple[float, float] | None:
-    if found is None:
-        return None
-    return share(found[EXACT]), share(found[CELLS])
+def _validation(best: Best | None) -> tuple[float, float] | None:
+    return None if best is None else (share(best.exact), share(best.cells))
 
 
 def _median(summary: Any) -> float | None:
@@ -272,20 +242,15 @@ def read_stability(folder: Path) -> dict[str, Any]:
 
 
 def read_player(folder: Path) -> Player:
-    """Read `player.json`; without the file there is no example to show."""
-    path = folder / PLAYER
-    if not path.exists():
-        return {"examples": []}
-    player = read_json(path, STABILITY_AGAIN)
-    if not isinstance(player.get("examples"), list):
-        raise InputError(f"{path}: damaged, has no list of examples; {STABILITY_AGAIN}")
-    return cast(Player, player)
+    """Read `player.json` of the folder of a stability report. **Raises** `InputError` if it is
+    damaged."""
+    return read_player_file(folder / PLAYER, STABILITY_AGAIN)
 
 
 def save_stability(run: Path, report: Mapping[str, Any], player: Player) -> Path:
     """Write `stability/report.json` and `stability/player.json`, in place of older ones; returns
     their folder."""
     folder = run / STABILITY
-    write_table(folder / PLAYER, player)
+    write_record(folder / PLAYER, player)
     write_table(folder / REPORT, report)
     return folder

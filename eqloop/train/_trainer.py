@@ -19,7 +19,21 @@ from .._scores import CELLS, EXACT
 from .._task import Dataset, Task
 from ..audit import AUDITED, audit_batch, audit_line, make_auditor
 from ..evaluate import Evaluation, evaluate
-from ..run import CHECKPOINTS, AbstractLog, MetricsLog, NoLog, Run, Stage, trained_iterations
+from ..run import (
+    CHECKPOINTS,
+    AbstractLog,
+    Best,
+    Line,
+    MetricsLog,
+    NoLog,
+    Run,
+    Stage,
+    TrainingLine,
+    ValidationLine,
+    best_of_notes,
+    notes_of_best,
+    trained_iterations,
+)
 from ._devices import Devices
 from ._display import Clock, Recent, training_bar
 from ._method import Objects
@@ -53,7 +67,7 @@ class Outcome:
     run: Run
     status: Literal["finished", "interrupted"]
     step: int
-    best: dict[str, Any] | None
+    best: Best | None
     signal: int | None = None
 
 
@@ -114,16 +128,16 @@ class Trainer:
             Hook(spec.train.checkpoint_every, lambda: True, at_end=True),
         )
 
-    def _begin(self) -> tuple[TrainState, tuple[int, dict[str, Any] | None, str]]:
+    def _begin(self) -> tuple[TrainState, tuple[int, Best | None, str]]:
         """The state on all devices, the step it is of, the best so far, and the path of the run as
         the first process knows it."""
         run, state = self.run, None
 
-        def load() -> tuple[int, dict[str, Any] | None, str]:
+        def load() -> tuple[int, Mapping[str, Any], str]:
             nonlocal state
             remove_leftovers(run.path)
             remove_leftovers(run.path / CHECKPOINTS)
-            done, best = 0, None
+            done, notes = 0, notes_of_best(None)
             if run.history.started_from is not None and not run.steps():
                 raise InputError(
                     f"{run.path} was stopped before it had its first weights: delete it, and begin "
@@ -131,16 +145,18 @@ class Trainer:
                 )
             if run.steps():
                 state, header = run.load("last", skeleton(run.spec))
-                done, best = header.step, header.notes["best"]
+                done, notes = header.step, header.notes
+                best = best_of_notes(notes)
                 # A process killed between a checkpoint and what follows it left that undone.
                 run.point(best)
                 run.prune(best)
-            return done, best, str(run.path)
+            return done, notes, str(run.path)
 
         with self._writing():
-            done, best, shown = broadcast_json(load)
+            done, notes, shown = broadcast_json(load)
         state = init_state(self.spec) if state is None else state
-        return place(broadcast_arrays(state), self.devices), (done, best, shown)
+        placed = place(broadcast_arrays(state), self.devices)
+        return placed, (done, best_of_notes(notes), shown)
 
     def place(self) -> str:
         """Where this process stands, for the line that tells of the loss of another."""
@@ -268,8 +284,7 @@ class Trainer:
             )
             if step % self.spec.train.log_every == 0 or step == self.spec.train.steps or bad:
                 epoch = (step - 1) // self.order.per_epoch
-                line = {"kind": "train", "step": step, "epoch": epoch} | values | timing
-                self._log(line)
+                self._log(TrainingLine(step=step, epoch=epoch, metrics=values, **timing))
                 self.tracker.log(step, _under("train", values | timing))
                 self.latest = values
             if bad:
@@ -291,7 +306,7 @@ class Trainer:
         last = {name: curve[-1] for name, curve in measured.overall.scores.items()}
         better = improves(last, self.best)
         if better:
-            self.best = {"step": self.done} | {name: last[name] for name in (EXACT, CELLS)}
+            self.best = Best(last[CELLS], last[EXACT], self.done)
         self._log(validation_line(self.done, spec.validation_split, measured, better))
         self.tracker.log(self.done, _under("validation", last))
         sentence = _sentence(self.done, measured, better)
@@ -305,17 +320,17 @@ class Trainer:
         a step depends on is touched: no key is drawn, and the weights are only read."""
         examples = min(AUDITED, len(self.validation))
         batch = audit_batch(self.task, self.validation, examples)
-        line = audit_line(self.auditor(self.devices.here(self.state.model), batch))
+        line = audit_line(self.done, self.auditor(self.devices.here(self.state.model), batch))
         self.clock.skip()
-        self._log({"kind": "gradients", "step": self.done} | line)
+        self._log(line)
         flat = {
-            f"{name}/{of}": value
-            for of, values in line.items()
+            f"{name}/{measure}": value
+            for measure, values in dataclasses.asdict(line).items()
             if isinstance(values, dict)
             for name, value in values.items()
             if np.isfinite(value)
         }
-        self.tracker.log(self.done, _under("gradients", flat | {"share": line["share"]}))
+        self.tracker.log(self.done, _under("gradients", flat | {"share": line.share}))
         return False
 
     def _save(self) -> None:
@@ -333,7 +348,7 @@ class Trainer:
         self.saved = self.done
         self.clock.skip()
 
-    def _log(self, line: Mapping[str, Any]) -> None:
+    def _log(self, line: Line) -> None:
         with self._writing():
             self.log.write(line)
 
@@ -356,30 +371,31 @@ class Trainer:
         return text + (f"  {self.clock.rate:.0f} examples/s" if self.clock.rate else "")
 
 
-def improves(scores: Mapping[str, float], best: Mapping[str, Any] | None) -> bool:
+def improves(scores: Mapping[str, float], best: Best | None) -> bool:
     """Whether a validation is better than the best before it: more examples solved whole or, of
     as many, more cells right. Of equals the earlier one stays, or a run that has reached its
     ceiling would replace its best checkpoint at every validation."""
     if best is None:
         return True
-    return (scores[EXACT], scores[CELLS]) > (best[EXACT], best[CELLS])
+    return (scores[EXACT], scores[CELLS]) > (best.exact, best.cells)
 
 
-def validation_line(step: int, split: str, measured: Evaluation, better: bool) -> dict[str, Any]:
-    """The line of a validation in `metrics.jsonl`, with the scores beside its own keys.
+def validation_line(step: int, split: str, measured: Evaluation, better: bool) -> ValidationLine:
+    """The line of a validation in `metrics.jsonl`.
 
-    **Raises** `InputError` if a score of the task has the name of one of these keys.
+    **Raises** `InputError` if a score of the task has the name of another quantity of the line.
     """
     curve = measured.overall
-    before = {"kind": "validation", "step": step, "split": split, "best": better}
-    before |= {"examples": curve.examples, "iterations": measured.iterations}
-    after = {"residual": curve.residual_mean, "converged": curve.converged}
-    if taken := curve.scores.keys() & {*before, *after}:
-        raise InputError(
-            f"the task has a score {min(taken)!r}, which is the name of another quantity in "
-            "metrics.jsonl: rename the score"
-        )
-    return {**before, **curve.scores, **after}
+    return ValidationLine(
+        step=step,
+        split=split,
+        best=better,
+        examples=curve.examples,
+        iterations=measured.iterations,
+        scores=curve.scores,
+        residual=curve.residual_mean,
+        converged=curve.converged,
+    )
 
 
 def _under(group: str, values: dict[str, float]) -> dict[str, float]:
