@@ -1,7 +1,7 @@
-"""A real process that trains on the devices it is given, alone or as one of several:
+"""What a real process does that trains on its devices, alone or as one of several.
 
-`python distributed_child.py RUN PAUSE [HOST:PORT PROCESSES NUMBER]`; RUN is gone on with where it
-was begun. Each step is slowed down by PAUSE seconds.
+`main(run, pause, [address, processes, number])` begins a run or goes on with it. Each step is
+slowed down by `pause` seconds.
 """
 
 import signal
@@ -58,7 +58,3 @@ def main(path: Path, pause: float, *processes: str) -> int:
         exit_now(1)
     shutdown()
     return 0 if outcome.status == "finished" else 128 + (outcome.signal or signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:]))

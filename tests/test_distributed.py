@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import distributed_child
 import jax
 import numpy as np
 import pytest
+from children import Child, start_server
 from compiled_programs import OLDER_EMITTERS
 from distributed_child import STEPS, make_spec
 from tiny_task import Tiny, make_task
@@ -26,7 +28,6 @@ from eqloop.train._devices import Devices
 from eqloop.train._state import skeleton
 
 HERE = Path(__file__).parent
-CHILD = HERE / "distributed_child.py"
 EXACT = ("step", "epoch", "iterations", "evaluations", "lr", "kind", "age", "replaced")
 """What rounding has no part in: the data order and the draws are the same."""
 
@@ -40,7 +41,12 @@ def simulated(count: int) -> dict[str, str]:
     return {"XLA_FLAGS": f"{OLDER_EMITTERS} --xla_force_host_platform_device_count={count}"}
 
 
-started: list[subprocess.Popen] = []
+@pytest.fixture(scope="module", autouse=True)
+def server(compiled) -> None:
+    start_server(compiled)
+
+
+started: list[Child] = []
 
 
 @pytest.fixture(autouse=True)
@@ -49,23 +55,21 @@ def none_is_left():
     while started:
         child = started.pop()
         child.kill()
-        child.communicate()
+        child.wait(60)
 
 
 def start(
-    path: Path, *processes: str, environment: dict[str, str], pause: float = 0.0
-) -> subprocess.Popen:
-    command = [sys.executable, "-W", "error", str(CHILD), str(path), str(pause), *processes]
-    child = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    path: Path, *processes: str, pause: float = 0.0, variables: dict[str, str] | None = None
+) -> Child:
+    output = path.with_name(f"{path.name}-{len(started)}.output")
+    child = Child(output, distributed_child.main, path, pause, *processes, variables=variables)
     started.append(child)
     return child
 
 
-def finish(child: subprocess.Popen, code: int = 0) -> str:
-    output, _ = child.communicate(timeout=240)
-    assert child.returncode == code, output
+def finish(child: Child, code: int = 0) -> str:
+    ended, output = child.wait(240)
+    assert ended == code, output
     return output
 
 
@@ -80,7 +84,7 @@ def start_two(path: Path, **options) -> list[subprocess.Popen]:
     return [start(path, address, "2", str(number), **options) for number in range(2)]
 
 
-def wait_for_step(run: Path, step: int, *children: subprocess.Popen) -> None:
+def wait_for_step(run: Path, step: int, *children: Child) -> None:
     log, deadline = run / "metrics.jsonl", time.monotonic() + 120
     while not log.exists() or last_step(log) < step:
         assert time.monotonic() < deadline
@@ -121,10 +125,10 @@ def alone(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_devices_of_one_process(alone, environment, tmp_path):
+def test_devices_of_one_process(alone, tmp_path):
     """Four; two devices are those of the two processes below."""
     run = tmp_path / "run"
-    finish(start(run, environment=environment | simulated(4)))
+    finish(start(run, variables=simulated(4)))
     same_up_to_rounding(alone, run)
 
 
@@ -239,10 +243,10 @@ def test_a_batch_that_cannot_be_shared(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pair(environment, tmp_path_factory) -> Path:
+def pair(tmp_path_factory) -> Path:
     """The run that two processes make."""
     run = tmp_path_factory.mktemp("pair") / "run"
-    for child in start_two(run, environment=environment):
+    for child in start_two(run):
         finish(child)
     return run
 
@@ -250,19 +254,15 @@ def pair(environment, tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_two_processes(alone, pair):
     same_up_to_rounding(alone, pair)
-    assert list(pair.parent.iterdir()) == [pair], "the second process writes nothing"
+    files = {file for file in pair.parent.iterdir() if file.suffix != ".output"}
+    assert files == {pair}, "the second process writes nothing"
 
 
 @pytest.mark.slow
-def test_whoever_comes_with_a_taken_id_or_port_does_no_harm(
-    pair, environment, tmp_path, capsys, monkeypatch
-):
+def test_whoever_comes_with_a_taken_id_or_port_does_no_harm(pair, tmp_path, capsys, monkeypatch):
     """Each at a moment at which two others train: these compute what they compute undisturbed."""
     run, address = tmp_path / "run", free_address()
-    two = [
-        start(run, address, "2", str(number), environment=environment, pause=0.3)
-        for number in range(2)
-    ]
+    two = [start(run, address, "2", str(number), pause=0.3) for number in range(2)]
     wait_for_step(run, 2, *two)
     (elsewhere := tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(elsewhere)
@@ -287,30 +287,30 @@ def test_whoever_comes_with_a_taken_id_or_port_does_no_harm(
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_all_and_any_number_goes_on(alone, environment, tmp_path):
+def test_a_signal_to_one_stops_all_and_any_number_goes_on(alone, tmp_path):
     """Begun by one process, gone on with by two, ended by one."""
     run = tmp_path / "run"
-    one = start(run, environment=environment, pause=0.1)
+    one = start(run, pause=0.1)
     wait_for_step(run, 3, one)
     one.send_signal(signal.SIGTERM)
     finish(one, 128 + signal.SIGTERM)
     before = open_run(run).steps()[-1]
-    two = start_two(run, environment=environment, pause=0.1)
+    two = start_two(run, pause=0.1)
     wait_for_step(run, before + 2, *two)
     two[1].send_signal(signal.SIGINT)
     for child in two:
         finish(child, 128 + signal.SIGINT)
     assert before < open_run(run).steps()[-1] == last_step(run / "metrics.jsonl") < STEPS
-    finish(start(run, environment=environment))
+    finish(start(run))
     same_up_to_rounding(alone, run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_lost_process_ends_the_other_and_the_run_goes_on(killed, alone, environment, tmp_path):
+def test_a_lost_process_ends_the_other_and_the_run_goes_on(killed, alone, tmp_path):
     """With one process; above, a run that was stopped goes on with two."""
     run = tmp_path / "run"
-    two = start_two(run, environment=environment, pause=0.1)
+    two = start_two(run, pause=0.1)
     wait_for_step(run, 6, *two)
     two[killed].kill()
     began = time.monotonic()
@@ -322,7 +322,7 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on(killed, alone, enviro
     saved = re.search(rf"the run is saved up to step (\d+); go on with --resume {run}$", error)
     assert saved is not None, error
     assert int(saved[1]) in open_run(run).steps()
-    finish(start(run, environment=environment))
+    finish(start(run))
     same_up_to_rounding(alone, run)
 
 
@@ -341,6 +341,7 @@ def test_slurm_says_who_is_who(compiled_apart, tmp_path):
     settings += ["train.burn_in=0", "train.batch=8", "train.validation_iterations=4"]
     options = [f"--set={each}" for each in (*settings, "solver.steps=4")]
     command = [sys.executable, "-m", "eqloop.cli", "train", "--steps=2", "--json", "--out=run"]
+    tasks: list[subprocess.Popen] = []
     for number in range(2):
         own = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
         child = subprocess.Popen(
@@ -350,8 +351,14 @@ def test_slurm_says_who_is_who(compiled_apart, tmp_path):
             stdout=subprocess.PIPE,
             text=True,
         )
-        started.append(child)
-    answers = [finish(child) for child in list(started)]
+        tasks.append(child)
+    try:
+        answers = [child.communicate(timeout=240)[0] for child in tasks]
+    finally:
+        for child in tasks:
+            child.kill()
+            child.communicate()
+    assert [child.returncode for child in tasks] == [0, 0]
     assert json.loads(answers[0])["steps"] == 2
     assert answers[1] == ""
 
@@ -372,12 +379,12 @@ time.sleep(60)
 
 
 @pytest.mark.slow
-def test_all_end_where_one_cannot_begin(environment, tmp_path):
+def test_all_end_where_one_cannot_begin(tmp_path):
     """A run that is there already, which only the first process sees."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "other").touch()
-    for child in start_two(run, environment=environment):
+    for child in start_two(run):
         told = finish(child, 1)
         assert "InputError" in told
         assert "is not empty and not a run" in told

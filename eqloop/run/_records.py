@@ -86,9 +86,9 @@ def read_run(run: Path) -> RunResults:
     splits = {name: record for name, record in records.items() if record is not None}
     best, stability = read_best(run), None
     if (run / "stability" / "report.json").exists():
-        found = read_stability(run / "stability")
+        report = read_stability(run / "stability")
         again = f"measure it again: eqloop stability {run}"
-        stability = understood(run / "stability" / "report.json", again, _stability, found)
+        stability = understood(run / "stability" / "report.json", again, _stability, report)
     return RunResults(
         splits=splits,
         best=None if best is None else best.step,
@@ -132,7 +132,9 @@ def _check_against_checkpoint(run: Path, spec: Mapping[str, Any]) -> None:
     except (InputError, KeyError, ValueError):
         return  # whoever loads it hears of it
     for table in sorted({*spec, *trained} - {"preset"}):
-        here, there = (dict(each.get(table) or {}) for each in (_tables(spec), _tables(trained)))
+        here, there = (
+            dict(tables.get(table) or {}) for tables in (_tables(spec), _tables(trained))
+        )
         for name in sorted({*here, *there} - ({"data"} if table == "task" else set())):
             counted = (table, name) == ("train", "steps")
             if counted and there.get(name) in lengthened:
@@ -162,8 +164,8 @@ def say_steps(run: Path, results: RunResults) -> None:
     steps["checkpoints/best.json"] = results.best
     known = {name: step for name, step in steps.items() if step is not None}
     if len(set(known.values())) > 1:
-        told = ", ".join(f"{name} {step}" for name, step in known.items())
-        _LOG.warning("%s: its results are not of one checkpoint; they are of steps: %s", run, told)
+        text = ", ".join(f"{name} {step}" for name, step in known.items())
+        _LOG.warning("%s: its results are not of one checkpoint; they are of steps: %s", run, text)
 
 
 def spec_axes(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,7 +210,7 @@ def _stability(report: Any) -> Stability:
     predicted = report.get("predicted") or {}
     weights = report["spectrum"].get("weights") or {}
     return Stability(
-        verdict={axis: str(each["verdict"]) for axis, each in report["verdict"].items()},
+        verdict={axis: str(statement["verdict"]) for axis, statement in report["verdict"].items()},
         agrees={axis: claim["agrees"] for axis, claim in predicted.items() if claim},
         measures={name: _or_none(of, report) for name, of in MEASURES.items()},
         rho_w_x=finite(weights.get("rho_w_x")),
@@ -216,8 +218,8 @@ def _stability(report: Any) -> Stability:
     )
 
 
-def _step(found: Any) -> int | None:
-    step = finite(found.get("step"))
+def _step(settings: Any) -> int | None:
+    step = finite(settings.get("step"))
     return None if step is None else int(step)
 
 

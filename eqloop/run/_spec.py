@@ -672,17 +672,19 @@ class Spec:
         false where the data lies, `task.data`, does not count. A field of the task that is missing
         is equal to one that is 0, false or empty: a spec is older than a field that was added to
         its task, and the library does not know the default, which is to be one of these."""
-        found = []
+        differences = []
         for group in ("task", *GROUPS):
             mine, theirs = self.tables()[group], other.tables()[group]
             for name in sorted(mine.keys() | theirs.keys()):
                 counts = place or (group, name) != ("task", "data")
                 off = group == "task" and not (mine.get(name) or theirs.get(name))
                 if counts and not off and mine.get(name) != theirs.get(name):
-                    found.append(f"{group}.{name}: {mine.get(name)!r} -> {theirs.get(name)!r}")
+                    differences.append(
+                        f"{group}.{name}: {mine.get(name)!r} -> {theirs.get(name)!r}"
+                    )
         if self.phases != other.phases:
-            found.append("phases")
-        return found
+            differences.append("phases")
+        return differences
 
 
 def from_tables(tables: Mapping[str, Any]) -> Spec:

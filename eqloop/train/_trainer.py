@@ -161,12 +161,12 @@ class Trainer:
     def place(self) -> str:
         """Where this process stands, for the line that tells of the loss of another."""
         saved = self.saved if is_main_process() else self.surely_saved
-        kept = (
+        hint = (
             f"the run is saved up to step {saved}; go on with --resume {self.shown}"
             if saved
             else "no checkpoint had been written yet"
         )
-        return f"at step {self.done}: {kept}"
+        return f"at step {self.done}: {hint}"
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -176,14 +176,14 @@ class Trainer:
         except ConnectionError:  # of another process, not of the disk
             raise
         except OSError as error:
-            kept = (
+            hint = (
                 f"the run is saved up to step {self.saved}; once it is there and has room, go on "
                 f"with --resume {self.run.path}"
                 if self.saved
                 else "no checkpoint had been written yet"
             )
             raise InputError(
-                f"cannot write to {self.run.path} at step {self.done} ({error.strerror}): {kept}"
+                f"cannot write to {self.run.path} at step {self.done} ({error.strerror}): {hint}"
             ) from None
 
     def go(self, received: Received) -> Outcome:
@@ -310,8 +310,10 @@ class Trainer:
         self._log(validation_line(self.done, spec.validation_split, measured, better))
         self.tracker.log(self.done, _under("validation", last))
         sentence = _sentence(self.done, measured, better)
-        if told := self.recent.text():
-            sentence += f"\nstep {self.done}: training, last {len(self.recent.steps)} steps: {told}"
+        if loops := self.recent.text():
+            sentence += (
+                f"\nstep {self.done}: training, last {len(self.recent.steps)} steps: {loops}"
+            )
         self.console.print(sentence, markup=False, soft_wrap=True)
         return better
 
@@ -353,13 +355,13 @@ class Trainer:
             self.log.write(line)
 
     def _diverged(self, what: str, step: int, value: float) -> None:
-        kept = (
+        hint = (
             f"the checkpoint of step {self.saved} is kept"
             if self.saved
             else "no checkpoint had been written yet"
         )
         raise Diverged(
-            f"the {what} became {value} at step {step}; {kept}. Try a lower train.lr (now "
+            f"the {what} became {value} at step {step}; {hint}. Try a lower train.lr (now "
             f"{self.spec.train.lr:g}), a longer train.warmup, a lower train.clip, model.norm = "
             '"post", or model.precision = "float32"'
         )
