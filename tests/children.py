@@ -17,7 +17,7 @@ import pytest
 
 HERE = Path(__file__).parent
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["distributed_child", "resume_child"])
+_CONTEXT.set_forkserver_preload(["distributed_child", "resume_child", "sweep_child"])
 
 
 def start_server(variables: Mapping[str, str]) -> None:
@@ -49,6 +49,7 @@ class Child:
         variables: Mapping[str, str] | None = None,
     ):
         self.output = output
+        output.touch()
         self.process = _CONTEXT.Process(
             target=_run, args=(output, main, arguments, dict(variables or {}))
         )

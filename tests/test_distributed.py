@@ -132,38 +132,6 @@ def test_devices_of_one_process(alone, tmp_path):
     same_up_to_rounding(alone, run)
 
 
-_PAIRS = """
-import json, re, sys
-import equinox as eqx, jax, jax.numpy as jnp, numpy as np
-from compiled_programs import write_whole_programs
-from tiny_task import make_task, tiny_spec
-from eqloop.train import init_state
-from eqloop.train._devices import Devices
-from eqloop.train._step import Order, make_step, put
-
-write_whole_programs()
-
-found = {}
-for solver, gradient in json.loads(sys.argv[1]):
-    made = tiny_spec(
-        "task.augment=true", "train.loss=last", "train.schedule=constant", "solver.max_steps=8",
-        f"solver.name={solver}", f"solver.gradient={gradient}",
-    )
-    task = make_task("tiny", made.task_fields)
-    for devices in (None, Devices(8)):
-        data, state = put(task.load().splits["train"]), init_state(made)
-        if devices is not None:
-            data, state = devices.copy((data, state))
-        state, metrics = make_step(made, task, devices)(data, state, Order(0, 64, 8)(0))
-        if devices is not None:
-            for leaf in jax.tree.leaves(state):
-                assert leaf.sharding.is_fully_replicated and len(leaf.sharding.device_set) == 4
-            state = devices.here(state)
-        metrics = {name: float(each) for name, each in metrics.items()}
-        weights = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.model)])
-        found.setdefault(f"{solver} {gradient}", []).append((metrics, weights.tolist()))
-print(json.dumps(found))
-"""
 PAIRS = [("anderson", "implicit")]
 """A solve forwards and one backwards; the runs below are of the unrolled loop. That other solvers
 and gradients compute on four devices what they do on one is held in test_gradients, without a model
@@ -171,16 +139,10 @@ around them."""
 
 
 @pytest.mark.slow
-def test_a_step_with_a_solver_and_a_gradient(environment):
-    ran = subprocess.run(
-        [sys.executable, "-c", _PAIRS, json.dumps(PAIRS)],
-        env=environment | simulated(4),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
+def test_a_step_with_a_solver_and_a_gradient(tmp_path):
+    output = tmp_path / "output"
+    child = Child(output, distributed_child.compare_steps, PAIRS, variables=simulated(4))
+    found = json.loads(finish(child))
     assert len(found) == len(PAIRS)
     for pair, ((one, weights), (four, spread)) in found.items():
         for name, value in one.items():
@@ -188,46 +150,16 @@ def test_a_step_with_a_solver_and_a_gradient(environment):
         np.testing.assert_allclose(spread, weights, rtol=1e-4, atol=1e-5, err_msg=pair)
 
 
-def test_the_work_is_divided():
+def test_the_work_is_divided(tmp_path):
     """A quarter of the arithmetic on each of four devices, and nothing gathered but sums: carried
     states stay where they are."""
-    code = """
-import equinox as eqx, jax, jax.numpy as jnp, re
-from tiny_task import make_task, tiny_spec
-from eqloop.train import init_state
-from eqloop.train._devices import Devices
-from eqloop.train._state import place
-from eqloop.train._step import Order, _Fixed, _program, put, training_key
-for carried in (1, 3):
-    spec = tiny_spec(
-        "task.augment=true", "train.batch=32", "model.width=64", "train.loss=last",
-        f"train.carry_steps={carried}",
-    )
-    task, devices, flops = make_task("tiny", spec.task_fields), Devices(32), []
-    for where in (None, devices):
-        copy, split = (lambda x: x, jnp.asarray) if where is None else (where.copy, where.split)
-        data, rows = copy(put(task.load().splits["train"])), split(Order(0, 64, 32)(0))
-        fixed = _Fixed(data, rows, training_key(0), jnp.float32(1), jnp.int32(0))
-        program = _program(spec, task, where and where.everywhere, None)
-        state = init_state(spec) if where is None else place(init_state(spec), where)
-        made = program.lower(fixed, state).compile()
-        flops.append(made.compiled.cost_analysis()["flops"])
-    moved = re.findall(r" all-(?:gather|to-all)", made.compiled.as_text())
-    print(flops[0] / flops[1], len(moved))
-"""
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | simulated(4) | {"PYTHONPATH": str(HERE)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert ran.returncode == 0, ran.stderr
-    for line in ran.stdout.splitlines():
-        ratio, gathered = line.split()
-        assert float(ratio) > 3.8
-        assert gathered == "0"
-    assert len(ran.stdout.splitlines()) == 2
+    output = tmp_path / "output"
+    child = Child(output, distributed_child.divide_work, variables=simulated(4))
+    found = json.loads(finish(child))
+    assert len(found) == 2
+    for ratio, gathered in found:
+        assert ratio > 3.8
+        assert gathered == 0
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch, tmp_path):
