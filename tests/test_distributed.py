@@ -79,7 +79,7 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def start_two(path: Path, **options) -> list[subprocess.Popen]:
+def start_two(path: Path, **options) -> list[Child]:
     address = free_address()
     return [start(path, address, "2", str(number), **options) for number in range(2)]
 

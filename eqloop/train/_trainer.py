@@ -284,7 +284,14 @@ class Trainer:
             )
             if step % self.spec.train.log_every == 0 or step == self.spec.train.steps or bad:
                 epoch = (step - 1) // self.order.per_epoch
-                self._log(TrainingLine(step=step, epoch=epoch, metrics=values, **timing))
+                line = TrainingLine(
+                    step=step,
+                    epoch=epoch,
+                    metrics=values,
+                    examples_per_s=timing["examples_per_s"],
+                    seconds=timing["seconds"],
+                )
+                self._log(line)
                 self.tracker.log(step, _under("train", values | timing))
                 self.latest = values
             if bad:
