@@ -222,14 +222,12 @@ def test_checks_hold_where_they_must_and_fail_where_they_must(name, falsified):
     made = map(contracting, random_subjects(key=jr.key(0), examples=3, width=16))
     subjects = {subject.recall: subject for subject in made}
     none, with_recall = subjects["none"], subjects["external"]
-    # Each number of iterations that the check of gradients differentiates is compiled for.
-    settings = {"key": jr.key(1), "iterations": 16 if name == "gradients" else 64}
-    found = CHECKS[name]([none, with_recall], **settings)
+    found = CHECKS[name]([none, with_recall], key=jr.key(1), iterations=64)
     assert found.holds is True
     assert found.rows
     assert all(len(row) == len(found.columns) for row in found.rows)
     assert eqloop._tables.plain(found.tables())
-    assert CHECKS[name]([deaf(with_recall)], **settings).holds is falsified
+    assert CHECKS[name]([deaf(with_recall)], key=jr.key(1), iterations=64).holds is falsified
 
 
 def test_scan_sets_the_spectral_radius():
