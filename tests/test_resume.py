@@ -73,13 +73,14 @@ def same_run(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("solver", "times"), [("unroll", 4), ("fixed-point", 2)])
-def test_killed_anywhere_ends_bit_identical(solver, times, never_stopped, tmp_path):
-    """Where it stands when it is killed does not depend on the solver; what it restores does."""
+@pytest.mark.parametrize("solver", ["unroll", "fixed-point"])
+def test_killed_anywhere_ends_bit_identical(solver, never_stopped, tmp_path):
+    """Where it stands when it is killed does not depend on the solver; what it restores does. Twice
+    each, once in the write of a checkpoint; benchmarks/kills.py does more."""
     whole, killed = never_stopped(solver), tmp_path / "killed"
     rng = random.Random(solver)
     kills = in_a_write = 0
-    while kills < times:
+    while kills < 2:
         child = start(killed, solver)
         log, folder = killed / "metrics.jsonl", killed / "checkpoints"
         before = log.stat().st_size if log.exists() else -1
@@ -89,7 +90,7 @@ def test_killed_anywhere_ends_bit_identical(solver, times, never_stopped, tmp_pa
             return log.exists() and log.stat().st_size != before
 
         wait_for(child, moved)
-        if kills % 2:  # ... and every other time, wait until it is inside a checkpoint.
+        if kills:  # ... and the second time, wait until it is inside a checkpoint.
             wait_for(child, lambda folder=folder: any(folder.glob(".*.tmp")))
             time.sleep(rng.uniform(0, 0.1))
         else:
@@ -101,8 +102,7 @@ def test_killed_anywhere_ends_bit_identical(solver, times, never_stopped, tmp_pa
         kills += 1
         in_a_write += any(folder.glob(".*.tmp"))
     assert finish(start(killed, solver, pause=0.0)) == 0
-    assert kills >= times - 1
-    assert in_a_write >= 1
+    assert (kills, in_a_write >= 1) == (2, True)
     assert not list(killed.rglob("*.tmp"))
     same_run(whole, killed)
 

@@ -33,6 +33,7 @@ from ..run import (
     best_of_notes,
     notes_of_best,
     trained_iterations,
+    understood,
 )
 from ._devices import Devices
 from ._display import Clock, Recent, training_bar
@@ -146,7 +147,8 @@ class Trainer:
             if run.steps():
                 state, header = run.load("last", skeleton(run.spec))
                 done, notes = header.step, header.notes
-                best = best_of_notes(notes)
+                again = "delete the file to go on from the one before it"
+                best = understood(run.checkpoint(done), again, best_of_notes, notes)
                 # A process killed between a checkpoint and what follows it left that undone.
                 run.point(best)
                 run.prune(best)
