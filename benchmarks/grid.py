@@ -24,7 +24,7 @@ import jax.random as jr
 from eqloop._build import restore
 from eqloop.claims import compare, make_problem, predict, weight_figures
 from eqloop.report import read_results
-from eqloop.run import open_run, save_stability
+from eqloop.run import Player, open_run, save_stability
 from eqloop.stability import analyse
 from eqloop.tasks import make_task
 
@@ -52,7 +52,7 @@ def measure(path: Path) -> dict[str, Any]:
     tables = report.tables() | {"predicted": compare(claims, report.verdict)}
     tables["spectrum"]["weights"] = weights
     tables["settings"] |= {"run": str(path), "step": step, "task": task.name, "split": "hard"}
-    save_stability(run.path, tables, {"examples": []})
+    save_stability(run.path, tables, Player())
     return tables
 
 

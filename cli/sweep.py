@@ -1,5 +1,6 @@
 """`eqloop sweep GRID`: every run of a grid, on this machine or on a cluster."""
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -115,20 +116,20 @@ def sweep(
         if out is not None:
             raise InputError(f"{grid} is a sweep folder: leave out --out")
         path = Path(grid)
-        found = open_sweep(path, make_task=make_task, classes=classes).grid
+        planned = open_sweep(path, make_task=make_task, classes=classes).grid
     else:
-        found = read_grid(grid, make_task=make_task, classes=classes)
-        path = out or Path("sweeps") / found.name.replace("/", "-")
+        planned = read_grid(grid, make_task=make_task, classes=classes)
+        path = out or Path("sweeps") / planned.name.replace("/", "-")
     if task_class is not None:
-        check_task(task_class, {cell.spec.task_name for cell in found.cells}, grid)
-    used = {type(made) for cell in found.cells for made in cell.objects.values()}
+        check_task(task_class, {cell.spec.task_name for cell in planned.cells}, grid)
+    used = {type(made) for cell in planned.cells for made in cell.objects.values()}
     for option, known in classes.items():
         for text in (text for text, cls in known.items() if cls not in used):
             raise InputError(f"--{option} {text}: no cell of {grid} names it")
     if dry_run:
-        _dry_run(plan_sweep(path, found), jobs, as_json)
+        _dry_run(plan_sweep(path, planned), jobs, as_json)
         return
-    begun = create_sweep(path, found)
+    begun = create_sweep(path, planned)
     begun.retry()
     if executor == "slurm":
         _submit(begun, jobs, loaded, as_json)
@@ -231,8 +232,8 @@ class _Shown:
             end = self.sweep.ended(cell)
             if end is not None:
                 self.ended.add(cell.name)
-                said = f"{len(self.ended)}/{len(self.sweep.grid.cells)} {self._end(cell, end)}"
-                self.out.print(said, markup=False, soft_wrap=True)
+                line = f"{len(self.ended)}/{len(self.sweep.grid.cells)} {self._end(cell, end)}"
+                self.out.print(line, markup=False, soft_wrap=True)
         if self.out.is_terminal:
             self.live.update(self._table(cells), refresh=True)
 
@@ -254,17 +255,12 @@ class _Shown:
         for cell in cells:
             if self.sweep.worker(cell) is None:
                 continue
-            row = last_training_line(self.sweep.run(cell) / METRICS)
-            step = f"{row.get('step', 0)}/{cell.spec.train.steps}"
-            loss, rate = row.get("loss"), row.get("examples_per_s")
-            rows.append(
-                (
-                    cell.name,
-                    step,
-                    f"{loss:.4f}" if isinstance(loss, float) else "-",
-                    f"{rate:.0f}" if isinstance(rate, float) else "-",
-                )
-            )
+            line = last_training_line(self.sweep.run(cell) / METRICS)
+            step, loss, rate = "0", "-", "-"
+            if line is not None:
+                step, rate = str(line.step), f"{line.examples_per_s:.0f}"
+                loss = f"{line.metrics.get('loss', math.nan):.4f}"
+            rows.append((cell.name, f"{step}/{cell.spec.train.steps}", loss, rate))
         done, total = len(self.ended), len(self.sweep.grid.cells)
         spent, here = time.perf_counter() - self.began, done - self.before
         left = f", about {format_duration(spent / here * (total - done))} left" if here else ""
@@ -327,18 +323,18 @@ def _dry_run(planned: "Sweep", jobs: int, as_json: bool) -> None:
     out = console()
     rows = [
         (
-            each["cell"],
-            each["state"],
-            f"{each['train_flops']:.1e}",
-            f"{each['evaluate_flops']:.1e}",
+            cell["cell"],
+            cell["state"],
+            f"{cell['train_flops']:.1e}",
+            f"{cell['evaluate_flops']:.1e}",
         )
-        for each in cells
+        for cell in cells
     ]
     out.print(table(("cell", "state", "FLOPs to train", "to evaluate, at most"), rows))
-    said = f"{grid.name}: {len(left)} of {len(cells)} cells to do, {total:.1e} FLOPs"
+    line = f"{grid.name}: {len(left)} of {len(cells)} cells to do, {total:.1e} FLOPs"
     if rate is not None:
-        said += (
+        line += (
             f", {format_duration(seconds)} at the {rate.flops / 1e9:.1f} GFLOP/s of a few steps "
         )
-        said += "of the first one here"
-    out.print(f"\n{said}; nothing was written", markup=False, soft_wrap=True)
+        line += "of the first one here"
+    out.print(f"\n{line}; nothing was written", markup=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """`eqloop train`: begin a run, or continue one."""
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -268,7 +269,7 @@ def _evaluate(outcome: "Outcome", as_json: bool, task_option: str) -> None:
                 "run": path,
                 "task": task.name,
                 "steps": outcome.step,
-                "best": outcome.best,
+                "best": dataclasses.asdict(outcome.best) if outcome.best else None,
                 "splits": {name: evaluation.tables() for name, evaluation in measured.items()},
             }
         )

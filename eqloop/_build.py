@@ -87,12 +87,14 @@ def _common(spec: SolverSpec) -> dict[str, Any]:
 
 
 def construct(call: Call, **arguments: Any) -> Any:
-    """The object that a row of `eqloop.run.SOLVERS` or `GRADIENTS` describes, with `arguments`
-    besides its own."""
+    """The object that a row of `eqloop.run.SOLVERS`, `GRADIENTS` or `LOSSES` describes, with
+    `arguments` besides its own."""
 
     def made(value: Any) -> Any:
         if isinstance(value, Call):
             return construct(value)
+        if isinstance(value, tuple):
+            return tuple(map(made, value))
         return jnp.asarray(value) if isinstance(value, np.generic) else value
 
     own = {name: made(value) for name, value in call.arguments.items()}

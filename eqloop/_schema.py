@@ -40,7 +40,8 @@ T = TypeVar("T")
 NOT_STORED = {"stored": False}
 """Metadata of a field that no file holds; it has a default."""
 FLAT = {"flat": True}
-"""Metadata of a field that holds a dataclass whose own fields lie in the same table."""
+"""Metadata of a field that holds a dataclass whose own fields lie in the same table, or a mapping
+of all keys that no other field has."""
 
 
 def to_table(record: Any) -> dict[str, Any]:
@@ -79,12 +80,18 @@ def from_table(cls: type[T], table: Any, where: str = "") -> T:
     for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
         path = f"{where}.{field.name}" if where else field.name
         if field.metadata == FLAT:
-            values[field.name] = from_table(field_types(cls)[field.name], table, where)
+            inner = field_types(cls)[field.name]
+            part = table if dataclasses.is_dataclass(inner) else _others(cls, table)
+            values[field.name] = _decode(inner, part, where)
         elif field.name in table and field.metadata != NOT_STORED:
             values[field.name] = _decode(field_types(cls)[field.name], table[field.name], path)
         elif field.default is field.default_factory:  # both are missing
             raise ValueError(f"it has no {path}")
     return cls(**values)
+
+
+def _others(cls: type, table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name not in field_types(cls)}
 
 
 def _decode(wanted: Any, value: Any, where: str) -> Any:

@@ -648,17 +648,17 @@ def only_mate(board, state):
     else -1; and the number of legal moves."""
     moves = np.empty(MAX_MOVES, np.int64)
     child, after = np.empty(64, np.uint8), np.empty(STATE, np.int64)
-    found, count = -1, 0
+    mate, count = -1, 0
     for i in range(pseudo_moves(board, state, moves)):
         copy(board, state, child, after)
         if not make(child, after, moves[i]):
             continue
         count += 1
         if is_mate(child, after):
-            if found >= 0:
+            if mate >= 0:
                 return -1, count
-            found = moves[i]
-    return found, count
+            mate = moves[i]
+    return mate, count
 
 
 @_compile

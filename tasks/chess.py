@@ -48,13 +48,14 @@ class Chess(Task):
     """
 
     encoding: Literal["paper", "easy-to-hard"] = "paper"
-    """The planes of a board, and the rule that divides rows into splits (see `_chess_splits`):
+    """The encoding decides the planes of a board and the rule that divides rows into splits (see
+    `_chess_splits`):
 
-    - `"paper"`: planes P N B R Q K of the mover, then of the opponent. The mover is at the bottom
-      (row 0 is rank 8 for White; for Black the board is rotated by 180 degrees, so row 0 is rank
-      1); then files are mirrored if needed, so that the king of the mover is in columns 4..7.
-    - `"easy-to-hard"`: planes K Q B N R P of the mover, then of the opponent; for both colours row
-      0 is rank 1 and column 0 is the a-file, as in the public easy-to-hard data sets.
+    - `"paper"` has planes P N B R Q K of the mover, then of the opponent. The mover is at the
+      bottom (row 0 is rank 8 for White; for Black the board is rotated by 180 degrees, so row 0 is
+      rank 1); then files are mirrored if needed, so that the king of the mover is in columns 4..7.
+    - `"easy-to-hard"` has planes K Q B N R P of the mover, then of the opponent; for both colours
+      row 0 is rank 1 and column 0 is the a-file, as in the public easy-to-hard data sets.
     """
 
     version: ClassVar[int] = 2

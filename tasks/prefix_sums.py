@@ -67,23 +67,24 @@ class PrefixSums(Task):
     """
 
     length: int = 32
-    """Number of bits of the training strings."""
+    """The training strings have this many bits."""
     validation_length: int = 0
-    """Number of bits of the validation strings; 0 for `length`. With a length between `length` and
-    `hard_length`, the best checkpoint is the one that extrapolates best."""
+    """The validation strings have this many bits; 0 takes `length`. With a length between `length`
+    and `hard_length`, the best checkpoint is the one that extrapolates best."""
     hard_length: int = 0
-    """Number of bits of the hard strings; 0 for 4 times `length`."""
+    """The hard strings have this many bits; 0 takes 4 times `length`."""
     test_rows: int = 1000
-    """Number of strings in the test split and in each hard split."""
+    """The test split and each hard split have this many strings."""
     mark_first: bool = False
-    """Whether to add a second channel that is 1 in the first cell, where the sum begins, and 0
-    elsewhere. Without it a model cannot locate the start of a string that begins with a run of
-    ones: the first cells share one neighbourhood, and attention does not distinguish equal bits."""
+    """If true, the input has a second channel that is 1 in the first cell, where the sum begins,
+    and 0 elsewhere. Without it a model cannot locate the start of a string that begins with a run
+    of ones: the first cells share one neighbourhood, and attention does not distinguish equal
+    bits."""
 
     shortest: int = 0
-    """Smallest number of bits L of the strings that each training row is cut into; L is uniform
-    from this number to `length` for each row and is its difficulty. 0 for one string per row.
-    Requires `mark_first`."""
+    """Each training row is cut into strings of L bits, where L is uniform from this number to
+    `length` for each row and is its difficulty; 0 makes one string per row. It requires
+    `mark_first`."""
 
     labels: ClassVar[tuple[str, str]] = ("bits", "sums")
 

@@ -64,24 +64,27 @@ class Sudoku(Task):
     """
 
     box: int = 3
-    """Number of cells along the side of a box, 2 or 3."""
+    """A box has this many cells along its side, 2 or 3."""
     givens: int = 0
-    """Generator: number of givens of train, validation and test puzzles; 0 for 34 (box 2: 6)."""
+    """The generator gives train, validation and test puzzles this many givens; 0 takes 34 (box 2:
+    6)."""
     hard_givens: int = 0
-    """Generator: number of givens of `hard` puzzles; 0 for 28 (box 2: 4)."""
+    """The generator gives `hard` puzzles this many givens; 0 takes 28 (box 2: 4)."""
     easy: str = ""
-    """File: range "low:high" (high excluded) of the ratings of train, validation and test, instead
-    of quantiles. Requires `hard`."""
+    """The ratings of train, validation and test rows of a file are in this range "low:high" (high
+    excluded), instead of in quantiles. It requires `hard`."""
     hard: str = ""
-    """File: range "low:high" (high excluded) of the ratings of `hard`. Requires `easy`."""
+    """The ratings of `hard` rows of a file are in this range "low:high" (high excluded). It
+    requires `easy`."""
     scale: str = ""
-    """File: use only rows with ratings on this scale: tdoku, sukaku, eqloop, file or blanks."""
+    """Only rows of a file with ratings on this scale are used: tdoku, sukaku, eqloop, file or
+    blanks."""
     unique: bool = False
-    """File: whether to prove that each puzzle has one solution (2,000 to 60,000 rows/s)."""
+    """If true, each puzzle of a file is proven to have one solution (2,000 to 60,000 rows/s)."""
     most_givens: int = 0
-    """Maximum number of givens of training puzzles after random cells are filled in: the number is
-    uniform from that of the puzzle to this one. Their difficulty is then the number of blanks. 0
-    fills in nothing."""
+    """Random cells of a training puzzle are filled in, up to a number of givens that is uniform
+    from that of the puzzle to this one. Its difficulty is then the number of blanks; 0 fills in
+    nothing."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,11 +1,10 @@
-"""A real process that trains: `python resume_child.py RUN SOLVER`, begun or gone on with.
+"""What a real process does that trains: `main(run, solver, pause)` begins a run or goes on with it.
 
 Every checkpoint is written in small pieces with pauses in between, so that a signal from outside
 finds it in the middle of a write; steps are slowed down as well.
 """
 
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -67,7 +66,3 @@ def main(path: Path, solver: str, pause: float) -> int:
     begun = (path / "spec.toml").exists()
     outcome = train(None if begun else spec, task, path, resume=begun)
     return 0 if outcome.status == "finished" else 128 + (outcome.signal or signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])))

@@ -16,11 +16,12 @@ from tiny_task import make_task, tiny_spec
 import eqloop
 from eqloop import Backprop, Implicit, Neumann, OneStep, Phantom, Truncated
 from eqloop._cross_entropy import cross_entropy
+from eqloop._schema import from_table, to_table
 from eqloop._tables import parse_json
 from eqloop.audit import GradientAuditor
 from eqloop.audit._audit import BACKPROP, CONVERGED, _differentiate
 from eqloop.cli import main
-from eqloop.run import open_run, read_gradients, read_metrics
+from eqloop.run import GradientsLine, open_run, read_gradients, read_metrics
 from eqloop.train import train
 from eqloop.train._state import skeleton
 
@@ -413,6 +414,7 @@ def test_training_logs_it_and_is_not_disturbed(tmp_path):
         }
         assert row["cosine_to_backprop"]["backprop"] == pytest.approx(1)
         assert 0 <= row["share"] <= 1
+        assert to_table(from_table(GradientsLine, row)) == row
     for left, right in zip(
         jax.tree.leaves(without.load("last", skeleton(without.spec))[0]),
         jax.tree.leaves(audited.load("last", skeleton(audited.spec))[0]),

@@ -115,7 +115,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "forged": forge_header,
     "pickle": lambda run: last(run).write_bytes(b"\x80\x04cos\nsystem\n(S'echo'\ntR."),
     "no-checkpoint": lambda run: shutil.rmtree(run / "checkpoints"),
-    "best-gone": lambda run: (run / "checkpoints" / "best.json").write_text('{"step": 3}'),
+    "best-gone": lambda run: (run / "checkpoints" / "best.json").write_text(
+        '{"cells": 1.0, "exact": 1.0, "step": 3}'
+    ),
+    "best-cut": lambda run: (run / "checkpoints" / "best.json").write_text('{"step": 3}'),
     "best-damaged": lambda run: (run / "checkpoints" / "best.json").write_text("{"),
     "no-spec": lambda run: (run / "spec.toml").unlink(),
     "no-manifest": lambda run: (run / "data.json").unlink(),
@@ -369,6 +372,10 @@ CASES: list[tuple[str, str]] = [
     (
         "[best-gone] eval {run}",
         "{run} has no checkpoint of step 3; there are 2, 4",
+    ),
+    (
+        "[best-cut] eval {run}",
+        "{run}/checkpoints/best.json is damaged: delete it, or name a step",
     ),
     (
         "[best-damaged] eval {run}",

@@ -15,7 +15,7 @@ from tiny_task import tiny_spec
 from eqloop import InputError
 from eqloop._arrays import named_arrays
 from eqloop._build import restore
-from eqloop.run import create_run, open_run
+from eqloop.run import Best, create_run, open_run
 from eqloop.run._checkpoint import Header, load, load_header, save
 from eqloop.train import init_state
 from eqloop.train._state import skeleton
@@ -140,18 +140,20 @@ def test_a_file_that_is_no_checkpoint(tmp_path):
         load_header(tmp_path)
 
 
+BEST = Best(cells=1.0, exact=1.0, step=10)
+
+
 @pytest.fixture
 def run(state, tmp_path):
     run = create_run(tmp_path / "run", SPEC, {"rows": 3})
     for step in (10, 20, 30, 40):
-        best = {"step": 10, "exact": 1.0, "cells": 1.0}
-        run.save(state, step, best)
+        run.save(state, step, BEST)
     return run
 
 
 def test_a_run_keeps_the_last_and_the_best(run):
     assert run.steps() == [10, 20, 30, 40], "three, and the best one"
-    run.save(init_state(SPEC), 50, {"step": 10})
+    run.save(init_state(SPEC), 50, BEST)
     assert run.steps() == [10, 30, 40, 50]
     again = open_run(run.path)
     assert (again.spec, again.manifest) == (SPEC, {"rows": 3})

@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import distributed_child
 import jax
 import numpy as np
 import pytest
+from children import Child, start_server
 from compiled_programs import OLDER_EMITTERS
 from distributed_child import STEPS, make_spec
 from tiny_task import Tiny, make_task
@@ -26,7 +28,6 @@ from eqloop.train._devices import Devices
 from eqloop.train._state import skeleton
 
 HERE = Path(__file__).parent
-CHILD = HERE / "distributed_child.py"
 EXACT = ("step", "epoch", "iterations", "evaluations", "lr", "kind", "age", "replaced")
 """What rounding has no part in: the data order and the draws are the same."""
 
@@ -40,7 +41,12 @@ def simulated(count: int) -> dict[str, str]:
     return {"XLA_FLAGS": f"{OLDER_EMITTERS} --xla_force_host_platform_device_count={count}"}
 
 
-started: list[subprocess.Popen] = []
+@pytest.fixture(scope="module", autouse=True)
+def server(compiled) -> None:
+    start_server(compiled)
+
+
+started: list[Child] = []
 
 
 @pytest.fixture(autouse=True)
@@ -49,23 +55,21 @@ def none_is_left():
     while started:
         child = started.pop()
         child.kill()
-        child.communicate()
+        child.wait(60)
 
 
 def start(
-    path: Path, *processes: str, environment: dict[str, str], pause: float = 0.0
-) -> subprocess.Popen:
-    command = [sys.executable, "-W", "error", str(CHILD), str(path), str(pause), *processes]
-    child = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    path: Path, *processes: str, pause: float = 0.0, variables: dict[str, str] | None = None
+) -> Child:
+    output = path.with_name(f"{path.name}-{len(started)}.output")
+    child = Child(output, distributed_child.main, path, pause, *processes, variables=variables)
     started.append(child)
     return child
 
 
-def finish(child: subprocess.Popen, code: int = 0) -> str:
-    output, _ = child.communicate(timeout=240)
-    assert child.returncode == code, output
+def finish(child: Child, code: int = 0) -> str:
+    ended, output = child.wait(240)
+    assert ended == code, output
     return output
 
 
@@ -75,12 +79,12 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def start_two(path: Path, **options) -> list[subprocess.Popen]:
+def start_two(path: Path, **options) -> list[Child]:
     address = free_address()
     return [start(path, address, "2", str(number), **options) for number in range(2)]
 
 
-def wait_for_step(run: Path, step: int, *children: subprocess.Popen) -> None:
+def wait_for_step(run: Path, step: int, *children: Child) -> None:
     log, deadline = run / "metrics.jsonl", time.monotonic() + 120
     while not log.exists() or last_step(log) < step:
         assert time.monotonic() < deadline
@@ -121,45 +125,13 @@ def alone(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_devices_of_one_process(alone, environment, tmp_path):
+def test_devices_of_one_process(alone, tmp_path):
     """Four; two devices are those of the two processes below."""
     run = tmp_path / "run"
-    finish(start(run, environment=environment | simulated(4)))
+    finish(start(run, variables=simulated(4)))
     same_up_to_rounding(alone, run)
 
 
-_PAIRS = """
-import json, re, sys
-import equinox as eqx, jax, jax.numpy as jnp, numpy as np
-from compiled_programs import write_whole_programs
-from tiny_task import make_task, tiny_spec
-from eqloop.train import init_state
-from eqloop.train._devices import Devices
-from eqloop.train._step import Order, make_step, put
-
-write_whole_programs()
-
-found = {}
-for solver, gradient in json.loads(sys.argv[1]):
-    made = tiny_spec(
-        "task.augment=true", "train.loss=last", "train.schedule=constant", "solver.max_steps=8",
-        f"solver.name={solver}", f"solver.gradient={gradient}",
-    )
-    task = make_task("tiny", made.task_fields)
-    for devices in (None, Devices(8)):
-        data, state = put(task.load().splits["train"]), init_state(made)
-        if devices is not None:
-            data, state = devices.copy((data, state))
-        state, metrics = make_step(made, task, devices)(data, state, Order(0, 64, 8)(0))
-        if devices is not None:
-            for leaf in jax.tree.leaves(state):
-                assert leaf.sharding.is_fully_replicated and len(leaf.sharding.device_set) == 4
-            state = devices.here(state)
-        metrics = {name: float(each) for name, each in metrics.items()}
-        weights = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.model)])
-        found.setdefault(f"{solver} {gradient}", []).append((metrics, weights.tolist()))
-print(json.dumps(found))
-"""
 PAIRS = [("anderson", "implicit")]
 """A solve forwards and one backwards; the runs below are of the unrolled loop. That other solvers
 and gradients compute on four devices what they do on one is held in test_gradients, without a model
@@ -167,16 +139,10 @@ around them."""
 
 
 @pytest.mark.slow
-def test_a_step_with_a_solver_and_a_gradient(environment):
-    ran = subprocess.run(
-        [sys.executable, "-c", _PAIRS, json.dumps(PAIRS)],
-        env=environment | simulated(4),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
+def test_a_step_with_a_solver_and_a_gradient(tmp_path):
+    output = tmp_path / "output"
+    child = Child(output, distributed_child.compare_steps, PAIRS, variables=simulated(4))
+    found = json.loads(finish(child))
     assert len(found) == len(PAIRS)
     for pair, ((one, weights), (four, spread)) in found.items():
         for name, value in one.items():
@@ -184,46 +150,16 @@ def test_a_step_with_a_solver_and_a_gradient(environment):
         np.testing.assert_allclose(spread, weights, rtol=1e-4, atol=1e-5, err_msg=pair)
 
 
-def test_the_work_is_divided():
+def test_the_work_is_divided(tmp_path):
     """A quarter of the arithmetic on each of four devices, and nothing gathered but sums: carried
     states stay where they are."""
-    code = """
-import equinox as eqx, jax, jax.numpy as jnp, re
-from tiny_task import make_task, tiny_spec
-from eqloop.train import init_state
-from eqloop.train._devices import Devices
-from eqloop.train._state import place
-from eqloop.train._step import Order, _Fixed, _program, put, training_key
-for carried in (1, 3):
-    spec = tiny_spec(
-        "task.augment=true", "train.batch=32", "model.width=64", "train.loss=last",
-        f"train.carry_steps={carried}",
-    )
-    task, devices, flops = make_task("tiny", spec.task_fields), Devices(32), []
-    for where in (None, devices):
-        copy, split = (lambda x: x, jnp.asarray) if where is None else (where.copy, where.split)
-        data, rows = copy(put(task.load().splits["train"])), split(Order(0, 64, 32)(0))
-        fixed = _Fixed(data, rows, training_key(0), jnp.float32(1), jnp.int32(0))
-        program = _program(spec, task, where and where.everywhere, None)
-        state = init_state(spec) if where is None else place(init_state(spec), where)
-        made = program.lower(fixed, state).compile()
-        flops.append(made.compiled.cost_analysis()["flops"])
-    moved = re.findall(r" all-(?:gather|to-all)", made.compiled.as_text())
-    print(flops[0] / flops[1], len(moved))
-"""
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | simulated(4) | {"PYTHONPATH": str(HERE)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert ran.returncode == 0, ran.stderr
-    for line in ran.stdout.splitlines():
-        ratio, gathered = line.split()
-        assert float(ratio) > 3.8
-        assert gathered == "0"
-    assert len(ran.stdout.splitlines()) == 2
+    output = tmp_path / "output"
+    child = Child(output, distributed_child.divide_work, variables=simulated(4))
+    found = json.loads(finish(child))
+    assert len(found) == 2
+    for ratio, gathered in found:
+        assert ratio > 3.8
+        assert gathered == 0
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch, tmp_path):
@@ -239,10 +175,10 @@ def test_a_batch_that_cannot_be_shared(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pair(environment, tmp_path_factory) -> Path:
+def pair(tmp_path_factory) -> Path:
     """The run that two processes make."""
     run = tmp_path_factory.mktemp("pair") / "run"
-    for child in start_two(run, environment=environment):
+    for child in start_two(run):
         finish(child)
     return run
 
@@ -250,19 +186,15 @@ def pair(environment, tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_two_processes(alone, pair):
     same_up_to_rounding(alone, pair)
-    assert list(pair.parent.iterdir()) == [pair], "the second process writes nothing"
+    files = {file for file in pair.parent.iterdir() if file.suffix != ".output"}
+    assert files == {pair}, "the second process writes nothing"
 
 
 @pytest.mark.slow
-def test_whoever_comes_with_a_taken_id_or_port_does_no_harm(
-    pair, environment, tmp_path, capsys, monkeypatch
-):
+def test_whoever_comes_with_a_taken_id_or_port_does_no_harm(pair, tmp_path, capsys, monkeypatch):
     """Each at a moment at which two others train: these compute what they compute undisturbed."""
     run, address = tmp_path / "run", free_address()
-    two = [
-        start(run, address, "2", str(number), environment=environment, pause=0.3)
-        for number in range(2)
-    ]
+    two = [start(run, address, "2", str(number), pause=0.3) for number in range(2)]
     wait_for_step(run, 2, *two)
     (elsewhere := tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(elsewhere)
@@ -287,30 +219,30 @@ def test_whoever_comes_with_a_taken_id_or_port_does_no_harm(
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_all_and_any_number_goes_on(alone, environment, tmp_path):
+def test_a_signal_to_one_stops_all_and_any_number_goes_on(alone, tmp_path):
     """Begun by one process, gone on with by two, ended by one."""
     run = tmp_path / "run"
-    one = start(run, environment=environment, pause=0.1)
+    one = start(run, pause=0.1)
     wait_for_step(run, 3, one)
     one.send_signal(signal.SIGTERM)
     finish(one, 128 + signal.SIGTERM)
     before = open_run(run).steps()[-1]
-    two = start_two(run, environment=environment, pause=0.1)
+    two = start_two(run, pause=0.1)
     wait_for_step(run, before + 2, *two)
     two[1].send_signal(signal.SIGINT)
     for child in two:
         finish(child, 128 + signal.SIGINT)
     assert before < open_run(run).steps()[-1] == last_step(run / "metrics.jsonl") < STEPS
-    finish(start(run, environment=environment))
+    finish(start(run))
     same_up_to_rounding(alone, run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_lost_process_ends_the_other_and_the_run_goes_on(killed, alone, environment, tmp_path):
+def test_a_lost_process_ends_the_other_and_the_run_goes_on(killed, alone, tmp_path):
     """With one process; above, a run that was stopped goes on with two."""
     run = tmp_path / "run"
-    two = start_two(run, environment=environment, pause=0.1)
+    two = start_two(run, pause=0.1)
     wait_for_step(run, 6, *two)
     two[killed].kill()
     began = time.monotonic()
@@ -322,7 +254,7 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on(killed, alone, enviro
     saved = re.search(rf"the run is saved up to step (\d+); go on with --resume {run}$", error)
     assert saved is not None, error
     assert int(saved[1]) in open_run(run).steps()
-    finish(start(run, environment=environment))
+    finish(start(run))
     same_up_to_rounding(alone, run)
 
 
@@ -341,6 +273,7 @@ def test_slurm_says_who_is_who(compiled_apart, tmp_path):
     settings += ["train.burn_in=0", "train.batch=8", "train.validation_iterations=4"]
     options = [f"--set={each}" for each in (*settings, "solver.steps=4")]
     command = [sys.executable, "-m", "eqloop.cli", "train", "--steps=2", "--json", "--out=run"]
+    tasks: list[subprocess.Popen] = []
     for number in range(2):
         own = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
         child = subprocess.Popen(
@@ -350,8 +283,14 @@ def test_slurm_says_who_is_who(compiled_apart, tmp_path):
             stdout=subprocess.PIPE,
             text=True,
         )
-        started.append(child)
-    answers = [finish(child) for child in list(started)]
+        tasks.append(child)
+    try:
+        answers = [child.communicate(timeout=240)[0] for child in tasks]
+    finally:
+        for child in tasks:
+            child.kill()
+            child.communicate()
+    assert [child.returncode for child in tasks] == [0, 0]
     assert json.loads(answers[0])["steps"] == 2
     assert answers[1] == ""
 
@@ -372,12 +311,12 @@ time.sleep(60)
 
 
 @pytest.mark.slow
-def test_all_end_where_one_cannot_begin(environment, tmp_path):
+def test_all_end_where_one_cannot_begin(tmp_path):
     """A run that is there already, which only the first process sees."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "other").touch()
-    for child in start_two(run, environment=environment):
+    for child in start_two(run):
         told = finish(child, 1)
         assert "InputError" in told
         assert "is not empty and not a run" in told

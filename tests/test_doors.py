@@ -28,8 +28,8 @@ from eqloop.nn import NormPlaces, RecallPlaces
 from eqloop.run import Spec, open_run
 from eqloop.sweep._cost import iterations
 from eqloop.tasks import TASKS
-from eqloop.train import Last, train
-from eqloop.train._method import LOSSES, make_method
+from eqloop.train import JacobianNorm, Last, Mean, Progressive, TerminalResidual, train
+from eqloop.train._method import make_method
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs/examples"
 DAMPED = f"{EXAMPLES / 'damped_solver.py'}:Damped"
@@ -40,8 +40,30 @@ SHORT = ("train.steps=2", "train.batch=8", "train.loss=last", "train.validate_ev
 # --- the tables
 
 
-def test_the_facts_and_the_constructors_of_losses_have_the_same_names():
-    assert run.LOSSES.keys() == LOSSES.keys()
+def test_a_loss_has_the_settings_of_its_spec():
+    noise = "solver.path_noise=0.5"
+    progressive = make_method(spec("train.loss=progressive", noise)).loss
+    mean = make_method(spec("train.loss=mean", "train.burn_in=3", noise)).loss
+    settings = ("residual_penalty=0.1", "jacobian_penalty=0.2", "penalty_share=0.3")
+    settings += ("correction=0.4", "correction_states=2", "loss=last")
+    solver = ("solver.name=fixed-point", "solver.gradient=implicit", noise)
+    last = make_method(spec(*solver, *(f"train.{setting}" for setting in settings))).loss
+    assert progressive == Progressive(path_noise=0.5)
+    assert mean == Mean(burn_in=3, path_noise=0.5)
+    assert last == Last(
+        (TerminalResidual(0.1), JacobianNorm(0.2)), 0.3, path_noise=0.5, correction=0.4, states=2
+    )
+
+
+def test_a_row_is_all_that_a_new_loss_takes(monkeypatch):
+    row = run.LOSSES["last"]
+    scaled = run.Call(f"{__name__}:Scaled", factor=3.0)
+    monkeypatch.setitem(run.LOSSES, "scaled", dataclasses.replace(row, make=lambda spec: scaled))
+    backprop = dataclasses.replace(run.GRADIENTS["backprop"], losses=("last", "scaled"))
+    monkeypatch.setitem(run.GRADIENTS, "backprop", backprop)
+    assert make_method(spec("train.loss=scaled")).loss == Scaled(factor=3.0)
+    with pytest.raises(InputError, match=r"scaled.*use.*last"):
+        spec("train.loss=scaled", "solver.gradient=truncated")
 
 
 @pytest.mark.parametrize("name", run.SOLVERS)

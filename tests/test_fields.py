@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,26 @@ KNOWN = {group: [field.name for field in dataclasses.fields(cls)] for group, cls
 def test_every_field_has_a_meaning(cls):
     meanings = field_meanings(cls)
     assert set(meanings) == {field.name for field in dataclasses.fields(cls)}
-    assert all(text.endswith((".", "files).")) for text in meanings.values()), meanings
+
+
+VERBS = {
+    *("is", "are", "has", "have", "gets", "goes", "takes", "makes", "adds", "begins", "follow"),
+    *("starts", "start", "stops", "runs", "decides", "joins", "applies", "attends", "draws"),
+    *("stores", "solves", "differentiate", "gives", "damps", "records", "decay", "follows"),
+    *("minimises", "replaces", "chooses", "stay", "rises", "use", "pass", "converges", "sets"),
+    *("counts", "fills", "requires"),
+}
+"""Finite verbs: a sentence has a subject and one of these."""
+
+
+@pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
+def test_every_meaning_is_made_of_sentences(cls):
+    for name, text in field_meanings(cls).items():
+        assert text.endswith("."), name
+        for sentence in re.split(r"(?<=[.;]) (?![^(]*\))", text):
+            first = sentence.split()[0].lower()
+            assert first not in VERBS | {"whether"}, f"{name}: no subject: {sentence}"
+            assert VERBS & set(re.findall(r"[a-z]+", sentence)), f"{name}: no verb: {sentence}"
 
 
 @pytest.mark.parametrize(

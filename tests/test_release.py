@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from eqloop.run import open_run
+from eqloop._schema import from_table, to_table
+from eqloop._tables import parse_json
+from eqloop.run import LINES, Best, open_run, read_metrics
 
 RELEASE = Path(__file__).resolve().parents[1] / "benchmarks" / "release"
 PUZZLES = {
@@ -40,3 +42,14 @@ def test_it_is_small_and_was_chosen_on_validation(name):
     assert run.steps() == [run.best()]
     own = [each for each in folder.rglob("*") if each.parent in (folder, folder / "checkpoints")]
     assert sum(each.stat().st_size for each in own if each.is_file()) < 5e6
+
+
+@pytest.mark.parametrize("name", PUZZLES)
+def test_its_log_and_its_best_validation_are_read_as_they_would_be_written(name):
+    run = open_run(RELEASE / name)
+    rows = read_metrics(run.metrics)
+    assert {row["kind"] for row in rows} == {"validation"}
+    for row in rows:
+        assert list(to_table(from_table(LINES[row["kind"]], row)).items()) == list(row.items())
+    table = parse_json((run.path / "checkpoints/best.json").read_bytes())
+    assert to_table(from_table(Best, table)) == table

@@ -23,15 +23,17 @@ from tiny_task import Tiny, tiny_spec
 from eqloop import InputError, _files
 from eqloop._build import restore
 from eqloop._files import exclusive, remove_leftovers, replacing, write_atomic
-from eqloop._schema import from_table
+from eqloop._schema import from_table, to_table
 from eqloop._tables import format_json, parse_json, parse_toml, read_json
 from eqloop.run import (
+    LINES,
     EvaluationRecord,
     History,
     MetricsLog,
     Origin,
     RunResults,
     Spec,
+    TrainingLine,
     create_run,
     last_training_line,
     make_folder,
@@ -51,7 +53,6 @@ from eqloop.train import init_state, train
 SPEC = tiny_spec(
     "train.steps=4", "train.validate_every=2", "train.checkpoint_every=2", "train.keep=2"
 )
-BEST = {"step": 2, "exact": 0.5, "cells": 0.75}
 
 
 @pytest.fixture(scope="module")
@@ -353,15 +354,24 @@ def test_a_manifest_says_where_a_run_comes_from():
         History.of({"lengthened": ["2"]})
 
 
+def test_the_lines_of_a_log_are_read_as_they_were_written(trained):
+    rows = read_metrics(trained / "metrics.jsonl")
+    assert [row["kind"] for row in rows] == ["train", "train", "validation"] * 2
+    for row in rows:
+        assert list(to_table(from_table(LINES[row["kind"]], row)).items()) == list(row.items())
+
+
 def test_the_last_training_line_of_a_log_that_is_being_written(tmp_path):
     log = tmp_path / "metrics.jsonl"
-    assert last_training_line(log) == {}
-    lines = [format_json({"kind": "train", "step": step}) for step in range(1, 400)]
+    assert last_training_line(log) is None
+    line = TrainingLine(step=1, epoch=0, metrics={"loss": 0.5}, examples_per_s=9.0, seconds=0.1)
+    steps = [dataclasses.replace(line, step=step) for step in range(1, 400)]
+    lines = [format_json(to_table(step)) for step in steps]
     lines += [format_json({"kind": "validation", "step": 399})]
     for count, step in ((1, 1), (3, 3), (400, 399)):
         for cut_off in (b"", b'{"kind": "train", "step": 7'):
             log.write_bytes(b"".join(lines[:count]) + cut_off)
-            assert last_training_line(log).get("step") == step
+            assert last_training_line(log) == steps[step - 1]
 
 
 def test_damaged_lines_of_a_log_are_told_of(run, caplog):

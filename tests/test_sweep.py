@@ -18,6 +18,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 import submitit  # noqa: F401 (here, as its logger holds on to the stderr that it finds first)
+import sweep_child
+from children import Child, start_server
 
 from eqloop import InputError
 from eqloop._tables import read_json
@@ -621,7 +623,7 @@ def test_splits_that_the_task_lacks_are_missed_before_training(tmp_path):
 # --- real processes
 
 
-running: list[subprocess.Popen] = []
+running: list[Child] = []
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -629,24 +631,31 @@ def no_process_is_left():
     yield
     for process in running:
         process.kill()
-        process.communicate()
+        process.wait(60)
 
 
-def start(path: Path, how: str, environment: dict[str, str]) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", str(CHILD), str(path), how],
+def start(path: Path, jobs: int) -> Child:
+    """What starts workers and waits for them."""
+    parent = Child(path.with_suffix(".output"), sweep_child.main, path, str(jobs))
+    running.append(parent)
+    return parent
+
+
+def start_worker(path: Path, environment: dict[str, str]) -> subprocess.Popen:
+    """A worker ends when its standard input is closed, as that of a forked process is."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", str(CHILD), str(path), "worker"],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    running.append(process)
-    return process
 
 
 @pytest.fixture(scope="module")
 def environment(compiled) -> dict[str, str]:
+    start_server(compiled)
     return {**os.environ, **compiled}
 
 
@@ -658,8 +667,8 @@ def never_killed(tmp_path_factory, environment):
     """By two workers that are started at once and know nothing of each other."""
     path = tmp_path_factory.mktemp("sweep") / "whole"
     sweep = create_sweep(path, grid(AXES))
-    workers = [start(path, "worker", environment) for _ in range(2)]
-    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    with start_worker(path, environment) as one, start_worker(path, environment) as other:
+        assert [worker.wait(timeout=300) for worker in (one, other)] == [0, 0]
     assert all(end(sweep, cell).status == "finished" for cell in sweep.grid.cells)
     return path
 
@@ -675,7 +684,8 @@ def test_two_workers_do_no_cell_twice(never_killed):
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_many_times_ends_with_the_same_table(never_killed, tmp_path, environment):
+@pytest.mark.usefixtures("environment")
+def test_a_sweep_killed_many_times_ends_with_the_same_table(never_killed, tmp_path):
     """SIGKILL for everything, for the workers alone, or for what started them; or Ctrl-C. Each kind
     once; benchmarks/sweep_kills.py does more of them, to the command itself."""
     path, chance = tmp_path / "killed", random.Random(0)
@@ -683,7 +693,7 @@ def test_a_sweep_killed_many_times_ends_with_the_same_table(never_killed, tmp_pa
     kinds = ["all", "parent", "worker", "interrupt"]
     chance.shuffle(kinds)
     for kind in kinds:
-        parent = start(path, chance.choice("12"), environment)
+        parent = start(path, chance.choice((1, 2)))
         time.sleep(chance.uniform(0.3, 4.5))
         workers = children(parent.pid)
         if kind in ("all", "worker"):
@@ -693,12 +703,12 @@ def test_a_sweep_killed_many_times_ends_with_the_same_table(never_killed, tmp_pa
             kill(parent.pid, signal.SIGKILL)
         if kind == "interrupt":
             kill(parent.pid, signal.SIGINT)
-            parent.wait(timeout=60)
+            parent.wait(60)
         if kind == "worker":
             time.sleep(0.7)  # it is noticed, and replaced
             kill(parent.pid, signal.SIGTERM)
-            parent.wait(timeout=60)
-        parent.wait(timeout=60)
+            parent.wait(60)
+        parent.wait(60)
         deadline = time.monotonic() + 60
         while any(alive(pid) for pid in workers):  # that nobody is left behind is part of the test
             assert time.monotonic() < deadline, kind
@@ -708,7 +718,8 @@ def test_a_sweep_killed_many_times_ends_with_the_same_table(never_killed, tmp_pa
             if ended is not None and ended.status == "failed":
                 assert str(ended.error).startswith("its process died of SIGKILL")
                 sweep.forget(cell)
-    assert start(path, "2", environment).wait(timeout=300) == 0
+    code, output = start(path, 2).wait(300)
+    assert code == 0, output
     assert all(end(sweep, cell).status == "finished" for cell in sweep.grid.cells)
     assert evaluations(path) == evaluations(never_killed)
     assert [*path.rglob("*.tmp"), *path.rglob("*.part"), *path.glob("compiled-*")] == []
@@ -732,11 +743,12 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_fails_its_cell_and_not_the_others(tmp_path, environment):
+@pytest.mark.usefixtures("environment")
+def test_a_worker_that_dies_fails_its_cell_and_not_the_others(tmp_path):
     path = tmp_path / "s"
     sweep = create_sweep(path, grid("[axes]\nseed = [0, 1]"))
     first, second = sweep.grid.cells
-    parent = start(path, "1", environment)
+    parent = start(path, 1)
     deadline = time.monotonic() + 120
     while not (sweep.run(first) / "metrics.jsonl").exists():
         assert time.monotonic() < deadline
@@ -744,7 +756,8 @@ def test_a_worker_that_dies_fails_its_cell_and_not_the_others(tmp_path, environm
     pid = sweep.worker(first)
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    assert parent.wait(timeout=200) == 0
+    code, output = parent.wait(200)
+    assert code == 0, output
     assert end(sweep, first) == CellResult("failed", "its process died of SIGKILL (out of memory?)")
     assert end(sweep, second).status == "finished"
 

@@ -20,7 +20,7 @@ from tiny_task import tiny_spec as spec
 import eqloop
 from eqloop import InputError
 from eqloop._schema import from_table
-from eqloop.run import EvaluationRecord, Spec, open_run, read_metrics, trained_iterations
+from eqloop.run import Best, EvaluationRecord, Spec, open_run, read_metrics, trained_iterations
 from eqloop.train import Diverged, _step, _trainer, init_state, make_step, train
 from eqloop.train._loss import cross_entropy, draw
 from eqloop.train._method import batch_loss, make_method
@@ -381,7 +381,7 @@ def test_a_run_is_what_it_says(trained):
     assert validations[0]["iterations"][-1] == 24
     assert json.loads((path / "data.json").read_text())["task"] == "tiny"
     assert outcome.run.steps()[-1] == 20
-    assert outcome.best["step"] in outcome.run.steps()
+    assert outcome.best.step in outcome.run.steps()
     assert "step 20: validation after 24 iterations: exact" in shown
     assert list((path / "tensorboard").glob("events*"))
 
@@ -390,7 +390,7 @@ def test_the_best_is_the_first_of_the_highest(trained):
     outcome, _ = trained
     rows = [row for row in read_metrics(outcome.run.metrics) if row["kind"] == "validation"]
     ranks = [(row["exact"][-1], row["cells"][-1]) for row in rows]
-    assert outcome.best["step"] == rows[ranks.index(max(ranks))]["step"]
+    assert outcome.best.step == rows[ranks.index(max(ranks))]["step"]
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_the_best_is_the_first_of_the_highest(trained):
     [(0.6, 0.1, True), (0.5, 0.9, True), (0.5, 0.8, False), (0.5, 0.7, False), (0.4, 1.0, False)],
 )
 def test_what_improves(exact, cells, better):
-    best = {"step": 10, "exact": 0.5, "cells": 0.8}
+    best = Best(cells=0.8, exact=0.5, step=10)
     assert improves({"exact": exact, "cells": cells}, best) is better
     assert improves({"exact": 0.0, "cells": 0.0}, None)
 
@@ -445,7 +445,7 @@ def test_what_follows_each_step(tmp_path, monkeypatch):
 def test_a_score_by_the_name_of_another_quantity_is_refused():
     evaluation = from_table(EvaluationRecord, an_evaluation([0.5, 0.75])).evaluation
     line = validation_line(3, "validation", evaluation, True)
-    assert (line["exact"], line["best"]) == ([0.5, 0.75], True)
+    assert (line.scores["exact"], line.best) == ([0.5, 0.75], True)
     scores = {**evaluation.overall.scores, "residual": [0.0, 0.0]}
     overall = dataclasses.replace(evaluation.overall, scores=scores)
     changed = dataclasses.replace(evaluation, overall=overall)

@@ -114,8 +114,8 @@ def _last_state(leaves, z0, probe, record: _Record, loop: _Loop) -> PyTree:
     def forwards(leaves, z0, probe, record):
         return record.last.z, (leaves, probe, record)
 
-    def backwards(kept, cotangent):
-        leaves, probe, record = _differentiated_once(kept)
+    def backwards(residuals, cotangent):
+        leaves, probe, record = _differentiated_once(residuals)
         gradients, start, drift = _reverse(loop, leaves, record, cotangent)
         iterator = iter(gradients)
         of_leaves = [next(iterator) if inexact else None for inexact in loop.inexact]

@@ -59,15 +59,19 @@ class Task(abc.ABC):
     """
 
     data: str = ""
-    """Path of a file or folder of examples; empty for the built-in generator."""
+    """The examples are read from this file or folder; the built-in generator makes them if it is
+    empty."""
     rows: int = 0
-    """Number of training + validation rows; 0 for the default of the task."""
+    """The training and validation splits have this many rows together; 0 takes the default of the
+    task."""
     seed: int = 42
-    """Seed of the generator and of the train / validation partition. Training does not use it."""
+    """The generator and the train / validation partition use this seed. Training does not use
+    it."""
     augment: bool = False
-    """Whether training batches pass through `transform`."""
+    """If true, training batches pass through `transform`."""
     skip_bad: bool = False
-    """Whether to skip bad rows (and count them in the manifest) instead of refusing the file."""
+    """If true, bad rows are skipped (and counted in the manifest); otherwise the file is
+    refused."""
 
     name: ClassVar[str]
     """Name on the command line; by default derived from the class name: `binary-addition` for

@@ -1,7 +1,6 @@
 """The audit of gradients of a run: on which examples, over how many iterations, and over time."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from jaxtyping import Array
 from .._adjoint import AbstractGradient, Implicit, Neumann, OneStep
 from .._build import make_gradient
 from .._task import Split, Task
-from ..run import SolverSpec, gradient_facts
+from ..run import GradientsLine, SolverSpec, gradient_facts
 from ._audit import GradientAudit, GradientAuditor
 
 AUDITED = 16
@@ -99,15 +98,16 @@ def make_auditor(spec: SolverSpec, gradient: AbstractGradient | None = None) -> 
     return GradientAuditor(iterations=audited_iterations(spec), gradients=watched(spec, gradient))
 
 
-def audit_line(audit: GradientAudit) -> dict[str, Any]:
-    """The entry for the log. It has no times, since these differ between identical runs.
+def audit_line(step: int, audit: GradientAudit) -> GradientsLine:
+    """The line of the log. It has no times, since these differ between identical runs.
 
     **Arguments:**
 
+    - `step`: the optimiser step after which the audit was made.
     - `audit`: the audit.
 
-    **Returns** numbers of examples and iterations, the share of converged loops, and, for each of
-    the two references, gradient -> cosine and ratio of norms.
+    **Returns** the line: numbers of examples and iterations, the share of converged loops, and, for
+    each of the two references, gradient -> cosine and ratio of norms.
 
     ```python
     >>> import eqloop
@@ -115,20 +115,19 @@ def audit_line(audit: GradientAudit) -> dict[str, Any]:
     ...     examples=16, iterations=30, rtol=1e-5, max_steps=256, share=0.75, gradients={},
     ...     seconds=2.0,
     ... )
-    >>> eqloop.audit.audit_line(audit)["share"]
+    >>> eqloop.audit.audit_line(100, audit).share
     0.75
 
     ```
     """
-    line: dict[str, Any] = {
-        "examples": audit.examples,
-        "iterations": audit.iterations,
-        "share": audit.share,
-    }
-    for reference in ("backprop", "implicit"):
-        for measure in ("cosine", "ratio"):
-            line[f"{measure}_to_{reference}"] = {
-                name: getattr(getattr(gradient.total, reference), measure)
-                for name, gradient in audit.gradients.items()
-            }
-    return line
+    totals = {name: gradient.total for name, gradient in audit.gradients.items()}
+    return GradientsLine(
+        step=step,
+        examples=audit.examples,
+        iterations=audit.iterations,
+        share=audit.share,
+        cosine_to_backprop={name: total.backprop.cosine for name, total in totals.items()},
+        ratio_to_backprop={name: total.backprop.ratio for name, total in totals.items()},
+        cosine_to_implicit={name: total.implicit.cosine for name, total in totals.items()},
+        ratio_to_implicit={name: total.implicit.ratio for name, total in totals.items()},
+    )

@@ -42,8 +42,8 @@ def player(
     >>> model = eqloop.LoopedTransformer((8,), 1, 2, 8, 2, key=jr.key(0))  # untrained
     >>> [example] = eqloop.evaluate.player(
     ...     model, task, split, names=["first"], iterations=3, rtol=1e-4
-    ... )["examples"]
-    >>> [frame["iterations"] for frame in example["frames"]], example["target_svg"][:4]
+    ... ).examples
+    >>> [frame.iterations for frame in example.frames], example.target_svg[:4]
     ([1, 2, 3], '<svg')
 
     ```
@@ -58,24 +58,19 @@ def player(
             answer = traced.predictions[count - 1]
             picture = task.draw(one, answer)
             frames.append(
-                {
-                    "iterations": count,
-                    "residual": float(traced.residuals[count - 1]),
-                    "svg": None if picture == before else picture,
-                    "right": int(np.sum(answer == one.targets[0])),
-                    "cells": int(answer.size),
-                }
+                Frame(
+                    iterations=count,
+                    residual=float(traced.residuals[count - 1]),
+                    svg=None if picture == before else picture,
+                    right=int(np.sum(answer == one.targets[0])),
+                    cells=int(answer.size),
+                )
             )
             before = picture
         examples.append(
-            {
-                "title": name,
-                "puzzle_svg": task.draw(one),
-                "target_svg": task.draw(one, one.targets[0]),
-                "frames": frames,
-            }
+            PlayedExample(name, task.draw(one), task.draw(one, one.targets[0]), tuple(frames))
         )
-    return {"examples": examples}
+    return Player(tuple(examples))
 
 
 def _frames(last: int, changes: list[int]) -> list[int]:

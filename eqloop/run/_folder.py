@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .._errors import InputError
 from .._files import TEMPORARY, Held, exclusive, remove_leftovers, write_atomic
+from .._schema import to_table
 from .._tables import format_json, read_json, write_json
 from ._history import OWN_KEYS, History
 from ._layout import (
@@ -17,8 +18,10 @@ from ._layout import (
     MANIFEST,
     METRICS,
     SPEC,
+    Best,
     checkpoint_path,
     checkpoint_steps,
+    notes_of_best,
     read_best,
 )
 from ._record import understood
@@ -56,10 +59,11 @@ class Run:
     >>> import eqloop, jax.numpy as jnp, pathlib, tempfile
     >>> model = eqloop.run.ModelSpec(8, 2, attention="full", grid=(8,), channels=1, classes=2)
     >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
+    >>> best = eqloop.run.Best(cells=0.75, exact=0.5, step=10)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = eqloop.run.create_run(pathlib.Path(folder, "mine"), spec, {})
     ...     for step in (10, 20):
-    ...         run.save({"weights": jnp.full(2, 0.5)}, step, {"step": 10})
+    ...         run.save({"weights": jnp.full(2, 0.5)}, step, best)
     ...     run.steps(), run.find("best"), run.find("last")
     ([10, 20], 10, 20)
 
@@ -98,7 +102,7 @@ class Run:
     def best(self) -> int | None:
         """The step with the best validation scores; None before the first validation."""
         best = read_best(self.path)
-        return None if best is None else best["step"]
+        return None if best is None else best.step
 
     def find(self, which: Which) -> int:
         """Find a checkpoint.
@@ -211,7 +215,7 @@ class Run:
         write_json(self.path / MANIFEST, self.manifest)
         write_atomic(self.path / SPEC, [self.spec.to_toml().encode()])
 
-    def save(self, state: Any, step: int, best: Mapping[str, Any] | None) -> None:
+    def save(self, state: Any, step: int, best: Best | None) -> None:
         """Write the checkpoint of a step, write `best.json`, and delete old checkpoints.
 
         In this order the best and the last checkpoint are always complete: if the process is
@@ -221,29 +225,26 @@ class Run:
 
         - `state`: a pytree of arrays.
         - `step`: number of optimiser steps taken.
-        - `best`: the step with the best validation scores, as `"step"`, and these scores; None
-            before the first validation.
+        - `best`: the best validation so far; None before the first one.
 
         **Raises** `OSError` if a file cannot be written.
         """
         from ._checkpoint import Header, save
 
-        notes = {"best": None if best is None else dict(best)}
-        save(self.checkpoint(step), state, Header(step, self.spec.to_toml(), notes))
+        header = Header(step, self.spec.to_toml(), notes_of_best(best))
+        save(self.checkpoint(step), state, header)
         self.point(best)
         self.prune(best)
 
-    def point(self, best: Mapping[str, Any] | None) -> None:
+    def point(self, best: Best | None) -> None:
         """Write `best.json`."""
         if best is not None:
-            # Sorted like the notes of a checkpoint, so that a resumed run writes the same bytes.
-            text = format_json(dict(sorted(best.items())))
-            write_atomic(self.path / CHECKPOINTS / BEST, [text])
+            write_atomic(self.path / CHECKPOINTS / BEST, [format_json(to_table(best))])
 
-    def prune(self, best: Mapping[str, Any] | None) -> None:
+    def prune(self, best: Best | None) -> None:
         """Keep the last `train.keep` checkpoints and the best one."""
         for step in self.steps()[: -self.spec.train.keep]:
-            if best is None or step != best["step"]:
+            if best is None or step != best.step:
                 self.checkpoint(step).unlink()
 
 

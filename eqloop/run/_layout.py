@@ -1,5 +1,6 @@
 """The names of the files of a run folder, and readers that need no JAX."""
 
+import dataclasses
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ import safetensors
 
 from .._errors import InputError
 from .._files import open_regular, read_bytes
+from .._schema import from_table, to_table
 from .._tables import parse_json
 
 T = TypeVar("T")
@@ -23,6 +25,23 @@ SPEC, MANIFEST, METRICS, CHECKPOINTS, BEST = (
     "checkpoints",
     "best.json",
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """`checkpoints/best.json`, which the notes of each checkpoint hold, too. The fields are in the
+    order of the file.
+
+    **Attributes:**
+
+    - `cells`: the best validation score: the share of the cells that are right.
+    - `exact`: the share of the examples that are solved whole, at the same step.
+    - `step`: that optimiser step.
+    """
+
+    cells: float
+    exact: float
+    step: int
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -114,17 +133,15 @@ def _look_into(path: Path, read: Callable[[Any], T]) -> T:
         raise InputError(f"{path} is not a whole checkpoint ({why.splitlines()[0]})") from None
 
 
-def read_best(run: Path) -> dict[str, Any] | None:
-    """The step with the best validation scores, and these scores; None before the first validation.
+def read_best(run: Path) -> Best | None:
+    """The best validation of a run; None before the first validation.
 
     Both `best.json` and the last checkpoint record it. If they differ, the checkpoint counts, and a
     warning is logged. **Raises** `InputError` for a damaged `best.json`.
     """
     path = run / CHECKPOINTS / BEST
     try:
-        written = parse_json(read_bytes(path))
-        if type(written.get("step")) is not int:
-            raise ValueError
+        written = from_table(Best, parse_json(read_bytes(path)))
     except FileNotFoundError:
         written = None
     except OSError as error:
@@ -132,14 +149,12 @@ def read_best(run: Path) -> dict[str, Any] | None:
     except ValueError:
         raise InputError(f"{path} is damaged: delete it, or name a step") from None
     steps = checkpoint_steps(run)
-    if not steps or (written is not None and written["step"] not in steps):
+    if not steps or (written is not None and written.step not in steps):
         return written
     try:
-        known = parse_json(read_metadata(checkpoint_path(run, steps[-1]))["notes"])["best"]
+        known = best_of_notes(parse_json(read_metadata(checkpoint_path(run, steps[-1]))["notes"]))
     except (InputError, ValueError, KeyError):
         return written  # loading that checkpoint reports the error
-    if not (known is None or (isinstance(known, dict) and type(known.get("step")) is int)):
-        return written
     if written is not None and written != known:
         _LOG.warning(
             "%s says %s, but the last checkpoint, of step %d, says %s: the checkpoint counts",
@@ -151,8 +166,48 @@ def read_best(run: Path) -> dict[str, Any] | None:
     return known
 
 
-def _in_words(best: Mapping[str, Any] | None) -> str:
+def best_of_notes(notes: Mapping[str, Any]) -> Best | None:
+    """Read the best validation from the notes of a checkpoint.
+
+    **Arguments:**
+
+    - `notes`: the notes of its header; see `notes_of_best`.
+
+    **Returns** the best validation; None before the first one.
+
+    **Raises** `KeyError` or `ValueError` if the notes do not have it.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.best_of_notes({"best": {"cells": 0.75, "exact": 0.5, "step": 10}})
+    Best(cells=0.75, exact=0.5, step=10)
+
+    ```
+    """
+    best = notes["best"]
+    return None if best is None else from_table(Best, best)
+
+
+def notes_of_best(best: Best | None) -> dict[str, Any]:
+    """Make the notes of a checkpoint.
+
+    **Arguments:**
+
+    - `best`: the best validation so far; None before the first one.
+
+    **Returns** the notes, JSON-ready, for `Header`.
+
+    ```python
+    >>> import eqloop
+    >>> eqloop.run.notes_of_best(eqloop.run.Best(cells=0.75, exact=0.5, step=10))
+    {'best': {'cells': 0.75, 'exact': 0.5, 'step': 10}}
+
+    ```
+    """
+    return {"best": None if best is None else to_table(best)}
+
+
+def _in_words(best: Best | None) -> str:
     if best is None:
         return "that nothing was best yet"
-    scores = ", ".join(f"{name} {best[name]}" for name in sorted(best.keys() - {"step"}))
-    return f"that step {best['step']} is best ({scores})"
+    return f"that step {best.step} is best (cells {best.cells}, exact {best.exact})"

@@ -4,13 +4,15 @@ import abc
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
 from .._files import read_bytes, write_atomic
+from .._schema import from_table, to_table
 from .._tables import format_json, parse_json
+from ._lines import Line, TrainingLine
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,24 +24,24 @@ class AbstractLog(abc.ABC):
     >>> import eqloop
     >>> class Printed(eqloop.run.AbstractLog):
     ...     def write(self, line):
-    ...         print(line["kind"], line["step"])
+    ...         print(line.kind, line.step)
     ...     def sync(self):
     ...         pass
     ...     def close(self):
     ...         pass
-    >>> Printed().write({"kind": "train", "step": 1})
+    >>> Printed().write(eqloop.run.TrainingLine(1, 0, {"loss": 0.5}, 64.0, 0.5))
     train 1
 
     ```
     """
 
     @abc.abstractmethod
-    def write(self, line: Mapping[str, Any]) -> None:
+    def write(self, line: Line) -> None:
         """Write one line.
 
         **Arguments:**
 
-        - `line`: values by name; it has a `kind` and a `step`.
+        - `line`: what it says: a `TrainingLine`, `ValidationLine` or `GradientsLine`.
         """
 
     @abc.abstractmethod
@@ -57,13 +59,13 @@ class NoLog(AbstractLog):
     ```python
     >>> import eqloop
     >>> log = eqloop.run.NoLog()
-    >>> log.write({"kind": "train", "step": 1, "loss": 0.7})
+    >>> log.write(eqloop.run.TrainingLine(1, 0, {"loss": 0.7}, 64.0, 0.5))
     >>> log.close()
 
     ```
     """
 
-    def write(self, line: Mapping[str, Any]) -> None:
+    def write(self, line: Line) -> None:
         pass
 
     def sync(self) -> None:
@@ -93,11 +95,11 @@ class MetricsLog(AbstractLog):
     ...     path = pathlib.Path(folder, "metrics.jsonl")
     ...     log = eqloop.run.MetricsLog(path, start=0)
     ...     for step in (1, 2, 3):
-    ...         log.write({"kind": "train", "step": step, "loss": 1 / step})
+    ...         log.write(eqloop.run.TrainingLine(step, 0, {"loss": 1 / step}, 64.0, 0.5))
     ...     log.close()
     ...     eqloop.run.MetricsLog(path, start=1).close()  # as a run that is resumed from step 1
-    ...     eqloop.run.read_metrics(path)
-    [{'kind': 'train', 'step': 1, 'loss': 1.0}]
+    ...     [(line["step"], line["loss"]) for line in eqloop.run.read_metrics(path)]
+    [(1, 1.0)]
 
     ```
     """
@@ -107,8 +109,8 @@ class MetricsLog(AbstractLog):
             write_atomic(path, _until(path, start))
         self.file = path.open("ab")
 
-    def write(self, line: Mapping[str, Any]) -> None:
-        self.file.write(format_json(line))
+    def write(self, line: Line) -> None:
+        self.file.write(format_json(to_table(line)))
         self.file.flush()
 
     def sync(self) -> None:
@@ -169,7 +171,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "metrics.jsonl")
     ...     log = eqloop.run.MetricsLog(path, start=0)
-    ...     log.write({"kind": "train", "step": 1, "loss": 0.5})
+    ...     log.write(eqloop.run.TrainingLine(1, 0, {"loss": 0.5}, 64.0, 0.5))
     ...     log.close()
     ...     eqloop.run.read_metrics(path)[-1]["loss"]
     0.5
@@ -199,7 +201,7 @@ def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             ) from None
 
 
-def last_training_line(log: Path) -> dict[str, Any]:
+def last_training_line(log: Path) -> TrainingLine | None:
     """Read the last line of a training step in a log that another process is writing.
 
     Only the end of the file is read. Damaged lines are passed over: the process that owns the log
@@ -209,18 +211,18 @@ def last_training_line(log: Path) -> dict[str, Any]:
 
     - `log`: the path of the log.
 
-    **Returns** the line as a table; empty if there is none.
+    **Returns** the line; None if there is none.
 
     ```python
     >>> import eqloop, pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "metrics.jsonl")
     ...     log = eqloop.run.MetricsLog(path, start=0)
-    ...     log.write({"kind": "train", "step": 1, "loss": 0.5})
-    ...     log.write({"kind": "validation", "step": 1, "exact": 0.0})
+    ...     line = eqloop.run.TrainingLine(1, 0, {"loss": 0.5}, 64.0, 0.5)
+    ...     log.write(line)
     ...     log.close()
-    ...     eqloop.run.last_training_line(path)["loss"]
-    0.5
+    ...     eqloop.run.last_training_line(path) == line
+    True
 
     ```
     """
@@ -230,15 +232,13 @@ def last_training_line(log: Path) -> dict[str, Any]:
             file.seek(begin)
             lines = _whole_lines(file.read())
     except FileNotFoundError:
-        return {}
+        return None
     for line in reversed(lines[1:] if begin else lines):  # the first may be cut off
         try:
-            row = parse_json(line)
-        except ValueError:
+            return from_table(TrainingLine, parse_json(line))
+        except ValueError:  # damaged, or of another kind
             continue
-        if row.get("kind") == "train":
-            return row
-    return {}
+    return None
 
 
 _END = 4096
@@ -265,7 +265,7 @@ def trained_seconds(log: Path) -> float | None:
     ...     path = pathlib.Path(folder, "metrics.jsonl")
     ...     log = eqloop.run.MetricsLog(path, start=0)
     ...     for step, seconds in ((1, 2.0), (2, 3.0), (3, 1.5)):  # resumed after step 2
-    ...         log.write({"kind": "train", "step": step, "seconds": seconds})
+    ...         log.write(eqloop.run.TrainingLine(step, 0, {}, 64.0, seconds))
     ...     log.close()
     ...     eqloop.run.trained_seconds(path)
     4.5

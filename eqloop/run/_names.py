@@ -1,8 +1,7 @@
 """The names in a spec, and facts about the solvers, gradients and losses; needs no JAX.
 
-A solver or a gradient of the package is one file and one row here. The row says where its class is
-and which arguments it takes; `eqloop._build` imports the class. `eqloop.train` has the constructors
-of the losses; a test checks that both tables have the same names.
+A solver, a gradient or a loss of the package is one file and one row here. The row says where its
+class is and which arguments it takes; `eqloop._build.construct` imports the class.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ from .._fields import nearest
 from .._precision import steps_backwards
 
 if TYPE_CHECKING:
-    from ._spec import SolverSpec
+    from ._spec import SolverSpec, Spec
 
 
 class Call:
@@ -24,8 +23,9 @@ class Call:
     **Arguments:**
 
     - `place`: `"module:Class"`.
-    - `arguments`: by name. A `Call` stands for the object that it makes, and a NumPy number for a
-        traced one, so that objects that differ only in it share a compiled program.
+    - `arguments`: by name. A `Call`, also in a tuple, stands for the object that it makes, and a
+        NumPy number for a traced one, so that objects that differ only in it share a compiled
+        program.
 
     ```python
     >>> import eqloop
@@ -109,11 +109,13 @@ class LossFacts:
     **Attributes:**
 
     - `meaning`: a phrase for help texts.
+    - `make`: spec -> the `Call` that makes it.
     - `counts`: whether it draws, or averages over, numbers of iterations; only `unroll` has these.
     - `clash`: why it does not support some gradients, as a predicate of the loss.
     """
 
     meaning: str
+    make: Callable[["Spec"], Call]
     counts: bool = True
     clash: str = "does not go with every gradient"
 
@@ -303,15 +305,41 @@ GRADIENTS: dict[str, GradientFacts] = {
     ),
 }
 
+PENALTIES = {
+    "residual_penalty": "eqloop.train._penalty:TerminalResidual",
+    "jacobian_penalty": "eqloop.train._penalty:JacobianNorm",
+}
+"""The places of the penalties of the loss `last`, by the field of a spec that holds the weight."""
+
+
+def _last(spec: "Spec") -> Call:
+    weights = {place: getattr(spec.train, field) for field, place in PENALTIES.items()}
+    return Call(
+        "eqloop.train._loss:Last",
+        penalties=tuple(Call(place, weight=weight) for place, weight in weights.items() if weight),
+        share=spec.train.penalty_share,
+        path_noise=spec.solver.path_noise,
+        correction=spec.train.correction,
+        states=spec.train.correction_states,
+    )
+
+
 LOSSES: dict[str, LossFacts] = {
     "progressive": LossFacts(
         "the paper's, after a drawn number of iterations",
+        lambda spec: Call("eqloop.train._loss:Progressive", path_noise=spec.solver.path_noise),
         clash="may draw fewer iterations than the gradient differentiates",
     ),
     "mean": LossFacts(
-        "the mean over all iterations", clash="is differentiated through every iteration"
+        "the mean over all iterations",
+        lambda spec: Call(
+            "eqloop.train._loss:Mean",
+            burn_in=spec.train.burn_in,
+            path_noise=spec.solver.path_noise,
+        ),
+        clash="is differentiated through every iteration",
     ),
-    "last": LossFacts("after the last iteration", counts=False),
+    "last": LossFacts("after the last iteration", _last, counts=False),
 }
 
 

@@ -4,10 +4,9 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any
 
 from .._errors import InputError
-from .._scores import CELLS, EXACT
 from .._tables import parse_toml, plain, read_json, read_text
 from ._evaluations import SPLITS, EvaluationRecord, read_evaluation
 from ._history import History
@@ -16,12 +15,14 @@ from ._layout import (
     CHECKPOINTS,
     MANIFEST,
     SPEC,
+    Best,
     checkpoint_path,
     checkpoint_steps,
     read_best,
     read_metadata,
 )
-from ._record import understood, write_table
+from ._player import Player, read_player_file
+from ._record import understood, write_record, write_table
 from ._spec import GROUPS, SPEC_FORMAT
 from ._values import check_format, finite, share
 
@@ -53,52 +54,6 @@ SPEC_AXES = {
     "seed": "train.seed",
 }
 """What tells runs apart that are no cells of a sweep, and its field in the spec."""
-
-
-class Frame(TypedDict):
-    """The board after a number of iterations.
-
-    **Keys:**
-
-    - `iterations`: number of iterations.
-    - `residual`: the relative residual of the last one.
-    - `svg`: the picture of the answer; None if it is that of the frame before.
-    - `right`: number of cells of the answer that are correct.
-    - `cells`: number of cells.
-    """
-
-    iterations: int
-    residual: float
-    svg: str | None
-    right: int
-    cells: int
-
-
-class PlayedExample(TypedDict):
-    """One example of the player.
-
-    **Keys:**
-
-    - `title`: its title.
-    - `puzzle_svg`, `target_svg`: pictures of the puzzle and of the target.
-    - `frames`: its frames, in order.
-    """
-
-    title: str
-    puzzle_svg: str
-    target_svg: str
-    frames: list[Frame]
-
-
-class Player(TypedDict):
-    """The content of `player.json`.
-
-    **Keys:**
-
-    - `examples`: the examples that the page can step through.
-    """
-
-    examples: list[PlayedExample]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,12 +117,12 @@ def read_run(run: Path) -> RunResults:
     splits = {name: record for name, record in records.items() if record is not None}
     best, stability = read_best(run), None
     if (run / "stability" / "report.json").exists():
-        found = read_stability(run / "stability")
+        report = read_stability(run / "stability")
         again = f"measure it again: eqloop stability {run}"
-        stability = understood(run / "stability" / "report.json", again, _stability, found)
+        stability = understood(run / "stability" / "report.json", again, _stability, report)
     return RunResults(
         splits=splits,
-        best=None if best is None else best["step"],
+        best=None if best is None else best.step,
         validation=understood(run / CHECKPOINTS / BEST, "train it again", _validation, best),
         stability=stability,
     )
@@ -227,7 +182,9 @@ def _check_against_checkpoint(run: Path, spec: Mapping[str, Any]) -> None:
     except (InputError, KeyError, ValueError):
         return  # whoever loads it hears of it
     for table in sorted({*spec, *trained} - {"preset"}):
-        here, there = (dict(each.get(table) or {}) for each in (_tables(spec), _tables(trained)))
+        here, there = (
+            dict(tables.get(table) or {}) for tables in (_tables(spec), _tables(trained))
+        )
         for name in sorted({*here, *there} - ({"data"} if table == "task" else set())):
             counted = (table, name) == ("train", "steps")
             if counted and there.get(name) in lengthened:
@@ -270,8 +227,8 @@ def say_steps(run: Path, results: RunResults) -> None:
     steps["checkpoints/best.json"] = results.best
     known = {name: step for name, step in steps.items() if step is not None}
     if len(set(known.values())) > 1:
-        told = ", ".join(f"{name} {step}" for name, step in known.items())
-        _LOG.warning("%s: its results are not of one checkpoint; they are of steps: %s", run, told)
+        text = ", ".join(f"{name} {step}" for name, step in known.items())
+        _LOG.warning("%s: its results are not of one checkpoint; they are of steps: %s", run, text)
 
 
 def spec_axes(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,10 +250,8 @@ def spec_axes(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {axis: fields.get(field) for axis, field in SPEC_AXES.items()}
 
 
-def _validation(found: Any) -> tuple[float, float] | None:
-    if found is None:
-        return None
-    return share(found[EXACT]), share(found[CELLS])
+def _validation(best: Best | None) -> tuple[float, float] | None:
+    return None if best is None else (share(best.exact), share(best.cells))
 
 
 def _median(summary: Any) -> float | None:
@@ -332,7 +287,7 @@ def _stability(report: Any) -> Stability:
     predicted = report.get("predicted") or {}
     weights = report["spectrum"].get("weights") or {}
     return Stability(
-        verdict={axis: str(each["verdict"]) for axis, each in report["verdict"].items()},
+        verdict={axis: str(statement["verdict"]) for axis, statement in report["verdict"].items()},
         agrees={axis: claim["agrees"] for axis, claim in predicted.items() if claim},
         measures={name: _or_none(of, report) for name, of in MEASURES.items()},
         rho_w_x=finite(weights.get("rho_w_x")),
@@ -340,8 +295,8 @@ def _stability(report: Any) -> Stability:
     )
 
 
-def _step(found: Any) -> int | None:
-    step = finite(found.get("step"))
+def _step(settings: Any) -> int | None:
+    step = finite(settings.get("step"))
     return None if step is None else int(step)
 
 
@@ -400,17 +355,11 @@ def read_player(folder: Path) -> Player:
     >>> import eqloop, pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     eqloop.run.read_player(pathlib.Path(folder))
-    {'examples': []}
+    Player(examples=())
 
     ```
     """
-    path = folder / PLAYER
-    if not path.exists():
-        return {"examples": []}
-    player = read_json(path, STABILITY_AGAIN)
-    if not isinstance(player.get("examples"), list):
-        raise InputError(f"{path}: damaged, has no list of examples; {STABILITY_AGAIN}")
-    return cast(Player, player)
+    return read_player_file(folder / PLAYER, STABILITY_AGAIN)
 
 
 def save_stability(run: Path, report: Mapping[str, Any], player: Player) -> Path:
@@ -430,13 +379,13 @@ def save_stability(run: Path, report: Mapping[str, Any], player: Player) -> Path
     >>> import eqloop, pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     report = {"settings": {"format": 1}}
-    ...     made = eqloop.run.save_stability(pathlib.Path(folder), report, {"examples": []})
+    ...     made = eqloop.run.save_stability(pathlib.Path(folder), report, eqloop.run.Player())
     ...     sorted(path.name for path in made.iterdir())
     ['player.json', 'report.json']
 
     ```
     """
     folder = run / STABILITY
-    write_table(folder / PLAYER, player)
+    write_record(folder / PLAYER, player)
     write_table(folder / REPORT, report)
     return folder

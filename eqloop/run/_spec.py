@@ -15,6 +15,7 @@ from .._tables import parse_toml, read_text
 from ._names import (
     GRADIENTS,
     LOSSES,
+    PENALTIES,
     SOLVERS,
     gradient_facts,
     is_outside,
@@ -67,30 +68,33 @@ class ModelSpec:
     """
 
     width: int = 256
-    """Numbers in the state of one cell."""
+    """The state of one cell has this many numbers."""
     heads: int = 8
-    """Attention heads; `width` is divided among them."""
+    """Attention has this many heads, among which `width` is divided."""
     recall: Annotated[str, OneOf(RECALLS)] = "internal"
-    """How the input enters the loop at every iteration (see `eqloop.nn.Recall`)."""
+    """The recall decides how the input enters the loop at every iteration (see
+    `eqloop.nn.Recall`)."""
     norm: Annotated[str, OneOf(NORMS)] = "post"
-    """Where a block normalises; `post` is outer normalisation (see `eqloop.nn.NormPlacement`)."""
+    """The placement decides where a block normalises; `post` is outer normalisation (see
+    `eqloop.nn.NormPlacement`)."""
     residual: Literal["add", "gru"] = "add"
-    """How a branch joins the state: by a sum, or by a GRU cell."""
+    """A branch joins the state by a sum (`add`) or by a GRU cell (`gru`)."""
     blocks: int = 1
-    """Distinct blocks in one iteration."""
+    """One iteration applies this many distinct blocks."""
     mlp_ratio: int = 4
-    """Hidden units of the feed-forward part per number of the state."""
+    """The feed-forward part has this many hidden units per number of the state."""
     attention: int | Literal["task", "full"] = "task"
-    """`full`, the width of a neighbourhood in cells, or `task` for what the task asks for. A
-    stored spec has the choice of the task in place of `task`."""
+    """A cell attends to all cells (`full`), to a neighbourhood of this width in cells, or as the
+    task asks (`task`). A stored spec has the choice of the task in place of `task`."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """The precision of matrix products in the loop. Weights are float32 in any case."""
+    """Matrix products in the loop have this precision. Weights are float32 in any case."""
     grid: tuple[int, ...] = ()
-    """Cells along each axis. The task sets it, so that a stored spec rebuilds the model alone."""
+    """The grid has this many cells along each axis. The task sets it, so that a stored spec
+    rebuilds the model alone."""
     channels: int = 0
-    """Numbers of the input in one cell. The task sets it."""
+    """The input of one cell has this many numbers. The task sets it."""
     classes: int = 0
-    """Classes among which the answer of one cell is chosen. The task sets it."""
+    """The answer of one cell is one of this many classes. The task sets it."""
 
     def __post_init__(self) -> None:
         _check_counts("model", self, {1: ("width", "heads", "blocks", "mlp_ratio")})
@@ -160,77 +164,81 @@ class SolverSpec:
     """
 
     name: Annotated[str, OneOf(SOLVERS, is_outside)] = "unroll"
-    """The solver that runs the loop in training: a name, or `PLACE:Class` from outside eqloop."""
+    """This solver runs the loop in training; `PLACE:Class` is one from outside eqloop."""
     gradient: Annotated[str, OneOf(GRADIENTS, is_outside)] = "backprop"
-    """The gradient that goes back through the loop in training: a name, or `PLACE:Class`."""
+    """This gradient goes back through the loop in training; `PLACE:Class` is one from outside
+    eqloop."""
     steps: int = 30
-    """Iterations of `unroll`. The progressive loss draws at most this number."""
+    """`unroll` makes this many iterations. The progressive loss draws at most this number."""
     rtol: float = 1e-3
-    """Relative residual at which the other solvers stop. The training log counts an example as
-    converged below it, whatever the solver."""
+    """A solver that converges stops at this relative residual. The training log counts an example
+    as converged below it, whatever the solver."""
     atol: float = 0.0
-    """Absolute residual at which the other solvers stop."""
+    """A solver that converges adds this absolute residual to its tolerance."""
     norm: Literal["two", "largest-cell"] = "two"
-    """Norm of the residual: `two` of the whole state, or of the `largest-cell`."""
+    """The residual is measured in this norm: `two` of the whole state, or that of the
+    `largest-cell`."""
     max_steps: int = 64
-    """Steps after which a solver that has not converged gives up, and says so."""
+    """A solver that has not converged gives up after this many steps, and says so."""
     damping: float = 0.0
-    """`fixed-point`, `anderson`: the d of `z <- (1 - d) f(z) + d z`."""
+    """`fixed-point` and `anderson` have this d in `z <- (1 - d) f(z) + d z`."""
     patience: int = 0
-    """`fixed-point`: steps without a smaller residual after which `damping` begins."""
+    """`fixed-point` begins `damping` after this many steps without a smaller residual."""
     memory: int = 5
-    """Differences that `anderson` keeps; rank-one terms that `broyden` keeps."""
+    """`anderson` stores this many differences, and `broyden` stores this many rank-one terms."""
     gradient_steps: int = 6
-    """Iterations that `truncated` and `phantom` differentiate, and steps that `last-steps` does;
-    terms of `neumann`, and of the damped series that `implicit` falls back to."""
+    """`truncated` and `phantom` differentiate this many iterations, and `last-steps` this many
+    steps; `neumann`, and the damped series that `implicit` falls back to, have this many terms."""
     gradient_damping: float = 0.5
-    """`phantom`: share of the old state in a differentiated iteration; `implicit`: damping of the
-    series that it falls back to."""
+    """`phantom` takes this share of the old state in a differentiated iteration; `implicit` damps
+    the series that it falls back to by this share."""
     gradient_checkpoints: int = 0
-    """States that `backprop` through `unroll` keeps with the losses `last` and `progressive`; 0 for
-    one state per iteration."""
+    """`backprop` through `unroll` stores this many states with the losses `last` and `progressive`;
+    0 stores one state per iteration."""
     gradient_solver: Literal["gmres", "anderson"] = "gmres"
-    """`implicit`: the solver of its linear system, `gmres` or `anderson`."""
+    """`implicit` solves its linear system by `gmres` or `anderson`."""
     gradient_rtol: float = 1e-3
-    """`implicit`: relative residual at which its linear solve stops."""
+    """The linear solve of `implicit` stops at this relative residual."""
     gradient_restart: int = 10
-    """`implicit`: most vector-Jacobian products in one cycle of `gmres`; memory of `anderson`."""
+    """The linear solve of `implicit` makes at most this many vector-Jacobian products in one cycle
+    of `gmres`; `anderson` has this memory."""
     gradient_cycles: int = 10
-    """`implicit`: cycles of its linear solve at most."""
+    """The linear solve of `implicit` makes at most this many cycles."""
     gradient_trust: float = 0.0
-    """`implicit`: relative residual of the loop above which the series replaces the solution; 0 for
-    no limit."""
+    """`implicit` takes the series in place of the solution where the relative residual of the loop
+    is above this; 0 sets no limit."""
     gradient_largest: float = 0.0
-    """`implicit`: ratio of the norms of solution and cotangent above which the series replaces the
-    solution; 0 for no limit."""
+    """`implicit` takes the series in place of the solution where the ratio of the norms of solution
+    and cotangent is above this; 0 sets no limit."""
     mix: float = 0.5
-    """`reversible`: the share of a new value in each of its two states. A smaller one converges
-    more slowly; `backprop` then stores states more rarely."""
+    """`reversible` takes this share of a new value in each of its two states. A smaller share
+    converges more slowly, and `backprop` then stores states more rarely."""
     start: Literal["embed", "zeros", "normal", "fixed", "solution"] = "embed"
-    """Where a share of the loops in training start: `embed` (the embedding of the input), `zeros`,
+    """A share of the loops in training starts at `embed` (the embedding of the input), `zeros`,
     `normal` noise, `fixed` (one random vector, the same in all cells and runs) or `solution` (where
     the solver stopped at first, so that the loss asks it to stay there). All other loops, and those
     of validation and of every other evaluation, start at their embeddings."""
     start_std: float = 1.0
-    """`start`: standard deviation of `normal` noise and of the `fixed` vector."""
+    """`normal` noise and the `fixed` vector of `start` have this standard deviation."""
     start_share: float = 0.5
-    """`start`: share of the examples that start so, drawn for each example; above 0 and below 1,
-    since evaluation starts at the embeddings, so that training must do so too."""
+    """This share of the examples starts as `start` says, drawn for each example. It is above 0 and
+    below 1, since evaluation starts at the embeddings, so that training must do so too."""
     path_noise: float = 0.0
-    """Standard deviation of Gaussian noise that each iteration of training adds to the state (see
-    `eqloop.PathNoise`): drawn at each iteration of `unroll`, and once per solve for solvers that
-    converge; 0 for none."""
+    """Each iteration of training adds Gaussian noise of this standard deviation to the state (see
+    `eqloop.PathNoise`); 0 adds none. The noise is drawn at each iteration of `unroll`, and once per
+    solve for solvers that converge."""
     min_steps: int = 1
-    """Steps before which a solver that converges does not stop."""
+    """A solver that converges makes at least this many steps."""
     budget: Literal["fixed", "uniform", "poisson", "log-normal"] = "fixed"
-    """How `max_steps`, or `steps` of `unroll` with the loss `last`, is drawn at each optimiser
-    step, between `budget_least` and its value: see `eqloop.train.Budget`; `fixed` for its value."""
+    """This law draws `max_steps`, or `steps` of `unroll` with the loss `last`, at each optimiser
+    step, between `budget_least` and its value (see `eqloop.train.Budget`); `fixed` takes its
+    value."""
     budget_least: int = 1
-    """`budget`: the smallest number of steps."""
+    """`budget` draws at least this many steps."""
     object: str = ""
-    """The solver from outside eqloop as text, with the SHA-256 of its file; the run sets it."""
+    """The run records the solver from outside eqloop here as text, with the SHA-256 of its file."""
     gradient_object: str = ""
-    """The gradient from outside eqloop as text, as `object`; the run sets it."""
+    """The run records the gradient from outside eqloop here as text, as in `object`."""
 
     def __post_init__(self) -> None:
         least = {
@@ -302,7 +310,7 @@ class SolverSpec:
         return solver_facts(self.name).converges
 
 
-PENALTIES = ("residual_penalty", "jacobian_penalty", "correction")
+LAST_TERMS = (*PENALTIES, "correction")
 """Weights of terms that the loss `last` has besides that of the last state."""
 
 
@@ -322,91 +330,100 @@ class TrainSpec:
     """
 
     steps: int = 8000
-    """Optimiser steps."""
+    """Training takes this many optimiser steps."""
     batch: int = 500
-    """Examples per optimiser step."""
+    """One optimiser step takes this many examples."""
     lr: float = 1e-3
-    """Learning rate of AdamW, before the schedule."""
+    """AdamW has this learning rate before the schedule."""
     weight_decay: float = 0.01
-    """Weight decay of AdamW. Biases and gains of norms are not decayed."""
+    """AdamW has this weight decay. Biases and gains of norms are not decayed."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the two moments of AdamW."""
+    """The two moments of AdamW decay by these factors."""
     eps: float = 1e-8
-    """Smallest denominator of AdamW."""
+    """AdamW adds this to its denominators."""
     clip: float = 1.0
-    """Largest global norm of the gradient; 0 for no limit."""
+    """The gradient is scaled down to this global norm where it exceeds it; 0 sets no limit."""
     schedule: Literal["paper", "warmup-cosine", "constant"] = "paper"
-    """How the learning rate changes: `paper` (see `epochs`), `warmup-cosine` or `constant`."""
+    """The learning rate follows this schedule: `paper` (see `epochs`), `warmup-cosine` or
+    `constant`."""
     epochs: int = 100
-    """Epochs of the schedule `paper`, each of `steps / epochs` steps. The factor of the rate is
-    `1 - exp(-(epoch + 1) / 10)` in the first tenth, then 1, and a tenth of that from
-    0.6 `epochs` on."""
+    """The schedule `paper` has this many epochs of `steps / epochs` steps. The factor of the rate
+    is `1 - exp(-(epoch + 1) / 10)` in the first tenth, then 1, and a tenth of that from 0.6
+    `epochs` on."""
     warmup: int = 100
-    """Optimiser steps of linear warm-up in `warmup-cosine`."""
+    """The schedule `warmup-cosine` begins with this many optimiser steps of linear warm-up."""
     schedule_per_phase: bool = False
-    """Whether the schedule of the learning rate begins anew with every phase and ends with it,
+    """If true, the schedule of the learning rate begins anew with every phase and ends with it,
     instead of going over the whole run."""
     loss: Annotated[str, OneOf(LOSSES, is_outside)] = "progressive"
-    """The loss: `progressive` (the paper's), `mean` over all iterations, after the `last`, or
-    `PLACE:Class`."""
+    """Training minimises this loss: `progressive` (the paper's), `mean` over all iterations, after
+    the `last`, or `PLACE:Class` from outside eqloop."""
     burn_in: int = 0
-    """`mean`: iterations without gradient before the `solver.steps` that count; at most this
-    number, drawn at every step."""
+    """`mean` makes at most this many iterations without gradient before the `solver.steps` that
+    count; their number is drawn at every step."""
     residual_penalty: float = 0.0
-    """`last`: weight of `|f(z) - z|^2 / |z|^2` at the state z where the solver stopped."""
+    """`last` adds `|f(z) - z|^2 / |z|^2` with this weight, at the state z where the solver
+    stopped."""
     jacobian_penalty: float = 0.0
-    """`last`: weight of an estimate of `|J|_F^2 / size` for the Jacobian J of the loop at z."""
+    """`last` adds an estimate of `|J|_F^2 / size` with this weight, for the Jacobian J of the loop
+    at the state where the solver stopped."""
     penalty_share: float = 1.0
-    """`last`: share of the optimiser steps that have penalties and corrections."""
+    """`last` adds penalties and corrections in this share of the optimiser steps."""
     correction: float = 0.0
-    """`last`: factor g of a loss `g^i L(z_i)` at states on the way to z (fixed-point correction),
-    where i counts back from the last of them; 0 for none. It is for solvers that converge."""
+    """`last` adds a loss `g^i L(z_i)` with this factor g at states on the way to z (fixed-point
+    correction), where i counts back from the last of them; 0 adds none. It is for solvers that
+    converge."""
     correction_states: int = 1
-    """Number k of the states of `correction`: after `solver.max_steps / 2^i` steps, i = 1 to k."""
+    """`correction` has this number k of states, which are those after `solver.max_steps / 2^i`
+    steps, i = 1 to k."""
     carry_steps: int = 1
-    """Optimiser steps that one example is trained for at most, each from the state where the one
-    before ended (carried state); 1 for new examples at every step."""
+    """An example is trained for at most this many optimiser steps, each from the state where the
+    one before ended (carried state); 1 takes new examples at every step."""
     carry_least: int = 1
-    """Optimiser steps that an example is trained for at least, whatever its residual."""
+    """An example is trained for at least this many optimiser steps, whatever its residual."""
     carry_residual: float = 0.0
-    """Relative residual, as the solver measures it, below which a new example takes the place of
-    one that has been trained for `carry_least` steps; 0 to replace by `carry_steps` alone."""
+    """A new example replaces one that has been trained for `carry_least` steps where the relative
+    residual, as the solver measures it, is below this; 0 replaces by `carry_steps` alone."""
     carry_random: float = 0.0
-    """Share of the examples that draw a number from `carry_least + 1` to `carry_steps` in place of
+    """This share of the examples draws a number from `carry_least + 1` to `carry_steps` in place of
     `carry_least`."""
     ema: float = 0.0
-    """Decay of the averaged weights, which are validated and evaluated; 0 for no average."""
+    """The average of the weights, which is validated and evaluated, has this decay; 0 makes no
+    average."""
     seed: int = 0
-    """Seed of the weights, the order of examples and their augmentation."""
+    """The weights, the order of examples and their augmentation follow from this seed."""
     log_every: int = 1
-    """Optimiser steps between two lines of the log."""
+    """Lines of the log are this many optimiser steps apart."""
     validate_every: int = 500
-    """Optimiser steps between two validations."""
+    """Validations are this many optimiser steps apart."""
     validation_split: str = "validation"
-    """The split that chooses the best checkpoint: most examples solved whole, then most cells
-    right, then the earliest. Its name starts with `validation`: never a test set."""
+    """This split chooses the best checkpoint, which has the most examples solved whole, then the
+    most cells right, then is the earliest. The name of the split starts with `validation`, so it is
+    never a test set."""
     validation_rows: int = 1000
-    """Examples of that split; 0 for all."""
+    """A validation takes this many examples of that split; 0 takes all."""
     validation_iterations: int = 0
-    """Iterations of a validation, which are plain ones whatever the solver; 0 for the most that
-    training takes."""
+    """A validation makes this many iterations, which are plain ones whatever the solver; 0 makes
+    the most that training takes."""
     checkpoint_every: int = 500
-    """Optimiser steps between two checkpoints of the whole state."""
+    """Checkpoints of the whole state are this many optimiser steps apart."""
     keep: int = 3
-    """Latest checkpoints that stay, besides the best one."""
+    """This many of the latest checkpoints stay, besides the best one."""
     audit_every: int = 0
-    """Optimiser steps between two comparisons of gradients on 16 validation examples, which go to
-    the log (see `eqloop.gradient_audit`); 0 for none. Training is the same without them."""
+    """Comparisons of gradients on 16 validation examples, which go to the log (see
+    `eqloop.gradient_audit`), are this many optimiser steps apart; 0 makes none. Training is the
+    same without them."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
-    """Where the log goes besides `metrics.jsonl`; the extra `eqloop[track]` has the trackers."""
+    """The log goes to this tracker besides `metrics.jsonl`; the extra `eqloop[track]` has the
+    trackers."""
     loss_object: str = ""
-    """The loss from outside eqloop as text, as `solver.object`; the run sets it."""
+    """The run records the loss from outside eqloop here as text, as in `solver.object`."""
     curriculum_steps: int = 0
-    """Optimiser steps of a curriculum, which draw from the easiest examples only, by the difficulty
-    that the task gives them; 0 for none."""
+    """A curriculum takes this many optimiser steps, which draw from the easiest examples only, by
+    the difficulty that the task gives them; 0 makes none."""
     curriculum_share: float = 0.25
-    """Share of the training examples, the easiest, that the first step of a curriculum draws from.
-    It rises to 1 in even steps."""
+    """The first step of a curriculum draws from this share of the training examples, the easiest.
+    The share rises to 1 in even steps."""
 
     def __post_init__(self) -> None:
         least = {
@@ -431,7 +448,7 @@ class TrainSpec:
         _check(self.seed < 2**32, "train.seed", self.seed, "below 2**32")
         _check(_positive(self.lr), "train.lr", self.lr, "above 0")
         _check(_positive(self.eps), "train.eps", self.eps, "above 0")
-        for name in ("weight_decay", "clip", "carry_residual", *PENALTIES):
+        for name in ("weight_decay", "clip", "carry_residual", *LAST_TERMS):
             value = getattr(self, name)
             _check(math.isfinite(value) and value >= 0, f"train.{name}", value, "at least 0")
         _check(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "in [0, 1)")
@@ -624,7 +641,7 @@ class Spec:
     def _check_loss(self) -> None:
         """**Raises** `InputError` where the loss does not go with the solver or the gradient."""
         loss, solver = self.train.loss, self.solver
-        for name in PENALTIES:
+        for name in LAST_TERMS:
             if getattr(self.train, name) and loss != "last":
                 raise InputError(
                     f'train.{name} is a term of train.loss = "last", which train.loss = {loss!r} '
@@ -760,17 +777,19 @@ class Spec:
         **Returns** `group.field: here -> there` for every value in which they differ, and "phases"
         if their phases differ.
         """
-        found = []
+        differences = []
         for group in ("task", *GROUPS):
             mine, theirs = self.tables()[group], other.tables()[group]
             for name in sorted(mine.keys() | theirs.keys()):
                 counts = place or (group, name) != ("task", "data")
                 off = group == "task" and not (mine.get(name) or theirs.get(name))
                 if counts and not off and mine.get(name) != theirs.get(name):
-                    found.append(f"{group}.{name}: {mine.get(name)!r} -> {theirs.get(name)!r}")
+                    differences.append(
+                        f"{group}.{name}: {mine.get(name)!r} -> {theirs.get(name)!r}"
+                    )
         if self.phases != other.phases:
-            found.append("phases")
-        return found
+            differences.append("phases")
+        return differences
 
 
 def from_tables(tables: Mapping[str, Any]) -> Spec:

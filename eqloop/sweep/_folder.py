@@ -197,7 +197,7 @@ def plan_sweep(path: Path, grid: Grid) -> Sweep:
         raise InputError(f"{path} is a file: choose another --out")
     # Leftovers of a process that was killed at its start do not count.
     own = re.compile(rf"\.{re.escape(GRID)}.*{re.escape(TEMPORARY)}")
-    others = path.exists() and [each for each in path.iterdir() if not own.fullmatch(each.name)]
+    others = path.exists() and [file for file in path.iterdir() if not own.fullmatch(file.name)]
     if others and not (path / GRID).is_file():  # in this order: it may be made meanwhile
         raise InputError(f"{path} is not empty and not a sweep: choose another --out")
     sweep = Sweep(path, grid)

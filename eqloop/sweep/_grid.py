@@ -155,9 +155,9 @@ def grids() -> dict[str, str]:
     """
     root = importlib.resources.files(__package__ or "eqloop.sweep") / "grids"
     return {
-        f"{folder.name}/{each.name.removesuffix('.toml')}": each.read_text("utf-8")
+        f"{folder.name}/{file.name.removesuffix('.toml')}": file.read_text("utf-8")
         for folder in sorted(root.iterdir(), key=lambda f: f.name)
-        for each in sorted(folder.iterdir(), key=lambda f: f.name)
+        for file in sorted(folder.iterdir(), key=lambda f: f.name)
     }
 
 
@@ -244,7 +244,7 @@ def parse_grid(
         tables = _canonical(tables)
         if "base" in tables:
             tables = _on_base(tables)
-        axes = {axis: _choices(axis, each) for axis, each in _table(tables, "axes").items()}
+        axes = {axis: _choices(axis, values) for axis, values in _table(tables, "axes").items()}
         if not axes or not all(axes.values()):
             raise InputError("[axes] must name at least one axis, each with at least one value")
         cells = tuple(_cells(tables, axes, make_task, classes or {}))

@@ -80,10 +80,10 @@ class Devices:
         if not is_multiprocess():
             return number
         assert self.everywhere is not None
-        each = jax.make_array_from_callback(
+        numbers = jax.make_array_from_callback(
             (self.count,), along_batch(self.everywhere), lambda where: np.full(1, number, np.int32)
         )
-        return _largest(self.everywhere)(each)
+        return _largest(self.everywhere)(numbers)
 
 
 def along_batch(everywhere: NamedSharding) -> NamedSharding:

@@ -167,8 +167,8 @@ def train(
         trainer = Trainer(raise_on_all(opened), task, data, devices, console, objects)
         console.print(f"{task.name}: training in {trainer.run.path}", markup=False, soft_wrap=True)
         if left_out := _bad_rows(data):
-            told = f"{left_out:,} bad rows are left out; data.json has the count"
-            console.print(told, markup=False)
+            line = f"{left_out:,} bad rows are left out; data.json has the count"
+            console.print(line, markup=False)
         with note_signals() as received, report_lost_process(trainer.place):
             return trainer.go(received)
 
@@ -246,8 +246,8 @@ def _load(task: Task, console: Console) -> Dataset:
 def _bad_rows(data: Dataset) -> int:
     """How many rows the task could not use, where its manifest says so."""
     read = data.manifest.get("read")
-    found = read.get("bad", 0) if isinstance(read, Mapping) else 0
-    return found if isinstance(found, int) else 0
+    count = read.get("bad", 0) if isinstance(read, Mapping) else 0
+    return count if isinstance(count, int) else 0
 
 
 def _check_splits(spec: Spec, data: Dataset) -> None:

@@ -173,12 +173,14 @@ def _states(spec: Spec) -> int:
     solver = spec.solver
     history = solver_facts(solver.name).history(solver)
     # A differentiated iteration stores its state and the two branches of each block.
-    kept = 1 + 2 * spec.model.blocks
+    per_iteration = 1 + 2 * spec.model.blocks
     # Those that are kept beside the others: the starts, whose embeddings are mixed in, and those of
     # corrections.
     beside = solver.start != "embed"
     beside += spec.train.correction_states if spec.train.correction else 0
-    return beside + max(history, gradient_facts(solver.gradient).states(solver, kept, history))
+    return beside + max(
+        history, gradient_facts(solver.gradient).states(solver, per_iteration, history)
+    )
 
 
 def _numbers(spec: Spec) -> int:

@@ -14,6 +14,7 @@ from .. import starts
 from .._adjoint import AbstractGradient, Backprop, OneStep, Truncated
 from .._build import (
     check_file,
+    construct,
     described,
     make_gradient,
     make_solver,
@@ -25,35 +26,9 @@ from .._iteration import Count, stop_gradient
 from .._model import LoopedTransformer
 from .._solution import BackwardReport
 from .._solver import AbstractSolver, Solver, Unroll
-from ..run import OBJECTS, SolverSpec, Spec, TrainSpec, is_outside
+from ..run import LOSSES, OBJECTS, SolverSpec, Spec, is_outside
 from ._budget import Budget
-from ._loss import AbstractLoss, Examples, Last, Mean, Progressive
-from ._penalty import AbstractPenalty, JacobianNorm, TerminalResidual
-
-PENALTIES: dict[str, Callable[[float], AbstractPenalty]] = {
-    "residual_penalty": TerminalResidual,
-    "jacobian_penalty": JacobianNorm,
-}
-"""The constructors of the penalties, by the field of a spec that holds the weight."""
-
-
-def _penalties(spec: TrainSpec) -> tuple[AbstractPenalty, ...]:
-    weights = {name: getattr(spec, name) for name in PENALTIES}
-    return tuple(PENALTIES[name](weight) for name, weight in weights.items() if weight)
-
-
-LOSSES: dict[str, Callable[[Spec], AbstractLoss]] = {
-    "progressive": lambda spec: Progressive(spec.solver.path_noise),
-    "mean": lambda spec: Mean(spec.train.burn_in, spec.solver.path_noise),
-    "last": lambda spec: Last(
-        _penalties(spec.train),
-        spec.train.penalty_share,
-        spec.solver.path_noise,
-        spec.train.correction,
-        spec.train.correction_states,
-    ),
-}
-"""The constructors of the losses; `eqloop.run.LOSSES` has the facts of them."""
+from ._loss import AbstractLoss, Examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +197,7 @@ def make_method(spec: Spec, objects: Objects | None = None) -> Method:
             f"gradient {type(gradient).__name__} cannot follow the steps of solver "
             f"{type(solver).__name__}: use Implicit, Neumann or Phantom"
         )
-    loss = LOSSES[spec.train.loss](spec) if own.loss is None else own.loss
+    loss = construct(LOSSES[spec.train.loss].make(spec)) if own.loss is None else own.loss
     budget = _budget(spec.solver)
     if budget is not None and not isinstance(solver, Unroll):
         clash = None

@@ -139,7 +139,7 @@ _meeting: Meeting | None = None
 def _meet(address: Address, processes: int, number: int, timeout: int, say: Say) -> None:
     global _meeting
     # Otherwise JAX also asks the launcher, and hides all devices but one.
-    found: dict[str, Any] = {"process_id": number, "cluster_detection_method": "deactivate"}
+    options: dict[str, Any] = {"process_id": number, "cluster_detection_method": "deactivate"}
     if number == 0:
         _meeting = Meeting(address, processes)
         try:
@@ -147,15 +147,15 @@ def _meet(address: Address, processes: int, number: int, timeout: int, say: Say)
         except BaseException:
             _meeting.close()
             raise
-        found["coordinator_bind_address"] = str(service)
+        options["coordinator_bind_address"] = str(service)
     else:
         service = come(address, processes, number, timeout, say)
     # Use the given name, since certificates, if JAX uses them, are for this name.
     where = str(Address(address.host, service.port))
-    _connect(processes, where, CONNECTING, say, coordinator_address=where, **found)
+    _connect(processes, where, CONNECTING, say, coordinator_address=where, **options)
 
 
-def _connect(processes: int, where: str, timeout: int, say: Say, **found: Any) -> None:
+def _connect(processes: int, where: str, timeout: int, say: Say, **options: Any) -> None:
     install_abort_handler(
         lambda: (
             f"the {processes} processes were not all connected at {where} within {timeout} s: is "
@@ -182,7 +182,7 @@ def _connect(processes: int, where: str, timeout: int, say: Say, **found: Any) -
             initialization_timeout=timeout,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=PARTING,
-            **found,
+            **options,
         )
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         why = str(error).splitlines()[0]
@@ -312,9 +312,11 @@ def broadcast_arrays(tree: T) -> T:
     # Send bytes: the values are summed over the processes, and -0.0 + 0.0 is 0.0.
     sent = jax.tree.map(lambda x: np.ascontiguousarray(x).reshape(-1).view(np.uint8), host)
     with report_lost_process():
-        got = broadcast_one_to_all(sent)
+        received = broadcast_one_to_all(sent)
     return eqx.combine(
-        jax.tree.map(lambda x, old: jnp.asarray(x.view(old.dtype).reshape(old.shape)), got, host),
+        jax.tree.map(
+            lambda x, old: jnp.asarray(x.view(old.dtype).reshape(old.shape)), received, host
+        ),
         rest,
     )
 

@@ -20,17 +20,17 @@ def note_signals() -> Iterator[Received]:
     if threading.current_thread() is not threading.main_thread():
         yield received  # Python lets only the main thread handle signals
         return
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
         received.signal = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
 
-    for each in before:
-        signal.signal(each, note)
+    for name in handlers:
+        signal.signal(name, note)
     try:
         yield received
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for name, handler in handlers.items():
+            signal.signal(name, handler)

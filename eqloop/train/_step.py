@@ -383,8 +383,8 @@ def _step(
     if ema is not None:
         # Early in training the average must forget the random initial weights.
         count = state.step.astype(jnp.float32)
-        kept = jnp.minimum(spec.train.ema, (1 + count) / (10 + count))
+        decay = jnp.minimum(spec.train.ema, (1 + count) / (10 + count))
         ema = jax.tree.map(
-            lambda a, b: a + (1 - kept) * (b - a) if eqx.is_inexact_array(a) else a, ema, model
+            lambda a, b: a + (1 - decay) * (b - a) if eqx.is_inexact_array(a) else a, ema, model
         )
     return TrainState(model, ema, optimiser, state.step + 1, carry), metrics

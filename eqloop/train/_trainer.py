@@ -19,7 +19,22 @@ from .._scores import CELLS, EXACT
 from .._task import Dataset, Task
 from ..audit import AUDITED, audit_batch, audit_line, make_auditor
 from ..evaluate import Evaluation, evaluate
-from ..run import CHECKPOINTS, AbstractLog, MetricsLog, NoLog, Run, Stage, trained_iterations
+from ..run import (
+    CHECKPOINTS,
+    AbstractLog,
+    Best,
+    Line,
+    MetricsLog,
+    NoLog,
+    Run,
+    Stage,
+    TrainingLine,
+    ValidationLine,
+    best_of_notes,
+    notes_of_best,
+    trained_iterations,
+    understood,
+)
 from ._devices import Devices
 from ._display import Clock, Recent, training_bar
 from ._method import Objects
@@ -55,7 +70,7 @@ class Outcome:
     run: Run
     status: Literal["finished", "interrupted"]
     step: int
-    best: dict[str, Any] | None
+    best: Best | None
     signal: int | None = None
 
 
@@ -116,16 +131,16 @@ class Trainer:
             Hook(spec.train.checkpoint_every, lambda: True, at_end=True),
         )
 
-    def _begin(self) -> tuple[TrainState, tuple[int, dict[str, Any] | None, str]]:
+    def _begin(self) -> tuple[TrainState, tuple[int, Best | None, str]]:
         """The state on all devices, the step it is of, the best so far, and the path of the run as
         the first process knows it."""
         run, state = self.run, None
 
-        def load() -> tuple[int, dict[str, Any] | None, str]:
+        def load() -> tuple[int, Mapping[str, Any], str]:
             nonlocal state
             remove_leftovers(run.path)
             remove_leftovers(run.path / CHECKPOINTS)
-            done, best = 0, None
+            done, notes = 0, notes_of_best(None)
             if run.history.started_from is not None and not run.steps():
                 raise InputError(
                     f"{run.path} was stopped before it had its first weights: delete it, and begin "
@@ -133,26 +148,29 @@ class Trainer:
                 )
             if run.steps():
                 state, header = run.load("last", skeleton(run.spec))
-                done, best = header.step, header.notes["best"]
+                done, notes = header.step, header.notes
+                again = "delete the file to go on from the one before it"
+                best = understood(run.checkpoint(done), again, best_of_notes, notes)
                 # A process killed between a checkpoint and what follows it left that undone.
                 run.point(best)
                 run.prune(best)
-            return done, best, str(run.path)
+            return done, notes, str(run.path)
 
         with self._writing():
-            done, best, shown = broadcast_json(load)
+            done, notes, shown = broadcast_json(load)
         state = init_state(self.spec) if state is None else state
-        return place(broadcast_arrays(state), self.devices), (done, best, shown)
+        placed = place(broadcast_arrays(state), self.devices)
+        return placed, (done, best_of_notes(notes), shown)
 
     def place(self) -> str:
         """Where this process stands, for the line that tells of the loss of another."""
         saved = self.saved if is_main_process() else self.surely_saved
-        kept = (
+        hint = (
             f"the run is saved up to step {saved}; go on with --resume {self.shown}"
             if saved
             else "no checkpoint had been written yet"
         )
-        return f"at step {self.done}: {kept}"
+        return f"at step {self.done}: {hint}"
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -162,14 +180,14 @@ class Trainer:
         except ConnectionError:  # of another process, not of the disk
             raise
         except OSError as error:
-            kept = (
+            hint = (
                 f"the run is saved up to step {self.saved}; once it is there and has room, go on "
                 f"with --resume {self.run.path}"
                 if self.saved
                 else "no checkpoint had been written yet"
             )
             raise InputError(
-                f"cannot write to {self.run.path} at step {self.done} ({error.strerror}): {kept}"
+                f"cannot write to {self.run.path} at step {self.done} ({error.strerror}): {hint}"
             ) from None
 
     def go(self, received: Received) -> Outcome:
@@ -270,7 +288,13 @@ class Trainer:
             )
             if step % self.spec.train.log_every == 0 or step == self.spec.train.steps or bad:
                 epoch = (step - 1) // self.order.per_epoch
-                line = {"kind": "train", "step": step, "epoch": epoch} | values | timing
+                line = TrainingLine(
+                    step=step,
+                    epoch=epoch,
+                    metrics=values,
+                    examples_per_s=timing["examples_per_s"],
+                    seconds=timing["seconds"],
+                )
                 self._log(line)
                 self.tracker.log(step, _under("train", values | timing))
                 self.latest = values
@@ -293,12 +317,14 @@ class Trainer:
         last = {name: curve[-1] for name, curve in measured.overall.scores.items()}
         better = improves(last, self.best)
         if better:
-            self.best = {"step": self.done} | {name: last[name] for name in (EXACT, CELLS)}
+            self.best = Best(last[CELLS], last[EXACT], self.done)
         self._log(validation_line(self.done, spec.validation_split, measured, better))
         self.tracker.log(self.done, _under("validation", last))
         sentence = _sentence(self.done, measured, better)
-        if told := self.recent.text():
-            sentence += f"\nstep {self.done}: training, last {len(self.recent.steps)} steps: {told}"
+        if loops := self.recent.text():
+            sentence += (
+                f"\nstep {self.done}: training, last {len(self.recent.steps)} steps: {loops}"
+            )
         self.console.print(sentence, markup=False, soft_wrap=True)
         return better
 
@@ -307,17 +333,17 @@ class Trainer:
         a step depends on is touched: no key is drawn, and the weights are only read."""
         examples = min(AUDITED, len(self.validation))
         batch = audit_batch(self.task, self.validation, examples)
-        line = audit_line(self.auditor(self.devices.here(self.state.model), batch))
+        line = audit_line(self.done, self.auditor(self.devices.here(self.state.model), batch))
         self.clock.skip()
-        self._log({"kind": "gradients", "step": self.done} | line)
+        self._log(line)
         flat = {
-            f"{name}/{of}": value
-            for of, values in line.items()
+            f"{name}/{measure}": value
+            for measure, values in dataclasses.asdict(line).items()
             if isinstance(values, dict)
             for name, value in values.items()
             if np.isfinite(value)
         }
-        self.tracker.log(self.done, _under("gradients", flat | {"share": line["share"]}))
+        self.tracker.log(self.done, _under("gradients", flat | {"share": line.share}))
         return False
 
     def _save(self) -> None:
@@ -335,18 +361,18 @@ class Trainer:
         self.saved = self.done
         self.clock.skip()
 
-    def _log(self, line: Mapping[str, Any]) -> None:
+    def _log(self, line: Line) -> None:
         with self._writing():
             self.log.write(line)
 
     def _diverged(self, what: str, step: int, value: float) -> None:
-        kept = (
+        hint = (
             f"the checkpoint of step {self.saved} is kept"
             if self.saved
             else "no checkpoint had been written yet"
         )
         raise Diverged(
-            f"the {what} became {value} at step {step}; {kept}. Try a lower train.lr (now "
+            f"the {what} became {value} at step {step}; {hint}. Try a lower train.lr (now "
             f"{self.spec.train.lr:g}), a longer train.warmup, a lower train.clip, model.norm = "
             '"post", or model.precision = "float32"'
         )
@@ -358,30 +384,31 @@ class Trainer:
         return text + (f"  {self.clock.rate:.0f} examples/s" if self.clock.rate else "")
 
 
-def improves(scores: Mapping[str, float], best: Mapping[str, Any] | None) -> bool:
+def improves(scores: Mapping[str, float], best: Best | None) -> bool:
     """Whether a validation is better than the best before it: more examples solved whole or, of
     as many, more cells right. Of equals the earlier one stays, or a run that has reached its
     ceiling would replace its best checkpoint at every validation."""
     if best is None:
         return True
-    return (scores[EXACT], scores[CELLS]) > (best[EXACT], best[CELLS])
+    return (scores[EXACT], scores[CELLS]) > (best.exact, best.cells)
 
 
-def validation_line(step: int, split: str, measured: Evaluation, better: bool) -> dict[str, Any]:
-    """The line of a validation in `metrics.jsonl`, with the scores beside its own keys.
+def validation_line(step: int, split: str, measured: Evaluation, better: bool) -> ValidationLine:
+    """The line of a validation in `metrics.jsonl`.
 
-    **Raises** `InputError` if a score of the task has the name of one of these keys.
+    **Raises** `InputError` if a score of the task has the name of another quantity of the line.
     """
     curve = measured.overall
-    before = {"kind": "validation", "step": step, "split": split, "best": better}
-    before |= {"examples": curve.examples, "iterations": measured.iterations}
-    after = {"residual": curve.residual_mean, "converged": curve.converged}
-    if taken := curve.scores.keys() & {*before, *after}:
-        raise InputError(
-            f"the task has a score {min(taken)!r}, which is the name of another quantity in "
-            "metrics.jsonl: rename the score"
-        )
-    return {**before, **curve.scores, **after}
+    return ValidationLine(
+        step=step,
+        split=split,
+        best=better,
+        examples=curve.examples,
+        iterations=measured.iterations,
+        scores=curve.scores,
+        residual=curve.residual_mean,
+        converged=curve.converged,
+    )
 
 
 def _under(group: str, values: dict[str, float]) -> dict[str, float]:

@@ -66,13 +66,13 @@ def _page(report: Tables, player: Player, figures: str) -> bytes:
     parts = {
         "verdict": "".join(_verdict(report)),
         "settings": "".join(_settings(settings)),
-        "player": packaged("player.html") if player["examples"] else "",
+        "player": packaged("player.html") if player.examples else "",
         "figures": figures,
         "numbers": main_table(report),
         "extra": sections,
     }
     # Without "<" no tag can begin or end inside the element.
-    frames = json.dumps(player).replace("<", "\\u003c")
+    frames = json.dumps(player.tables()).replace("<", "\\u003c")
     return page(
         "stability",
         f"Stability of {run}" if run else "Stability of a loop",
