@@ -4,6 +4,7 @@ import argparse
 import gzip
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -339,3 +340,18 @@ def test_the_groups_of_a_sudoku(benchmark_module):
         "column": [2],
         "box": [3],
     }
+
+
+def test_the_figures_of_a_lever(benchmark_module):
+    """The second of three steps has 95 % of its cells right; the last third is the third step."""
+    levers = benchmark_module("levers")
+    lines = [
+        {"step": step, "cells": cells, "converged": 1.0, "fallback": 0.5, "iterations": 9.0}
+        | {"seconds": 2.0 * step}
+        for step, cells in ((1, 0.5), (2, 0.95), (3, 0.9))
+    ]
+    assert levers.figures(lines) == {
+        **{"rise": 2, "converged %": 100.0, "fallback %": 50.0, "iterations": 9.0, "seconds": 6.0}
+    }
+    assert math.isnan(levers.figures(lines[:1])["rise"])
+    assert levers.spread([1.0, math.nan, 3.0]) == "2.0 (1.0-3.0)"
