@@ -90,7 +90,7 @@ def end(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, number)
         until = time.monotonic() + wait
-        while time.monotonic() < until and any(each.poll() is None for each in processes):
+        while time.monotonic() < until and any(process.poll() is None for process in processes):
             time.sleep(0.1)
 
 

@@ -260,7 +260,7 @@ def torch_train(folder: Path, size: Size, width: int) -> dict[str, Any]:
     def narrow():  # without its cache, which would keep weights cast without gradient
         return torch.autocast(device, torch.bfloat16, cache_enabled=False)
 
-    def one_step(rows, n, k, again):
+    def one_step(rows, n, k, remat):
         x = F.one_hot(tokens[rows].flatten(1), 10).float()
         z = e = model.projection(x)
         with narrow():
@@ -271,7 +271,7 @@ def torch_train(folder: Path, size: Size, width: int) -> dict[str, Any]:
         z = z.detach()
         with narrow():
             for _ in range(k):
-                z = checkpoint(iterate, z, r, use_reentrant=False) if again else iterate(z, r)
+                z = checkpoint(iterate, z, r, use_reentrant=False) if remat else iterate(z, r)
         logits = head(z)
         loss = F.cross_entropy(logits.flatten(0, 1), answers[rows].flatten())
         optimiser.zero_grad(set_to_none=True)
@@ -280,31 +280,31 @@ def torch_train(folder: Path, size: Size, width: int) -> dict[str, Any]:
         optimiser.step()
         return loss.detach()
 
-    def run(again, steps=size.steps):
+    def run(remat, steps=size.steps):
         loss = torch.zeros(())
         for rows, (n, k) in zip(index[:steps], draws[:steps], strict=True):
-            loss = one_step(rows, n, k, again)
+            loss = one_step(rows, n, k, remat)
         return loss.item()
 
-    again = False
+    remat = False
     start = time.perf_counter()
-    loss = run(again, 1)
+    loss = run(remat, 1)
     first = time.perf_counter() - start
     try:
-        run(again)
+        run(remat)
     except torch.OutOfMemoryError:
-        again = True
-    if again:  # outside the handler, which holds on to the memory
+        remat = True
+    if remat:  # outside the handler, which holds on to the memory
         optimiser.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        run(again)
+        run(remat)
     return {
         "torch": torch.__version__,
         "loss": loss,
         "first": first,
-        "step": median(lambda: run(again), size.rounds) / size.steps,
+        "step": median(lambda: run(remat), size.rounds) / size.steps,
         "memory": torch.cuda.max_memory_allocated() if device == "cuda" else None,
-        "again": again,
+        "again": remat,
     }
 
 
@@ -435,16 +435,18 @@ class Driver:
         command = [python, __file__, "--worker", kind, folder, size, str(width)]
         start = time.monotonic()
         try:
-            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=left)
+            completed = subprocess.run(
+                command, env=env, capture_output=True, text=True, timeout=left
+            )
         except subprocess.TimeoutExpired:
             return {"error": f"stopped after {left:.0f} s"}
         except OSError as error:
             return {"error": str(error)}
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["no message"]
-            named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
-            return {"error": (named or lines)[-1][:200]}
-        return json.loads(done.stdout) | {"worker_seconds": time.monotonic() - start}
+        if completed.returncode:
+            lines = completed.stderr.strip().splitlines() or ["no message"]
+            errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+            return {"error": (errors or lines)[-1][:200]}
+        return json.loads(completed.stdout) | {"worker_seconds": time.monotonic() - start}
 
     def train(self, width: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
@@ -469,30 +471,30 @@ def parts(size: Size) -> list[str]:
 def train_table(results: dict[int, dict[str, Any]], rates: list[float], size: Size) -> Table:
     titles = ("width", "", "examples/s", "ms/step", "of peak", "of bound", "GiB", "first s", "loss")
     table = Table(*titles, "times torch", title=f"training, batch {size.batch}, bfloat16")
-    for width, each in results.items():
+    for width, entry in results.items():
         for name in ("eqloop", "torch"):
-            got = each.get(name, each["needs"])
-            if "error" in got:
-                table.add_row(str(width), name, got["error"])
+            result = entry.get(name, entry["needs"])
+            if "error" in result:
+                table.add_row(str(width), name, result["error"])
                 continue
-            step, needs, memory = got["step"], each["needs"], got["memory"]
+            step, needs, memory = result["step"], entry["needs"], result["memory"]
             table.add_row(
                 str(width),
-                name + (", again" if got.get("again") else ""),
+                name + (", again" if result.get("again") else ""),
                 f"{size.batch / step:,.0f}",
                 f"{1e3 * step:.1f}",
                 f"{needs['operations'] / step / rates[0]:.1%}",
                 f"{needs['bytes'] / step / rates[1]:.1%}",
                 "-" if memory is None else f"{memory / 2**30:.1f}",
-                f"{got['first']:.0f}",
-                f"{got['loss']:.4f}",
-                ratio(each) if name == "eqloop" else "",
+                f"{result['first']:.0f}",
+                f"{result['loss']:.4f}",
+                ratio(entry) if name == "eqloop" else "",
             )
     return table
 
 
-def ratio(each: dict[str, Any]) -> str:
-    steps = [each.get(name, {}).get("step") for name in ("torch", "eqloop")]
+def ratio(entry: dict[str, Any]) -> str:
+    steps = [entry.get(name, {}).get("step") for name in ("torch", "eqloop")]
     return f"{steps[0] / steps[1]:.2f}" if all(steps) else "-"
 
 
@@ -506,11 +508,11 @@ def solver_table(results: dict[str, Any], width: int) -> Table:
         table.add_row(results["error"])
         return table
     for name in SOLVERS:
-        got = results[name]
-        metrics = got["metrics"]
+        result = results[name]
+        metrics = result["metrics"]
         table.add_row(
             name,
-            f"{1e3 * got['step']:.1f}",
+            f"{1e3 * result['step']:.1f}",
             f"{metrics['iterations']:.1f}",
             f"{metrics['converged']:.0%}",
             f"{metrics['fallback']:.0%}",
@@ -524,10 +526,15 @@ def evaluation_table(results: dict[str, Any], size: Size) -> Table:
     if "error" in results:
         table.add_row(results["error"])
         return table
-    for name, got in results.items():
-        if isinstance(got, dict):
-            agree = f"{got['agree']:.2%}" if "agree" in got else ""
-            cells = (f"{got['seconds']:.1f}", f"{got['run']:.1%}", f"{got['residual']:.1e}", agree)
+    for name, result in results.items():
+        if isinstance(result, dict):
+            agree = f"{result['agree']:.2%}" if "agree" in result else ""
+            cells = (
+                f"{result['seconds']:.1f}",
+                f"{result['run']:.1%}",
+                f"{result['residual']:.1e}",
+                agree,
+            )
             table.add_row(name, *cells)
     return table
 

@@ -183,7 +183,7 @@ class Cells:
         self.machine.say(f"{_name(cell)}: begins, expected to take at least {clock(takes)}")
 
     def _take_in(self) -> None:
-        for run in [each for each in self.running if each.process.poll() is not None]:
+        for run in [job for job in self.running if job.process.poll() is not None]:
             self.running.remove(run)
             ended = run.sweep.ended(run.cell)
             if ended is None:
@@ -227,10 +227,10 @@ class Cells:
         self._note(sweep, cell, why, None)
 
     def _keep(self, sweep: "Sweep", cell: "Cell", status: str, **more: Any) -> None:
-        before = sum(each["archive"] is not None for each in self.ended)
+        before = sum(entry["archive"] is not None for entry in self.ended)
         archive = f"runs-{1 + before // TOGETHER}.tar.gz"
         self._note(sweep, cell, status, archive, **more)
-        names = {each["cell"] for each in self.ended if each["archive"] == archive}
+        names = {entry["cell"] for entry in self.ended if entry["archive"] == archive}
         try:
             pack(self.asked.out / archive, self.machine.work / "sweeps", names)
         except Exception as error:  # its figures are on disk; the other cells go on
@@ -304,13 +304,13 @@ def pack(archive: Path, sweeps: Path, cells: set[str]) -> None:
             state, run = sweeps / task / "state" / f"{name}.json", sweeps / task / "runs" / name
             if state.exists():
                 tar.add(state, f"{task}/state/{name}.json")
-            kept = (
+            files = (
                 "spec.toml",
                 "data.json",
                 "metrics.jsonl",
                 *(f"eval/{s}.json" for s in ("test", "hard")),
             )
-            for file in kept:
+            for file in files:
                 if (run / file).exists():
                     tar.add(run / file, f"{task}/runs/{name}/{file}")
             if (weights := slim(run)) is not None:

@@ -32,7 +32,7 @@ MOST = 50 * 2**20
 
 def wheels(folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    platforms = [word for each in PLATFORMS for word in ("--platform", each)]
+    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
     subprocess.run([*pip, "download", *FOR, *platforms, "-d", str(folder), *FETCHED], check=True)
     subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), *BUILT], check=True)
 

@@ -80,15 +80,15 @@ def main() -> None:
         start = time.perf_counter()
         state = run(state)
         wall = (time.perf_counter() - start) * 1e3 / TRACED
-    took = kernels(folder / "trace")
+    durations_of = kernels(folder / "trace")
     table = [
         {
             "kernel": name,
-            "runs": len(each) / TRACED,
-            "ms": sum(each) / TRACED,
-            "median_us": 1e3 * float(np.median(each)),
+            "runs": len(durations) / TRACED,
+            "ms": sum(durations) / TRACED,
+            "median_us": 1e3 * float(np.median(durations)),
         }
-        for name, each in took.items()
+        for name, durations in durations_of.items()
     ]
     table.sort(key=lambda row: -row["ms"])
     results = {

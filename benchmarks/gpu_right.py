@@ -89,17 +89,17 @@ def reference(path: Path) -> dict[str, Any]:
     recall, norm, layout = path.stem.split("_")
     data: Any = dict(np.load(path))
     x, target = jnp.asarray(np.moveaxis(data["input"], 1, -1)), jnp.asarray(data["target"])
-    errors, wrong = {}, []
+    errors, failures = {}, []
     for name, (precision, products) in PRECISIONS.items():
         model = _model(data, recall, norm, layout, precision)
         with jax.default_matmul_precision(products):
             errors[name] = _errors(data, model, x, target)
-        wrong += [
+        failures += [
             f"{name}: {what}"
             for what, error in errors[name].items()
             if not error <= TOLERANCES[name][what]  # also where it is NaN
         ]
-    return {"errors": errors, "wrong": wrong}
+    return {"errors": errors, "wrong": failures}
 
 
 def _model(data: dict[str, Any], recall: str, norm: str, layout: str, precision: str) -> Any:
@@ -203,23 +203,23 @@ def step(solver: str, gradient: str) -> dict[str, Any]:
     cpu = jax.devices("cpu")[0]
     with jax.default_device(cpu):
         weight = lambda state: state.model.blocks[0].recall.state.weight  # noqa: E731
-        begun = eqx.tree_at(weight, init_state(spec), replace_fn=lambda w: 0.3 * w)
-        begun = jax.tree.map(lambda x: np.array(x) if eqx.is_array(x) else x, begun)
+        scaled = eqx.tree_at(weight, init_state(spec), replace_fn=lambda w: 0.3 * w)
+        scaled = jax.tree.map(lambda x: np.array(x) if eqx.is_array(x) else x, scaled)
 
     def on(device) -> tuple[dict[str, float], np.ndarray]:
         with jax.default_device(device), jax.default_matmul_precision("highest"):
             # A copy: the step reuses the memory of the state it is given.
             state = jax.tree.map(
-                lambda x: jax.numpy.array(x) if isinstance(x, np.ndarray) else x, begun
+                lambda x: jax.numpy.array(x) if isinstance(x, np.ndarray) else x, scaled
             )
             data = Data(jax.numpy.asarray(tokens), jax.numpy.asarray(targets))
             after, metrics = make_step(spec, task)(data, state, np.arange(8, dtype=np.int32))
             assert metrics["loss"].devices() == {device}, metrics["loss"].devices()
             read = {name: float(value) for name, value in metrics.items()}
             (moments,) = (
-                each
-                for each in jax.tree.leaves(after.optimiser, is_leaf=lambda x: hasattr(x, "mu"))
-                if hasattr(each, "mu")
+                part
+                for part in jax.tree.leaves(after.optimiser, is_leaf=lambda x: hasattr(x, "mu"))
+                if hasattr(part, "mu")
             )
             return read, np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(moments.mu)])
 
@@ -240,14 +240,14 @@ def step(solver: str, gradient: str) -> dict[str, Any]:
 def _settings(solver: str, gradient: str) -> list[str]:
     """A model of one thousandth of the paper's operations, and solves that converge."""
     converges = solver != "unroll"
-    given = {
+    values = {
         "task.box": 2, "model.width": 32, "model.heads": 4, "model.recall": "external",
         "model.precision": "float32", "train.batch": 8, "train.loss": "last",
         "solver.name": solver, "solver.gradient": gradient, "solver.steps": 12,
         "solver.rtol": 1e-5 if converges else 1e-3, "solver.max_steps": 512,
         "solver.gradient_rtol": 1e-5,
     }  # fmt: skip
-    return [f"{name}={value}" for name, value in given.items()]
+    return [f"{name}={value}" for name, value in values.items()]
 
 
 # ------------------------------------------------------------------------------------- resuming
@@ -259,12 +259,12 @@ def resume(folder: Path, stage: str) -> dict[str, Any]:
     from eqloop.train import train
 
     half, whole, again = STEPS // 2, folder / "whole", folder / "again"
-    given = {
+    values = {
         "task.length": 16, "task.hard_length": 16, "task.rows": 80, "task.test_rows": 16,
         "model.width": 64, "train.batch": 32, "train.steps": STEPS, "train.epochs": 2,
         "train.checkpoint_every": half, "train.validate_every": STEPS,
     }  # fmt: skip
-    settings = [f"{name}={value}" for name, value in given.items()]
+    settings = [f"{name}={value}" for name, value in values.items()]
     spec = resolve("prefix-sums", "paper", settings, make_task=make_task)
     task = make_task(spec.task_name, spec.task_fields)
     if stage == "begin":
@@ -275,7 +275,7 @@ def resume(folder: Path, stage: str) -> dict[str, Any]:
     (copied / f"step-{STEPS:08d}.safetensors").unlink()
     run = train(None, task, again, resume=True).run
     same = [
-        (each / run.checkpoint(STEPS).relative_to(again)).read_bytes() for each in (whole, again)
+        (path / run.checkpoint(STEPS).relative_to(again)).read_bytes() for path in (whole, again)
     ]
     return {
         "from": half,

@@ -68,7 +68,7 @@ def main(sweep: Path) -> None:
         verdict = measure(path)["verdict"]
         print(
             f"{number}/{len(todo)} {path.name}: "
-            + ", ".join(each["verdict"] for each in verdict.values())
+            + ", ".join(statement["verdict"] for statement in verdict.values())
             + f", {time.perf_counter() - start:.0f} s",
             flush=True,
         )

@@ -176,13 +176,13 @@ def eqloop_contender(
         (grads, report), (state, evaluations) = run()
         f = model.loop()
         value = jax.vmap(lambda z, x: f(z, f.inject(model.embed(x))))(state, x)
-        named = eqloop.interop.to_paper_state_dict(grads)
+        weights = eqloop.interop.to_paper_state_dict(grads)
         return {
             "residual": relative(np.asarray(value), np.asarray(state)),
             "f": int(evaluations.max()),
             "products": int(report.products.max()),
             "fallbacks": float(report.fallback.sum()),
-            **named,
+            **weights,
         }
 
     return Contender(run, check, temporary_bytes(step))
@@ -532,8 +532,8 @@ def main() -> None:
     title = f"{kind}: milliseconds, {rounds} rounds in turn; rtol {arguments.rtol:g}"
     table = Table(title=title)
     columns = ["median", "least", "cpu median"] if rounds else []
-    told = ("f", "products", "fallbacks", "residual", "cosine") if kind == "solve" else ()
-    for heading in ["", *columns, *told, "temporary MiB", "peak MiB"]:
+    quantities = ("f", "products", "fallbacks", "residual", "cosine") if kind == "solve" else ()
+    for heading in ["", *columns, *quantities, "temporary MiB", "peak MiB"]:
         table.add_column(heading, justify="left" if not heading else "right")
     for name in names:
         row = [name]
@@ -542,7 +542,7 @@ def main() -> None:
             row += [f"{x:.0f}" for x in (np.median(wall), wall.min(), np.median(cpu))]
         of = figures[name]
         spell = {"residual": ".1e", "cosine": ".6f"}
-        row += [format(of[k], spell.get(k, ".0f")) if k in of else "" for k in told]
+        row += [format(of[k], spell.get(k, ".0f")) if k in of else "" for k in quantities]
         row += ["" if of[k] is None else f"{of[k] / 2**20:.0f}" for k in ("temporary", "peak")]
         table.add_row(*row)
     console.print(table)

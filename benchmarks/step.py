@@ -126,8 +126,8 @@ def eqloop_train(folder: Path, fold: bool = False, keep: str = "marked") -> tupl
 
     def check():
         (_, logits), grads = eqx.filter_jit(differentiate)(model, x, y, solver, gradient, fold)
-        named = eqloop.interop.to_paper_state_dict(grads)
-        return {"logits": logits.reshape(BATCH, -1, CLASSES), **named}
+        weights = eqloop.interop.to_paper_state_dict(grads)
+        return {"logits": logits.reshape(BATCH, -1, CLASSES), **weights}
 
     carried = [jax.tree.map(lambda a: a.copy() if eqx.is_array(a) else a, model), state]
 

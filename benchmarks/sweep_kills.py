@@ -91,7 +91,7 @@ def main() -> None:
             sys.exit(f"{path}: left over: {left}")
         return results(path)
 
-    whole = finish(options.folder / "whole")
+    expected = finish(options.folder / "whole")
     for number in range(options.kills):
         path = options.folder / f"sweep-{number // 2}"
         command = begin(path)
@@ -104,12 +104,12 @@ def main() -> None:
         stages[reached(path)] += 1
         disturb(command, kind)
         print(f"kill {number + 1}: {' '.join(stage)}, {reached(path)}", flush=True)
-        if (at_work or number == options.kills - 1) and finish(path) != whole:
+        if (at_work or number == options.kills - 1) and finish(path) != expected:
             sys.exit(f"{path}: another table than undisturbed")
     path = options.folder / "shared"
-    codes = [each.wait(timeout=1200) for each in [begin(path) for _ in range(3)]]
+    codes = [process.wait(timeout=1200) for process in [begin(path) for _ in range(3)]]
     # 1 where the last cells are those of another of them.
-    if 0 not in codes or not {*codes} <= {0, 1} or finish(path) != whole:
+    if 0 not in codes or not {*codes} <= {0, 1} or finish(path) != expected:
         sys.exit(f"{path}: three at once ended with the codes {codes}, or with another table")
     for file in (options.folder / "errors.txt", *options.folder.glob("*/logs/*.txt")):
         if "Traceback" in file.read_text():
@@ -140,8 +140,8 @@ def disturb(command: subprocess.Popen[bytes], kind: str) -> None:
     """Kill, and see that no process stays."""
     workers = children(command.pid)
     if kind in ("all", "workers"):
-        for each in workers:
-            kill(each, signal.SIGKILL)
+        for worker in workers:
+            kill(worker, signal.SIGKILL)
     if kind in ("all", "command"):
         kill(command.pid, signal.SIGKILL)
     if kind == "workers":
@@ -151,7 +151,7 @@ def disturb(command: subprocess.Popen[bytes], kind: str) -> None:
         kill(command.pid, signal.SIGINT)
     command.wait(timeout=300)
     deadline = time.monotonic() + 120
-    while alive := [each for each in workers if is_alive(each)]:
+    while alive := [worker for worker in workers if is_alive(worker)]:
         if time.monotonic() > deadline:
             sys.exit(f"{kind}: processes {alive} are still there")
         time.sleep(0.05)
@@ -160,18 +160,18 @@ def disturb(command: subprocess.Popen[bytes], kind: str) -> None:
 def leftovers(path: Path) -> list[str]:
     """Files that no sweep that has ended has."""
     kinds = ("*.tmp", "*.part", "lock", "compiled-*")
-    return sorted(str(each) for kind in kinds for each in path.rglob(kind))
+    return sorted(str(file) for kind in kinds for file in path.rglob(kind))
 
 
 def results(path: Path) -> dict[str, Any]:
     """What its table is made of, without the times."""
-    found = {}
+    tables = {}
     for file in sorted(path.glob("runs/*/eval/*.json")):
         table = json.loads(file.read_text())
-        found[str(file.relative_to(path))] = {
-            name: each for name, each in table.items() if name not in ("seconds", "crc32")
+        tables[str(file.relative_to(path))] = {
+            name: value for name, value in table.items() if name not in ("seconds", "crc32")
         }
-    return found
+    return tables
 
 
 def children(pid: int) -> list[int]:
