@@ -1,4 +1,4 @@
-"""A task of one's own: its defaults, `register`, entry points, and a class of a file by every
+"""A user's own task: its defaults, `register`, entry points, and a class in a file for every
 command."""
 
 import dataclasses
@@ -38,7 +38,7 @@ SMALL = {
 
 
 class Mirror(eqloop.Task):
-    """The least that a task can be: a board of two axes, to be mirrored."""
+    """A task with only the required members: a board of two axes, to be mirrored."""
 
     grid, channels, classes = (3, 4), 10, 10  # pyright: ignore
 
@@ -52,7 +52,7 @@ class Mirror(eqloop.Task):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    """No test leaves a task behind."""
+    """Registered tasks are removed after each test."""
     monkeypatch.setattr(TASKS, "registered", {})
 
 
@@ -102,9 +102,9 @@ def test_five_members_make_a_task():
 
 def test_a_file_of_puzzles_makes_the_splits(tmp_path):
     task = Mirror()
-    made = task.generate(40, 3)
+    generated = task.generate(40, 3)
     path = tmp_path / "set.csv"
-    task.write(made.take(np.array([*range(40), 0])), path)
+    task.write(generated.take(np.array([*range(40), 0])), path)
     data = dataclasses.replace(task, data=str(path)).load()
     assert [len(split) for split in data.splits.values()] == [26, 6, 4, 4]
     assert data.manifest["read"] == {"rows": 41, "bad": 0}
@@ -138,8 +138,8 @@ def test_a_file_without_answers_does_not_train(tmp_path):
 def test_a_generator_with_few_examples_says_so():
     class Few(Mirror):
         def generate(self, rows, seed, *, progress=None):
-            made = super().generate(rows, seed)
-            return made.take(np.arange(rows) % 7)
+            split = super().generate(rows, seed)
+            return split.take(np.arange(rows) % 7)
 
     with pytest.raises(InputError, match=r"task\.rows=50: .* its generator gives 7; set fewer"):
         Few(rows=50).load()
@@ -204,7 +204,8 @@ def test_an_entry_point_is_known_by_its_name(monkeypatch):
 
 
 def test_the_cache_knows_the_code_of_a_file(tmp_path):
-    """The same fields and another generator: other examples, and not those of the cache."""
+    """A file with the same fields and another generator gives other examples, not the cached
+    ones."""
     path = tmp_path / "mine.py"
     hashes = []
     for source in (
@@ -224,7 +225,7 @@ def test_the_cache_knows_the_code_of_a_file(tmp_path):
 
 @pytest.fixture(scope="module")
 def added(tmp_path_factory) -> tuple[Path, str]:
-    """A run of the example, from a copy of its file, and the class as `--task` names it."""
+    """A run of the example task, from a copy of its file, and the class as `--task` names it."""
     folder = tmp_path_factory.mktemp("outside")
     shutil.copy(EXAMPLE, folder)
     run, task = folder / "run", f"{folder / EXAMPLE.name}:Addition"
@@ -248,7 +249,8 @@ def test_the_run_records_the_file(added):
         ("eval {run} --iterations 4 --json", 0),
         ("eval {run} --budget 4 --rows 2 --split test --json", 0),
         ("solve {run} 101100+011011 --iterations 4", 1),
-        # They have opened the run and loaded the task where they refuse the other option.
+        # These commands have opened the run and loaded the task before they refuse the other
+        # option.
         ("gradients {run} --layers none", 2),
         ("stability {run} --split none", 2),
         ("train --resume {run}", 0),
@@ -282,7 +284,7 @@ def test_another_file_is_refused(added, cli, tmp_path):
 
 @pytest.mark.parametrize("name", ["sudoku", "other"])
 def test_every_command_refuses_a_task_that_is_not_the_one_of_the_run(added, cli, tmp_path, name):
-    """By its name, and as a class of a file."""
+    """The other task is given by its name, and as a class of a file."""
     run, _ = added
     file, source = tmp_path / "other.py", EXAMPLE.read_text("utf-8")
     file.write_text(source.replace("class Addition", "class Other"))
@@ -295,8 +297,8 @@ def test_every_command_refuses_a_task_that_is_not_the_one_of_the_run(added, cli,
         ("stability", run, "--check", "clusters"),
         ("train", "--resume", run),
     ):
-        told = f"error: --task {other}: is {name}, but the task of {run} is addition\n"
-        assert cli(*command, "--task", other) == (2, "", told)
+        message = f"error: --task {other}: is {name}, but the task of {run} is addition\n"
+        assert cli(*command, "--task", other) == (2, "", message)
     for command in (("stability", run, run, "--compare"), ("stability", "--check", "clusters")):
         code, out, err = cli(*command, "--task", other)
         assert (code, out) == (2, "")
@@ -304,7 +306,7 @@ def test_every_command_refuses_a_task_that_is_not_the_one_of_the_run(added, cli,
 
 
 def test_a_run_brings_no_code(added, monkeypatch):
-    """Though the file is where the run says, it is not run unasked."""
+    """The file exists where the run says, but is not run unless the user names it."""
     run, _ = added
     monkeypatch.setattr("eqloop.tasks.load_class", lambda *_: pytest.fail("code was loaded"))
     manifest = json.loads((run / "data.json").read_text())
@@ -341,7 +343,7 @@ def test_a_sweep_of_a_task_of_a_file(cli, tmp_path, monkeypatch):
     worked = []
 
     def here(begun, command, jobs, *, watch):
-        """The one worker, as its command says, in this process and without a parent to watch."""
+        """Run the one worker in this process as its command says, without a parent to watch."""
         TASKS.registered.clear()  # pyright: ignore[reportAttributeAccessIssue]
         return main([*command[3:-1], "free"]) == 0
 
