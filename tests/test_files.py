@@ -1,4 +1,4 @@
-"""The files of the tasks: what is written is read back, and whatever is wrong is one clear line."""
+"""The files of the tasks: what is written is read back, and every fault is one clear line."""
 
 import csv
 import gzip
@@ -60,7 +60,7 @@ cells = st.text(
 @quick
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=20), st.sampled_from(SUFFIXES))
 def test_every_csv_row_comes_back(tmp_path, rows, suffix):
-    rows = [(a, "x" + b) for a, b in rows]  # a row of blanks only would be a blank line
+    rows = [(a, "x" + b) for a, b in rows]  # a row that holds only blanks would be a blank line
     path = tmp_path / f"f{suffix}"
     with _files.write_text(path) as out:
         csv.writer(out, lineterminator="\n").writerows([("a", "b"), *rows])
@@ -257,12 +257,12 @@ def test_where_nothing_can_be_written(tmp_path):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_equal_text_gives_equal_files(tmp_path, suffix):
-    written = []
+    contents = []
     for name in ("one", "two"):
         with _files.write_text(tmp_path / f"{name}{suffix}") as out:
             out.write("a,b\n1,2\n")
-        written.append((tmp_path / f"{name}{suffix}").read_bytes())
-    assert written[0] == written[1]
+        contents.append((tmp_path / f"{name}{suffix}").read_bytes())
+    assert contents[0] == contents[1]
 
 
 # --- the cache
@@ -315,7 +315,9 @@ def test_the_cache_builds_once_and_again_when_it_is_harmed(cache, caplog, harm):
     elif harm == "altered":
         middle = len(data) // 2
         path.write_bytes(data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :])
-    elif harm == "method":  # of compression, which no checksum of the zip format covers
+    elif (
+        harm == "method"
+    ):  # a byte of the compression header, which no checksum of the zip format covers
         place = data.rindex(b"PK\x01\x02") + 10
         path.write_bytes(data[:place] + b"\x0e" + data[place + 1 :])
     elif harm == "empty":
