@@ -122,8 +122,8 @@ def divide_work() -> int:
             program = _program(spec, task, where and where.everywhere, None)
             state = init_state(spec) if where is None else place(init_state(spec), where)
             programs.append(program.lower(fixed, state).compile().compiled)
-        one, four = (program.cost_analysis()["flops"] for program in programs)
+        single, four = (program.cost_analysis()["flops"] for program in programs)
         gathered = re.findall(r" all-(?:gather|to-all)", programs[-1].as_text())
-        results.append((one / four, len(gathered)))
+        results.append((single / four, len(gathered)))
     print(json.dumps(results))
     return 0

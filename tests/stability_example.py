@@ -241,9 +241,9 @@ def a_player(task: Task, *, examples: int = 2, frames: int = 24) -> dict[str, An
     split = task.generate(examples, 3)
     examples_of_player = []
     for index in range(examples):
-        one = split.take(slice(index, index + 1))
+        puzzle = split.take(slice(index, index + 1))
         random = np.random.default_rng(index)
-        target = one.targets[0]
+        target = puzzle.targets[0]
         order = random.permutation(target.size).reshape(target.shape)
         snapshots, before = [], None
         for t in range(frames):
@@ -251,7 +251,7 @@ def a_player(task: Task, *, examples: int = 2, frames: int = 24) -> dict[str, An
             prediction = np.where(right, target, (target + 1) % task.classes).astype(np.uint8)
             if task.name == "chess":
                 prediction = _two_squares(target, order, solved=t > frames // 2)
-            svg = task.draw(one, prediction)
+            svg = task.draw(puzzle, prediction)
             snapshots.append(
                 {
                     "iterations": t + 1,
@@ -264,9 +264,9 @@ def a_player(task: Task, *, examples: int = 2, frames: int = 24) -> dict[str, An
             before = svg
         examples_of_player.append(
             {
-                "title": f"test {index}: {one.puzzles[0].decode()[:30]}",
-                "puzzle_svg": task.draw(one),
-                "target_svg": task.draw(one, target),
+                "title": f"test {index}: {puzzle.puzzles[0].decode()[:30]}",
+                "puzzle_svg": task.draw(puzzle),
+                "target_svg": task.draw(puzzle, target),
                 "frames": snapshots,
             }
         )

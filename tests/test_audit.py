@@ -146,13 +146,13 @@ def test_the_gradient_of_a_map_of_trees_is_its_finite_difference():
     z0 = {"a": 0.0, "b": 0.0}
 
     def mean_loss(w):
-        def one(x, target):
+        def example_loss(x, target):
             map_ = jax.tree_util.Partial(f, {"w": w})
             start = jax.tree.map(jnp.asarray, z0)
             out = eqloop.equilibrium(map_, start, x, solver=eqloop.FixedPoint(rtol=1e-14))
             return loss(out.state, target)
 
-        return jnp.mean(jax.vmap(one)(xs, targets))
+        return jnp.mean(jax.vmap(example_loss)(xs, targets))
 
     report = eqloop.gradient_audit(
         jax.tree_util.Partial(f, {"w": jnp.asarray(0.4)}),
@@ -366,13 +366,13 @@ def test_command(run, tmp_path, capsys):
     # This call uses another split and checkpoint, a gradient of the table and one of a file.
     args += ["--gradient", "one-step", "--gradient", f"{HALF}:HalfStep"]
     assert main([*args, "--split", "test", "--checkpoint", "2", "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert (answer["split"], answer["step"], answer["iterations"]) == ("test", 2, 2)
-    assert list(answer["gradients"]) == [BACKPROP, CONVERGED, "one-step", "HalfStep"]
+    table = json.loads(capsys.readouterr().out)
+    assert (table["split"], table["step"], table["iterations"]) == ("test", 2, 2)
+    assert list(table["gradients"]) == [BACKPROP, CONVERGED, "one-step", "HalfStep"]
     sha256 = hashlib.sha256(HALF.read_bytes()).hexdigest()
-    assert answer["objects"] == {"one-step": "OneStep()", "HalfStep": f"HalfStep() sha256:{sha256}"}
+    assert table["objects"] == {"one-step": "OneStep()", "HalfStep": f"HalfStep() sha256:{sha256}"}
     # Before the weights of prelude and block, the norm is half of that of one iteration.
-    mine, whole = (answer["gradients"][name]["layers"] for name in ("HalfStep", "one-step"))
+    mine, whole = (table["gradients"][name]["layers"] for name in ("HalfStep", "one-step"))
     for layer, part in whole.items():
         factor = 0.5 if layer.startswith(("prelude", "blocks")) else 1
         assert mine[layer]["norm"] == pytest.approx(factor * part["norm"], rel=1e-5), layer

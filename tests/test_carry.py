@@ -126,21 +126,21 @@ def test_n_steps_of_m_iterations_are_nm_iterations_and_the_gradient_is_of_the_la
 
     @eqx.filter_jit
     def expected(model, carry, age):
-        def one(x, target, age):
+        def advance(x, target, age):
             out = model(x, solver=eqloop.Unroll(2 * age, max_steps=6))
             return out.state, cross_entropy(out.logits, target)
 
-        return jax.vmap(one)(*examples(carry), age)
+        return jax.vmap(advance)(*examples(carry), age)
 
     @eqx.filter_jit
     def gradient(model, carry, is_new, states):
         def loss(model):
-            def one(x, target, is_new, state):
+            def example_loss(x, target, is_new, state):
                 start = jnp.where(is_new, model.embed(x), state)
                 logits = model(x, start=start, solver=eqloop.Unroll(2)).logits
                 return cross_entropy(logits, target)
 
-            return jnp.mean(jax.vmap(one)(*examples(carry), is_new, states))
+            return jnp.mean(jax.vmap(example_loss)(*examples(carry), is_new, states))
 
         squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(eqx.filter_grad(loss)(model))]
         return jnp.sqrt(sum(squares))
@@ -180,8 +180,10 @@ def test_a_phase_of_one_step_per_example_is_training_without_a_carry():
         assert (metrics["age"], metrics["replaced"]) == (1, 1)
         for name, value in expected.items():
             np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
-    for one, other in zip(*map(jax.tree.leaves, (plain.model, state.model)), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    for plain_leaf, carried_leaf in zip(
+        *map(jax.tree.leaves, (plain.model, state.model)), strict=True
+    ):
+        np.testing.assert_allclose(plain_leaf, carried_leaf, rtol=1e-4, atol=1e-6)
     for index in range(3, 6):
         state, metrics = then(data, state, order(index))
         assert metrics["replaced"] in (0.25, 0.375)

@@ -36,8 +36,8 @@ def path(state, tmp_path):
     return path
 
 
-def same(one, other) -> bool:
-    left, right = named_arrays(one), named_arrays(other)
+def same(first, second) -> bool:
+    left, right = named_arrays(first), named_arrays(second)
     return left.keys() == right.keys() and all(
         left[name].dtype == right[name].dtype
         and np.array_equal(np.asarray(left[name]), np.asarray(right[name]))

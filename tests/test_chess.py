@@ -218,8 +218,10 @@ def test_colours_swapped_give_the_same_example(generated, encoding):
     """The public easy-to-hard frame turns nothing, so there the example is upside down."""
     for puzzle in generated.puzzles[:50]:
         board = chess.Board(puzzle.decode())
-        one, other = tokens_of(board, encoding), tokens_of(board.mirror(), encoding)
-        np.testing.assert_array_equal(one, other[::-1] if encoding == "easy-to-hard" else other)
+        tokens, mirrored = tokens_of(board, encoding), tokens_of(board.mirror(), encoding)
+        np.testing.assert_array_equal(
+            tokens, mirrored[::-1] if encoding == "easy-to-hard" else mirrored
+        )
 
 
 def test_runs_of_version_1_keep_their_frame():
@@ -230,8 +232,10 @@ def test_runs_of_version_1_keep_their_frame():
         new = make_task("chess", {"encoding": encoding}, version=2)
         assert (old.version, new.version) == (1, Chess.version)
         assert dataclasses.asdict(old) == dataclasses.asdict(new)
-        one, other = old.parse(fen).inputs, new.parse(fen).inputs
-        np.testing.assert_array_equal(one, other if encoding == "paper" else other[:, ::-1])
+        old_inputs, new_inputs = old.parse(fen).inputs, new.parse(fen).inputs
+        np.testing.assert_array_equal(
+            old_inputs, new_inputs if encoding == "paper" else new_inputs[:, ::-1]
+        )
     tokens = make_task("chess", {"encoding": "easy-to-hard"}, version=1).parse(fen).inputs.ravel()
     cells = {int(i): int(tokens[i]) for i in np.flatnonzero(tokens)}
     assert cells == {4: 1, 0: 5, 8: 6, 60: 7, 63: 8}
@@ -390,9 +394,9 @@ def test_generated_positions_have_exactly_one_mate_and_are_distinct(generated):
 
 
 def test_the_generator_is_a_pure_function_of_its_seed(generated):
-    again, other = Chess().generate(40, 7), Chess().generate(40, 8)
+    again, other_seed = Chess().generate(40, 7), Chess().generate(40, 8)
     np.testing.assert_array_equal(again.inputs, generated.inputs[:40])
-    assert not np.any(np.isin(other.puzzles, generated.puzzles))
+    assert not np.any(np.isin(other_seed.puzzles, generated.puzzles))
     assert len(Chess().generate(0, 7)) == 0
 
 
@@ -429,13 +433,13 @@ def test_splits_of_a_real_file(shared, tmp_path, monkeypatch, encoding):
     monkeypatch.setenv("EQLOOP_CACHE", str(tmp_path))
     file = shared / "data/chess/lichess_puzzles_head10k_2024.csv.gz"
     task = make_task("chess", {"data": str(file), "encoding": encoding})
-    seen = []
-    data = task.load(progress=lambda done, total: seen.append((done, total)))
+    progress = []
+    data = task.load(progress=lambda done, total: progress.append((done, total)))
     splits = data.splits
     assert {"train", "validation", "test", "hard"} <= splits.keys()
     assert all(len(split) for split in splits.values())
     assert overlap(splits) == 0
-    assert seen[-1][0] == seen[-1][1]
+    assert progress[-1][0] == progress[-1][1]
     easy = max(splits[name].difficulty.max() for name in ("train", "validation", "test"))
     assert easy <= splits["hard"].difficulty.min()
     if encoding == "paper":
@@ -691,7 +695,7 @@ def test_board_can_be_read_without_colour():
 
 def test_drawing_tells_prediction_and_answer_apart_without_colour():
     task = Chess()
-    one = task.parse(EXAMPLE)
+    example = task.parse(EXAMPLE)
     svg = "{http://www.w3.org/2000/svg}"
 
     def count(split, mask):
@@ -700,11 +704,11 @@ def test_drawing_tells_prediction_and_answer_apart_without_colour():
         crosses = [use for use in drawing.iter(f"{svg}use") if use.get("href") == "#xx"]
         return len(list(drawing.iter(f"{svg}line"))), len(dashed), len(crosses)
 
-    assert count(one, None) == (0, 0, 0)
-    assert count(one, one.targets[0]) == (1, 2, 0)  # an arrow on the squares of the answer
-    assert "predicted: Qxf7# (h5f7)" in task.draw(one, one.targets[0])
-    assert count(one, prediction(task, EXAMPLE, "h5", "e5")) == (1, 2, 1)
-    assert count(one, prediction(task, EXAMPLE, "a5", "b5")) == (0, 2, 2)  # no piece to move
+    assert count(example, None) == (0, 0, 0)
+    assert count(example, example.targets[0]) == (1, 2, 0)  # an arrow on the squares of the answer
+    assert "predicted: Qxf7# (h5f7)" in task.draw(example, example.targets[0])
+    assert count(example, prediction(task, EXAMPLE, "h5", "e5")) == (1, 2, 1)
+    assert count(example, prediction(task, EXAMPLE, "a5", "b5")) == (0, 2, 2)  # no piece to move
     black = task.parse(QUIET)  # the answer is not known
     assert count(black, prediction(task, QUIET, "e8", "e7")) == (1, 0, 0)
     corner = next(ET.fromstring(task.draw(black)).iter(f"{svg}use"))

@@ -268,11 +268,11 @@ def test_eval_json_of_one_split_and_step(cli, tiny_run, tmp_path):
     shutil.copytree(tiny_run, run)
     args = ("--split", "test", "--iterations", 3, "--checkpoint", 2, "--json")
     code, out, _ = cli("eval", run, *args)
-    answer = json.loads(out)
+    table = json.loads(out)
     assert code == 0
-    assert (answer["step"], list(answer["splits"])) == (2, ["test"])
-    assert len(answer["splits"]["test"]["overall"]["scores"]["exact"]) == 3
-    assert len(answer["splits"]["test"]["settled"]) == 16
+    assert (table["step"], list(table["splits"])) == (2, ["test"])
+    assert len(table["splits"]["test"]["overall"]["scores"]["exact"]) == 3
+    assert len(table["splits"]["test"]["settled"]) == 16
 
 
 def test_eval_of_another_file(cli, tiny_run, tmp_path):
@@ -303,12 +303,12 @@ def test_solve(cli, tiny_run):
     assert "iteration 1, residual" in out
     assert ("right: all 16" if code == 0 else "wrong: ") in out
     code_json, out, _ = cli("solve", tiny_run, "0110100110010110", "--iterations", 20, "--json")
-    answer = json.loads(out)
+    table = json.loads(out)
     assert code_json == code
-    assert answer["solved"] is (code == 0)
-    assert len(answer["answer"]) == 16
-    assert len(answer["residuals"]) == answer["iterations"] <= 20
-    assert answer["changes"][0] == 1
+    assert table["solved"] is (code == 0)
+    assert len(table["answer"]) == 16
+    assert len(table["residuals"]) == table["iterations"] <= 20
+    assert table["changes"][0] == 1
 
 
 def test_eval_of_the_cost(cli, tiny_run, tmp_path):
@@ -325,10 +325,10 @@ def test_eval_of_the_cost(cli, tiny_run, tmp_path):
     assert record is not None
     assert to_table(record) == {name: part for name, part in stored.items() if name != "crc32"}
     code, out, _ = cli(*args, "--solver", "anderson", "--rows", 5, "--json")
-    answer = json.loads(out)["splits"]["test"]
+    table = json.loads(out)["splits"]["test"]
     assert code == 0
-    assert answer["overall"]["examples"] == len(answer["evaluations"]) == 5
-    assert max(map(max, answer["evaluations"])) <= 12
+    assert table["overall"]["examples"] == len(table["evaluations"]) == 5
+    assert max(map(max, table["evaluations"])) <= 12
 
 
 def test_solve_within_a_budget(cli, tiny_run):
@@ -338,10 +338,10 @@ def test_solve_within_a_budget(cli, tiny_run):
     assert "answer of start" in out
     assert ("right: all 16" if code == 0 else "wrong: ") in out
     code_json, out, _ = cli(*args, "--select", "vote", "--json")
-    answer = json.loads(out)
-    assert code_json == code == (not answer["solved"])
-    assert len(answer["residuals"]) == len(answer["votes"]) == 3
-    assert answer["votes"][answer["chosen"]] == max(answer["votes"])
+    table = json.loads(out)
+    assert code_json == code == (not table["solved"])
+    assert len(table["residuals"]) == len(table["votes"]) == 3
+    assert table["votes"][table["chosen"]] == max(table["votes"])
 
 
 def test_options_that_need_a_budget(cli, tiny_run):

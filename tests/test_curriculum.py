@@ -153,17 +153,17 @@ def test_augmentation_is_a_symmetry_of_rows_of_several_strings():
     assert tokens.dtype == targets.dtype == np.uint8
     np.testing.assert_array_equal(np.asarray(tokens) > 1, split.inputs > 1)
     assert 0.4 < np.mean(np.asarray(tokens) != split.inputs) < 0.6
-    for row, answer in zip(np.asarray(tokens), np.asarray(targets), strict=True):
-        assert answer.tolist() == _one_by_one(row)[0]
+    for row, target in zip(np.asarray(tokens), np.asarray(targets), strict=True):
+        assert target.tolist() == _one_by_one(row)[0]
 
 
 def test_the_input_has_a_mark_where_each_string_begins_and_nothing_else_changes():
     plain = PrefixSums(length=24, mark_first=True)
     ordinary, packed = plain.generate(30, 1), PACKED.generate(30, 1)
     np.testing.assert_array_equal(packed.inputs & 1, ordinary.inputs)
-    for one, several in zip(ordinary.inputs, packed.inputs, strict=True):
-        expected = np.array(plain.encode(jnp.asarray(one)))
-        np.testing.assert_array_equal(PACKED.encode(jnp.asarray(one)), expected)
+    for row, several in zip(ordinary.inputs, packed.inputs, strict=True):
+        expected = np.array(plain.encode(jnp.asarray(row)))
+        np.testing.assert_array_equal(PACKED.encode(jnp.asarray(row)), expected)
         expected[:, 1] += several > 1
         np.testing.assert_array_equal(PACKED.encode(jnp.asarray(several)), expected)
 
@@ -184,11 +184,11 @@ def test_rows_of_several_strings_are_written_read_and_trained_on_as_they_are(tmp
     for name in ("inputs", "targets", "difficulty", "puzzles"):
         np.testing.assert_array_equal(getattr(back, name), getattr(split, name))
     for index in range(20):
-        one = PACKED.parse(split.puzzles[index].decode())
-        np.testing.assert_array_equal(one.inputs[0], split.inputs[index])
-        assert PACKED.check(one, split.targets[index])[0] is True
-        assert PACKED.render(one, one.targets[0])
-        assert "<svg" in PACKED.draw(one, one.targets[0])
+        parsed = PACKED.parse(split.puzzles[index].decode())
+        np.testing.assert_array_equal(parsed.inputs[0], split.inputs[index])
+        assert PACKED.check(parsed, split.targets[index])[0] is True
+        assert PACKED.render(parsed, parsed.targets[0])
+        assert "<svg" in PACKED.draw(parsed, parsed.targets[0])
     splits = dataclasses.replace(PACKED, rows=0, data=str(path)).load().splits
     assert set(splits["train"].puzzles) <= set(split.puzzles)
     assert splits["train"].difficulty.min() < 24

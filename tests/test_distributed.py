@@ -96,10 +96,10 @@ def last_step(log: Path) -> int:
     return max((row["step"] for row in read_metrics(log)), default=0)
 
 
-def same_up_to_rounding(one: Path, other: Path) -> None:
+def same_up_to_rounding(actual: Path, expected: Path) -> None:
     """Compare every line of the log and every array of the last checkpoint of two runs."""
     for mine, yours in zip(
-        *(read_metrics(run / "metrics.jsonl") for run in (one, other)), strict=True
+        *(read_metrics(run / "metrics.jsonl") for run in (actual, expected)), strict=True
     ):
         assert mine.keys() == yours.keys()
         for name in mine.keys() - {"examples_per_s", "seconds"}:
@@ -108,7 +108,7 @@ def same_up_to_rounding(one: Path, other: Path) -> None:
             else:
                 np.testing.assert_allclose(mine[name], yours[name], rtol=1e-3, err_msg=name)
     (left, header), (right, other_header) = (
-        (opened := open_run(run)).load("last", skeleton(opened.spec)) for run in (one, other)
+        (opened := open_run(run)).load("last", skeleton(opened.spec)) for run in (actual, expected)
     )
     assert header.step == other_header.step == STEPS
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
@@ -144,8 +144,8 @@ def test_a_step_with_a_solver_and_a_gradient(tmp_path):
     child = Child(output, distributed_child.compare_steps, PAIRS, variables=simulated(4))
     steps = json.loads(finish(child))
     assert len(steps) == len(PAIRS)
-    for pair, ((one, weights), (four, spread)) in steps.items():
-        for name, value in one.items():
+    for pair, ((single, weights), (four, spread)) in steps.items():
+        for name, value in single.items():
             np.testing.assert_allclose(four[name], value, rtol=1e-3, err_msg=f"{pair}: {name}")
         np.testing.assert_allclose(spread, weights, rtol=1e-4, atol=1e-5, err_msg=pair)
 
@@ -223,10 +223,10 @@ def test_whoever_comes_with_a_taken_id_or_port_does_no_harm(pair, tmp_path, caps
 def test_a_signal_to_one_stops_all_and_any_number_goes_on(alone, tmp_path):
     """One process begins the run, two continue it, and one ends it."""
     run = tmp_path / "run"
-    one = start(run, pause=0.1)
-    wait_for_step(run, 3, one)
-    one.send_signal(signal.SIGTERM)
-    finish(one, 128 + signal.SIGTERM)
+    process = start(run, pause=0.1)
+    wait_for_step(run, 3, process)
+    process.send_signal(signal.SIGTERM)
+    finish(process, 128 + signal.SIGTERM)
     before = open_run(run).steps()[-1]
     two = start_two(run, pause=0.1)
     wait_for_step(run, before + 2, *two)

@@ -230,10 +230,10 @@ def test_objects_like_those_of_the_spec_train_alike(tmp_path):
         tmp_path / "names/spec.toml"
     ).read_text()
     runs = [open_run(tmp_path / name) for name in ("names", "objects")]
-    one, other = (
+    by_names, by_objects = (
         (opened.path / "checkpoints/step-00000002.safetensors").read_bytes() for opened in runs
     )
-    assert one == other
+    assert by_names == by_objects
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_a_sweep_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
     grid.write_text("\n".join(lines))
     objects = ("--solver", f"{solver}:Damped", "--gradient", f"{gradient}:HalfStep")
 
-    def here(begun, command, jobs, *, watch):
+    def here(sweep, command, jobs, *, watch):
         """Run the one worker in this process, without a parent to watch."""
         assert command[-2:] == ["--worker", "tied"]
         return main([*command[3:-1], "free"]) == 0

@@ -33,11 +33,11 @@ def by_hand(model, iterations: int):
     another."""
     f = model.loop()
 
-    def one(tokens):
+    def example_states(tokens):
         e = model.embed(TASK.encode(tokens))
         return eqloop.trajectory(f, e, f.inject(e), iterations)
 
-    states = jax.jit(jax.vmap(one))(jnp.asarray(SPLIT.inputs))
+    states = jax.jit(jax.vmap(example_states))(jnp.asarray(SPLIT.inputs))
     logits = jax.jit(jax.vmap(jax.vmap(model.coda)))(states)
     return np.asarray(states), np.asarray(jnp.argmax(logits, -1))
 

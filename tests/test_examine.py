@@ -175,12 +175,12 @@ def test_refusals(examined, tmp_path, capsys):
     shutil.rmtree(bare / "stability")
     assert "report.json" in refused(capsys, "--compare", str(bare), str(bare))
     report = examined / "stability" / "report.json"
-    other = tmp_path / "other"
-    (other / "stability").mkdir(parents=True)
+    other_run = tmp_path / "other"
+    (other_run / "stability").mkdir(parents=True)
     later = parse_json(report.read_text())
     later["settings"]["format"] = 99
-    write_json(other / "stability" / "report.json", later)
-    assert "format 99" in refused(capsys, "--compare", str(other), str(examined))
+    write_json(other_run / "stability" / "report.json", later)
+    assert "format 99" in refused(capsys, "--compare", str(other_run), str(examined))
 
 
 def test_a_model_that_is_not_finite(examined, monkeypatch, capsys):

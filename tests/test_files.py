@@ -213,20 +213,20 @@ def test_reading_streams_in_bounded_memory_and_reports_progress(tmp_path, suffix
     with _files.write_text(path) as out:
         out.write("a,b\n")
         out.writelines(f"{i},{'x' * 100}\n" for i in range(rows))
-    seen: list[tuple[int, int | None]] = []
+    progress: list[tuple[int, int | None]] = []
     tracemalloc.start()
     count = sum(
         1
         for _ in read_records(
-            path, LAYOUT, on_bad=_files.refuse, progress=lambda *at: seen.append(at)
+            path, LAYOUT, on_bad=_files.refuse, progress=lambda *at: progress.append(at)
         )
     )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == rows
     assert peak < 3e6  # the text has 6.4 MB
-    assert seen == sorted(seen)
-    assert seen[-1] == (path.stat().st_size, path.stat().st_size)
+    assert progress == sorted(progress)
+    assert progress[-1] == (path.stat().st_size, path.stat().st_size)
 
 
 # --- writing is all or nothing
@@ -278,8 +278,8 @@ def an_example(rows: int = 3) -> Split:
     )
 
 
-def assert_equal(one: Split, other: Split) -> None:
-    one_arrays, other_arrays = _dataset.pack({"": one}), _dataset.pack({"": other})
+def assert_equal(actual: Split, expected: Split) -> None:
+    one_arrays, other_arrays = _dataset.pack({"": actual}), _dataset.pack({"": expected})
     assert one_arrays.keys() == other_arrays.keys()
     for name, values in one_arrays.items():
         np.testing.assert_array_equal(values, other_arrays[name])

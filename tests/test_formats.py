@@ -142,7 +142,7 @@ def test_files_of_the_collection(shared, name):
     good, bad, detail = ROWS[name]
     assert (len(split), tally.count) == (good, bad)
     if bad:
-        assert any(detail in one.why for one in tally.first)
+        assert any(detail in bad_row.why for bad_row in tally.first)
     elif task.name == "sudoku":
         scales = np.unique(split.columns["scale"]).tolist()
         assert b" ".join(scales).decode() == detail

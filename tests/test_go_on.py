@@ -114,8 +114,8 @@ def test_a_run_begins_from_raw_weights_and_moments_and_its_schedule_from_zero(tm
             np.testing.assert_array_equal(mine, theirs)
     for name in ("mu", "nu", "count"):
         mine, theirs = (optax.tree.get(state.optimiser[1][0], name) for state in (first, whole))
-        for one, other in zip(_arrays(mine), _arrays(theirs), strict=True):
-            np.testing.assert_array_equal(one, other)
+        for actual, reference in zip(_arrays(mine), _arrays(theirs), strict=True):
+            np.testing.assert_array_equal(actual, reference)
     assert first.step == 0
     rates = [row["lr"] for row in read_metrics(run.metrics) if row["kind"] == "train"]
     expected = [jnp.asarray(make_schedule(run.spec.train)(step)) for step in range(4)]

@@ -663,8 +663,8 @@ def test_four_devices_compute_what_one_does(compiled):
     assert completed.returncode == 0, completed.stderr
     steps = json.loads(completed.stdout)
     assert len(steps) == len(pairs)
-    for pair, (one, four) in steps.items():
-        for a, b in zip(one, four, strict=True):
+    for pair, (single, four) in steps.items():
+        for a, b in zip(single, four, strict=True):
             np.testing.assert_allclose(b, a, rtol=2e-4, atol=1e-5, err_msg=pair)
 
 
@@ -681,11 +681,11 @@ def test_linear_solves_work_in_pmap_and_shard_map():
         return jax.grad(loss)(x)
 
     for solver in (None, eqloop.Anderson()):
-        one = functools.partial(slope, Implicit(solver=solver))
+        example_slope = functools.partial(slope, Implicit(solver=solver))
         sharded = jax.shard_map(
-            jax.vmap(one), mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False
+            jax.vmap(example_slope), mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False
         )
-        for run in (jax.pmap(one), jax.jit(sharded)):
+        for run in (jax.pmap(example_slope), jax.jit(sharded)):
             np.testing.assert_allclose(run(xs), 1.25, rtol=1e-3)
 
 

@@ -80,8 +80,8 @@ def test_five_members_make_a_task():
     assert [len(split) for split in data.splits.values()] == [40, 10, 5, 5]
     pools = [set(split.puzzles.tolist()) for split in data.splits.values()]
     assert len(set.union(*pools)) == 60
-    one = data.splits["test"].take(slice(1))
-    tokens, targets = one.inputs[0], one.targets[0]
+    puzzle = data.splits["test"].take(slice(1))
+    tokens, targets = puzzle.inputs[0], puzzle.targets[0]
     wrong = targets.copy()
     wrong[1, 2] ^= 1
     logits = jax.nn.one_hot(targets, 10)
@@ -90,14 +90,21 @@ def test_five_members_make_a_task():
     assert (bool(scores["exact"]), float(scores["cells"])) == (False, pytest.approx(11 / 12))
     same = task.transform(jax.random.key(0), tokens, targets)
     np.testing.assert_array_equal(same, (tokens, targets))
-    assert task.check(one, targets) == (True, "all 12 cells are right")
-    assert task.check(one, wrong) == (False, "1 of 12 cells are wrong, the first at 1, 2")
-    assert (task.bands(one), task.remarks(one), task.judge(one, one.targets)) == ({}, {}, {})
-    parsed = task.parse(one.puzzles[0].decode())
-    np.testing.assert_array_equal(parsed.inputs, one.inputs)
+    assert task.check(puzzle, targets) == (True, "all 12 cells are right")
+    assert task.check(puzzle, wrong) == (False, "1 of 12 cells are wrong, the first at 1, 2")
+    assert (task.bands(puzzle), task.remarks(puzzle), task.judge(puzzle, puzzle.targets)) == (
+        {},
+        {},
+        {},
+    )
+    parsed = task.parse(puzzle.puzzles[0].decode())
+    np.testing.assert_array_equal(parsed.inputs, puzzle.inputs)
     assert task.check(parsed, targets)[0] is None
-    assert task.render(one, wrong).splitlines()[2].strip("[/red] ") == "^"
-    assert (task.draw(one, targets).count("zl12"), task.draw(one, wrong).count("zl12")) == (0, 1)
+    assert task.render(puzzle, wrong).splitlines()[2].strip("[/red] ") == "^"
+    assert (task.draw(puzzle, targets).count("zl12"), task.draw(puzzle, wrong).count("zl12")) == (
+        0,
+        1,
+    )
 
 
 def test_a_file_of_puzzles_makes_the_splits(tmp_path):
@@ -262,20 +269,20 @@ def test_every_command_takes_the_file_and_says_where_it_is_missing(added, cli, c
     refused, out, err = cli(*args)
     assert (refused, out) == (2, "")
     assert err.endswith(f"its task addition is a class of a file; pass it: --task {task}\n")
-    done, out, err = cli(*args, "--task", task)
-    assert done == code or (done == 0 and args[0] == "solve"), err
+    exit_code, out, err = cli(*args, "--task", task)
+    assert exit_code == code or (exit_code == 0 and args[0] == "solve"), err
     assert "name it" not in err
-    assert ("the right answer" in out) == (args[0] == "solve" and done == 1)
-    if done == 2:
+    assert ("the right answer" in out) == (args[0] == "solve" and exit_code == 1)
+    if exit_code == 2:
         assert "none: must be one of " in err
 
 
 def test_another_file_is_refused(added, cli, tmp_path):
     run, _ = added
-    other = tmp_path / "addition.py"
-    other.write_text(EXAMPLE.read_text("utf-8") + "# changed\n")
+    other_file = tmp_path / "addition.py"
+    other_file.write_text(EXAMPLE.read_text("utf-8") + "# changed\n")
     for args in (("eval", run), ("train", "--resume", run)):
-        code, _, err = cli(*args, "--task", f"{other}:Addition")
+        code, _, err = cli(*args, "--task", f"{other_file}:Addition")
         assert code == 2
         assert "was " in err
         assert "with the SHA-256" in err
@@ -288,7 +295,7 @@ def test_every_command_refuses_a_task_that_is_not_the_one_of_the_run(added, cli,
     run, _ = added
     file, source = tmp_path / "other.py", EXAMPLE.read_text("utf-8")
     file.write_text(source.replace("class Addition", "class Other"))
-    other = name if name == "sudoku" else f"{file}:Other"
+    other_task = name if name == "sudoku" else f"{file}:Other"
     for command in (
         ("eval", run),
         ("solve", run, "1+1"),
@@ -297,12 +304,15 @@ def test_every_command_refuses_a_task_that_is_not_the_one_of_the_run(added, cli,
         ("stability", run, "--check", "clusters"),
         ("train", "--resume", run),
     ):
-        message = f"error: --task {other}: is {name}, but the task of {run} is addition\n"
-        assert cli(*command, "--task", other) == (2, "", message)
+        message = f"error: --task {other_task}: is {name}, but the task of {run} is addition\n"
+        assert cli(*command, "--task", other_task) == (2, "", message)
     for command in (("stability", run, run, "--compare"), ("stability", "--check", "clusters")):
-        code, out, err = cli(*command, "--task", other)
+        code, out, err = cli(*command, "--task", other_task)
         assert (code, out) == (2, "")
-        assert err == f"error: --task {other} has no effect without a CKPT to load: leave it out\n"
+        assert (
+            err
+            == f"error: --task {other_task} has no effect without a CKPT to load: leave it out\n"
+        )
 
 
 def test_a_run_brings_no_code(added, monkeypatch):
@@ -332,23 +342,23 @@ def test_a_sweep_of_a_task_of_a_file(cli, tmp_path, monkeypatch):
     grid.write_text("\n".join([*lines, "[evaluate]", "iterations = 2", "rows = 2"]))
     code, _, err = cli("sweep", grid, "--out", sweep)
     assert (code, "for a task of a file use --task FILE.py:CLASS" in err) == (2, True)
-    other = tmp_path / "other.toml"
-    other.write_text(
+    other_grid = tmp_path / "other.toml"
+    other_grid.write_text(
         grid.read_text().replace('"addition"', '"prefix-sums"').replace("digits", "length")
     )
-    code, _, err = cli("sweep", other, "--out", sweep, "--task", CLASS)
-    message = f"--task {CLASS}: is addition, but the task of {other} is prefix-sums"
+    code, _, err = cli("sweep", other_grid, "--out", sweep, "--task", CLASS)
+    message = f"--task {CLASS}: is addition, but the task of {other_grid} is prefix-sums"
     assert (code, message in err, sweep.exists()) == (2, True, False)
 
     worked = []
 
-    def here(begun, command, jobs, *, watch):
+    def here(sweep, command, jobs, *, watch):
         """Run the one worker in this process as its command says, without a parent to watch."""
         TASKS.registered.clear()  # pyright: ignore[reportAttributeAccessIssue]
         return main([*command[3:-1], "free"]) == 0
 
-    def work(begun, *, make_task):
-        spec = begun.grid.cells[0].spec
+    def work(sweep, *, make_task):
+        spec = sweep.grid.cells[0].spec
         worked.append(make_task(spec.task_name, spec.task_fields))
 
     monkeypatch.setattr("eqloop.sweep.run_local", here)

@@ -34,8 +34,8 @@ def test_the_mean_of_the_jacobian_norm_is_that_of_frobenius(x64):
     )
     np.testing.assert_allclose(values.mean(), np.sum(MATRIX**2) / 3, rtol=2e-2)
     orthogonal = jnp.asarray(np.linalg.qr(MATRIX)[0])
-    one = JacobianNorm(1.0)(lambda z: orthogonal @ z, z, jr.key(1))
-    np.testing.assert_allclose(one, 1.0, rtol=1e-12)
+    of_rotation = JacobianNorm(1.0)(lambda z: orthogonal @ z, z, jr.key(1))
+    np.testing.assert_allclose(of_rotation, 1.0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("penalty", [TerminalResidual(1.0), JacobianNorm(1.0)])
@@ -109,13 +109,13 @@ def test_corrections_are_one_step_gradients_at_states_on_the_way(x64):
         return jnp.sum(whole.loss) - jnp.sum(rest.loss), whole.iterations - rest.iterations
 
     def by_hand(model):
-        def one(x, target, first, second):
+        def example_loss(x, target, first, second):
             loop = model.loop()
             r = loop.inject(model.embed(x))
             losses = [cross_entropy(model.coda(loop(z, r)), target) for z in (second, first)]
             return factor * losses[0] + factor**2 * losses[1]
 
-        return jnp.sum(jax.vmap(one)(inputs, targets, first, second))
+        return jnp.sum(jax.vmap(example_loss)(inputs, targets, first, second))
 
     (value, iterations), slopes = jax.jit(jax.value_and_grad(added, has_aux=True))(float64_model)
     way = jax.tree.map(lambda a: jr.normal(jr.key(a.size), a.shape, a.dtype), float64_model)

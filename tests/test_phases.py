@@ -88,8 +88,8 @@ def test_a_table_of_phases_that_is_none_is_refused(phases):
 def test_the_cost_is_that_of_the_stages():
     spec = phased()
     cost = count(spec.model)
-    one = [cost.training(stage.spec.with_steps(1)) for stage in spec.stages]
-    assert cost.training(spec) == 3 * one[0] + 2 * one[1] + 3 * one[2]
+    step_costs = [cost.training(stage.spec.with_steps(1)) for stage in spec.stages]
+    assert cost.training(spec) == 3 * step_costs[0] + 2 * step_costs[1] + 3 * step_costs[2]
 
 
 def rates(run) -> list[float]:

@@ -78,7 +78,7 @@ def test_who_waits_says_for_whom_and_how_long(address, monkeypatch):
     monkeypatch.setattr(_rendezvous, "SAYING", 0.5)
     lines, theirs = [], []
     with meeting(address, 8) as held:
-        other = in_background(lambda: come(address, 8, 1, 20, theirs.append))
+        last_process = in_background(lambda: come(address, 8, 1, 20, theirs.append))
         with pytest.raises(InputError) as raised:
             held.wait(2.5, lines.append)
     where = re.escape(f"{address} (127.0.0.1, which only this machine reaches)")
@@ -89,7 +89,7 @@ def test_who_waits_says_for_whom_and_how_long(address, monkeypatch):
         f"{who} did not come to {where} within 2 s: .*--join-timeout", str(raised.value)
     )
     with pytest.raises(InputError, match=f"process 0 at {address} ended while it waited for {who}"):
-        other.result(20)
+        last_process.result(20)
     assert theirs[0].startswith(f"waiting for {who} at {address}: 1 of 20 s")
 
 
@@ -122,12 +122,12 @@ def test_one_that_leaves_before_the_others_come_may_come_again(address):
         assert heard(first) == "wait process 2 of 3\n"
         first.close()
         messages: list[str] = []
-        again = in_background(lambda: _until(lambda: come(address, 3, 1, 20, messages.append)))
+        returned = in_background(lambda: _until(lambda: come(address, 3, 1, 20, messages.append)))
         _until(
             lambda: None if any("for process 2 of 3" in line for line in messages) else _refused()
         )
-        other = in_background(lambda: come(address, 3, 2, 20, silent))
-        assert held.wait(20, silent) == again.result(20) == other.result(20)
+        third = in_background(lambda: come(address, 3, 2, 20, silent))
+        assert held.wait(20, silent) == returned.result(20) == third.result(20)
 
 
 def _refused():
@@ -170,8 +170,8 @@ def test_what_is_not_one_of_us_harms_nobody(address):
                 connection.shutdown(socket.SHUT_WR)
                 assert not heard(connection).startswith(("wait", "go"))
         assert held._missing() == "process 1 of 2"
-        other = in_background(lambda: come(address, 2, 1, 20, silent))
-        assert held.wait(20, silent) == other.result(20)
+        member = in_background(lambda: come(address, 2, 1, 20, silent))
+        assert held.wait(20, silent) == member.result(20)
         idle.close()
 
 
@@ -181,10 +181,10 @@ def test_what_is_not_one_of_us_harms_nobody(address):
 def test_another_program_at_the_port(address, answer, monkeypatch):
     """The other program may also listen and say nothing, or hang up at once."""
     monkeypatch.setattr(_rendezvous, "ANSWER", 1)
-    with socket.create_server(address) as other:
+    with socket.create_server(address) as server:
 
         def reply() -> None:
-            connection, _ = other.accept()
+            connection, _ = server.accept()
             with connection:
                 if answer is None:
                     connection.setsockopt(
@@ -309,10 +309,10 @@ def test_control_c_ends_the_wait_at_once(address):
                 assert message.startswith("waiting for process"), message
             child.send_signal(signal.SIGINT)
             began = time.monotonic()
-            _, rest = child.communicate(timeout=20)
+            _, remaining = child.communicate(timeout=20)
             assert time.monotonic() - began < 10
             assert child.returncode == 130
-            assert all(message.startswith("waiting for ") for message in rest.splitlines())
+            assert all(message.startswith("waiting for ") for message in remaining.splitlines())
     finally:
         for child in two:
             child.kill()

@@ -145,14 +145,14 @@ def test_groups_have_means_over_their_seeds(sweep):
         ("pre", 1e-3),
         ("pre", 1e-2),
     ]
-    post, _, pre, one = rows
-    assert (post["runs"], pre["runs"], pre["failed"], one["runs"]) == (3, 2, 1, 1)
+    post, _, pre, unfinished = rows
+    assert (post["runs"], pre["runs"], pre["failed"], unfinished["runs"]) == (3, 2, 1, 1)
     hard = post["splits"]["hard"]
     assert hard["last"]["mean"] == pytest.approx(0.6)
     assert hard["last"]["half_width"] == pytest.approx(0.248414, rel=1e-5)
     assert hard["best"]["mean"] == pytest.approx(0.7)
     assert hard["lost"]["mean"] == pytest.approx(0.1)
-    assert one["splits"]["hard"]["last"] == {"mean": 0.2, "half_width": None, "count": 1}
+    assert unfinished["splits"]["hard"]["last"] == {"mean": 0.2, "half_width": None, "count": 1}
     assert post["flops"]["evaluate"]["mean"] == 5e12
     assert post["rho_w_x"]["mean"] == 1.5
 
@@ -724,8 +724,8 @@ def test_marks_of_groups_differ_in_shape_and_are_in_one_legend(sweep):
         assert len({str(curves[name].get_marker()) for name in names}) == 2
     assert [marks.get_label() for marks in eigenvalues.collections] == names
     curve = a_stability_report(0)["reachability"]
-    ends = np.asarray(lines[1]["post, lr 0.001"].get_ydata())
-    assert ends[-1] == curve["residual"]["median"][-1]
+    residuals = np.asarray(lines[1]["post, lr 0.001"].get_ydata())
+    assert residuals[-1] == curve["residual"]["median"][-1]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == [*names, "iterations in training"]
 

@@ -58,18 +58,18 @@ def wait_for(child: Child, condition) -> None:
         time.sleep(0.001)
 
 
-def same_run(one: Path, other: Path) -> None:
+def same_run(expected: Path, actual: Path) -> None:
     """Compare the last and the best checkpoint byte for byte, the record of the best, and every
     logged number."""
-    last, best = open_run(one).find("last"), open_run(one).find("best")
+    last, best = open_run(expected).find("last"), open_run(expected).find("best")
     assert last == STEPS
-    assert open_run(other).find("best") == best
+    assert open_run(actual).find("best") == best
     for step in (last, best):
-        left, right = open_run(one).checkpoint(step), open_run(other).checkpoint(step)
+        left, right = open_run(expected).checkpoint(step), open_run(actual).checkpoint(step)
         assert left.read_bytes() == right.read_bytes()
-    assert without_timing(one) == without_timing(other)
-    assert (one / "checkpoints/best.json").read_text() == (
-        other / "checkpoints/best.json"
+    assert without_timing(expected) == without_timing(actual)
+    assert (expected / "checkpoints/best.json").read_text() == (
+        actual / "checkpoints/best.json"
     ).read_text()
 
 

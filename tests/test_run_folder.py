@@ -256,10 +256,10 @@ def test_any_byte_of_a_table_may_change_but_not_what_it_says():
     assert parse_json(json.dumps(table)) == table, "without a checksum, as earlier versions wrote"
     rng = np.random.default_rng(0)
     for place in range(len(text)):
-        other = bytearray(text)
-        other[place] ^= int(rng.integers(1, 256))
+        damaged = bytearray(text)
+        damaged[place] ^= int(rng.integers(1, 256))
         try:
-            parsed = parse_json(bytes(other))
+            parsed = parse_json(bytes(damaged))
         except ValueError as error:
             assert "\n" not in str(error)  # noqa: PT017
         else:
@@ -299,8 +299,8 @@ def test_settings_of_any_kind_are_values_or_one_line():
 def test_the_checkpoint_counts_and_not_what_lies_beside_it(run, caplog):
     opened, best = open_run(run), run / "checkpoints/best.json"
     true = read_json(best, "")
-    other = ({2, 4} - {true["step"]}).pop()
-    for record_of_best in ({**true, "exact": 0.125}, {**true, "step": other}):
+    other_step = ({2, 4} - {true["step"]}).pop()
+    for record_of_best in ({**true, "exact": 0.125}, {**true, "step": other_step}):
         best.write_bytes(format_json(record_of_best))
         caplog.clear()
         assert opened.find("best") == true["step"]

@@ -53,12 +53,17 @@ def test_states_stay_together_where_it_is_stable(recall):
     stable."""
     axis = np.linspace(-3, 3, 61)
     x, y = (coordinates.ravel() for coordinates in np.meshgrid(axis, axis))
-    one, other, farthest = np.zeros_like(x), np.ones_like(x), np.ones_like(x)
+    first_state, second_state, farthest = np.zeros_like(x), np.ones_like(x), np.ones_like(x)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(4000):
-            one, other = iterate(recall, one, x, y), iterate(recall, other, x, y)
+            first_state, second_state = (
+                iterate(recall, first_state, x, y),
+                iterate(recall, second_state, x, y),
+            )
             # States that have become inf or nan count as apart.
-            farthest = np.fmax(farthest, np.nan_to_num(np.abs(one - other), nan=np.inf))
+            farthest = np.fmax(
+                farthest, np.nan_to_num(np.abs(first_state - second_state), nan=np.inf)
+            )
     stable = RECALLS[recall][0](x, y)
     factor = (1 + y) * x if recall == "external" else 1 + x * y
     edge = np.abs(np.abs(factor) - 1) < 1e-12  # 0.1 is not exact in binary

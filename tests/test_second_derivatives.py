@@ -128,8 +128,8 @@ def test_a_looped_transformer_against_finite_differences(x64):
     slope = jax.jit(jax.value_and_grad(loss))
     tangent, product = jax.jit(lambda at: jax.jvp(jax.value_and_grad(loss), (at,), (v,))[1])(flat)
     step = 1e-5
-    (value, ahead), (other, behind) = slope(flat + step * v), slope(flat - step * v)
-    np.testing.assert_allclose(tangent, (value - other) / (2 * step), rtol=1e-6)
+    (value_ahead, ahead), (value_behind, behind) = slope(flat + step * v), slope(flat - step * v)
+    np.testing.assert_allclose(tangent, (value_ahead - value_behind) / (2 * step), rtol=1e-6)
     numeric = (ahead - behind) / (2 * step)
     np.testing.assert_allclose(product, numeric, atol=1e-6 * float(jnp.max(jnp.abs(numeric))))
 

@@ -50,14 +50,14 @@ def alone(solver, budget, model=MODEL):
     loop = model.loop(fold=True)
 
     @jax.jit
-    def one(tokens):
+    def solve_example(tokens):
         e = model.embed(TASK.encode(tokens))
         r = loop.inject(e)
         _, progress = iterate(lambda z: loop(z, r), solver, e, max_steps=budget)
         prediction = TASK.predict(model.coda(progress.best), tokens)
         return prediction, progress.steps, progress.evaluations, progress.residual
 
-    answers = [jax.device_get(one(tokens)) for tokens in SPLIT.inputs]
+    answers = [jax.device_get(solve_example(tokens)) for tokens in SPLIT.inputs]
     return [np.stack(columns) for columns in zip(*answers, strict=True)]
 
 
@@ -133,17 +133,17 @@ def test_a_state_that_is_not_finite_has_neither_converged_nor_spent_its_budget()
 
 
 def test_starts_are_the_models_own_and_seeded_noise():
-    one = solve(MODEL, TASK, SPLIT, restarts=1)
+    single = solve(MODEL, TASK, SPLIT, restarts=1)
     three = solve(MODEL, TASK, SPLIT, restarts=3, batch_size=33)
     fewer = solve(MODEL, TASK, SPLIT.take(slice(20)), restarts=3)
-    other = solve(MODEL, TASK, SPLIT, restarts=3, key=jr.key(1))
-    np.testing.assert_array_equal(three.steps[:, :1], one.steps)
+    other_key = solve(MODEL, TASK, SPLIT, restarts=3, key=jr.key(1))
+    np.testing.assert_array_equal(three.steps[:, :1], single.steps)
     np.testing.assert_allclose(fewer.residual, three.residual[:20], rtol=1e-3)
-    np.testing.assert_allclose(other.residual[:, 0], three.residual[:, 0], rtol=1e-3)
-    assert (other.residual[:, 1:] != three.residual[:, 1:]).all()
+    np.testing.assert_allclose(other_key.residual[:, 0], three.residual[:, 0], rtol=1e-3)
+    assert (other_key.residual[:, 1:] != three.residual[:, 1:]).all()
     assert (three.residual[:, 1] != three.residual[:, 2]).all()
     still = solve(MODEL, TASK, SPLIT, restarts=3, noise=0.0)
-    np.testing.assert_allclose(still.residual, np.repeat(one.residual, 3, axis=1), rtol=1e-3)
+    np.testing.assert_allclose(still.residual, np.repeat(single.residual, 3, axis=1), rtol=1e-3)
 
 
 def test_selection_by_residual_and_by_vote():

@@ -159,9 +159,9 @@ def test_each_example_of_a_batch_has_its_own_steps(solver, gradient, x64):
         values, steps = jax.vmap(lambda x: solve(f, x))(xs)
         return jnp.sum(values), steps
 
-    one = eqx.filter_jit(jax.grad(solve, (0, 1), has_aux=True))
+    slope = eqx.filter_jit(jax.grad(solve, (0, 1), has_aux=True))
     (df, dx), steps = eqx.filter_jit(jax.grad(total, (0, 1), has_aux=True))(f, xs)
-    alone = [one(f, x) for x in xs]
+    alone = [slope(f, x) for x in xs]
     assert len(set(steps.tolist())) > 1
     assert [int(example[1]) for example in alone] == steps.tolist()
     same(dx, jnp.stack([example[0][1] for example in alone]), 1e-12)
@@ -287,14 +287,14 @@ def reserved_bytes(steps, mix=0.01, batch=16, size=100):
     share."""
 
     def loss(w, xs):
-        def one(x):
+        def example_loss(x):
             solver, gradient = Reversible(0.0, mix=mix), Backprop()
             out = eqloop.equilibrium(
                 Tanh(w, jnp.eye(size)), x, x, solver=solver, gradient=gradient, max_steps=steps
             )
             return jnp.sum(out.state)
 
-        return jnp.sum(jax.vmap(one)(xs))
+        return jnp.sum(jax.vmap(example_loss)(xs))
 
     arguments = jnp.ones((size, size)), jnp.ones((batch, size))
     memory = jax.jit(jax.grad(loss)).lower(*arguments).compile().memory_analysis()

@@ -205,13 +205,13 @@ def test_another_tolerance_bound_or_batch_compiles_no_other_program():
         traces.append(type(solver).__name__)
 
         def loss(xs):
-            def one(x):
+            def solve_example(x):
                 z0 = jnp.zeros_like(x)
                 return eqloop.equilibrium(
                     f, z0, x, solver=solver, gradient=gradient, max_steps=max_steps
                 )
 
-            out = jax.vmap(one)(xs)
+            out = jax.vmap(solve_example)(xs)
             return jnp.sum(out.state), out.steps
 
         return jax.grad(loss, has_aux=True)(xs)[1]
@@ -352,9 +352,9 @@ def test_solvers_and_gradients_as_fields_are_neither_trained_nor_decayed():
     @eqx.filter_jit
     def step(model, state, x):
         gradient = eqx.filter_grad(lambda model: model(x))(model)
-        some = eqx.filter(model, eqx.is_inexact_array)
+        weights = eqx.filter(model, eqx.is_inexact_array)
         with jax.numpy_dtype_promotion("standard"):  # Optax needs standard promotion
-            updates, state = optimiser.update(gradient, state, some)
+            updates, state = optimiser.update(gradient, state, weights)
         return eqx.apply_updates(model, updates), state
 
     trained = model

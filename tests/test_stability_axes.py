@@ -158,7 +158,7 @@ def test_every_verdict_on_input_dependence(x64):
     unknown = dataclasses.replace(depend.smoothness, count=0)
     rough = dataclasses.replace(depend.smoothness, quantiles={"0.5": 3.0})
     still = dataclasses.replace(depend.kept, quantiles={"0.5": 1e-9})
-    other = dataclasses.replace(depend.agreement, quantiles={"0.5": 183.0})
+    disagreement = dataclasses.replace(depend.agreement, quantiles={"0.5": 183.0})
 
     def verdict(**changed):
         changed = dataclasses.replace(depend, **changed)
@@ -169,10 +169,13 @@ def test_every_verdict_on_input_dependence(x64):
     assert verdict(smoothness=unknown) == "differs, smoothness not measurable"
     assert verdict(kept=still, smoothness=unknown) == "differs, not smoothly"
     # Where z* depends more on the start than on f, other starts are tried.
-    assert verdict(agreement=other, smoothness=rough) == "smooth in the input"
-    assert verdict(agreement=other, through_start=rough) == "differs, not smoothly"
-    assert verdict(recall=False, agreement=other) == "smooth in the input"
-    assert verdict(recall=False, agreement=other, through_start=rough) == "differs, not smoothly"
+    assert verdict(agreement=disagreement, smoothness=rough) == "smooth in the input"
+    assert verdict(agreement=disagreement, through_start=rough) == "differs, not smoothly"
+    assert verdict(recall=False, agreement=disagreement) == "smooth in the input"
+    assert (
+        verdict(recall=False, agreement=disagreement, through_start=rough)
+        == "differs, not smoothly"
+    )
     assert verdict(recall=False, kept=still) == "differs, not smoothly"
     first = dataclasses.replace(depend.sensitivity, median=[0.0] * len(depend.iterations))
     assert verdict(recall=False, sensitivity=first) == "not measurable"
@@ -199,8 +202,8 @@ def test_every_verdict_on_reachability_and_conditioning(x64):
         assert statement.verdict == verdict
         assert ("1 - rate" in statement.because) == (unresolved > 0)
     half = dataclasses.replace(reach.starts["other"].same, share=0.5)
-    other = dataclasses.replace(reach.starts["other"], same=half)
-    starts = dataclasses.replace(reach, starts=reach.starts | {"other": other})
+    other_start = dataclasses.replace(reach.starts["other"], same=half)
+    starts = dataclasses.replace(reach, starts=reach.starts | {"other": other_start})
     assert judge_reachability(starts).verdict == "reached from its own start"
     some = dataclasses.replace(reach.shares["wandering"], hits=1)
     rest = dataclasses.replace(reach, shares=reach.shares | {"wandering": some})

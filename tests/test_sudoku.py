@@ -105,11 +105,11 @@ def test_generated_puzzles_have_exactly_one_solution(generated, box):
 @pytest.mark.parametrize("box", BOXES)
 def test_generation_is_a_function_of_the_seed(generated, box):
     task = Sudoku(box=box, givens=GIVENS[box])
-    again, fewer, other = task.generate(40, 7), task.generate(13, 7), task.generate(40, 8)
+    again, fewer, other_seed = task.generate(40, 7), task.generate(13, 7), task.generate(40, 8)
     np.testing.assert_array_equal(again.inputs, generated[box].inputs)
     np.testing.assert_array_equal(again.targets, generated[box].targets)
     np.testing.assert_array_equal(fewer.inputs, generated[box].inputs[:13])
-    assert not set(other.puzzles.tolist()) >= set(again.puzzles.tolist())
+    assert not set(other_seed.puzzles.tolist()) >= set(again.puzzles.tolist())
 
 
 def test_the_stream_of_puzzles_stays_what_it_was(generated):
@@ -279,13 +279,13 @@ def test_what_is_written_is_read_back(tmp_path, generated, box, suffix):
     task, split = Sudoku(box=box), generated[box]
     path = tmp_path / f"s{suffix}"
     task.write(split, path)
-    seen: list[tuple[int, int | None]] = []
-    back = task.read(path, on_bad=_files.refuse, progress=lambda *at: seen.append(at))
+    progress: list[tuple[int, int | None]] = []
+    back = task.read(path, on_bad=_files.refuse, progress=lambda *at: progress.append(at))
     for field in ("inputs", "targets", "difficulty", "puzzles"):
         np.testing.assert_array_equal(getattr(back, field), getattr(split, field))
     for name in ("scale", "source", "guesses"):
         np.testing.assert_array_equal(back.columns[name], split.columns[name])
-    assert seen
+    assert progress
 
 
 QUESTION = ".234341221434321"
@@ -482,8 +482,8 @@ def test_generated_splits(box):
     assert hard < easy
     assert first.manifest["splits"] == again.manifest["splits"]
     json.dumps(first.manifest)
-    other = dataclasses.replace(task, seed=1).load()
-    assert other.manifest["splits"] != first.manifest["splits"]
+    other_seed = dataclasses.replace(task, seed=1).load()
+    assert other_seed.manifest["splits"] != first.manifest["splits"]
 
 
 def test_the_hard_split_has_fewer_givens():
@@ -634,19 +634,19 @@ def test_anything_typed_is_a_puzzle_or_one_line(text):
 
 
 def test_the_checker(generated):
-    task, one = Sudoku(), generated[3].take(slice(1))
-    answer = one.targets[0]
-    assert task.check(one, answer) == (True, "a valid completion of the 28 givens")
-    row, column = np.argwhere(one.inputs[0] != 0)[0]
+    task, puzzle = Sudoku(), generated[3].take(slice(1))
+    answer = puzzle.targets[0]
+    assert task.check(puzzle, answer) == (True, "a valid completion of the 28 givens")
+    row, column = np.argwhere(puzzle.inputs[0] != 0)[0]
     wrong = answer.copy()
     wrong[row, column] = answer[row, column] % 9 + 1
-    assert task.check(one, wrong)[0] is False
-    assert f"row {row + 1}, column {column + 1}" in task.check(one, wrong)[1]
-    row, column = np.argwhere(one.inputs[0] == 0)[0]
+    assert task.check(puzzle, wrong)[0] is False
+    assert f"row {row + 1}, column {column + 1}" in task.check(puzzle, wrong)[1]
+    row, column = np.argwhere(puzzle.inputs[0] == 0)[0]
     for digit, message in ((0, "leaves row"), (answer[row, column] % 9 + 1, "twice")):
         wrong = answer.copy()
         wrong[row, column] = digit
-        valid, why = task.check(one, wrong)
+        valid, why = task.check(puzzle, wrong)
         assert valid is False
         assert message in why
 

@@ -386,14 +386,14 @@ def evaluations(path: Path) -> dict[str, dict]:
 def test_a_sweep_does_what_is_missing_or_failed_and_no_more(tmp_path):
     axes = "[axes]\nlr = [1e-3, 1e30]\nseed = [0, 1]\n[[exclude]]\nlr = 1e30\nseed = 1\n"
     sweep = create_sweep(tmp_path / "s", grid(axes))
-    seen = []
-    assert work(sweep, make_task=make_task, ending=lambda cell, _: seen.append(cell.name))
-    good, other, bad = sweep.grid.cells
-    assert (bad.name, len(seen)) == ("lr-1e+30_seed-0", 3)
+    ended_names = []
+    assert work(sweep, make_task=make_task, ending=lambda cell, _: ended_names.append(cell.name))
+    good, second, bad = sweep.grid.cells
+    assert (bad.name, len(ended_names)) == ("lr-1e+30_seed-0", 3)
     ended = {cell.name: end(sweep, cell) for cell in sweep.grid.cells}
-    assert [ended[c.name].status for c in (good, other, bad)] == ["finished", "finished", "failed"]
+    assert [ended[c.name].status for c in (good, second, bad)] == ["finished", "finished", "failed"]
     assert str(ended[bad.name].error).startswith("the loss became nan at step")
-    for cell in (good, other):
+    for cell in (good, second):
         result = ended[cell.name]
         assert min(*result.seconds.values(), *result.flops.values()) > 0
         assert result.flops["train"] == flops(cell)[0]
@@ -405,24 +405,24 @@ def test_a_sweep_does_what_is_missing_or_failed_and_no_more(tmp_path):
 
     # The same cell, trained alone, is the same bit for bit.
     alone = tmp_path / "alone"
-    train(other.spec, make_task("prefix-sums", other.spec.task_fields), alone)
-    ours = open_run(sweep.run(other))
+    train(second.spec, make_task("prefix-sums", second.spec.task_fields), alone)
+    ours = open_run(sweep.run(second))
     assert ours.checkpoint(20).read_bytes() == open_run(alone).checkpoint(20).read_bytes()
 
     # Nothing is left to do; a failed cell is done again only after it is forgotten.
     again = open_sweep(tmp_path / "s", make_task=make_task)
-    seen.clear()
-    assert work(again, make_task=make_task, ending=lambda cell, _: seen.append(cell.name))
-    assert seen == []
+    ended_names.clear()
+    assert work(again, make_task=make_task, ending=lambda cell, _: ended_names.append(cell.name))
+    assert ended_names == []
     again.forget(bad)
-    work(again, make_task=make_task, ending=lambda cell, _: seen.append(cell.name))
-    assert seen == [bad.name]
+    work(again, make_task=make_task, ending=lambda cell, _: ended_names.append(cell.name))
+    assert ended_names == [bad.name]
 
     # In a grid that has grown, the new cell is missing and the old ones stay.
     grown = create_sweep(tmp_path / "s", grid("[axes]\nlr = [1e-3]\nseed = [0, 1, 2]"))
-    seen.clear()
-    work(grown, make_task=make_task, ending=lambda cell, _: seen.append(cell.name))
-    assert seen == ["lr-0.001_seed-2"]
+    ended_names.clear()
+    work(grown, make_task=make_task, ending=lambda cell, _: ended_names.append(cell.name))
+    assert ended_names == ["lr-0.001_seed-2"]
     with pytest.raises(InputError, match=r"train.steps: 20 -> 30"):
         create_sweep(tmp_path / "s", grid(axes, SMALL.replace('steps" = 20', 'steps" = 30')))
 
@@ -672,8 +672,8 @@ def never_killed(tmp_path_factory, environment):
     """A sweep by two workers that start at once and do not know of each other."""
     path = tmp_path_factory.mktemp("sweep") / "whole"
     sweep = create_sweep(path, grid(AXES))
-    with start_worker(path, environment) as one, start_worker(path, environment) as other:
-        assert [worker.wait(timeout=300) for worker in (one, other)] == [0, 0]
+    with start_worker(path, environment) as first, start_worker(path, environment) as second:
+        assert [worker.wait(timeout=300) for worker in (first, second)] == [0, 0]
     assert all(end(sweep, cell).status == "finished" for cell in sweep.grid.cells)
     return path
 
@@ -918,9 +918,9 @@ def test_the_command_of_a_worker_is_what_is_submitted(tmp_path):
     jobs = submit(sweep, [sys.executable, "-c", "print('a worker')"], 2)
     assert [job.result().strip() for job in jobs] == ["a worker", "a worker"]
     for wrong in ({"what": 3}, {"cluster": "cloud"}, {"timeout_min": 1.5}):
-        other = dataclasses.replace(sweep, grid=dataclasses.replace(sweep.grid, slurm=wrong))
+        changed = dataclasses.replace(sweep, grid=dataclasses.replace(sweep.grid, slurm=wrong))
         with pytest.raises(InputError, match=r"^\[slurm\]: "):
-            submit(other, ["true"], 1)
+            submit(changed, ["true"], 1)
 
 
 def test_without_slurm_it_says_so(small, cli):

@@ -48,8 +48,8 @@ def test_the_order_is_a_pure_function_of_seed_epoch_and_index():
     jumped = Order(3, 20, 6)
     assert [jumped(step).tolist() for step in (8, 0, 5)] == [first[8], first[0], first[5]]
     for epoch in range(3):
-        seen = {example for part in first[3 * epoch : 3 * epoch + 3] for example in part}
-        assert len(seen) == 18, "no example twice in an epoch"
+        examples = {example for part in first[3 * epoch : 3 * epoch + 3] for example in part}
+        assert len(examples) == 18, "no example twice in an epoch"
     assert first[:3] != first[3:6]
     assert [Order(4, 20, 6)(step).tolist() for step in range(3)] != first[:3]
 
@@ -165,7 +165,7 @@ def test_progressive_is_n_iterations_without_and_k_with_gradient():
     def by_hand(model):
         f = model.loop()
 
-        def one(x, target):
+        def example_loss(x, target):
             e = model.embed(x)
             r, z = f.inject(e), e
             for _ in range(n):
@@ -174,7 +174,7 @@ def test_progressive_is_n_iterations_without_and_k_with_gradient():
                 z = f(z, r)
             return cross_entropy(model.coda(z), target)
 
-        return jnp.mean(jax.vmap(one)(inputs, targets))
+        return jnp.mean(jax.vmap(example_loss)(inputs, targets))
 
     def by_loss(spec):
         method = make_method(spec)
@@ -293,8 +293,8 @@ def test_seeds_and_rates_share_one_program(monkeypatch):
     original = _step.batch_loss
     monkeypatch.setattr(_step, "batch_loss", lambda *a: (traces.append(1), original(*a))[1])
     weights = []
-    for other in ("train.seed=0", "train.seed=1", "train.lr=0.02"):
-        spec = tiny_spec("train.loss=progressive", other)
+    for setting in ("train.seed=0", "train.seed=1", "train.lr=0.02"):
+        spec = tiny_spec("train.loss=progressive", setting)
         task = make_task("tiny", spec.task_fields)
         step, data = make_step(spec, task), put(task.load().splits["train"])
         state, metrics = step(data, init_state(tiny_spec()), Order(0, 64, 8)(0))
@@ -320,12 +320,14 @@ def test_adamw_is_optax_adamw():
     memory = optimiser.init(eqx.filter(model, eqx.is_array))  # pyright: ignore[reportArgumentType]
 
     def objective(model, index):
-        def one(tokens, targets):
+        def example_loss(tokens, targets):
             out = model(task.encode(tokens), solver=eqloop.Unroll(4))
             return cross_entropy(out.logits, targets)
 
         return jnp.mean(
-            jax.vmap(one)(jnp.asarray(data.inputs[index]), jnp.asarray(data.targets[index]))
+            jax.vmap(example_loss)(
+                jnp.asarray(data.inputs[index]), jnp.asarray(data.targets[index])
+            )
         )
 
     differentiate = eqx.filter_jit(eqx.filter_grad(objective))
@@ -428,7 +430,7 @@ def test_what_follows_each_step(tmp_path, monkeypatch):
 
     metrics = dict.fromkeys(METRICS, jnp.zeros(()))
     step = lambda data, state, order: (state, metrics)  # noqa: E731
-    monkeypatch.setattr(_trainer, "make_step", lambda *arguments, **named: step)
+    monkeypatch.setattr(_trainer, "make_step", lambda *arguments, **options: step)
     monkeypatch.setattr(Trainer, "_validate", recorded("validate", better_at=4))
     monkeypatch.setattr(Trainer, "_audit", recorded("audit"))
     monkeypatch.setattr(Trainer, "_save", recorded("save"))
