@@ -52,8 +52,8 @@ Reader = Callable[[Path], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Flip:
-    """What became of one damaged byte: "same", "said", or a fault ("silent", "traceback", "hang",
-    "many lines") with what was seen."""
+    """The outcome of one damaged byte: "same", "said", or a fault ("silent", "traceback", "hang",
+    "many lines"), and the output."""
 
     file: str
     place: int
@@ -66,7 +66,8 @@ class Flip:
 
 
 def make_subjects(folder: Path) -> None:
-    """`folder/run`, with everything that commands write into a run, and `folder/sweep`, of two."""
+    """Make `folder/run`, with everything that commands write into a run, and `folder/sweep`, of two
+    runs."""
     from eqloop.cli import main
 
     data = folder / "bits.csv"
@@ -92,7 +93,7 @@ def make_subjects(folder: Path) -> None:
 
 
 def readers() -> dict[str, Reader]:
-    """Everything that reads files of a run or a sweep, by name: each returns what it came to."""
+    """All readers of files of a run or a sweep, by name: each returns its result."""
     from eqloop.cli import main
     from eqloop.report import read_results, results_tables
     from eqloop.run import open_run, read_metrics, read_player, read_stability
@@ -130,7 +131,7 @@ def readers() -> dict[str, Reader]:
         opened = open_sweep(sweep, make_task=make_task)
         ends = {cell.name: opened.ended(cell) for cell in opened.grid.cells}
         for name, end in ends.items():
-            if end is None or end.status == "failed":  # which the command says, and does again
+            if end is None or end.status == "failed":  # the command does it again
                 print(f"{name}: {end.error if end else 'missing'}", file=sys.stderr)
         return {name: str(end) for name, end in ends.items()}
 
@@ -163,7 +164,7 @@ SWEEP_READ_BY = {
 
 
 def read(reader: Reader, run: Path) -> tuple[Any, str, str]:
-    """What a reader came to, what it said, and what went wrong: "", "traceback" or "hang"."""
+    """Return the result of a reader, its output, and its failure: "", "traceback" or "hang"."""
     output = io.StringIO()
 
     def late(number: int, frame: object) -> None:
@@ -207,10 +208,10 @@ def damage(
     seed: int,
     copy: Path,
 ) -> Iterator[Flip]:
-    """Damage copies of `subjects` (folder -> files in it and what reads them), and the file in
-    `cache`, one byte each, and read them."""
+    """Damage copies of `subjects` (folder -> its files and their readers), and the file in `cache`,
+    one byte each, and read them."""
     rng, reader_of = random.Random(seed), readers()
-    # The file, the folder of which a copy is read, and by what.
+    # The file, the folder that is copied, and the names of its readers.
     files: list[tuple[Path, Path, tuple[str, ...]]] = []
     for root, patterns in subjects.items():
         for pattern, names in patterns.items():
@@ -241,7 +242,7 @@ def damage(
 
 
 def worse(flip: Flip, name: str, output: str, failure: str, *, same: bool) -> Flip:
-    """`flip`, or with it what one more reader did, if that is worse."""
+    """Return `flip`, or a copy with the outcome of one more reader if that is worse."""
     if failure:
         return dataclasses.replace(flip, outcome=failure, seen=f"{name}: {output}")
     if output.count("\n") > 1:

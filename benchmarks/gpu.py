@@ -36,7 +36,7 @@ gradients the backward solve missed its tolerance.
 """
 
 # pyright: reportMissingImports=false, reportCallIssue=false, reportArgumentType=false
-# PyTorch is no dependency of the package: benchmarks/requirements.txt.
+# PyTorch is not a dependency of the package: see benchmarks/requirements.txt.
 
 import argparse
 import dataclasses
@@ -79,7 +79,7 @@ PEAKS = (
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """`steps` training steps make a round; `examples` are evaluated to `iterations`."""
+    """A round has `steps` training steps; `examples` are evaluated for `iterations`."""
 
     widths: tuple[int, ...] = (256, 512, 1024)
     batch: int = 500
@@ -93,7 +93,7 @@ class Size:
     copied: int = 2**31
 
     def settings(self, width: int) -> list[str]:
-        heads = max(1, width // 32)  # of 32, as in the paper
+        heads = max(1, width // 32)  # of size 32, as in the paper
         settings = {"model.width": width, "model.heads": heads, "train.batch": self.batch}
         settings |= {"solver.steps": self.loop, "task.rows": self.rows}
         return [f"{name}={value}" for name, value in settings.items()]
@@ -103,7 +103,7 @@ SMALL = Size((32,), 4, 16, 2, 1, 16, 300, 4, 256, 2**20)
 
 
 def peak(device: str) -> list[float] | None:
-    """Of a device by its name: bfloat16 operations and bytes per second."""
+    """Return the bfloat16 operations and the bytes per second of a device, by its name."""
     return next((rates for name, *rates in PEAKS if name in device), None)
 
 
@@ -122,7 +122,8 @@ def iteration_bytes(cells: int, width: int, mlp_ratio: int, batch: int) -> float
 
 
 def training_passes(draws: np.ndarray) -> float:
-    """Mean passes through the block per step: one without gradient, three with it."""
+    """Return the mean passes through the block per step: an iteration counts one without gradient,
+    three with it."""
     return float(np.mean(draws @ np.array([1, 3])))
 
 
@@ -138,7 +139,8 @@ def spec_and_task(size: Size, width: int, *more: str):
 
 
 def make_problem(folder: Path, size: Size, width: int) -> dict[str, Any]:
-    """Weights, puzzles and the draws of n and k, for both frameworks; what a step needs."""
+    """Write weights, puzzles and the draws of n and k for both frameworks; return what a step
+    needs."""
     import jax
 
     import eqloop
@@ -170,7 +172,7 @@ def make_problem(folder: Path, size: Size, width: int) -> dict[str, Any]:
 
 
 def ceilings(folder: Path, size: Size, width: int) -> dict[str, Any]:
-    """What this device is, and what a large product and a large copy reach on it."""
+    """Describe this device, and measure the speed of a large product and a large copy on it."""
     del folder, width
     import jax
     import jax.numpy as jnp
@@ -203,7 +205,7 @@ def peak_memory() -> int | None:
 
 
 def eqloop_steps(arrays: dict[str, np.ndarray], size: Size, spec, task, state) -> dict[str, Any]:
-    """Rounds of training steps as `eqloop train` makes them, each from step 0."""
+    """Time rounds of training steps as `eqloop train` makes them, each from step 0."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp
@@ -245,7 +247,7 @@ def torch_train(folder: Path, size: Size, width: int) -> dict[str, Any]:
     from torch_port import LoopedTransformer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_float32_matmul_precision("high")  # as in JAX: TF32 where products are float32
+    torch.set_float32_matmul_precision("high")  # as JAX does: TF32 for float32 products
     arrays = dict(np.load(folder / "problem.npz"))
     taken = [arrays.pop(name) for name in ("tokens", "answers", "index", "draws")]
     tokens, answers, index = (torch.tensor(a).to(device).long() for a in taken[:3])
@@ -257,7 +259,7 @@ def torch_train(folder: Path, size: Size, width: int) -> dict[str, Any]:
     optimiser = torch_optimiser(parameters)
     iterate, head = torch.compile(model.recur_blocks[0]), torch.compile(model.head)
 
-    def narrow():  # without its cache, which would keep weights cast without gradient
+    def narrow():  # disable the cache, which would keep weights cast without gradient
         return torch.autocast(device, torch.bfloat16, cache_enabled=False)
 
     def one_step(rows, n, k, remat):
@@ -294,7 +296,7 @@ def torch_train(folder: Path, size: Size, width: int) -> dict[str, Any]:
         run(remat)
     except torch.OutOfMemoryError:
         remat = True
-    if remat:  # outside the handler, which holds on to the memory
+    if remat:  # outside the handler, which holds a reference to the memory
         optimiser.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         run(remat)
@@ -341,7 +343,7 @@ def solver_costs(folder: Path, size: Size, width: int) -> dict[str, Any]:
 
     from eqloop.train import init_state
 
-    arrays = dict(np.load(folder / "problem.npz"))  # contracting() writes another one there
+    arrays = dict(np.load(folder / "problem.npz"))  # contracting() writes another version
     same = ("train.loss=last", "train.lr=1e-12", "solver.rtol=1e-2", "solver.gradient_rtol=1e-2")
     same += ("solver.gradient_solver=anderson", f"solver.gradient_steps={min(6, size.loop)}")
     results, model = {}, None
@@ -415,7 +417,7 @@ ON_CPU = ("problem", "torch")
 
 
 class Driver:
-    """Runs workers one after another while the budget lasts; what failed is a line of text."""
+    """Runs workers one after another while the budget lasts; a failure becomes a line of text."""
 
     def __init__(self, size: Size, budget: float, torch_python: str, console: Console):
         self.size, self.torch_python, self.console = size, torch_python, console
@@ -463,7 +465,7 @@ class Driver:
 
 
 def parts(size: Size) -> list[str]:
-    """In the order of their worth: a budget may end before the last of them."""
+    """Order the parts by their value, since the budget may end before the last of them."""
     first, *others = [f"train-{width}" for width in size.widths]
     return [first, *others[:1], "solvers", "evaluation", *others[1:]]
 
@@ -542,7 +544,7 @@ def evaluation_table(results: dict[str, Any], size: Size) -> Table:
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         kind, folder, size, width = sys.argv[2:]
-        out, sys.stdout = sys.stdout, sys.stderr  # nothing but the answer may reach the driver
+        out, sys.stdout = sys.stdout, sys.stderr  # only the answer may reach the driver
         answer = WORK[kind](Path(folder), Size(**json.loads(size)), int(width))
         print(json.dumps(answer), file=out)
         return

@@ -38,7 +38,7 @@ def wheels(folder: Path) -> None:
 
 
 def rows(files: list[Path]) -> Iterator[str]:
-    """The header, then the rows that are used, in their order."""
+    """Yield the header and then the rows that are used, in their order."""
     easy = hard = 0
     for number, path in enumerate(files):
         with gzip.open(path, "rt", encoding="utf-8") as file:

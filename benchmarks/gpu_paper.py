@@ -57,8 +57,8 @@ SECONDS = {"right": 100.0, "speed": 150.0, "cells": 240.0}
 
 
 def plan(minutes: float, parts_to_run: Sequence[str], stretch: bool = False) -> dict[str, float]:
-    """Seconds after the beginning at which each part has to be over: never more than `SECONDS` for
-    one but the last, unless `stretch`."""
+    """Return, for each part, the seconds after the start by which it must end: at most `SECONDS`
+    for every part but the last, unless `stretch`."""
     total = 60 * minutes - CLOSING
     share = total / sum(SECONDS.values())
     share = share if stretch else min(1.0, share)
@@ -73,7 +73,7 @@ def plan(minutes: float, parts_to_run: Sequence[str], stretch: bool = False) -> 
 
 
 def describe(machine: Machine) -> dict[str, Any]:
-    """The device, by a process that sees it. Ends the program where there is no GPU."""
+    """Describe the device, in a process that sees it. Ends the program if there is no GPU."""
     answers = machine.work / "device.jsonl"
     with answers.open("wb") as out:
         process = machine.start("gpu_right.py", "device", out=out)
@@ -102,7 +102,7 @@ def right(machine: Machine, until: float, reference: Path | None) -> dict[str, A
         names = [*names[::12], *[name for name in names if name.startswith("reference")][:1]]
     count = max(1, min(16, os.cpu_count() or 1, len(names)))
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    # What is compiled here runs once or twice: choosing the fastest kernels would not pay.
+    # Each program runs once or twice, so that autotuning would not pay.
     quick = shared | {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}
     answers = [machine.work / f"right-{number}.jsonl" for number in range(count)]
     resumed = [machine.work / f"resume-{stage}.jsonl" for stage in ("begin", "resume")]
@@ -161,7 +161,7 @@ def speed(machine: Machine, until: float) -> dict[str, Any]:
 
 
 class Report:
-    """Everything that is known so far: `gpu.json`, and `gpu.md` for people."""
+    """Writes all results so far: `gpu.json`, and `gpu.md` for people."""
 
     def __init__(self, out: Path):
         self.out, self.found = out, {}
@@ -338,7 +338,7 @@ def main() -> int:
                     cells = Cells(machine, deadlines[part], options, report)
                     report.found[part] = cells.ended
                     cells.go()
-            except Exception as error:  # the other parts are not to blame, and a GPU is rare
+            except Exception as error:  # one part fails; the others still run, since a GPU is rare
                 traceback.print_exc()
                 report.found.setdefault("failed", {})[part] = f"{type(error).__name__}: {error}"
                 end(machine.started, CLOSING / 2)

@@ -26,8 +26,8 @@ TRACED = 4
 
 
 def kernels(trace: Path) -> dict[str, list[float]]:
-    """Milliseconds of each run of each kernel, from the lines of the trace that are streams of a
-    GPU; on a CPU, from the lines of its threads."""
+    """Return the milliseconds of each run of each kernel, from the lines of the trace that are GPU
+    streams; on a CPU, from the lines of its threads."""
     import jax
 
     (path,) = trace.rglob("*.xplane.pb")

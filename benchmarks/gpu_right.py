@@ -56,7 +56,7 @@ DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
 
 def jobs(reference: Path | None) -> list[str]:
-    """The files in `reference`; then every solver with every gradient that goes with it."""
+    """List the files in `reference`, then every solver with every gradient that works with it."""
     from eqloop import InputError
     from eqloop.run import SolverSpec
 
@@ -68,7 +68,7 @@ def jobs(reference: Path | None) -> list[str]:
         try:
             SolverSpec(name=name, gradient=gradient)
         except InputError:
-            continue  # the one cannot follow the steps of the other
+            continue  # this gradient cannot follow these steps
         results.append(f"step:{name}:{gradient}")
     files = [] if reference is None else sorted(reference.glob("*.npz"))
     return [f"reference:{path}" for path in files] + results
@@ -97,13 +97,13 @@ def reference(path: Path) -> dict[str, Any]:
         failures += [
             f"{name}: {what}"
             for what, error in errors[name].items()
-            if not error <= TOLERANCES[name][what]  # also where it is NaN
+            if not error <= TOLERANCES[name][what]  # true for NaN as well
         ]
     return {"errors": errors, "wrong": failures}
 
 
 def _model(data: dict[str, Any], recall: str, norm: str, layout: str, precision: str) -> Any:
-    """The weights of the file in a model of that precision."""
+    """Return a model of that precision with the weights of the file."""
     import equinox as eqx
     import jax
 
@@ -208,7 +208,7 @@ def step(solver: str, gradient: str) -> dict[str, Any]:
 
     def on(device) -> tuple[dict[str, float], np.ndarray]:
         with jax.default_device(device), jax.default_matmul_precision("highest"):
-            # A copy: the step reuses the memory of the state it is given.
+            # Pass a copy, since the step reuses the memory of its state.
             state = jax.tree.map(
                 lambda x: jax.numpy.array(x) if isinstance(x, np.ndarray) else x, scaled
             )
@@ -238,7 +238,8 @@ def step(solver: str, gradient: str) -> dict[str, Any]:
 
 
 def _settings(solver: str, gradient: str) -> list[str]:
-    """A model of one thousandth of the paper's operations, and solves that converge."""
+    """Settings for a model of one thousandth of the paper's operations, and solves that
+    converge."""
     converges = solver != "unroll"
     values = {
         "task.box": 2, "model.width": 32, "model.heads": 4, "model.recall": "external",
@@ -304,7 +305,7 @@ WORK = {"reference": lambda path: reference(Path(path)), "step": step}
 
 
 def main() -> None:
-    out, sys.stdout = sys.stdout, sys.stderr  # nothing but the answers may get there
+    out, sys.stdout = sys.stdout, sys.stderr  # only answers may be written there
     from eqloop.sweep import stop_with_parent
 
     stop_with_parent()
@@ -321,7 +322,7 @@ def run_jobs(names: Sequence[str], out: IO[str]) -> None:
         start, (kind, *arguments) = time.perf_counter(), job.split(":")
         try:
             results: dict[str, Any] = WORK[kind](*arguments)
-        except Exception as error:  # the other jobs are not to blame
+        except Exception as error:  # one job fails; the others still run
             text = (str(error).strip() or "no message").splitlines()[0]
             results = {"wrong": [f"{type(error).__name__}: {text}"[:300]]}
         results["seconds"] = time.perf_counter() - start

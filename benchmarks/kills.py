@@ -77,7 +77,7 @@ def finish(command: list[str], *, codes: tuple[int, ...] = (0,)) -> None:
 
 def kill(command: list[str], number: int, ready: Callable[[], bool], pause: float) -> str:
     """Start a command, wait until it is `ready` and `pause` seconds more, and send it a signal.
-    Says where it stood: "killed", or "done" where it was quicker."""
+    Returns "killed", or "done" if the command ended first."""
     child = start(command)
     began = time.monotonic()
     while child.poll() is None and not ready():
@@ -96,7 +96,7 @@ def kill(command: list[str], number: int, ready: Callable[[], bool], pause: floa
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Temporary files and locks."""
+    """List temporary files and locks."""
     return [
         str(path.relative_to(folder))
         for path in folder.rglob("*")
@@ -105,7 +105,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Checkpoints and what is best, and the log without times and checksums."""
+    """Read the checkpoints, the record of the best, and the log without times and checksums."""
     results = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in [*folder.glob("checkpoints/*"), folder / "spec.toml"]
@@ -118,7 +118,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def trainings(folder: Path, tasks: list[str], kills: int, rng: random.Random) -> Iterator[str]:
-    """Of each combination in turn; every one is resumed to its end when it has its kills."""
+    """Kill trainings of each combination in turn; each run is resumed to its end after its
+    kills."""
     cases = [(task, gradient) for task in tasks for gradient in GRADIENTS]
     for place, (task, gradient) in enumerate(cases):
         settings = options({**TASKS[task], **SMALL, **GRADIENTS[gradient]})
@@ -146,7 +147,7 @@ def trainings(folder: Path, tasks: list[str], kills: int, rng: random.Random) ->
 
 
 def others(folder: Path, run: Path, name: str, kills: int, rng: random.Random) -> Iterator[str]:
-    """One of the commands that write files, killed after its first write."""
+    """Kill one of the commands that write files, after its first write."""
     out = folder / name
     out.mkdir()
     copy = out / "run"
@@ -175,7 +176,7 @@ def others(folder: Path, run: Path, name: str, kills: int, rng: random.Random) -
         whole(out)
         if name != "data make" and contents(copy) != contents(run):
             raise RuntimeError(f"{name}: the run is no longer what it was")
-        if number in (kills - 2, kills - 1):  # after one of each signal
+        if number in (kills - 2, kills - 1):  # after one kill by each signal
             finish(command)
             whole(out)
             if left := leftovers(out):
@@ -183,7 +184,7 @@ def others(folder: Path, run: Path, name: str, kills: int, rng: random.Random) -
 
 
 def whole(folder: Path) -> None:
-    """Every file with a name of its own is whole."""
+    """Assert that every file that is not temporary is complete."""
     for path in folder.rglob("*.json"):
         if not path.name.startswith("."):
             json.loads(path.read_text())

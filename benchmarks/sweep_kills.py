@@ -84,7 +84,7 @@ def main() -> None:
         )
 
     def finish(path: Path) -> dict[str, Any]:
-        """Its table, once the same command has done the rest."""
+        """Run the same command to the end of the sweep and return the table of results."""
         if (code := begin(path).wait(timeout=1200)) != 0:
             sys.exit(f"{path}: the same command ended with code {code}")
         if left := leftovers(path):
@@ -108,7 +108,7 @@ def main() -> None:
             sys.exit(f"{path}: another table than undisturbed")
     path = options.folder / "shared"
     codes = [process.wait(timeout=1200) for process in [begin(path) for _ in range(3)]]
-    # 1 where the last cells are those of another of them.
+    # The code is 1 for a process that leaves the last cells to another one.
     if 0 not in codes or not {*codes} <= {0, 1} or finish(path) != expected:
         sys.exit(f"{path}: three at once ended with the codes {codes}, or with another table")
     for file in (options.folder / "errors.txt", *options.folder.glob("*/logs/*.txt")):
@@ -130,14 +130,14 @@ def wait_for(path: Path, command: subprocess.Popen[bytes]) -> None:
 
 
 def reached(path: Path) -> str:
-    """How far a sweep has come."""
+    """Say how far a sweep has come."""
     if not (path / "cells.json").exists():
         return "no cells.json" if (path / "sweep.toml").exists() else "no sweep.toml"
     return f"{len(list(path.glob('state/*.json')))} cells ended"
 
 
 def disturb(command: subprocess.Popen[bytes], kind: str) -> None:
-    """Kill, and see that no process stays."""
+    """Kill processes of the sweep, and assert that none stays behind."""
     workers = children(command.pid)
     if kind in ("all", "workers"):
         for worker in workers:
@@ -145,7 +145,7 @@ def disturb(command: subprocess.Popen[bytes], kind: str) -> None:
     if kind in ("all", "command"):
         kill(command.pid, signal.SIGKILL)
     if kind == "workers":
-        time.sleep(0.7)  # it is noticed, and they are replaced
+        time.sleep(0.7)  # the parent notices the deaths and replaces the workers
         workers += children(command.pid)
     if kind in ("workers", "interrupt"):
         kill(command.pid, signal.SIGINT)
@@ -158,13 +158,13 @@ def disturb(command: subprocess.Popen[bytes], kind: str) -> None:
 
 
 def leftovers(path: Path) -> list[str]:
-    """Files that no sweep that has ended has."""
+    """List files that a finished sweep does not have."""
     kinds = ("*.tmp", "*.part", "lock", "compiled-*")
     return sorted(str(file) for kind in kinds for file in path.rglob(kind))
 
 
 def results(path: Path) -> dict[str, Any]:
-    """What its table is made of, without the times."""
+    """Return the tables that the results of a sweep come from, without the times."""
     tables = {}
     for file in sorted(path.glob("runs/*/eval/*.json")):
         table = json.loads(file.read_text())

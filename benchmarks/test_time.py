@@ -53,7 +53,7 @@ def whole_batch(model, task, tokens, budget):
 
 
 def fixed(model, task, split, batch: int, budget: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Predictions, steps of each example, and steps times examples computed."""
+    """Return predictions, steps of each example, and steps times examples computed."""
     predictions, steps, computed = [], [], 0
     for start in range(0, len(split), batch):
         tokens = jnp.asarray(split.inputs[start : start + batch])

@@ -36,7 +36,7 @@ BROWSER_ARGUMENTS = [
 # compile all of JAX again, which is half of its start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that.
+# A shell starts background jobs with Ctrl-C ignored, and children inherit this.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -166,7 +166,7 @@ def tiny_run(tmp_path_factory, cache) -> Path:
 
 @pytest.fixture
 def cli(capsys):
-    """Runs a command in this process: (exit code, stdout, stderr)."""
+    """Run a command in this process; return its exit code, stdout and stderr."""
 
     def run(*args: object) -> tuple[int, str, str]:
         code = main([str(arg) for arg in args])
@@ -178,7 +178,7 @@ def cli(capsys):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, for the pages of reports; tests that need it are skipped where there is none."""
+    """Chromium, for the pages of reports; tests that need it are skipped if it is not installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:

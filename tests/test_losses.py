@@ -1,4 +1,4 @@
-"""Losses: the states they start from and those they return."""
+"""Losses: the states that they start from and the states that they return."""
 
 import jax
 import jax.numpy as jnp

@@ -765,7 +765,8 @@ def test_the_page_is_whole_and_fetches_nothing(folder):
     assert targets
     assert all(target.removeprefix("#") in names for target in targets)
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(pictures) == 7  # two splits twice, residual, eigenvalues and the exponent
+    # Two figures for each of two splits, residual, eigenvalues and the exponent.
+    assert len(pictures) == 7
     assert all(len(attributes["alt"] or "") > 40 for attributes in pictures)
     assert "60.0 ± 24.8" in text.replace("\N{NO-BREAK SPACE}", " ")
     assert "50 % of {a_b} &amp; c" in text
