@@ -23,7 +23,7 @@ def clock(seconds: float) -> str:
 
 
 class Machine:
-    """Starts processes, by a clock that began with this one."""
+    """Starts processes and measures time from its own creation."""
 
     def __init__(self, work: Path, log: Path, small: bool):
         self.began, self.work, self.small = time.monotonic(), work, small
@@ -32,7 +32,7 @@ class Machine:
         if small:
             self.environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         sys.path.insert(0, str(ROOT))
-        # For this process alone: it must leave the GPU to the others.
+        # These variables are for this process alone: it must leave the GPU to the others.
         os.environ |= {"JAX_PLATFORMS": "cpu", "EQLOOP_CACHE": str(work / "cache")}
 
     @property
@@ -45,7 +45,7 @@ class Machine:
     def start(
         self, script: str, *arguments: str, out: IO[bytes] | None = None, **more: str
     ) -> subprocess.Popen[bytes]:
-        """`python benchmarks/SCRIPT ARGUMENTS`, with the variables `more`; what it says goes into
+        """Start `python benchmarks/SCRIPT ARGUMENTS` with the variables `more`; its output goes to
         the log."""
         path = os.pathsep.join(filter(None, (str(ROOT), self.environment.get("PYTHONPATH"))))
         environment = self.environment | {"PYTHONPATH": path} | more
@@ -65,7 +65,7 @@ class Machine:
         return process
 
     def wait(self, processes: Sequence[subprocess.Popen[bytes]], until: float) -> bool:
-        """Whether all have ended before `until`; those that have not are killed."""
+        """Whether all processes have ended before `until`; kills those that have not."""
         while any(process.poll() is None for process in processes):
             if self.now >= until:
                 end(processes, 0)
@@ -83,18 +83,18 @@ class Machine:
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
-    """SIGTERM, and after `grace` seconds SIGKILL, to all of them and what they started."""
+    """Send SIGTERM, and after `grace` seconds SIGKILL, to all processes and their children."""
     for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 5)):
         for process in processes:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, number)
         until = time.monotonic() + wait
-        while time.monotonic() < until and any(each.poll() is None for each in processes):
+        while time.monotonic() < until and any(process.poll() is None for process in processes):
             time.sleep(0.1)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON that may have been cut off."""
+    """The complete lines of a JSON-lines file that may have been cut off."""
     text = path.read_text("utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

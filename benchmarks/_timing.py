@@ -11,27 +11,27 @@ import numpy as np
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of wall and of CPU time (all threads) of one run."""
+    """Return the seconds of wall and of CPU time (all threads) of one run."""
     wall, cpu = time.perf_counter(), time.process_time()
     run()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def answer(run: Callable[[], Any], out: TextIO) -> None:
-    """In a worker: one timed run for each line that it reads."""
+    """Serve as a worker: make one timed run for each line of input."""
     for _ in sys.stdin:
         run()  # warms the caches that the other workers have filled
         print(json.dumps(timed(run)), file=out, flush=True)
 
 
 def start(script: str, *arguments: str) -> subprocess.Popen:
-    """A worker: `script --worker ARGUMENTS`."""
+    """Start a worker: `script --worker ARGUMENTS`."""
     command = [sys.executable, script, "--worker", *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def in_turn(workers: dict[str, subprocess.Popen], rounds: int) -> dict[str, np.ndarray]:
-    """Let them run one at a time (A B C A B C ...): seconds of wall and CPU time, (rounds, 2)."""
+    """Run the workers one at a time (A B C A B C ...); return wall and CPU seconds, (rounds, 2)."""
     times = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():

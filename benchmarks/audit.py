@@ -45,14 +45,19 @@ def main() -> None:
     )
     columns = f"{'seconds':>9}{'compile':>9}{'f':>6}{'again':>6}{'vjp':>6}{'MiB':>6}{'cosine':>9}"
     print(f"{'':19}{columns}")
-    for name, each in audit.gradients.items():
-        counts = (each.evaluations, each.repeated, each.products, (each.memory or 0) / 2**20)
-        print(
-            f"{name:19}{each.seconds:9.3f}{each.compile_seconds:9.1f}"
-            + "".join(f"{count:6.0f}" for count in counts)
-            + f"{each.total.backprop.cosine:9.4f}"
+    for name, gradient in audit.gradients.items():
+        counts = (
+            gradient.evaluations,
+            gradient.repeated,
+            gradient.products,
+            (gradient.memory or 0) / 2**20,
         )
-    compiling = sum(each.compile_seconds for each in audit.gradients.values())
+        print(
+            f"{name:19}{gradient.seconds:9.3f}{gradient.compile_seconds:9.1f}"
+            + "".join(f"{count:6.0f}" for count in counts)
+            + f"{gradient.total.backprop.cosine:9.4f}"
+        )
+    compiling = sum(gradient.compile_seconds for gradient in audit.gradients.values())
     print(f"converged: {audit.share:.0%} of the examples")
     print(f"all: {audit.seconds:.1f} s, of which compiling {compiling:.1f} s")
     print(f"CPU time of the process: {time.process_time():.1f} s")

@@ -52,8 +52,8 @@ Reader = Callable[[Path], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Flip:
-    """What became of one damaged byte: "same", "said", or a fault ("silent", "traceback", "hang",
-    "many lines") with what was seen."""
+    """The outcome of one damaged byte: "same", "said", or a fault ("silent", "traceback", "hang",
+    "many lines"), and the output."""
 
     file: str
     place: int
@@ -66,7 +66,8 @@ class Flip:
 
 
 def make_subjects(folder: Path) -> None:
-    """`folder/run`, with everything that commands write into a run, and `folder/sweep`, of two."""
+    """Make `folder/run`, with everything that commands write into a run, and `folder/sweep`, of two
+    runs."""
     from eqloop.cli import main
 
     data = folder / "bits.csv"
@@ -92,7 +93,7 @@ def make_subjects(folder: Path) -> None:
 
 
 def readers() -> dict[str, Reader]:
-    """Everything that reads files of a run or a sweep, by name: each returns what it came to."""
+    """All readers of files of a run or a sweep, by name: each returns its result."""
     from eqloop.cli import main
     from eqloop.report import read_results, results_tables
     from eqloop.run import open_run, read_metrics, read_player, read_stability
@@ -130,7 +131,7 @@ def readers() -> dict[str, Reader]:
         opened = open_sweep(sweep, make_task=make_task)
         ends = {cell.name: opened.ended(cell) for cell in opened.grid.cells}
         for name, end in ends.items():
-            if end is None or end.status == "failed":  # which the command says, and does again
+            if end is None or end.status == "failed":  # the command does it again
                 print(f"{name}: {end.error if end else 'missing'}", file=sys.stderr)
         return {name: str(end) for name, end in ends.items()}
 
@@ -163,27 +164,27 @@ SWEEP_READ_BY = {
 
 
 def read(reader: Reader, run: Path) -> tuple[Any, str, str]:
-    """What a reader came to, what it said, and what went wrong: "", "traceback" or "hang"."""
-    said = io.StringIO()
+    """Return the result of a reader, its output, and its failure: "", "traceback" or "hang"."""
+    output = io.StringIO()
 
     def late(number: int, frame: object) -> None:
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(LONGEST)
-    warnings = logging.StreamHandler(said)
+    warnings = logging.StreamHandler(output)
     logging.getLogger().addHandler(warnings)
     try:
-        with contextlib.redirect_stderr(said):
-            return without_times(reader(run)), said.getvalue(), ""
+        with contextlib.redirect_stderr(output):
+            return without_times(reader(run)), output.getvalue(), ""
     except ValueError as error:
         from eqloop import InputError
 
         if isinstance(error, InputError):
-            return None, f"{said.getvalue()}error: {error}\n", ""
+            return None, f"{output.getvalue()}error: {error}\n", ""
         return None, traceback.format_exc(), "traceback"
     except TimeoutError:
-        return None, said.getvalue(), "hang"
+        return None, output.getvalue(), "hang"
     except Exception:
         return None, traceback.format_exc(), "traceback"
     finally:
@@ -194,9 +195,9 @@ def read(reader: Reader, run: Path) -> tuple[Any, str, str]:
 
 def without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: without_times(each) for k, each in value.items() if k not in TIMES}
+        return {k: without_times(item) for k, item in value.items() if k not in TIMES}
     if isinstance(value, list | tuple):
-        return [without_times(each) for each in value]
+        return [without_times(item) for item in value]
     return value
 
 
@@ -207,49 +208,49 @@ def damage(
     seed: int,
     copy: Path,
 ) -> Iterator[Flip]:
-    """Damage copies of `subjects` (folder -> files in it and what reads them), and the file in
-    `cache`, one byte each, and read them."""
-    rng, known = random.Random(seed), readers()
-    # The file, the folder of which a copy is read, and by what.
+    """Damage copies of `subjects` (folder -> its files and their readers), and the file in `cache`,
+    one byte each, and read them."""
+    rng, reader_of = random.Random(seed), readers()
+    # The file, the folder that is copied, and the names of its readers.
     files: list[tuple[Path, Path, tuple[str, ...]]] = []
     for root, patterns in subjects.items():
         for pattern, names in patterns.items():
             paths = cache.rglob("*.npz") if pattern == "cache" else root.glob(pattern)
             files += [(path, root, names) for path in sorted(paths)]
-    wanted = {}
+    expected = {}
     for root, name in sorted({(root, name) for _, root, names in files for name in names}):
         fresh(root, copy)
-        value, said, wrong = read(known[name], copy)
-        if said or wrong:
-            raise RuntimeError(f"{name} of an undamaged {root.name}: {wrong} {said}")
-        wanted[root, name] = value
+        value, output, failure = read(reader_of[name], copy)
+        if output or failure:
+            raise RuntimeError(f"{name} of an undamaged {root.name}: {failure} {output}")
+        expected[root, name] = value
     for _ in range(flips):
         path, root, names = rng.choice(files)
-        whole = path.read_bytes()
-        place, other = rng.randrange(len(whole)), rng.randrange(1, 256)
-        broken = whole[:place] + bytes([whole[place] ^ other]) + whole[place + 1 :]
+        content = path.read_bytes()
+        place, mask = rng.randrange(len(content)), rng.randrange(1, 256)
+        damaged = content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :]
         cached = not path.is_relative_to(root)
         flip = Flip(path.name if cached else str(path.relative_to(root.parent)), place, "same")
         for name in names:
             fresh(root, copy)
-            (path if cached else copy / path.relative_to(root)).write_bytes(broken)
-            value, said, wrong = read(known[name], copy)
-            flip = worse(flip, name, said, wrong, same=value == wanted[root, name])
+            (path if cached else copy / path.relative_to(root)).write_bytes(damaged)
+            value, output, failure = read(reader_of[name], copy)
+            flip = worse(flip, name, output, failure, same=value == expected[root, name])
         if cached:
-            path.write_bytes(whole)
+            path.write_bytes(content)
         yield flip
 
 
-def worse(flip: Flip, name: str, said: str, wrong: str, *, same: bool) -> Flip:
-    """`flip`, or with it what one more reader did, if that is worse."""
-    if wrong:
-        return dataclasses.replace(flip, outcome=wrong, seen=f"{name}: {said}")
-    if said.count("\n") > 1:
-        return dataclasses.replace(flip, outcome="many lines", seen=f"{name}: {said}")
-    if not said and not same:
+def worse(flip: Flip, name: str, output: str, failure: str, *, same: bool) -> Flip:
+    """Return `flip`, or a copy with the outcome of one more reader if that is worse."""
+    if failure:
+        return dataclasses.replace(flip, outcome=failure, seen=f"{name}: {output}")
+    if output.count("\n") > 1:
+        return dataclasses.replace(flip, outcome="many lines", seen=f"{name}: {output}")
+    if not output and not same:
         return dataclasses.replace(flip, outcome="silent", seen=name)
-    if said and not flip.fault:
-        return dataclasses.replace(flip, outcome="said", seen=f"{name}: {said}")
+    if output and not flip.fault:
+        return dataclasses.replace(flip, outcome="said", seen=f"{name}: {output}")
     return flip
 
 

@@ -56,7 +56,7 @@ print(rows, time.process_time() - start, small, peak())
 
 
 def timed(action, repeats: int = 3) -> float:
-    """CPU seconds of the fastest of a few runs: all of it runs on one core."""
+    """Return the CPU seconds of the fastest of a few runs: all work is on one core."""
     best = float("inf")
     for _ in range(repeats):
         start = time.process_time()

@@ -38,7 +38,7 @@ REAL = Path(__file__).resolve().parents[2] / "shared/data/sudoku/sudoku_exchange
 
 
 def best(function: Callable[[], int], rounds: int = 5) -> float:
-    """Units per second of the fastest round; `function` says how many it did."""
+    """Return the units per second of the fastest round; `function` returns its number of units."""
     function()
     rates = []
     for _ in range(rounds):
@@ -49,13 +49,13 @@ def best(function: Callable[[], int], rounds: int = 5) -> float:
 
 
 def generation(givens: int) -> float:
-    """Puzzles of exactly `givens` givens per second; tries that fail cost time too."""
+    """Return puzzles with exactly `givens` givens per second; failed attempts cost time too."""
     starts = iter(range(0, 10**9, 1000))
     return best(lambda: len(make(1, next(starts), 1000, 3, givens)[0]))
 
 
 def augmentation(batch: int) -> float:
-    """Boards per second, puzzle and answer, with the keys made inside."""
+    """Return boards (puzzle and answer) per second; the keys are made inside."""
     task = Sudoku()
     split = task.generate(256, 0)
     tokens, targets = (

@@ -34,7 +34,7 @@ def main() -> None:
     run = open_run(options.run)
     model, step = restore(run, "best")
     fields = run.spec.task_fields
-    if run.spec.task_name == "prefix-sums":  # its own test split may be smaller
+    if run.spec.task_name == "prefix-sums":  # the run's own test split may be smaller
         fields = {**fields, "test_rows": options.examples}
     task = make_task(run.spec.task_name, fields)
     split = task.load().splits["test"].take(slice(options.examples))

@@ -36,7 +36,7 @@ gradients the backward solve missed its tolerance.
 """
 
 # pyright: reportMissingImports=false, reportCallIssue=false, reportArgumentType=false
-# PyTorch is no dependency of the package: benchmarks/requirements.txt.
+# PyTorch is not a dependency of the package: see benchmarks/requirements.txt.
 
 import argparse
 import dataclasses
@@ -79,7 +79,7 @@ PEAKS = (
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """`steps` training steps make a round; `examples` are evaluated to `iterations`."""
+    """A round has `steps` training steps; `examples` are evaluated for `iterations`."""
 
     widths: tuple[int, ...] = (256, 512, 1024)
     batch: int = 500
@@ -93,7 +93,7 @@ class Size:
     copied: int = 2**31
 
     def settings(self, width: int) -> list[str]:
-        heads = max(1, width // 32)  # of 32, as in the paper
+        heads = max(1, width // 32)  # of size 32, as in the paper
         settings = {"model.width": width, "model.heads": heads, "train.batch": self.batch}
         settings |= {"solver.steps": self.loop, "task.rows": self.rows}
         return [f"{name}={value}" for name, value in settings.items()]
@@ -103,7 +103,7 @@ SMALL = Size((32,), 4, 16, 2, 1, 16, 300, 4, 256, 2**20)
 
 
 def peak(device: str) -> list[float] | None:
-    """Of a device by its name: bfloat16 operations and bytes per second."""
+    """Return the bfloat16 operations and the bytes per second of a device, by its name."""
     return next((rates for name, *rates in PEAKS if name in device), None)
 
 
@@ -122,7 +122,8 @@ def iteration_bytes(cells: int, width: int, mlp_ratio: int, batch: int) -> float
 
 
 def training_passes(draws: np.ndarray) -> float:
-    """Mean passes through the block per step: one without gradient, three with it."""
+    """Return the mean passes through the block per step: an iteration counts one without gradient,
+    three with it."""
     return float(np.mean(draws @ np.array([1, 3])))
 
 
@@ -138,7 +139,8 @@ def spec_and_task(size: Size, width: int, *more: str):
 
 
 def make_problem(folder: Path, size: Size, width: int) -> dict[str, Any]:
-    """Weights, puzzles and the draws of n and k, for both frameworks; what a step needs."""
+    """Write weights, puzzles and the draws of n and k for both frameworks; return what a step
+    needs."""
     import jax
 
     import eqloop
@@ -170,7 +172,7 @@ def make_problem(folder: Path, size: Size, width: int) -> dict[str, Any]:
 
 
 def ceilings(folder: Path, size: Size, width: int) -> dict[str, Any]:
-    """What this device is, and what a large product and a large copy reach on it."""
+    """Describe this device, and measure the speed of a large product and a large copy on it."""
     del folder, width
     import jax
     import jax.numpy as jnp
@@ -203,7 +205,7 @@ def peak_memory() -> int | None:
 
 
 def eqloop_steps(arrays: dict[str, np.ndarray], size: Size, spec, task, state) -> dict[str, Any]:
-    """Rounds of training steps as `eqloop train` makes them, each from step 0."""
+    """Time rounds of training steps as `eqloop train` makes them, each from step 0."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp
@@ -245,7 +247,7 @@ def torch_train(folder: Path, size: Size, width: int) -> dict[str, Any]:
     from torch_port import LoopedTransformer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_float32_matmul_precision("high")  # as in JAX: TF32 where products are float32
+    torch.set_float32_matmul_precision("high")  # as JAX does: TF32 for float32 products
     arrays = dict(np.load(folder / "problem.npz"))
     taken = [arrays.pop(name) for name in ("tokens", "answers", "index", "draws")]
     tokens, answers, index = (torch.tensor(a).to(device).long() for a in taken[:3])
@@ -257,10 +259,10 @@ def torch_train(folder: Path, size: Size, width: int) -> dict[str, Any]:
     optimiser = torch_optimiser(parameters)
     iterate, head = torch.compile(model.recur_blocks[0]), torch.compile(model.head)
 
-    def narrow():  # without its cache, which would keep weights cast without gradient
+    def narrow():  # disable the cache, which would keep weights cast without gradient
         return torch.autocast(device, torch.bfloat16, cache_enabled=False)
 
-    def one_step(rows, n, k, again):
+    def one_step(rows, n, k, remat):
         x = F.one_hot(tokens[rows].flatten(1), 10).float()
         z = e = model.projection(x)
         with narrow():
@@ -271,7 +273,7 @@ def torch_train(folder: Path, size: Size, width: int) -> dict[str, Any]:
         z = z.detach()
         with narrow():
             for _ in range(k):
-                z = checkpoint(iterate, z, r, use_reentrant=False) if again else iterate(z, r)
+                z = checkpoint(iterate, z, r, use_reentrant=False) if remat else iterate(z, r)
         logits = head(z)
         loss = F.cross_entropy(logits.flatten(0, 1), answers[rows].flatten())
         optimiser.zero_grad(set_to_none=True)
@@ -280,31 +282,31 @@ def torch_train(folder: Path, size: Size, width: int) -> dict[str, Any]:
         optimiser.step()
         return loss.detach()
 
-    def run(again, steps=size.steps):
+    def run(remat, steps=size.steps):
         loss = torch.zeros(())
         for rows, (n, k) in zip(index[:steps], draws[:steps], strict=True):
-            loss = one_step(rows, n, k, again)
+            loss = one_step(rows, n, k, remat)
         return loss.item()
 
-    again = False
+    remat = False
     start = time.perf_counter()
-    loss = run(again, 1)
+    loss = run(remat, 1)
     first = time.perf_counter() - start
     try:
-        run(again)
+        run(remat)
     except torch.OutOfMemoryError:
-        again = True
-    if again:  # outside the handler, which holds on to the memory
+        remat = True
+    if remat:  # outside the handler, which holds a reference to the memory
         optimiser.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        run(again)
+        run(remat)
     return {
         "torch": torch.__version__,
         "loss": loss,
         "first": first,
-        "step": median(lambda: run(again), size.rounds) / size.steps,
+        "step": median(lambda: run(remat), size.rounds) / size.steps,
         "memory": torch.cuda.max_memory_allocated() if device == "cuda" else None,
-        "again": again,
+        "again": remat,
     }
 
 
@@ -341,7 +343,7 @@ def solver_costs(folder: Path, size: Size, width: int) -> dict[str, Any]:
 
     from eqloop.train import init_state
 
-    arrays = dict(np.load(folder / "problem.npz"))  # contracting() writes another one there
+    arrays = dict(np.load(folder / "problem.npz"))  # contracting() writes another version
     same = ("train.loss=last", "train.lr=1e-12", "solver.rtol=1e-2", "solver.gradient_rtol=1e-2")
     same += ("solver.gradient_solver=anderson", f"solver.gradient_steps={min(6, size.loop)}")
     results, model = {}, None
@@ -415,7 +417,7 @@ ON_CPU = ("problem", "torch")
 
 
 class Driver:
-    """Runs workers one after another while the budget lasts; what failed is a line of text."""
+    """Runs workers one after another while the budget lasts; a failure becomes a line of text."""
 
     def __init__(self, size: Size, budget: float, torch_python: str, console: Console):
         self.size, self.torch_python, self.console = size, torch_python, console
@@ -435,16 +437,18 @@ class Driver:
         command = [python, __file__, "--worker", kind, folder, size, str(width)]
         start = time.monotonic()
         try:
-            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=left)
+            completed = subprocess.run(
+                command, env=env, capture_output=True, text=True, timeout=left
+            )
         except subprocess.TimeoutExpired:
             return {"error": f"stopped after {left:.0f} s"}
         except OSError as error:
             return {"error": str(error)}
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["no message"]
-            named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
-            return {"error": (named or lines)[-1][:200]}
-        return json.loads(done.stdout) | {"worker_seconds": time.monotonic() - start}
+        if completed.returncode:
+            lines = completed.stderr.strip().splitlines() or ["no message"]
+            errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+            return {"error": (errors or lines)[-1][:200]}
+        return json.loads(completed.stdout) | {"worker_seconds": time.monotonic() - start}
 
     def train(self, width: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
@@ -461,7 +465,7 @@ class Driver:
 
 
 def parts(size: Size) -> list[str]:
-    """In the order of their worth: a budget may end before the last of them."""
+    """Order the parts by their value, since the budget may end before the last of them."""
     first, *others = [f"train-{width}" for width in size.widths]
     return [first, *others[:1], "solvers", "evaluation", *others[1:]]
 
@@ -469,30 +473,30 @@ def parts(size: Size) -> list[str]:
 def train_table(results: dict[int, dict[str, Any]], rates: list[float], size: Size) -> Table:
     titles = ("width", "", "examples/s", "ms/step", "of peak", "of bound", "GiB", "first s", "loss")
     table = Table(*titles, "times torch", title=f"training, batch {size.batch}, bfloat16")
-    for width, each in results.items():
+    for width, entry in results.items():
         for name in ("eqloop", "torch"):
-            got = each.get(name, each["needs"])
-            if "error" in got:
-                table.add_row(str(width), name, got["error"])
+            result = entry.get(name, entry["needs"])
+            if "error" in result:
+                table.add_row(str(width), name, result["error"])
                 continue
-            step, needs, memory = got["step"], each["needs"], got["memory"]
+            step, needs, memory = result["step"], entry["needs"], result["memory"]
             table.add_row(
                 str(width),
-                name + (", again" if got.get("again") else ""),
+                name + (", again" if result.get("again") else ""),
                 f"{size.batch / step:,.0f}",
                 f"{1e3 * step:.1f}",
                 f"{needs['operations'] / step / rates[0]:.1%}",
                 f"{needs['bytes'] / step / rates[1]:.1%}",
                 "-" if memory is None else f"{memory / 2**30:.1f}",
-                f"{got['first']:.0f}",
-                f"{got['loss']:.4f}",
-                ratio(each) if name == "eqloop" else "",
+                f"{result['first']:.0f}",
+                f"{result['loss']:.4f}",
+                ratio(entry) if name == "eqloop" else "",
             )
     return table
 
 
-def ratio(each: dict[str, Any]) -> str:
-    steps = [each.get(name, {}).get("step") for name in ("torch", "eqloop")]
+def ratio(entry: dict[str, Any]) -> str:
+    steps = [entry.get(name, {}).get("step") for name in ("torch", "eqloop")]
     return f"{steps[0] / steps[1]:.2f}" if all(steps) else "-"
 
 
@@ -506,11 +510,11 @@ def solver_table(results: dict[str, Any], width: int) -> Table:
         table.add_row(results["error"])
         return table
     for name in SOLVERS:
-        got = results[name]
-        metrics = got["metrics"]
+        result = results[name]
+        metrics = result["metrics"]
         table.add_row(
             name,
-            f"{1e3 * got['step']:.1f}",
+            f"{1e3 * result['step']:.1f}",
             f"{metrics['iterations']:.1f}",
             f"{metrics['converged']:.0%}",
             f"{metrics['fallback']:.0%}",
@@ -524,10 +528,15 @@ def evaluation_table(results: dict[str, Any], size: Size) -> Table:
     if "error" in results:
         table.add_row(results["error"])
         return table
-    for name, got in results.items():
-        if isinstance(got, dict):
-            agree = f"{got['agree']:.2%}" if "agree" in got else ""
-            cells = (f"{got['seconds']:.1f}", f"{got['run']:.1%}", f"{got['residual']:.1e}", agree)
+    for name, result in results.items():
+        if isinstance(result, dict):
+            agree = f"{result['agree']:.2%}" if "agree" in result else ""
+            cells = (
+                f"{result['seconds']:.1f}",
+                f"{result['run']:.1%}",
+                f"{result['residual']:.1e}",
+                agree,
+            )
             table.add_row(name, *cells)
     return table
 
@@ -535,7 +544,7 @@ def evaluation_table(results: dict[str, Any], size: Size) -> Table:
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         kind, folder, size, width = sys.argv[2:]
-        out, sys.stdout = sys.stdout, sys.stderr  # nothing but the answer may reach the driver
+        out, sys.stdout = sys.stdout, sys.stderr  # only the answer may reach the driver
         answer = WORK[kind](Path(folder), Size(**json.loads(size)), int(width))
         print(json.dumps(answer), file=out)
         return

@@ -52,7 +52,7 @@ SMALL_RUN = {
 
 
 def grid_text(task: str, options: argparse.Namespace) -> str:
-    """The grid of `benchmarks/full`, with data, steps and rows as they are asked for."""
+    """Return the grid of `benchmarks/full` with the requested data, steps and rows."""
     tables = tomllib.loads((ROOT / "benchmarks" / "full" / f"{task}.toml").read_text("utf-8"))
     fields = tables.setdefault("set", {})
     if task == "sudoku" and options.sudoku is not None:
@@ -74,7 +74,8 @@ class Running:
     began: float
 
     def progress(self) -> tuple[int, float]:
-        """Steps done, and seconds a step since the first one, which was compiled."""
+        """Return the steps done, and the seconds per step after the first, which includes
+        compilation."""
         path = self.sweep.run(self.cell) / "metrics.jsonl"
         if not path.exists():
             return 0, 0.0
@@ -91,7 +92,8 @@ class Running:
 
 
 class Cells:
-    """Runs cells of the grids, some at once, while there is time; keeps what comes out."""
+    """Runs cells of the grids, some at the same time, while there is time, and packs their
+    results."""
 
     def __init__(self, machine: Machine, until: float, options: argparse.Namespace, report: Any):
         self.machine, self.until, self.asked, self.report = machine, until, options, report
@@ -136,7 +138,7 @@ class Cells:
             time.sleep(0.5)
 
     def _next(self) -> bool:
-        """Start the next cell, or leave it out; False where it has to wait for others to end."""
+        """Start the next cell, or leave it out; return False if it must wait for others to end."""
         sweep, cell = self.queue[0]
         left, beside = self.until - self.machine.now, len(self.running)
         takes, alone = self.expected(cell, beside), self.expected(cell, 0)
@@ -151,8 +153,8 @@ class Cells:
         return True
 
     def expected(self, cell: "Cell", beside: int) -> float:
-        """Seconds that it takes beside so many others, by those that have ended; at least `LEAST`,
-        which is all that is known at first."""
+        """Estimate the seconds of a cell beside that many others, from the cells that have ended;
+        at least `LEAST`, the only estimate at first."""
         from eqloop.sweep import count
 
         task = cell.spec.task_name
@@ -164,7 +166,7 @@ class Cells:
         return max(least, (beside + 1) * pace * flops + self.overhead)
 
     def _measured(self) -> float | None:
-        """The pace of the sudoku recipe by the part `speed`."""
+        """Return the pace of the sudoku recipe that the part `speed` measured."""
         figures = (self.report.found.get("speed") or {}).get("figures") or {}
         entries = figures.get("train-256", {})
         try:
@@ -183,7 +185,7 @@ class Cells:
         self.machine.say(f"{_name(cell)}: begins, expected to take at least {clock(takes)}")
 
     def _take_in(self) -> None:
-        for run in [each for each in self.running if each.process.poll() is not None]:
+        for run in [job for job in self.running if job.process.poll() is not None]:
             self.running.remove(run)
             ended = run.sweep.ended(run.cell)
             if ended is None:
@@ -201,7 +203,7 @@ class Cells:
             self._keep(run.sweep, run.cell, outcome, seconds=seconds, flops=ended.flops)
 
     def _shed(self) -> None:
-        """Stop the last cell where the first would not end in time beside it."""
+        """Stop the last cell if the first would not end in time beside it."""
         if len(self.running) < 2 or self.machine.now < self.shed_at + 20:
             return
         first = self.running[0]
@@ -209,7 +211,7 @@ class Cells:
         steps = first.cell.spec.train.steps
         if not 0.05 * steps <= step < steps:
             return
-        # About half of what is not training comes after it.
+        # About half of the time that is not training comes after it.
         ends = self.machine.now + (steps - step) * seconds + max(self.overhead / 2, AFTER)
         if ends > self.until:
             self.jobs, self.shed_at = len(self.running) - 1, self.machine.now
@@ -227,10 +229,10 @@ class Cells:
         self._note(sweep, cell, why, None)
 
     def _keep(self, sweep: "Sweep", cell: "Cell", status: str, **more: Any) -> None:
-        before = sum(each["archive"] is not None for each in self.ended)
+        before = sum(entry["archive"] is not None for entry in self.ended)
         archive = f"runs-{1 + before // TOGETHER}.tar.gz"
         self._note(sweep, cell, status, archive, **more)
-        names = {each["cell"] for each in self.ended if each["archive"] == archive}
+        names = {entry["cell"] for entry in self.ended if entry["archive"] == archive}
         try:
             pack(self.asked.out / archive, self.machine.work / "sweeps", names)
         except Exception as error:  # its figures are on disk; the other cells go on
@@ -271,7 +273,7 @@ def _recipe(task: str) -> int:
 
 
 def curves(sweep: "Sweep", cell: "Cell") -> dict[str, Any]:
-    """What was measured of a cell after its training: share solved over iterations, by split."""
+    """Return the curves of a trained cell: share solved over iterations, by split."""
     entries = {}
     for split in cell.evaluate.splits:
         path = sweep.run(cell) / "eval" / f"{split}.json"
@@ -290,7 +292,7 @@ def curves(sweep: "Sweep", cell: "Cell") -> dict[str, Any]:
 
 
 def pack(archive: Path, sweeps: Path, cells: set[str]) -> None:
-    """Write the sweep folders with those `cells` (TASK/NAME) alone, atomically."""
+    """Write a tar of the sweep folders with only those `cells` (TASK/NAME), atomically."""
     from eqloop._files import write_atomic
     from eqloop.run import open_run
 
@@ -304,13 +306,13 @@ def pack(archive: Path, sweeps: Path, cells: set[str]) -> None:
             state, run = sweeps / task / "state" / f"{name}.json", sweeps / task / "runs" / name
             if state.exists():
                 tar.add(state, f"{task}/state/{name}.json")
-            kept = (
+            files = (
                 "spec.toml",
                 "data.json",
                 "metrics.jsonl",
                 *(f"eval/{s}.json" for s in ("test", "hard")),
             )
-            for file in kept:
+            for file in files:
                 if (run / file).exists():
                     tar.add(run / file, f"{task}/runs/{name}/{file}")
             if (weights := slim(run)) is not None:
@@ -320,8 +322,8 @@ def pack(archive: Path, sweeps: Path, cells: set[str]) -> None:
 
 
 def slim(path: Path) -> Path | None:
-    """The last checkpoint of a run whose training has ended, with the weights alone; None of any
-    other run."""
+    """Return the last checkpoint, with the weights alone, of a run whose training has ended; None
+    for any other run."""
     from eqloop.run import open_run
     from eqloop.run._checkpoint import save
     from eqloop.train._state import skeleton
@@ -338,7 +340,7 @@ def slim(path: Path) -> Path | None:
 
 
 def work_at(path: Path, name: str) -> None:
-    """In a process of its own: train and evaluate one cell of a sweep."""
+    """Train and evaluate one cell of a sweep, in a process of its own."""
     from eqloop.sweep import open_sweep, stop_with_parent, work
     from eqloop.tasks import make_task
 

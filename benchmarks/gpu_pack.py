@@ -32,13 +32,13 @@ MOST = 50 * 2**20
 
 def wheels(folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    platforms = [word for each in PLATFORMS for word in ("--platform", each)]
+    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
     subprocess.run([*pip, "download", *FOR, *platforms, "-d", str(folder), *FETCHED], check=True)
     subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), *BUILT], check=True)
 
 
 def rows(files: list[Path]) -> Iterator[str]:
-    """The header, then the rows that are used, in their order."""
+    """Yield the header and then the rows that are used, in their order."""
     easy = hard = 0
     for number, path in enumerate(files):
         with gzip.open(path, "rt", encoding="utf-8") as file:

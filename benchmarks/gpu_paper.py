@@ -57,8 +57,8 @@ SECONDS = {"right": 100.0, "speed": 150.0, "cells": 240.0}
 
 
 def plan(minutes: float, parts_to_run: Sequence[str], stretch: bool = False) -> dict[str, float]:
-    """Seconds after the beginning at which each part has to be over: never more than `SECONDS` for
-    one but the last, unless `stretch`."""
+    """Return, for each part, the seconds after the start by which it must end: at most `SECONDS`
+    for every part but the last, unless `stretch`."""
     total = 60 * minutes - CLOSING
     share = total / sum(SECONDS.values())
     share = share if stretch else min(1.0, share)
@@ -73,7 +73,7 @@ def plan(minutes: float, parts_to_run: Sequence[str], stretch: bool = False) -> 
 
 
 def describe(machine: Machine) -> dict[str, Any]:
-    """The device, by a process that sees it. Ends the program where there is no GPU."""
+    """Describe the device, in a process that sees it. Ends the program if there is no GPU."""
     answers = machine.work / "device.jsonl"
     with answers.open("wb") as out:
         process = machine.start("gpu_right.py", "device", out=out)
@@ -102,7 +102,7 @@ def right(machine: Machine, until: float, reference: Path | None) -> dict[str, A
         names = [*names[::12], *[name for name in names if name.startswith("reference")][:1]]
     count = max(1, min(16, os.cpu_count() or 1, len(names)))
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    # What is compiled here runs once or twice: choosing the fastest kernels would not pay.
+    # Each program runs once or twice, so that autotuning would not pay.
     quick = shared | {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}
     answers = [machine.work / f"right-{number}.jsonl" for number in range(count)]
     resumed = [machine.work / f"resume-{stage}.jsonl" for stage in ("begin", "resume")]
@@ -118,40 +118,42 @@ def right(machine: Machine, until: float, reference: Path | None) -> dict[str, A
 
         processes = [resume(resumed[0])]
         for number, path in enumerate(answers):
-            some = names[number::count]
-            processes.append(machine.start("gpu_right.py", "job", *some, out=outs[path], **quick))
+            chosen = names[number::count]
+            processes.append(machine.start("gpu_right.py", "job", *chosen, out=outs[path], **quick))
         if machine.wait(processes[:1], until) and processes[0].returncode == 0:
             processes.append(resume(resumed[1]))
-        whole = machine.wait(processes, until)
-    done = {each["job"]: each for path in answers for each in lines(path)}
-    if again := lines(resumed[1]):
-        done["resume"] = again[0]
-    missing = [name for name in ("resume", *names) if name not in done]
+        completed = machine.wait(processes, until)
+    results = {result["job"]: result for path in answers for result in lines(path)}
+    if resume_lines := lines(resumed[1]):
+        results["resume"] = resume_lines[0]
+    missing = [name for name in ("resume", *names) if name not in results]
     return {
-        "jobs": done,
-        "wrong": [f"{name}: {what}" for name, each in done.items() for what in each["wrong"]],
+        "jobs": results,
+        "wrong": [
+            f"{name}: {what}" for name, result in results.items() for what in result["wrong"]
+        ],
         "left_out": missing,
         "reference": "read" if reference else "left out: there is no folder of reference vectors",
-        "cut": None if whole and not missing else _why(whole),
+        "cut": None if completed and not missing else _why(completed),
     }
 
 
-def _why(whole: bool) -> str:
-    return "a process ended before its time: see log.txt" if whole else "out of time"
+def _why(completed: bool) -> str:
+    return "a process ended before its time: see log.txt" if completed else "out of time"
 
 
 def speed(machine: Machine, until: float) -> dict[str, Any]:
-    budget, told = until - machine.now, machine.work / "speed.txt"
+    budget, table_path = until - machine.now, machine.work / "speed.txt"
     size = ("--parts", "train-32", "--small") if machine.small else ("--parts", "train-256")
     arguments = (*size, "--budget", f"{budget - 5:.0f}", "--out", str(machine.work / "speed"))
-    with told.open("wb") as out:
+    with table_path.open("wb") as out:
         process = machine.start("gpu.py", *arguments, out=out)
-        whole = machine.wait([process], until)
+        completed = machine.wait([process], until)
     results = next((machine.work / "speed").glob("gpu-*.json"), None)
     return {
         "figures": None if results is None else json.loads(results.read_text("utf-8")),
-        "tables": told.read_text("utf-8"),
-        "cut": None if whole and process.returncode == 0 else _why(whole),
+        "tables": table_path.read_text("utf-8"),
+        "cut": None if completed and process.returncode == 0 else _why(completed),
     }
 
 
@@ -159,7 +161,7 @@ def speed(machine: Machine, until: float) -> dict[str, Any]:
 
 
 class Report:
-    """Everything that is known so far: `gpu.json`, and `gpu.md` for people."""
+    """Writes all results so far: `gpu.json`, and `gpu.md` for people."""
 
     def __init__(self, out: Path):
         self.out, self.found = out, {}
@@ -184,23 +186,23 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"`{results['command']}`",
     ]
     text += [f"\n{part} failed: {why}" for part, why in results.get("failed", {}).items()]
-    for part, shown in (("right", _right), ("speed", _speed), ("cells", _cells)):
+    for part, section in (("right", _right), ("speed", _speed), ("cells", _cells)):
         if (figures := results.get(part)) is not None:
-            text += ["", f"## {part}", "", *shown(figures)]
+            text += ["", f"## {part}", "", *section(figures)]
     return "\n".join(text) + "\n"
 
 
 def _right(results: Mapping[str, Any]) -> list[str]:
     jobs = results["jobs"]
-    ok = sum(not each["wrong"] for each in jobs.values())
+    ok = sum(not job["wrong"] for job in jobs.values())
     text = [f"{ok} of {len(jobs)} checks passed; reference vectors: {results['reference']}."]
     text += [f"- wrong: {what}" for what in results["wrong"]]
     if results["cut"]:
         text.append(f"- not done ({results['cut']}): {', '.join(results['left_out']) or 'nothing'}")
     worst: dict[str, float] = {}
-    for name, each in jobs.items():
+    for name, job in jobs.items():
         kind = name.partition(":")[0]
-        tables = each.get("errors", {})
+        tables = job.get("errors", {})
         tables = {"": tables} if kind == "step" else tables
         for precision, errors in tables.items():
             for what, error in errors.items():
@@ -223,19 +225,21 @@ def _cells(results: Sequence[Mapping[str, Any]]) -> list[str]:
         "| best | converged | seconds: train, evaluate, all |",
         "|" + "---|" * 14,
     ]
-    for each in results:
-        axes = each["axes"]
-        start = f"| {each['task']} | {axes['recall']} | {axes['norm']} | {axes['lr']:g} "
-        whole = each["steps_of_the_recipe"]
+    for cell in results:
+        axes = cell["axes"]
+        start = f"| {cell['task']} | {axes['recall']} | {axes['norm']} | {axes['lr']:g} "
+        recipe_steps = cell["steps_of_the_recipe"]
         steps = (
-            f"{each['steps']} of {whole}" if whole not in (None, each["steps"]) else each["steps"]
+            f"{cell['steps']} of {recipe_steps}"
+            if recipe_steps not in (None, cell["steps"])
+            else cell["steps"]
         )
         start += f"| {steps} "
-        if each["status"] != "finished":
-            text.append(start + f"| {each['status']} |" + " |" * 8)
+        if cell["status"] != "finished":
+            text.append(start + f"| {cell['status']} |" + " |" * 8)
             continue
-        seconds = each["seconds"]
-        for split, curve in each["curves"].items():
+        seconds = cell["seconds"]
+        for split, curve in cell["curves"].items():
             at = dict(zip(curve["iterations"], curve["exact"], strict=True))
             cells = [f"{100 * at[n]:.1f}" if n in at else "" for n in (32, 64, 128, 256)]
             cells += [f"{100 * curve['exact'][-1]:.1f}", f"{100 * max(curve['exact']):.1f}"]
@@ -271,21 +275,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="toy sizes of all parts, for a CPU")
     options = parser.parse_args(arguments)
     single = {f"{task}:{':'.join(axes)}": (task, axes) for task in ORDER for axes in ORDER[task]}
-    for name, known in (("parts", [*SECONDS]), ("cells", [*ORDER, *single])):
+    for name, allowed in (("parts", [*SECONDS]), ("cells", [*ORDER, *single])):
         values = getattr(options, name).split(",")
-        if unknown := set(values) - set(known):
-            parser.error(f"--{name}: {', '.join(sorted(unknown))}: known are {', '.join(known)}")
-        setattr(options, name, [each for each in known if each in values])
+        if unknown := set(values) - set(allowed):
+            parser.error(f"--{name}: {', '.join(sorted(unknown))}: known are {', '.join(allowed)}")
+        setattr(options, name, [value for value in allowed if value in values])
     cells: dict[str, list[tuple[str, str]]] = {}
     for name, (task, axes) in single.items():
         if task in options.cells or name in options.cells:
             cells.setdefault(task, []).append(axes)
     options.cells = cells
     steps = {}
-    for each in options.steps:
-        task, _, number = each.partition("=")
+    for setting in options.steps:
+        task, _, number = setting.partition("=")
         if task not in ORDER or not number.isdecimal() or int(number) < 1:
-            parser.error(f"--steps {each}: write TASK=N, TASK one of {', '.join(ORDER)}")
+            parser.error(f"--steps {setting}: write TASK=N, TASK one of {', '.join(ORDER)}")
         steps[task] = int(number)
     options.steps = steps
     if options.jobs < 1 or options.rows < 0:
@@ -303,8 +307,8 @@ def main() -> int:
     options.out = options.out.resolve()
     work = Path(tempfile.mkdtemp(prefix="gpu-paper-"))
     machine, report = Machine(work, options.out / "log.txt", options.small), Report(options.out)
-    ends = plan(options.minutes, options.parts, stretch=options.small)
-    for part, until in ends.items():
+    deadlines = plan(options.minutes, options.parts, stretch=options.small)
+    for part, until in deadlines.items():
         machine.say(f"plan: {part} until {clock(until)}")
     machine.say(f"plan: everything on disk until {clock(60 * options.minutes)}")
     reference = options.reference.resolve() if any(options.reference.glob("*.npz")) else None
@@ -320,21 +324,21 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         report.found |= {"when": time.strftime("%Y-%m-%d"), "device": describe(machine)}
-        report.found |= {"command": " ".join(sys.argv), "plan": ends}
+        report.found |= {"command": " ".join(sys.argv), "plan": deadlines}
         report.save()
         for part in options.parts:
             began = machine.now
-            machine.say(f"{part} begins: until {clock(ends[part])}")
+            machine.say(f"{part} begins: until {clock(deadlines[part])}")
             try:
                 if part == "right":
-                    report.found[part] = right(machine, ends[part], reference)
+                    report.found[part] = right(machine, deadlines[part], reference)
                 elif part == "speed":
-                    report.found[part] = speed(machine, ends[part])
+                    report.found[part] = speed(machine, deadlines[part])
                 else:
-                    cells = Cells(machine, ends[part], options, report)
+                    cells = Cells(machine, deadlines[part], options, report)
                     report.found[part] = cells.ended
                     cells.go()
-            except Exception as error:  # the other parts are not to blame, and a GPU is rare
+            except Exception as error:  # one part fails; the others still run, since a GPU is rare
                 traceback.print_exc()
                 report.found.setdefault("failed", {})[part] = f"{type(error).__name__}: {error}"
                 end(machine.started, CLOSING / 2)
@@ -345,9 +349,9 @@ def main() -> int:
         machine.close()
     print(markdown(report.found))
     machine.say("all is on disk")
-    wrong = report.found.get("right", {}).get("wrong", [])
+    errors = report.found.get("right", {}).get("wrong", [])
     failed = [e for e in report.found.get("cells", []) if e["status"].startswith("failed")]
-    return 1 if wrong or failed or "failed" in report.found else 0
+    return 1 if errors or failed or "failed" in report.found else 0
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ TRACED = 4
 
 
 def kernels(trace: Path) -> dict[str, list[float]]:
-    """Milliseconds of each run of each kernel, from the lines of the trace that are streams of a
-    GPU; on a CPU, from the lines of its threads."""
+    """Return the milliseconds of each run of each kernel, from the lines of the trace that are GPU
+    streams; on a CPU, from the lines of its threads."""
     import jax
 
     (path,) = trace.rglob("*.xplane.pb")
@@ -80,15 +80,15 @@ def main() -> None:
         start = time.perf_counter()
         state = run(state)
         wall = (time.perf_counter() - start) * 1e3 / TRACED
-    took = kernels(folder / "trace")
+    durations_of = kernels(folder / "trace")
     table = [
         {
             "kernel": name,
-            "runs": len(each) / TRACED,
-            "ms": sum(each) / TRACED,
-            "median_us": 1e3 * float(np.median(each)),
+            "runs": len(durations) / TRACED,
+            "ms": sum(durations) / TRACED,
+            "median_us": 1e3 * float(np.median(durations)),
         }
-        for name, each in took.items()
+        for name, durations in durations_of.items()
     ]
     table.sort(key=lambda row: -row["ms"])
     results = {

@@ -56,7 +56,7 @@ DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
 
 def jobs(reference: Path | None) -> list[str]:
-    """The files in `reference`; then every solver with every gradient that goes with it."""
+    """List the files in `reference`, then every solver with every gradient that works with it."""
     from eqloop import InputError
     from eqloop.run import SolverSpec
 
@@ -68,7 +68,7 @@ def jobs(reference: Path | None) -> list[str]:
         try:
             SolverSpec(name=name, gradient=gradient)
         except InputError:
-            continue  # the one cannot follow the steps of the other
+            continue  # this gradient cannot follow these steps
         results.append(f"step:{name}:{gradient}")
     files = [] if reference is None else sorted(reference.glob("*.npz"))
     return [f"reference:{path}" for path in files] + results
@@ -89,21 +89,21 @@ def reference(path: Path) -> dict[str, Any]:
     recall, norm, layout = path.stem.split("_")
     data: Any = dict(np.load(path))
     x, target = jnp.asarray(np.moveaxis(data["input"], 1, -1)), jnp.asarray(data["target"])
-    errors, wrong = {}, []
+    errors, failures = {}, []
     for name, (precision, products) in PRECISIONS.items():
         model = _model(data, recall, norm, layout, precision)
         with jax.default_matmul_precision(products):
             errors[name] = _errors(data, model, x, target)
-        wrong += [
+        failures += [
             f"{name}: {what}"
             for what, error in errors[name].items()
-            if not error <= TOLERANCES[name][what]  # also where it is NaN
+            if not error <= TOLERANCES[name][what]  # true for NaN as well
         ]
-    return {"errors": errors, "wrong": wrong}
+    return {"errors": errors, "wrong": failures}
 
 
 def _model(data: dict[str, Any], recall: str, norm: str, layout: str, precision: str) -> Any:
-    """The weights of the file in a model of that precision."""
+    """Return a model of that precision with the weights of the file."""
     import equinox as eqx
     import jax
 
@@ -203,23 +203,23 @@ def step(solver: str, gradient: str) -> dict[str, Any]:
     cpu = jax.devices("cpu")[0]
     with jax.default_device(cpu):
         weight = lambda state: state.model.blocks[0].recall.state.weight  # noqa: E731
-        begun = eqx.tree_at(weight, init_state(spec), replace_fn=lambda w: 0.3 * w)
-        begun = jax.tree.map(lambda x: np.array(x) if eqx.is_array(x) else x, begun)
+        scaled = eqx.tree_at(weight, init_state(spec), replace_fn=lambda w: 0.3 * w)
+        scaled = jax.tree.map(lambda x: np.array(x) if eqx.is_array(x) else x, scaled)
 
     def on(device) -> tuple[dict[str, float], np.ndarray]:
         with jax.default_device(device), jax.default_matmul_precision("highest"):
-            # A copy: the step reuses the memory of the state it is given.
+            # Pass a copy, since the step reuses the memory of its state.
             state = jax.tree.map(
-                lambda x: jax.numpy.array(x) if isinstance(x, np.ndarray) else x, begun
+                lambda x: jax.numpy.array(x) if isinstance(x, np.ndarray) else x, scaled
             )
             data = Data(jax.numpy.asarray(tokens), jax.numpy.asarray(targets))
             after, metrics = make_step(spec, task)(data, state, np.arange(8, dtype=np.int32))
             assert metrics["loss"].devices() == {device}, metrics["loss"].devices()
             read = {name: float(value) for name, value in metrics.items()}
             (moments,) = (
-                each
-                for each in jax.tree.leaves(after.optimiser, is_leaf=lambda x: hasattr(x, "mu"))
-                if hasattr(each, "mu")
+                part
+                for part in jax.tree.leaves(after.optimiser, is_leaf=lambda x: hasattr(x, "mu"))
+                if hasattr(part, "mu")
             )
             return read, np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(moments.mu)])
 
@@ -238,16 +238,17 @@ def step(solver: str, gradient: str) -> dict[str, Any]:
 
 
 def _settings(solver: str, gradient: str) -> list[str]:
-    """A model of one thousandth of the paper's operations, and solves that converge."""
+    """Settings for a model of one thousandth of the paper's operations, and solves that
+    converge."""
     converges = solver != "unroll"
-    given = {
+    values = {
         "task.box": 2, "model.width": 32, "model.heads": 4, "model.recall": "external",
         "model.precision": "float32", "train.batch": 8, "train.loss": "last",
         "solver.name": solver, "solver.gradient": gradient, "solver.steps": 12,
         "solver.rtol": 1e-5 if converges else 1e-3, "solver.max_steps": 512,
         "solver.gradient_rtol": 1e-5,
     }  # fmt: skip
-    return [f"{name}={value}" for name, value in given.items()]
+    return [f"{name}={value}" for name, value in values.items()]
 
 
 # ------------------------------------------------------------------------------------- resuming
@@ -259,12 +260,12 @@ def resume(folder: Path, stage: str) -> dict[str, Any]:
     from eqloop.train import train
 
     half, whole, again = STEPS // 2, folder / "whole", folder / "again"
-    given = {
+    values = {
         "task.length": 16, "task.hard_length": 16, "task.rows": 80, "task.test_rows": 16,
         "model.width": 64, "train.batch": 32, "train.steps": STEPS, "train.epochs": 2,
         "train.checkpoint_every": half, "train.validate_every": STEPS,
     }  # fmt: skip
-    settings = [f"{name}={value}" for name, value in given.items()]
+    settings = [f"{name}={value}" for name, value in values.items()]
     spec = resolve("prefix-sums", "paper", settings, make_task=make_task)
     task = make_task(spec.task_name, spec.task_fields)
     if stage == "begin":
@@ -275,7 +276,7 @@ def resume(folder: Path, stage: str) -> dict[str, Any]:
     (copied / f"step-{STEPS:08d}.safetensors").unlink()
     run = train(None, task, again, resume=True).run
     same = [
-        (each / run.checkpoint(STEPS).relative_to(again)).read_bytes() for each in (whole, again)
+        (path / run.checkpoint(STEPS).relative_to(again)).read_bytes() for path in (whole, again)
     ]
     return {
         "from": half,
@@ -304,7 +305,7 @@ WORK = {"reference": lambda path: reference(Path(path)), "step": step}
 
 
 def main() -> None:
-    out, sys.stdout = sys.stdout, sys.stderr  # nothing but the answers may get there
+    out, sys.stdout = sys.stdout, sys.stderr  # only answers may be written there
     from eqloop.sweep import stop_with_parent
 
     stop_with_parent()
@@ -321,7 +322,7 @@ def run_jobs(names: Sequence[str], out: IO[str]) -> None:
         start, (kind, *arguments) = time.perf_counter(), job.split(":")
         try:
             results: dict[str, Any] = WORK[kind](*arguments)
-        except Exception as error:  # the other jobs are not to blame
+        except Exception as error:  # one job fails; the others still run
             text = (str(error).strip() or "no message").splitlines()[0]
             results = {"wrong": [f"{type(error).__name__}: {text}"[:300]]}
         results["seconds"] = time.perf_counter() - start

@@ -32,13 +32,13 @@ ITERATIONS, EXAMPLES, DETAIL = 256, 32, 8
 
 
 def runs(sweep: Path) -> list[Path]:
-    """The seeds of one shape in a row: they share what is compiled."""
+    """Return the seeds of one shape together, so that they share compiled programs."""
     cells = [cell for group in read_results([sweep]).shown for cell in group.cells]
     return [sweep / "runs" / cell.name for cell in cells if cell.axes["recall"] != "fixed"]
 
 
 def measure(path: Path) -> dict[str, Any]:
-    """As `eqloop.claims.examine`, without what it measures for one model's own page."""
+    """Measure as `eqloop.claims.examine` does, without the parts for the page of one model."""
     run = open_run(path)
     model, step = restore(run, "best")
     task = make_task(run.spec.task_name, run.spec.task_fields)
@@ -63,12 +63,12 @@ def main(sweep: Path) -> None:
             continue
         start = time.perf_counter()
         if (spec := open_run(path).spec.model) != shape:
-            jax.clear_caches()  # or the programs of all shapes add up to gigabytes
+            jax.clear_caches()  # otherwise the programs of all shapes add up to gigabytes
             shape = spec
         verdict = measure(path)["verdict"]
         print(
             f"{number}/{len(todo)} {path.name}: "
-            + ", ".join(each["verdict"] for each in verdict.values())
+            + ", ".join(statement["verdict"] for statement in verdict.values())
             + f", {time.perf_counter() - start:.0f} s",
             flush=True,
         )

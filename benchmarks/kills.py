@@ -69,15 +69,15 @@ def start(command: list[str]) -> subprocess.Popen[str]:
 
 
 def finish(command: list[str], *, codes: tuple[int, ...] = (0,)) -> None:
-    done = start(command)
-    _, err = done.communicate(timeout=PATIENCE)
-    if done.returncode not in codes or "Traceback" in err:
-        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}: {err[-2000:]}")
+    process = start(command)
+    _, err = process.communicate(timeout=PATIENCE)
+    if process.returncode not in codes or "Traceback" in err:
+        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}: {err[-2000:]}")
 
 
 def kill(command: list[str], number: int, ready: Callable[[], bool], pause: float) -> str:
     """Start a command, wait until it is `ready` and `pause` seconds more, and send it a signal.
-    Says where it stood: "killed", or "done" where it was quicker."""
+    Returns "killed", or "done" if the command ended first."""
     child = start(command)
     began = time.monotonic()
     while child.poll() is None and not ready():
@@ -96,19 +96,19 @@ def kill(command: list[str], number: int, ready: Callable[[], bool], pause: floa
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Temporary files and locks."""
+    """List temporary files and locks."""
     return [
-        str(each.relative_to(folder))
-        for each in folder.rglob("*")
-        if each.name == "lock" or each.suffix in (".tmp", ".part")
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.name == "lock" or path.suffix in (".tmp", ".part")
     ]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Checkpoints and what is best, and the log without times and checksums."""
+    """Read the checkpoints, the record of the best, and the log without times and checksums."""
     results = {
-        str(each.relative_to(folder)): each.read_bytes()
-        for each in [*folder.glob("checkpoints/*"), folder / "spec.toml"]
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in [*folder.glob("checkpoints/*"), folder / "spec.toml"]
     }
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
@@ -118,33 +118,36 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def trainings(folder: Path, tasks: list[str], kills: int, rng: random.Random) -> Iterator[str]:
-    """Of each combination in turn; every one is resumed to its end when it has its kills."""
+    """Kill trainings of each combination in turn; each run is resumed to its end after its
+    kills."""
     cases = [(task, gradient) for task in tasks for gradient in GRADIENTS]
     for place, (task, gradient) in enumerate(cases):
         settings = options({**TASKS[task], **SMALL, **GRADIENTS[gradient]})
         begin = ["train", "--task", task, "--steps", STEPS, *settings, "--out"]
-        whole, killed = (folder / f"{task}-{gradient}-{name}" for name in ("whole", "killed"))
-        finish(eqloop(*begin, whole))
+        reference, killed = (folder / f"{task}-{gradient}-{name}" for name in ("whole", "killed"))
+        finish(eqloop(*begin, reference))
         log = killed / "metrics.jsonl"
         for number in range(place, kills, len(cases)):
-            begun = (killed / "spec.toml").exists()
+            has_spec = (killed / "spec.toml").exists()
             size = log.stat().st_size if log.exists() else -1
-            command = eqloop("train", "--resume", killed) if begun else eqloop(*begin, killed)
+            command = eqloop("train", "--resume", killed) if has_spec else eqloop(*begin, killed)
 
-            def moved(log: Path = log, size: int = size) -> bool:
+            def log_has_grown(log: Path = log, size: int = size) -> bool:
                 return log.exists() and log.stat().st_size != size
 
-            yield kill(command, SIGNALS[number // len(cases) % 2], moved, rng.uniform(0, 1))
+            yield kill(command, SIGNALS[number // len(cases) % 2], log_has_grown, rng.uniform(0, 1))
         finish(eqloop("train", "--resume", killed))
-        one, other = contents(whole), contents(killed)
-        if differing := [name for name in {*one, *other} if one.get(name) != other.get(name)]:
+        expected, actual = contents(reference), contents(killed)
+        if differing := [
+            name for name in {*expected, *actual} if expected.get(name) != actual.get(name)
+        ]:
             raise RuntimeError(f"{killed}: not the same as never stopped: {differing}")
         if left := leftovers(killed):
             raise RuntimeError(f"{killed}: left over: {left}")
 
 
 def others(folder: Path, run: Path, name: str, kills: int, rng: random.Random) -> Iterator[str]:
-    """One of the commands that write files, killed after its first write."""
+    """Kill one of the commands that write files, after its first write."""
     out = folder / name
     out.mkdir()
     copy = out / "run"
@@ -173,7 +176,7 @@ def others(folder: Path, run: Path, name: str, kills: int, rng: random.Random) -
         whole(out)
         if name != "data make" and contents(copy) != contents(run):
             raise RuntimeError(f"{name}: the run is no longer what it was")
-        if number in (kills - 2, kills - 1):  # after one of each signal
+        if number in (kills - 2, kills - 1):  # after one kill by each signal
             finish(command)
             whole(out)
             if left := leftovers(out):
@@ -181,7 +184,7 @@ def others(folder: Path, run: Path, name: str, kills: int, rng: random.Random) -
 
 
 def whole(folder: Path) -> None:
-    """Every file with a name of its own is whole."""
+    """Assert that every file that is not temporary is complete."""
     for path in folder.rglob("*.json"):
         if not path.name.startswith("."):
             json.loads(path.read_text())
@@ -211,8 +214,8 @@ def main() -> int:
     names = ("train", "data make", "eval", "report", "stability")
     parser.add_argument("--only", nargs="*", choices=names, default=names)
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=[*TASKS])
-    asked = parser.parse_args()
-    rng = random.Random(asked.seed)
+    arguments = parser.parse_args()
+    rng = random.Random(arguments.seed)
     # A shell starts what runs in the background with Ctrl-C ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as name:
@@ -224,16 +227,16 @@ def main() -> int:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
         run = folder / "run"
-        if {*asked.only} - {"train", "data make"}:
+        if {*arguments.only} - {"train", "data make"}:
             settings = options({**BITS, **SMALL, **GRADIENTS["unroll"]})
             finish(eqloop("train", "--steps", 20, *settings, "--out", run))
-        for command in asked.only:
+        for command in arguments.only:
             began = time.monotonic()
             if command == "train":
-                outcomes = list(trainings(folder, asked.tasks, asked.train, rng))
+                outcomes = list(trainings(folder, arguments.tasks, arguments.train, rng))
             else:
-                outcomes = list(others(folder, run, command, asked.others, rng))
-            counts = {each: outcomes.count(each) for each in ("killed", "done")}
+                outcomes = list(others(folder, run, command, arguments.others, rng))
+            counts = {outcome: outcomes.count(outcome) for outcome in ("killed", "done")}
             print(f"{command}: {counts}, {time.monotonic() - began:.0f} s", flush=True)
     return 0
 

@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def drawn(draw: random.Random, steps: int, refusals: collections.Counter[str]):
-    """A spec that is accepted, and the settings that were drawn for it."""
+    """Draw mixtures until a spec is accepted; return the spec and the settings that were drawn."""
     while True:
         mixture = {k: v for choices in LEVERS.values() for k, v in draw.choice(choices).items()}
         try:
@@ -131,13 +131,13 @@ def drawn(draw: random.Random, steps: int, refusals: collections.Counter[str]):
 
 
 def small(mixture: dict[str, Any], steps: int):
-    """The spec of a mixture. **Raises** `InputError` where its levers do not go together."""
+    """Return the spec of a mixture. **Raises** `InputError` if its levers exclude each other."""
     settings = [f"{field}={_toml(value)}" for field, value in (SMALL | mixture).items()]
     return resolve("prefix-sums", "quick", settings, make_task=make_task, steps=steps)
 
 
 def trained(spec, path: Path, resumes: bool) -> str:
-    """Train; with `resumes` once more from the checkpoint in the middle."""
+    """Train; with `resumes`, train once more from the checkpoint in the middle."""
     halves = dataclasses.replace(spec.train, checkpoint_every=(spec.train.steps + 1) // 2)
     spec = dataclasses.replace(spec, train=halves)
     task = make_task(spec.task_name, spec.task_fields)

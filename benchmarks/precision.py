@@ -41,7 +41,7 @@ TAIL = 40
 
 @eqx.filter_jit
 def run_loop(model, task, tokens, iterations):
-    """States, answers and the least residual of the last iterations, of a batch."""
+    """Return states, answers and the least residual of the last iterations, for a batch."""
     loop = model.loop(fold=True)
 
     def one(tokens):

@@ -48,7 +48,7 @@ to 246.2 and 230.9 to 234.7 MiB. PyTorch's plain back-propagation at 16, 32 and 
 """
 
 # pyright: reportMissingImports=false, reportCallIssue=false, reportArgumentType=false
-# PyTorch is no dependency of the package: benchmarks/requirements.txt.
+# PyTorch is not a dependency of the package: see benchmarks/requirements.txt.
 
 import argparse
 import json
@@ -82,7 +82,7 @@ class Contender(NamedTuple):
 
 
 def make_problem(folder: Path, width: int = WIDTH, heads: int = 8) -> None:
-    """Weights that contract, inputs and targets, the same for all contenders."""
+    """Return weights that contract, inputs and targets, the same for all contenders."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp
@@ -176,26 +176,26 @@ def eqloop_contender(
         (grads, report), (state, evaluations) = run()
         f = model.loop()
         value = jax.vmap(lambda z, x: f(z, f.inject(model.embed(x))))(state, x)
-        named = eqloop.interop.to_paper_state_dict(grads)
+        weights = eqloop.interop.to_paper_state_dict(grads)
         return {
             "residual": relative(np.asarray(value), np.asarray(state)),
             "f": int(evaluations.max()),
             "products": int(report.products.max()),
             "fallbacks": float(report.fallback.sum()),
-            **named,
+            **weights,
         }
 
     return Contender(run, check, temporary_bytes(step))
 
 
 def temporary_bytes(compiled) -> int | None:
-    """Scratch memory, where the backend tells."""
+    """Return the scratch memory in bytes, if the backend reports it."""
     memory = compiled.memory_analysis()
     return None if memory is None else memory.temp_size_in_bytes
 
 
 def jax_plain(folder: Path, rtol: float, steps: int) -> Contender:
-    """Back-propagation through a scan that keeps whatever it likes."""
+    """Back-propagate through a scan that keeps whatever it likes."""
     del rtol
     import equinox as eqx
     import jax
@@ -335,7 +335,7 @@ def torch_plain(folder: Path, rtol: float, steps: int) -> Contender:
 
 
 def relative(value: np.ndarray, state: np.ndarray) -> float:
-    """The largest relative residual of an example."""
+    """Return the largest relative residual of an example."""
     value, state = (a.reshape(BATCH, -1) for a in (value, state))
     return float((np.linalg.norm(value - state, axis=1) / np.linalg.norm(value, axis=1)).max())
 
@@ -454,13 +454,13 @@ REFERENCE = partial(
 
 
 def peak() -> int:
-    """The most memory that this process has had, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def work(kind: str, name: str, folder: Path, rtol: float) -> None:
-    """A worker: figures first, then one timed run for each line that it reads."""
-    out, sys.stdout = sys.stdout, sys.stderr  # nothing but answers may reach the driver
+    """Serve as a worker: print figures first, then make one timed run for each line of input."""
+    out, sys.stdout = sys.stdout, sys.stderr  # only answers may reach the driver
     if name == "reference":
         grads = REFERENCE(folder, 1e-6).check()
         np.savez(folder / "reference.npz", **{k: v for k, v in grads.items() if np.ndim(v)})
@@ -469,7 +469,7 @@ def work(kind: str, name: str, folder: Path, rtol: float) -> None:
     before = peak()
     contender.run()
     figures = {"temporary": contender.temporary, "peak": peak() - before}
-    # Elsewhere no gradients are compared, and a run may take half a minute.
+    # Other kinds compare no gradients, and a run may take half a minute.
     answers = contender.check() if kind == "solve" else {}
     grads = {key: value for key, value in answers.items() if np.ndim(value)}
     figures |= {key: value for key, value in answers.items() if not np.ndim(value)}
@@ -484,7 +484,7 @@ def work(kind: str, name: str, folder: Path, rtol: float) -> None:
 def drive(
     kind: str, names: list[str], rounds: int, rtol: float, console: Console
 ) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
-    """Seconds of wall and CPU time, (rounds, 2), and figures, per contender."""
+    """Return wall and CPU seconds, (rounds, 2), and figures, per contender."""
     with tempfile.TemporaryDirectory() as folder:
 
         def begin(name):
@@ -532,8 +532,8 @@ def main() -> None:
     title = f"{kind}: milliseconds, {rounds} rounds in turn; rtol {arguments.rtol:g}"
     table = Table(title=title)
     columns = ["median", "least", "cpu median"] if rounds else []
-    told = ("f", "products", "fallbacks", "residual", "cosine") if kind == "solve" else ()
-    for heading in ["", *columns, *told, "temporary MiB", "peak MiB"]:
+    quantities = ("f", "products", "fallbacks", "residual", "cosine") if kind == "solve" else ()
+    for heading in ["", *columns, *quantities, "temporary MiB", "peak MiB"]:
         table.add_column(heading, justify="left" if not heading else "right")
     for name in names:
         row = [name]
@@ -542,7 +542,7 @@ def main() -> None:
             row += [f"{x:.0f}" for x in (np.median(wall), wall.min(), np.median(cpu))]
         of = figures[name]
         spell = {"residual": ".1e", "cosine": ".6f"}
-        row += [format(of[k], spell.get(k, ".0f")) if k in of else "" for k in told]
+        row += [format(of[k], spell.get(k, ".0f")) if k in of else "" for k in quantities]
         row += ["" if of[k] is None else f"{of[k] / 2**20:.0f}" for k in ("temporary", "peak")]
         table.add_row(*row)
     console.print(table)

@@ -28,7 +28,7 @@ numbers from an idle machine yet.
 """
 
 # pyright: reportMissingImports=false, reportCallIssue=false, reportArgumentType=false
-# PyTorch is no dependency of the package: benchmarks/requirements.txt.
+# PyTorch is not a dependency of the package: see benchmarks/requirements.txt.
 
 import argparse
 import sys
@@ -53,7 +53,7 @@ Run = Callable[[], Any]
 
 
 def problem(folder: Path) -> dict[str, np.ndarray]:
-    """Weights, inputs and targets, the same for all contenders."""
+    """Return weights, inputs and targets, the same for all contenders."""
     return dict(np.load(folder / "problem.npz"))
 
 
@@ -126,8 +126,8 @@ def eqloop_train(folder: Path, fold: bool = False, keep: str = "marked") -> tupl
 
     def check():
         (_, logits), grads = eqx.filter_jit(differentiate)(model, x, y, solver, gradient, fold)
-        named = eqloop.interop.to_paper_state_dict(grads)
-        return {"logits": logits.reshape(BATCH, -1, CLASSES), **named}
+        weights = eqloop.interop.to_paper_state_dict(grads)
+        return {"logits": logits.reshape(BATCH, -1, CLASSES), **weights}
 
     carried = [jax.tree.map(lambda a: a.copy() if eqx.is_array(a) else a, model), state]
 
@@ -267,7 +267,7 @@ def progressive(folder: Path, draw: str) -> tuple[Run, Run]:
 
 
 def quick(folder: Path, task_name: str) -> tuple[Run, Run]:
-    """One step of the quick preset, data and all, as `eqloop train` makes it."""
+    """One step of the quick preset, with its data, as `eqloop train` makes it."""
     import jax
 
     from eqloop.run import resolve
@@ -320,10 +320,10 @@ SETS = {"train": TRAIN, "evaluate": EVALUATE, "progressive": PROGRESSIVE, "quick
 
 
 def work(kind: str, name: str, folder: Path) -> None:
-    """A worker: check, warm up, then one timed run for each line that it reads."""
+    """Serve as a worker: check, warm up, then make one timed run for each line of input."""
     check, run = SETS[kind][name](folder)
     out = sys.stdout
-    sys.stdout = sys.stderr  # nothing but the answers below may reach the driver
+    sys.stdout = sys.stderr  # only the answers below may reach the driver
     np.savez(folder / f"{name}.npz", **{k: np.asarray(v) for k, v in check().items()})
     for _ in range(3):
         run()
@@ -332,11 +332,12 @@ def work(kind: str, name: str, folder: Path) -> None:
 
 
 def compare(folder: Path, names: list[str]) -> None:
-    """The same function of the same weights: logits and gradients, relative, in the 2-norm."""
+    """Compare logits and gradients of the same function of the same weights, relative, in the
+    2-norm."""
     expected = dict(np.load(folder / f"{names[0]}.npz"))
     for name in names[1:]:
         for key, array in np.load(folder / f"{name}.npz").items():
-            # Gradients that vanish (key biases: a softmax ignores them) are noise.
+            # Gradients that vanish are noise (a softmax ignores key biases).
             size = max(np.linalg.norm(expected[key]), 1e-5)
             error = np.linalg.norm(array - expected[key]) / size
             if not error < 2e-3:
@@ -344,7 +345,7 @@ def compare(folder: Path, names: list[str]) -> None:
 
 
 def drive(kind: str, names: list[str], rounds: int, console: Console) -> dict[str, np.ndarray]:
-    """Seconds of wall and CPU time, (rounds, 2), per contender."""
+    """Return wall and CPU seconds, (rounds, 2), per contender."""
     with tempfile.TemporaryDirectory() as folder:
         make_problem(Path(folder))
         workers = {}

@@ -84,14 +84,14 @@ def main() -> None:
         )
 
     def finish(path: Path) -> dict[str, Any]:
-        """Its table, once the same command has done the rest."""
+        """Run the same command to the end of the sweep and return the table of results."""
         if (code := begin(path).wait(timeout=1200)) != 0:
             sys.exit(f"{path}: the same command ended with code {code}")
         if left := leftovers(path):
             sys.exit(f"{path}: left over: {left}")
         return results(path)
 
-    whole = finish(options.folder / "whole")
+    expected = finish(options.folder / "whole")
     for number in range(options.kills):
         path = options.folder / f"sweep-{number // 2}"
         command = begin(path)
@@ -104,12 +104,12 @@ def main() -> None:
         stages[reached(path)] += 1
         disturb(command, kind)
         print(f"kill {number + 1}: {' '.join(stage)}, {reached(path)}", flush=True)
-        if (at_work or number == options.kills - 1) and finish(path) != whole:
+        if (at_work or number == options.kills - 1) and finish(path) != expected:
             sys.exit(f"{path}: another table than undisturbed")
     path = options.folder / "shared"
-    codes = [each.wait(timeout=1200) for each in [begin(path) for _ in range(3)]]
-    # 1 where the last cells are those of another of them.
-    if 0 not in codes or not {*codes} <= {0, 1} or finish(path) != whole:
+    codes = [process.wait(timeout=1200) for process in [begin(path) for _ in range(3)]]
+    # The code is 1 for a process that leaves the last cells to another one.
+    if 0 not in codes or not {*codes} <= {0, 1} or finish(path) != expected:
         sys.exit(f"{path}: three at once ended with the codes {codes}, or with another table")
     for file in (options.folder / "errors.txt", *options.folder.glob("*/logs/*.txt")):
         if "Traceback" in file.read_text():
@@ -130,48 +130,48 @@ def wait_for(path: Path, command: subprocess.Popen[bytes]) -> None:
 
 
 def reached(path: Path) -> str:
-    """How far a sweep has come."""
+    """Say how far a sweep has come."""
     if not (path / "cells.json").exists():
         return "no cells.json" if (path / "sweep.toml").exists() else "no sweep.toml"
     return f"{len(list(path.glob('state/*.json')))} cells ended"
 
 
 def disturb(command: subprocess.Popen[bytes], kind: str) -> None:
-    """Kill, and see that no process stays."""
+    """Kill processes of the sweep, and assert that none stays behind."""
     workers = children(command.pid)
     if kind in ("all", "workers"):
-        for each in workers:
-            kill(each, signal.SIGKILL)
+        for worker in workers:
+            kill(worker, signal.SIGKILL)
     if kind in ("all", "command"):
         kill(command.pid, signal.SIGKILL)
     if kind == "workers":
-        time.sleep(0.7)  # it is noticed, and they are replaced
+        time.sleep(0.7)  # the parent notices the deaths and replaces the workers
         workers += children(command.pid)
     if kind in ("workers", "interrupt"):
         kill(command.pid, signal.SIGINT)
     command.wait(timeout=300)
     deadline = time.monotonic() + 120
-    while alive := [each for each in workers if is_alive(each)]:
+    while alive := [worker for worker in workers if is_alive(worker)]:
         if time.monotonic() > deadline:
             sys.exit(f"{kind}: processes {alive} are still there")
         time.sleep(0.05)
 
 
 def leftovers(path: Path) -> list[str]:
-    """Files that no sweep that has ended has."""
+    """List files that a finished sweep does not have."""
     kinds = ("*.tmp", "*.part", "lock", "compiled-*")
-    return sorted(str(each) for kind in kinds for each in path.rglob(kind))
+    return sorted(str(file) for kind in kinds for file in path.rglob(kind))
 
 
 def results(path: Path) -> dict[str, Any]:
-    """What its table is made of, without the times."""
-    found = {}
+    """Return the tables that the results of a sweep come from, without the times."""
+    tables = {}
     for file in sorted(path.glob("runs/*/eval/*.json")):
         table = json.loads(file.read_text())
-        found[str(file.relative_to(path))] = {
-            name: each for name, each in table.items() if name not in ("seconds", "crc32")
+        tables[str(file.relative_to(path))] = {
+            name: value for name, value in table.items() if name not in ("seconds", "crc32")
         }
-    return found
+    return tables
 
 
 def children(pid: int) -> list[int]:

@@ -53,14 +53,14 @@ def whole_batch(model, task, tokens, budget):
 
 
 def fixed(model, task, split, batch: int, budget: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Predictions, steps of each example, and steps times examples computed."""
+    """Return predictions, steps of each example, and steps times examples computed."""
     predictions, steps, computed = [], [], 0
     for start in range(0, len(split), batch):
         tokens = jnp.asarray(split.inputs[start : start + batch])
-        some, each = jax.device_get(whole_batch(model, task, tokens, jnp.asarray(budget)))
-        predictions.append(some)
-        steps.append(each)
-        computed += len(each) * int(each.max())
+        outputs, iterations = jax.device_get(whole_batch(model, task, tokens, jnp.asarray(budget)))
+        predictions.append(outputs)
+        steps.append(iterations)
+        computed += len(iterations) * int(iterations.max())
     return np.concatenate(predictions), np.concatenate(steps), computed
 
 
@@ -72,40 +72,43 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=512)
     parser.add_argument("--batch", type=int, default=125)
     parser.add_argument("--noise", type=float, default=1.0)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
 
-    run = open_run(asked.run)
+    run = open_run(arguments.run)
     model, step = restore(run, "best")
     task = make_task(run.spec.task_name, run.spec.task_fields)
-    split = task.load().splits[asked.split].take(slice(asked.examples))
-    split = split.take(slice(len(split) // asked.batch * asked.batch))
-    print(f"{asked.run}, step {step}: {len(split)} examples of {asked.split}, batch {asked.batch}")
+    split = task.load().splits[arguments.split].take(slice(arguments.examples))
+    split = split.take(slice(len(split) // arguments.batch * arguments.batch))
+    print(
+        f"{arguments.run}, step {step}: {len(split)} examples of {arguments.split}, "
+        f"batch {arguments.batch}"
+    )
 
     def refilled(**options) -> Solved:
-        options = {"budget": asked.budget, "batch_size": asked.batch, **options}
+        options = {"budget": arguments.budget, "batch_size": arguments.batch, **options}
         return solve(model, task, split, solver=SOLVER, **options)
 
     seconds = {"fixed": [], "refilled": []}
-    whole = fixed(model, task, split, asked.batch, asked.budget)
+    batchwise = fixed(model, task, split, arguments.batch, arguments.budget)
     answers = refilled()
     for _ in range(2):
         began = time.perf_counter()
-        whole = fixed(model, task, split, asked.batch, asked.budget)
+        batchwise = fixed(model, task, split, arguments.batch, arguments.budget)
         seconds["fixed"].append(time.perf_counter() - began)
         answers = refilled()
         seconds["refilled"].append(answers.seconds)
-    needed = int(answers.evaluations.sum())
+    evaluations = int(answers.evaluations.sum())
     spread = np.percentile(answers.steps, [0, 10, 50, 90, 100]).astype(int)
     print(f"steps 0/10/50/90/100 %: {spread.tolist()}, converged {answers.overall.converged:.3f}")
-    for name, computed in (("fixed", whole[2]), ("refilled", answers.slot_steps)):
+    for name, computed in (("fixed", batchwise[2]), ("refilled", answers.slot_steps)):
         best = min(seconds[name])
-        share = needed / computed
+        share = evaluations / computed
         print(f"{name:9} {best:7.2f} s  {computed:9,} iterations, {share:5.1%} of them needed")
     print(f"ratio     {min(seconds['fixed']) / min(seconds['refilled']):7.2f}")
     # The model goes on for one iteration after the solver; that may change an undecided answer.
-    print(f"same predictions: {(whole[0] == answers.predictions).all(axis=1).mean():.1%}")
+    print(f"same predictions: {(batchwise[0] == answers.predictions).all(axis=1).mean():.1%}")
     for restarts, select in ((1, "residual"), (5, "residual"), (5, "vote")):
-        cost = refilled(restarts=restarts, select=select, noise=asked.noise).overall
+        cost = refilled(restarts=restarts, select=select, noise=arguments.noise).overall
         print(
             f"{restarts} starts, {select:8}: solved {cost.solved:.3f}, "
             f"{cost.evaluations_per_solved:.1f} evaluations and "

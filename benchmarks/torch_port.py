@@ -8,7 +8,7 @@ attention to choose from.
 """
 
 # pyright: reportMissingImports=false
-# PyTorch is no dependency of the package: benchmarks/requirements.txt.
+# PyTorch is not a dependency of the package: see benchmarks/requirements.txt.
 
 import math
 
@@ -20,7 +20,7 @@ from eqloop.nn import rotary_tables
 
 
 class RMSNorm(nn.Module):
-    """As `nn.RMSNorm`, with the machine epsilon."""
+    """`nn.RMSNorm` with the machine epsilon."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -43,12 +43,13 @@ UNREACHED = 1e-9
 
 
 def spec_of(task: str, preset: str, *settings: str) -> Spec:
-    """The last phase of a preset."""
+    """Return the last phase of a preset."""
     return dataclasses.replace(resolve(task, preset, settings, make_task=make_task), phases=())
 
 
 def measured(spec: Spec) -> tuple[float, float, float]:
-    """MiB of a compiled step, CPU seconds of a step, and iterations of its loops."""
+    """Return the MiB of a compiled step, the CPU seconds of a step, and the iterations of its
+    loops."""
     task = make_task(spec.task_name, spec.task_fields)
     batch = spec.train.batch
     rows = np.arange(batch, dtype=np.int32)

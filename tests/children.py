@@ -28,7 +28,7 @@ def start_server(variables: Mapping[str, str]) -> None:
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(HERE))
         patch.setenv("PYTHONWARNINGS", "error")
-        patch.setenv("OPENBLAS_NUM_THREADS", "1")  # for the same reason
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")  # fork cannot carry them over either
         forkserver.ensure_running()
 
 
@@ -72,7 +72,7 @@ class Child:
         self.process.kill()
 
     def wait(self, timeout: float) -> tuple[int, str]:
-        """Exit code and output."""
+        """Return the exit code and the output."""
         self.process.join(timeout)
         code = self.poll()
         assert code is not None, f"it has not ended after {timeout} s"

@@ -51,7 +51,7 @@ def compile_quickly(quickly: bool) -> None:
 
 def choose_emitters() -> None:
     """Use `OLDER_EMITTERS` in this process for what is compiled quickly, and for that alone."""
-    if jax.__version_info__ >= (0, 11):  # which has no such option of a single program
+    if jax.__version_info__ >= (0, 11):  # the newer emitters cannot be chosen for a single program
         return
     get_compile_options = compiler.get_compile_options
 

@@ -36,7 +36,7 @@ BROWSER_ARGUMENTS = [
 # compile all of JAX again, which is half of its start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that.
+# A shell starts background jobs with Ctrl-C ignored, and children inherit this.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -70,17 +70,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def programs() -> Iterator[None]:
-    """Let go of what a file of tests compiled: each program holds memory mappings, of which a
-    process may have 65,530, and XLA crashes where it gets no more."""
+    """Clear JAX's caches after each test file: every program holds memory mappings, a process may
+    have 65,530 of them, and XLA crashes when it gets no more."""
     yield
     jax.clear_caches()
 
 
 @pytest.fixture
 def compiled_fully() -> Iterator[None]:
-    """For laws that are held to programs as users get them. All other tests compile quickly. Fully
-    compiled are the table of test_gradients, with each solver and each gradient once, the memory of
-    solvers and gradients, and the laws of test_stability."""
+    """Compile with all optimisations, for laws that must hold of programs as users get them. All
+    other tests compile quickly. These are fully compiled: the table of test_gradients, with each
+    solver and each gradient once, the memory of solvers and gradients, and the laws of
+    test_stability."""
     compile_quickly(False)
     yield
     compile_quickly(True)
@@ -88,9 +89,9 @@ def compiled_fully() -> Iterator[None]:
 
 @pytest.fixture
 def compiled_anew() -> Iterator[None]:
-    """For tests of what the compiler makes of a program: none is loaded from disk."""
+    """Load no program from disk, for tests of what the compiler makes of a program."""
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # JAX asks only once
+    compilation_cache.reset_cache()  # JAX reads this option only once
     yield
     jax.config.update("jax_enable_compilation_cache", True)
     compilation_cache.reset_cache()
@@ -98,27 +99,29 @@ def compiled_anew() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def compiled() -> dict[str, str]:
-    """Variables for child processes to share what they compile with all others; of those alone that
-    call `write_whole_programs`."""
+    """Variables for child processes that call `write_whole_programs`, to share compiled programs
+    with all others."""
     return variables(folder())
 
 
 @pytest.fixture(scope="session")
 def compiled_apart(tmp_path_factory) -> dict[str, str]:
-    """Variables for other child processes, `eqloop` itself, to share what they compile."""
+    """Variables for all other child processes, `eqloop` itself among them, to share compiled
+    programs."""
     return variables(tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture
 def x64():
-    """float64 for the length of one test."""
+    """Use float64 for one test."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data and reference vectors that lies beside a checkout, where it does."""
+    """The folder of real data and reference vectors beside the checkout; skips where it is
+    absent."""
     path = Path(__file__).resolve().parents[1].parent / "shared"
     if not path.is_dir():
         pytest.skip(
@@ -129,7 +132,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory) -> Iterator[Path]:
-    """A cache of its own for the whole session: tests neither read nor fill that of the user."""
+    """A data cache for the session: tests neither read nor fill that of the user."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EQLOOP_CACHE", str(folder))
@@ -138,13 +141,13 @@ def cache(tmp_path_factory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, cache) -> Path:
-    """A run folder with two checkpoints, trained for four steps by the command itself; not to be
-    changed: copy it."""
+    """A run folder with two checkpoints, trained for four steps by the command itself. Tests must
+    copy it before they change it."""
     run = tmp_path_factory.mktemp("runs") / "tiny"
     settings = {
         "task.length": 8,
-        "task.validation_length": 0,  # as long as the others
-        "task.hard_length": 8,  # one shape: each one more is compiled for
+        "task.validation_length": 0,  # the same length as the other strings
+        "task.hard_length": 8,  # one shape, since each shape is compiled for
         "task.rows": 60,
         "task.test_rows": 16,
         "model.width": 16,
@@ -163,10 +166,10 @@ def tiny_run(tmp_path_factory, cache) -> Path:
 
 @pytest.fixture
 def cli(capsys):
-    """Runs a command in this process: (exit code, stdout, stderr)."""
+    """Run a command in this process; return its exit code, stdout and stderr."""
 
     def run(*args: object) -> tuple[int, str, str]:
-        code = main([str(each) for each in args])
+        code = main([str(arg) for arg in args])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -175,7 +178,7 @@ def cli(capsys):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, for the pages of reports; tests that need it are skipped where there is none."""
+    """Chromium, for the pages of reports; tests that need it are skipped if it is not installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
@@ -188,7 +191,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser) -> Iterator[Callable[..., Any]]:
-    """Opens a file, and afterwards holds that nothing went wrong and nothing was fetched."""
+    """Open a file in the browser; after the test, assert that nothing failed and nothing was
+    fetched."""
     faults: list[str] = []
     pages = []
 
@@ -198,11 +202,11 @@ def open_page(browser) -> Iterator[Callable[..., Any]]:
         page.on("console", lambda message: faults.append(message.text))
         page.on("pageerror", lambda error: faults.append(str(error)))
 
-        def asked(request):
+        def record_request(request):
             if not request.url.startswith(("file:", "data:")):
                 faults.append(request.url)
 
-        page.on("request", asked)
+        page.on("request", record_request)
         page.goto(path.as_uri())
         return page
 

@@ -1,4 +1,4 @@
-"""What real processes do on several devices, or as one of several processes."""
+"""Functions that real processes run on several devices, or as one of several processes."""
 
 import json
 import re
@@ -54,12 +54,12 @@ def main(path: Path, pause: float, *processes: str) -> int:
     if processes:
         address, count, number = processes
         join_processes(address, int(count), int(number))
-    begun = broadcast_json(lambda: (path / "spec.toml").exists())
-    # The others are told the wrong path: they must not need it.
+    has_spec = broadcast_json(lambda: (path / "spec.toml").exists())
+    # Only the first process gets the right path: the others must not need it.
     where = path if is_main_process() else path.with_name("nowhere")
     spec = make_spec()
     try:
-        outcome = train(spec, make_task("tiny", spec.task_fields), where, resume=begun)
+        outcome = train(spec, make_task("tiny", spec.task_fields), where, resume=has_spec)
     except LostProcess as error:
         print(f"error: {error}", file=sys.stderr)
         exit_now(1)
@@ -71,7 +71,7 @@ def compare_steps(pairs: list[tuple[str, str]]) -> int:
     """Print the metrics and the weights after a step on one device and on four, for each pair of a
     solver and a gradient."""
     write_whole_programs()
-    found = {}
+    steps = {}
     for solver, gradient in pairs:
         spec = tiny_spec(
             "task.augment=true",
@@ -94,16 +94,17 @@ def compare_steps(pairs: list[tuple[str, str]]) -> int:
                 state = devices.here(state)
             numbers = {name: float(metric) for name, metric in metrics.items()}
             weights = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.model)])
-            found.setdefault(f"{solver} {gradient}", []).append((numbers, weights.tolist()))
-    print(json.dumps(found))
+            steps.setdefault(f"{solver} {gradient}", []).append((numbers, weights.tolist()))
+    print(json.dumps(steps))
     return 0
 
 
 def divide_work() -> int:
     """Print, for a step without and with carried states, the ratio of the arithmetic of one device
     to that of one of four, and the number of operations that gather more than sums."""
-    jax.config.update("jax_enable_compilation_cache", False)  # a loaded program does not say it
-    found = []
+    # A program loaded from the cache has no cost analysis.
+    jax.config.update("jax_enable_compilation_cache", False)
+    results = []
     for carried in (1, 3):
         spec = tiny_spec(
             "task.augment=true",
@@ -121,8 +122,8 @@ def divide_work() -> int:
             program = _program(spec, task, where and where.everywhere, None)
             state = init_state(spec) if where is None else place(init_state(spec), where)
             programs.append(program.lower(fixed, state).compile().compiled)
-        one, four = (program.cost_analysis()["flops"] for program in programs)
+        single, four = (program.cost_analysis()["flops"] for program in programs)
         gathered = re.findall(r" all-(?:gather|to-all)", programs[-1].as_text())
-        found.append((one / four, len(gathered)))
-    print(json.dumps(found))
+        results.append((single / four, len(gathered)))
+    print(json.dumps(results))
     return 0

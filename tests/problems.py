@@ -54,11 +54,8 @@ class Tree(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """`dtype -> (f, z0, x)`.
-
-    `solvers` names those that are to reach the fixed point ("all" for all); `rtol` is what they are
-    asked for in float64.
-    """
+    """A problem `dtype -> (f, z0, x)`. `solvers` names those that must reach the fixed point ("all"
+    for all); `rtol` is the tolerance they are given in float64."""
 
     name: str
     make: Callable[[Any], tuple[Any, Any, Any]]
@@ -101,16 +98,16 @@ def block(recall: Any, norm: Any, residual: Any = "add"):
     """The paper's block on a grid of 2 x 2 cells, with weights small enough to contract."""
 
     def make(dtype):
-        made = nn.Block(
+        block_map = nn.Block(
             8, 2, recall=recall, norm=norm, residual=residual, mlp_ratio=1, key=jr.key(3)
         )
-        made = jax.tree.map(
+        block_map = jax.tree.map(
             lambda leaf: (0.4 if leaf.ndim > 1 else 1.0) * leaf.astype(dtype),
-            made,
+            block_map,
             is_leaf=eqx.is_array,
         )
         e = jr.normal(jr.key(4), (2, 2, 8), dtype)
-        return made, e, e
+        return block_map, e, e
 
     return make
 
@@ -126,8 +123,8 @@ class Injected(eqx.Module):
 
 def injected(*args, **kwargs):
     def make(dtype):
-        made, z0, e = block(*args, **kwargs)(dtype)
-        return Injected(made), z0, e
+        wrapped, z0, e = block(*args, **kwargs)(dtype)
+        return Injected(wrapped), z0, e
 
     return make
 
@@ -138,7 +135,7 @@ def turn(size: float, angle: float):
 
 
 PROBLEMS = [
-    # Linear maps of one size: a program for one of them is that for all.
+    # All linear maps have one size, so that they share one program.
     Problem("contraction", spectrum(0.8, -0.6, 0.3, 0.1, -0.2)),
     Problem("rotation", spectrum(turn(0.9, 1.0), turn(0.7, 2.5), 0.2)),
     # Re < 1: the flow and the accelerated solvers reach it, plain iteration spirals away.
@@ -155,7 +152,7 @@ PROBLEMS = [
         ("anderson", "broyden", "newton"),
     ),
     Problem("tanh", tanh_network, ("fixed-point", "anderson")),
-    # All solvers are tried on it in Optimistix, and all gradients in test_gradients.
+    # test_solvers runs every solver on it in Optimistix, and test_gradients every gradient.
     Problem("pytree", pytree, ("fixed-point", "newton")),
     # Blocks: each recall, norm placement and residual once, and each solver once.
     Problem("external-pre", injected("external", "pre"), ("fixed-point",)),
@@ -190,7 +187,7 @@ GRADIENTS: dict[str, Callable[[float], Any]] = {
     "implicit-anderson": lambda rtol: eqloop.Implicit(rtol, solver=eqloop.Anderson(ridge=0.0)),
 }
 
-# A new row of the package is tested as its row makes it, until it has settings of its own above.
+# A new row of the package is tested with its default settings until it has settings above.
 for _name, _facts in run.SOLVERS.items():
     if _facts.converges:
         SOLVERS.setdefault(

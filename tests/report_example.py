@@ -1,4 +1,4 @@
-"""Run folders and a sweep as training and evaluation leave them, made without either."""
+"""Run folders and a sweep as training and evaluation leave them, written without running either."""
 
 import json
 import math
@@ -22,7 +22,8 @@ Axes = Mapping[str, Any]
 def an_evaluation(
     exact: Sequence[float], bands: Mapping[str, Sequence[float]] | None = None, **changed: Any
 ) -> dict[str, Any]:
-    """What `eval/SPLIT.json` holds; residuals and what follows from them are of no loop."""
+    """The content of `eval/SPLIT.json`; the residuals and the numbers that follow from them are
+    invented."""
 
     def curve(values: Sequence[float], examples: int) -> Curve:
         nothing = [math.nan] * len(values)
@@ -57,7 +58,7 @@ def an_evaluation(
 
 
 def rising(last: float, best: float | None = None) -> list[float]:
-    """A curve over `GRID` that ends at `last`, and was at `best` before."""
+    """A curve over `GRID` whose last value is `last` and whose earlier maximum is `best`."""
     best = last if best is None else best
     return [0.0, 0.0, 0.1 * best, 0.5 * best, 0.9 * best, best, last]
 
@@ -73,9 +74,9 @@ def a_stability_report(exponent: float, *, converged: float = 1.0) -> dict[str, 
     return report
 
 
-def write_json(path: Path, found: Any) -> None:
+def write_json(path: Path, table: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found))
+    path.write_text(json.dumps(table))
 
 
 def write_run(
@@ -88,8 +89,9 @@ def write_run(
     width: int = 64,
     **spec: Any,
 ) -> Path:
-    """A run folder; `spec`: task, recall, norm, residual, lr, solver, gradient, seed."""
-    told = {
+    """Write a run folder; `spec` may set task, recall, norm, residual, lr, solver, gradient and
+    seed."""
+    settings = {
         "task": "prefix-sums",
         "recall": "internal",
         "norm": "post",
@@ -102,28 +104,29 @@ def write_run(
     run.mkdir(parents=True)
     tables = {
         "format": 1,
-        "task": {"name": told["task"]},
-        "model": {name: told[name] for name in ("recall", "norm", "residual")} | {"width": width},
-        "solver": {"name": told["solver"], "gradient": told["gradient"]},
-        "train": {"lr": told["lr"], "seed": told["seed"]},
+        "task": {"name": settings["task"]},
+        "model": {name: settings[name] for name in ("recall", "norm", "residual")}
+        | {"width": width},
+        "solver": {"name": settings["solver"], "gradient": settings["gradient"]},
+        "train": {"lr": settings["lr"], "seed": settings["seed"]},
     }
     (run / "spec.toml").write_text(tomli_w.dumps(tables))
-    seconds = (3.0, 10.0, 2.0, 5.0)  # resumed after 10 seconds
+    seconds = (3.0, 10.0, 2.0, 5.0)  # the run was resumed after 10 seconds
     lines = [{"kind": "train", "step": n, "seconds": s} for n, s in enumerate(seconds)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     best = {"exact": validation[0], "cells": validation[1], "step": 3}
     write_json(run / "checkpoints" / "best.json", best)
-    for name, each in {"test": test, "hard": hard}.items():
-        if each is not None:
-            write_json(run / "eval" / f"{name}.json", each)
+    for name, evaluation in {"test": test, "hard": hard}.items():
+        if evaluation is not None:
+            write_json(run / "eval" / f"{name}.json", evaluation)
     if stability is not None:
         write_json(run / "stability" / "report.json", stability)
     return run
 
 
 def write_sweep(sweep: Path, name: str, axes: Sequence[str], cells: Sequence[Axes]) -> Path:
-    """A sweep of which no cell has ended; each cell is named after its axes."""
-    listed = [{"name": cell_name(each), "axes": dict(each)} for each in cells]
+    """Write a sweep in which no cell has ended; each cell is named after its axes."""
+    listed = [{"name": cell_name(cell), "axes": dict(cell)} for cell in cells]
     table = {"format": 1, "name": name, "axes": list(axes), "cells": listed}
     write_json(sweep / "cells.json", table)
     return sweep
@@ -134,7 +137,7 @@ def cell_name(axes: Axes) -> str:
 
 
 def end_cell(sweep: Path, axes: Axes, *, rho: float | None = None, **run: Any) -> None:
-    """A cell that has finished: its state, and its run folder as `write_run` makes it."""
+    """Finish a cell: write its state, and its run folder with `write_run`."""
     spec = {name: value for name, value in axes.items() if name in {"recall", "norm", "lr", "seed"}}
     write_run(sweep / "runs" / cell_name(axes), **(spec | run))
     state = {

@@ -1,8 +1,6 @@
-"""What a real process does that trains: `main(run, solver, pause)` begins a run or goes on with it.
-
-Every checkpoint is written in small pieces with pauses in between, so that a signal from outside
-finds it in the middle of a write; steps are slowed down as well.
-"""
+"""The child process of the resume tests: `main(run, solver, pause)` begins a run or resumes it. It
+writes every checkpoint in small pieces with pauses in between, so that a signal can arrive in the
+middle of a write, and it slows each step down as well."""
 
 import signal
 import time
@@ -63,6 +61,6 @@ def main(path: Path, solver: str, pause: float) -> int:
     slow_steps(2 * pause)
     spec = make_spec(solver)
     task = make_task("tiny", spec.task_fields)
-    begun = (path / "spec.toml").exists()
-    outcome = train(None if begun else spec, task, path, resume=begun)
+    has_spec = (path / "spec.toml").exists()
+    outcome = train(None if has_spec else spec, task, path, resume=has_spec)
     return 0 if outcome.status == "finished" else 128 + (outcome.signal or signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A stability report and a player as they might come out of a measurement, made without one."""
+"""An invented stability report and an invented player, in the format of a measurement."""
 
 import json
 from pathlib import Path
@@ -28,13 +28,13 @@ GRID = [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256]
 
 
 def a_report() -> dict[str, Any]:
-    """A loop with recall that mostly converges, as `report.json` has it."""
+    """The tables of `report.json` for a loop with recall that mostly converges."""
     random = np.random.default_rng(0)
     settled = np.arange(EXAMPLES) % 8 != 7
     rates = np.where(settled, random.uniform(0.8, 0.93, EXAMPLES), 0.999)
     t = np.array(GRID)
     curves = 0.6 * rates[:, None] ** t + random.uniform(1, 4, (EXAMPLES, 1)) * 1e-6
-    outcomes = ["converged" if each else "slow" for each in settled]
+    outcomes = ["converged" if converged else "slow" for converged in settled]
     outcomes[7] = "cycle"
 
     def spread(mean: float, width: float, known=settled) -> Summary:
@@ -56,7 +56,7 @@ def a_report() -> dict[str, Any]:
             tolerance=1e-4,
             outcomes=outcomes,  # pyright: ignore[reportArgumentType]
             shares={kind: share(np.array(outcomes) == kind) for kind in kinds},
-            periods=[2 if each == "cycle" else 0 for each in outcomes],
+            periods=[2 if outcome == "cycle" else 0 for outcome in outcomes],
             iterations=GRID,
             residual=band(curves),
             residual_cell=band(2 * curves),
@@ -120,7 +120,7 @@ def a_report() -> dict[str, Any]:
             non_normality=spread(2.5, 0.2),
             at_fixed_point=settled.tolist(),
             lyapunov=[spread(-0.14, 0.03), spread(-0.16, 0.03)],
-            regimes=["contracting" if each else "marginal" for each in settled],
+            regimes=["contracting" if converged else "marginal" for converged in settled],
             regime_shares={
                 "contracting": share(settled),
                 "marginal": share(~settled),
@@ -220,56 +220,57 @@ COUNTS = {"hits", "count"}
 
 
 def without_numbers(tables: Any) -> Any:
-    """The same tables, of a loop that never converged: counts 0, other measured numbers null."""
+    """The same tables for a loop that never converged: counts are 0, other measured numbers
+    null."""
     if isinstance(tables, dict):
         return {
-            name: each
+            name: value
             if name in KEPT
             else 0
             if name in ("hits", "count")
-            else without_numbers(each)
-            for name, each in tables.items()
+            else without_numbers(value)
+            for name, value in tables.items()
         }
     if isinstance(tables, list):
-        return [without_numbers(each) for each in tables]
+        return [without_numbers(item) for item in tables]
     return None if isinstance(tables, float | int) else tables
 
 
 def a_player(task: Task, *, examples: int = 2, frames: int = 24) -> dict[str, Any]:
-    """A loop that finds more and more of the answer, as `player.json` has it."""
+    """The tables of `player.json` for a loop that solves more and more of its puzzle."""
     split = task.generate(examples, 3)
-    found = []
+    examples_of_player = []
     for index in range(examples):
-        one = split.take(slice(index, index + 1))
+        puzzle = split.take(slice(index, index + 1))
         random = np.random.default_rng(index)
-        target = one.targets[0]
+        target = puzzle.targets[0]
         order = random.permutation(target.size).reshape(target.shape)
-        shown, before = [], None
+        snapshots, before = [], None
         for t in range(frames):
             right = order < target.size * (t + 1) / (frames - 4)
-            answer = np.where(right, target, (target + 1) % task.classes).astype(np.uint8)
+            prediction = np.where(right, target, (target + 1) % task.classes).astype(np.uint8)
             if task.name == "chess":
-                answer = _two_squares(target, order, solved=t > frames // 2)
-            svg = task.draw(one, answer)
-            shown.append(
+                prediction = _two_squares(target, order, solved=t > frames // 2)
+            svg = task.draw(puzzle, prediction)
+            snapshots.append(
                 {
                     "iterations": t + 1,
                     "residual": float(0.5 * 0.75**t),
                     "svg": None if svg == before else svg,
-                    "right": int((answer == target).sum()),
+                    "right": int((prediction == target).sum()),
                     "cells": target.size,
                 }
             )
             before = svg
-        found.append(
+        examples_of_player.append(
             {
-                "title": f"test {index}: {one.puzzles[0].decode()[:30]}",
-                "puzzle_svg": task.draw(one),
-                "target_svg": task.draw(one, target),
-                "frames": shown,
+                "title": f"test {index}: {puzzle.puzzles[0].decode()[:30]}",
+                "puzzle_svg": task.draw(puzzle),
+                "target_svg": task.draw(puzzle, target),
+                "frames": snapshots,
             }
         )
-    return {"examples": found}
+    return {"examples": examples_of_player}
 
 
 def _two_squares(target: np.ndarray, order: np.ndarray, *, solved: bool) -> np.ndarray:
@@ -278,7 +279,7 @@ def _two_squares(target: np.ndarray, order: np.ndarray, *, solved: bool) -> np.n
 
 
 def write_example(folder: Path, task: Task | None = None) -> Path:
-    """A folder as `eqloop stability` leaves it before its page is written."""
+    """Write a folder as `eqloop stability` leaves it before it writes the page."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(a_report()))
     if task is not None:

@@ -13,7 +13,7 @@ import scipy.linalg
 
 
 def by_matrix(z, x):
-    """`A z + b` where the matrix itself is input: a batch of different spectra."""
+    """`A z + b`, where the matrix is part of the input, so that a batch has different spectra."""
     return x["a"] @ z + x["b"]
 
 
@@ -28,7 +28,7 @@ class Affine(eqx.Module):
 
 
 def polynomial(z, x):
-    """`sum_k x[k] z^k` of every number of the state."""
+    """`sum_k x[k] z^k`, applied to every number of the state."""
     total = jnp.zeros_like(z)
     for c in jnp.flip(x):
         total = total * z + c
@@ -40,7 +40,7 @@ def logistic(r: float) -> list[float]:
 
 
 def henon(z, x):
-    """The first coefficient is a, the second b."""
+    """The Henon map: the first coefficient is a, the second b."""
     return jnp.stack([1 - x[0] * z[0] ** 2 + z[1], x[1] * z[0]])
 
 
@@ -62,14 +62,15 @@ def dense(size: int, *blocks, skew: float = 0.0, rest: float = 0.3, seed: int = 
     if skew:
         edge = sum(len(np.atleast_2d(b)) for b in blocks)
         above = np.triu(rng.normal(size=(size, size)), 1)
-        above[:edge, :edge] = 0  # the blocks themselves stay as they are
+        above[:edge, :edge] = 0  # leave the blocks unchanged
         d = d + skew / np.sqrt(size) * above
     q, _ = np.linalg.qr(rng.normal(size=(size, size)))
     return q @ d @ q.T
 
 
 def stack(matrices, dtype: Any = np.float64, shift: float = 1.0):
-    """`zs, xs` of `by_matrix`: start zero, and `b` such that the fixed point is all `shift`."""
+    """Return `zs, xs` of `by_matrix`: zs is zero, and b is such that the fixed point is all
+    `shift`."""
     a = jnp.asarray(np.stack(matrices), dtype)
     b = shift * (1 - jnp.sum(a, axis=2))
     return jnp.zeros_like(b), {"a": a, "b": b}

@@ -1,8 +1,6 @@
-"""A real process of a sweep: `python sweep_child.py SWEEP JOBS`, or `... SWEEP worker`.
-
-With JOBS it starts that many of itself as workers and waits for them, as `eqloop sweep` does. Steps
-are slowed down, so that a signal from outside finds them at work.
-"""
+"""A real process of a sweep: `python sweep_child.py SWEEP JOBS`, or `... SWEEP worker`. With JOBS
+it starts that many copies of itself as workers and waits for them, as `eqloop sweep` does. Steps
+are slowed down, so that a signal from outside arrives while they run."""
 
 import sys
 from pathlib import Path

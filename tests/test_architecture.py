@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What every part may use: the exception for users, how text from outside is shown, how numbers are
-# written, the names of scores, what to keep, how far one can go back.
+# Every part may use these: the exception for users, how text from outside is shown, how numbers
+# are written, the names of scores, which checkpoints to keep, how far a run can be lengthened.
 WORDS = {"_errors", "_text", "_numbers", "_scores", "_remat", "_precision"}
 # The loop: its pieces, each of which may use those before it.
 PIECES = (
@@ -22,7 +22,7 @@ PIECES = (
     *("_noise", "_solver", "_adjoint", "_closed_map", "_equilibrium", "starts"),
 )
 LOOP = set(PIECES)
-# Files that are there whole or not at all, and tables in them.
+# Atomic writes of files, and tables in them.
 FILING = {"_files", "_tables"}
 MODEL = LOOP | {"nn", "_model", "_cross_entropy"}
 
@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "_precision": set(),
     # The names of the spec that say where a block has its norms and its recall.
     "_places": set(),
-    # Typed fields of tables, and how a wrong one is told.
+    # Typed fields of tables, and the message about a wrong one.
     "_fields": {"_errors", "_text"},
     "_files": set(),
     "_arrays": set(),
@@ -49,14 +49,14 @@ ARROWS: dict[str, set[str]] = {
     "nn": WORDS | {"_places"},
     # Solvers, gradients and stability see a function f(z, x) and never a model.
     **{name: WORDS | set(PIECES[:number]) for number, name in enumerate(PIECES)},
-    # What was measured saves itself, and is drawn by `report`, which it hands a folder.
+    # A report saves itself; `report` draws it and gets its folder.
     "stability": WORDS | LOOP | {"_tables", "report"},
     "_model": WORDS | LOOP | {"nn"},
     "_cross_entropy": WORDS | {"nn"},
     "interop": WORDS | {"nn", "_model"},
-    # What a run is on disk: knows no model. `_task` only for the types of what is handed in.
+    # The files of a run; this part knows no model. It uses `_task` only for types of arguments.
     "run": WORDS | FILING | {"_arrays", "_fields", "_places", "_schema", "_task"},
-    # From a spec to the objects that it names.
+    # This part makes the objects that a spec names.
     "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "run"},
     "evaluate": WORDS | MODEL | {"_task", "_build", "run"},
     "audit": WORDS | MODEL | {"_task", "_build", "run"},
@@ -64,13 +64,13 @@ ARROWS: dict[str, set[str]] = {
     | MODEL
     | FILING
     | {"_arrays", "_fields", "_task", "_build", "run", "evaluate", "audit"},
-    # A model on its task as what stability measures.
+    # This part presents a model on its task as the map that stability measures.
     "claims": WORDS | MODEL | {"_task", "run", "evaluate", "audit", "stability"},
-    # Many runs of a grid, each in its folder.
+    # A sweep is the runs of a grid, each in its own folder.
     "sweep": WORDS
     | FILING
     | {"_fields", "_plugins", "_task", "_build", "run", "evaluate", "train", "claims"},
-    # Reads folders through `run` only; `_files` writes its pages.
+    # `report` reads folders through `run` only; `_files` writes its pages.
     "report": WORDS | {"_files", "run"},
     "tasks": WORDS | {"_fields", "_files", "_plugins", "_task"},
     "cli": WORDS
@@ -90,19 +90,20 @@ FILES = {"csv", "gzip", "io", "mmap", "os", "pathlib", "safetensors", "shutil", 
 FILES |= {"zipfile"}
 MAY_TOUCH_FILES = {*FILING, "_load", "_plugins", "_task", "run", "train", "sweep", "report"}
 MAY_TOUCH_FILES |= {"tasks", "cli"}
-# A stability report is told where it is to be saved.
+# The caller gives a stability report the folder to save itself in.
 MAY_NAME_FILES = MAY_TOUCH_FILES | {"stability"}
 
 
 def sources() -> list[Path]:
-    found = []
+    paths = []
     for folder in ("eqloop", "tasks", "cli"):
-        found += [p for p in (ROOT / folder).rglob("*.py") if not linked(p)]
-    return sorted(found)
+        paths += [p for p in (ROOT / folder).rglob("*.py") if not linked(p)]
+    return sorted(paths)
 
 
 def linked(path: Path) -> bool:
-    """Whether `path` is reached through `eqloop/tasks` or `eqloop/cli`, and so seen twice."""
+    """Whether `path` is reached through `eqloop/tasks` or `eqloop/cli`, and is therefore a
+    duplicate."""
     return any(parent.is_symlink() for parent in path.parents if parent != ROOT)
 
 
@@ -118,7 +119,8 @@ def part(name: tuple[str, ...]) -> str:
 
 
 def imports(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Line and full dotted name of everything that a file imports, relative names resolved."""
+    """Return the line and the full dotted name of every import of a file, relative names
+    resolved."""
     here = module(path)
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -136,24 +138,26 @@ def imports(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_follow_the_arrows(path):
-    own = part(module(path))
-    assert own in ARROWS, f"eqloop.{own} is new: give it a row in ARROWS"
+    room = part(module(path))
+    assert room in ARROWS, f"eqloop.{room} is new: give it a row in ARROWS"
     for line, name in imports(path):
         where = f"{path.relative_to(ROOT)}:{line}"
         if name[0] == "eqloop":
             target = part(name)
-            assert target == own or target in ARROWS[own], f"{where}: {own} must not use {target}"
+            assert target == room or target in ARROWS[room], (
+                f"{where}: {room} must not use {target}"
+            )
         assert name[0] not in {"tasks", "cli", "tests", "benchmarks"}, f"{where}: imports {name[0]}"
         if name[0] in SOLVERS:
-            assert own in MAY_SOLVE, f"{where}: {own} must not use {name[0]}"
+            assert room in MAY_SOLVE, f"{where}: {room} must not use {name[0]}"
         if name[0] in FILES:
             allowed = MAY_NAME_FILES if name[0] == "pathlib" else MAY_TOUCH_FILES
-            assert own in allowed, f"{where}: {own} must not touch files ({name[0]})"
+            assert room in allowed, f"{where}: {room} must not touch files ({name[0]})"
 
 
 def private_imports(path: Path) -> Iterator[str]:
-    """Imports of what another part keeps to itself: a module or a name with an underscore inside
-    that part. Parts that are called `_x` are rooms of the package, and may be imported."""
+    """List imports of names that are private to another part: a module or a name with an underscore
+    inside that part. Parts that are called `_x` are rooms of the package, and may be imported."""
     here = module(path)
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         names: list[tuple[str, ...]] = []
@@ -170,11 +174,11 @@ def private_imports(path: Path) -> Iterator[str]:
 
 
 def test_no_part_imports_private_names_of_another():
-    assert [found for path in sources() for found in private_imports(path)] == []
+    assert [line for path in sources() for line in private_imports(path)] == []
 
 
 def test_a_private_import_is_seen(tmp_path, monkeypatch):
-    """The parser of the test above sees each form of such an import, and no other."""
+    """`private_imports` reports each form of such an import, and no other import."""
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     path = tmp_path / "eqloop" / "sweep" / "_x.py"
     path.parent.mkdir(parents=True)
@@ -186,13 +190,14 @@ def test_a_private_import_is_seen(tmp_path, monkeypatch):
         "from ._grid import Cell\n"
         "from ..run import open_run\n"
     )
-    assert [found.split(":")[1] for found in private_imports(path)] == ["1", "2", "3"]
+    assert [line.split(":")[1] for line in private_imports(path)] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_hidden_reads_or_pickles(path):
-    """`open` only where files may be touched; no pickle, eval or exec: files are not trusted."""
-    own = part(module(path))
+    """`open` is called only where files may be touched; nothing uses pickle, eval or exec, since
+    files are not trusted."""
+    room = part(module(path))
     for line, name in imports(path):
         banned = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
         assert name[0] not in banned, f"{path}:{line}: {name[0]} can run code from a file"
@@ -200,14 +205,15 @@ def test_no_hidden_reads_or_pickles(path):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in {"eval", "exec", "__import__"}, f"{path}:{node.lineno}"
             if node.func.id == "open":
-                assert own in MAY_TOUCH_FILES, f"{path}:{node.lineno}: {own} must not touch files"
+                assert room in MAY_TOUCH_FILES, f"{path}:{node.lineno}: {room} must not touch files"
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
             assert isinstance(node.value, ast.Constant), f"{path}: allow_pickle is not a literal"
             assert node.value.value is False, f"{path}: allow_pickle"
 
 
 def test_the_library_never_imports_tasks_or_commands():
-    """The two arrows that matter most, said once more without the table."""
+    """The library imports neither tasks nor commands: the two most important arrows, checked
+    without the table."""
     for name, targets in ARROWS.items():
         assert "tasks" not in targets or name in ("cli", "_load")
         assert "cli" not in targets

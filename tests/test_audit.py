@@ -39,7 +39,7 @@ class Loop(eqx.Module):
 
 
 class Tiny(eqx.Module):
-    """Called as a `LoopedTransformer` is."""
+    """A small model that is called as a `LoopedTransformer` is."""
 
     inject: eqloop.nn.Linear
     loop: Loop
@@ -88,26 +88,26 @@ def test_where_the_loop_converges_backprop_and_implicit_agree():
         "anderson": Implicit(rtol=1e-10, solver=eqloop.Anderson(memory=8)),
         "again": Backprop(),
     }
-    found = audit(0.8, gradients)
-    assert found.share == 1
-    for each in found.gradients.values():
-        for part in (each.total, *each.layers.values()):
+    report = audit(0.8, gradients)
+    assert report.share == 1
+    for gradient in report.gradients.values():
+        for part in (gradient.total, *gradient.layers.values()):
             for like in (part.backprop, part.implicit):
                 np.testing.assert_allclose([like.cosine, like.ratio], 1, atol=1e-6)
     for name, like in (("again", "backprop"), (BACKPROP, "backprop"), (CONVERGED, "implicit")):
-        itself = getattr(found.gradients[name].total, like)
+        itself = getattr(report.gradients[name].total, like)
         np.testing.assert_allclose([itself.cosine, itself.ratio], 1, rtol=1e-14)
     for name in ("implicit", "anderson", CONVERGED):
-        left = found.gradients[name].backward_residual
-        assert left is not None
-        assert left < 1e-9
-        assert found.gradients[name].fallback == 0
+        residual = report.gradients[name].backward_residual
+        assert residual is not None
+        assert residual < 1e-9
+        assert report.gradients[name].fallback == 0
 
 
 @pytest.mark.usefixtures("x64")
 def test_any_map_is_audited_as_the_model_that_holds_it():
-    """The loop of `Tiny` as a map of its own, whose loss reads the state as the coda does: the
-    same gradient of the same weights."""
+    """An audit of the loop of `Tiny` as a map of its own, with a loss that reads the state as the
+    coda does, reports the same gradient of the same weights."""
     model, (inputs, targets) = Tiny(0.8), batch()
     coda, xs = model.coda, jax.vmap(model.inject)(inputs)
     settings = {"iterations": 60, "rtol": 1e-10, "max_steps": 400, "repeats": 1}
@@ -121,12 +121,17 @@ def test_any_map_is_audited_as_the_model_that_holds_it():
         **settings,
     )
     assert (alone.share, alone.examples) == (1, 3)
-    for name, each in whole.gradients.items():
-        mine, theirs = alone.gradients[name], each.layers["loop"]
-        assert list(mine.layers) == ["inner"]
-        assert (mine.evaluations, mine.products) == (each.evaluations, each.products)
-        np.testing.assert_allclose(mine.total.norm, theirs.norm, rtol=1e-9)
-        np.testing.assert_allclose(mine.total.backprop.cosine, theirs.backprop.cosine, rtol=1e-9)
+    for name, gradient in whole.gradients.items():
+        from_map, from_model = alone.gradients[name], gradient.layers["loop"]
+        assert list(from_map.layers) == ["inner"]
+        assert (from_map.evaluations, from_map.products) == (
+            gradient.evaluations,
+            gradient.products,
+        )
+        np.testing.assert_allclose(from_map.total.norm, from_model.norm, rtol=1e-9)
+        np.testing.assert_allclose(
+            from_map.total.backprop.cosine, from_model.backprop.cosine, rtol=1e-9
+        )
 
 
 @pytest.mark.usefixtures("x64")
@@ -141,15 +146,15 @@ def test_the_gradient_of_a_map_of_trees_is_its_finite_difference():
     z0 = {"a": 0.0, "b": 0.0}
 
     def mean_loss(w):
-        def one(x, target):
+        def example_loss(x, target):
             map_ = jax.tree_util.Partial(f, {"w": w})
             start = jax.tree.map(jnp.asarray, z0)
             out = eqloop.equilibrium(map_, start, x, solver=eqloop.FixedPoint(rtol=1e-14))
             return loss(out.state, target)
 
-        return jnp.mean(jax.vmap(one)(xs, targets))
+        return jnp.mean(jax.vmap(example_loss)(xs, targets))
 
-    found = eqloop.gradient_audit(
+    report = eqloop.gradient_audit(
         jax.tree_util.Partial(f, {"w": jnp.asarray(0.4)}),
         (xs, targets),
         z0=z0,
@@ -159,29 +164,29 @@ def test_the_gradient_of_a_map_of_trees_is_its_finite_difference():
         rtol=1e-12,
         repeats=1,
     )
-    wanted = abs(mean_loss(0.4 + 1e-5) - mean_loss(0.4 - 1e-5)) / 2e-5
-    for each in found.gradients.values():
-        np.testing.assert_allclose(each.total.norm, wanted, rtol=1e-8)
+    expected = abs(mean_loss(0.4 + 1e-5) - mean_loss(0.4 - 1e-5)) / 2e-5
+    for gradient in report.gradients.values():
+        np.testing.assert_allclose(gradient.total.norm, expected, rtol=1e-8)
 
 
 @pytest.mark.parametrize(
-    ("f", "settings", "said"),
+    ("f", "settings", "message"),
     [
         (lambda z, x: x, {"loss": lambda z, y: z}, "model has no weights to differentiate"),
         (Loop(jnp.eye(1)), {}, r"loss is missing: with z0 it is a function loss\(state, target\)"),
     ],
 )
-def test_a_map_that_cannot_be_audited(f, settings, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_map_that_cannot_be_audited(f, settings, message):
+    with pytest.raises(ValueError, match=message):
         eqloop.gradient_audit(f, (jnp.ones((2, 1)), jnp.ones(2)), z0=jnp.zeros(1), **settings)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("family", [Truncated, Neumann, Phantom])
 def test_more_terms_are_nearer_to_the_truth(family):
-    found = audit(0.8, {str(k): family(k) for k in (1, 3, 9, 27)})
+    report = audit(0.8, {str(k): family(k) for k in (1, 3, 9, 27)})
     for like in ("backprop", "implicit"):
-        cosines = [getattr(found.gradients[k].total, like).cosine for k in ("1", "3", "9", "27")]
+        cosines = [getattr(report.gradients[k].total, like).cosine for k in ("1", "3", "9", "27")]
         assert cosines == sorted(cosines), cosines
         assert cosines[0] < 0.999
         assert cosines[-1] > 0.9999
@@ -189,24 +194,24 @@ def test_more_terms_are_nearer_to_the_truth(family):
 
 @pytest.mark.usefixtures("x64")
 def test_layers_compose_to_the_total():
-    found = audit(0.8, {"one-step": OneStep()})
-    for each in found.gradients.values():
-        assert list(each.layers) == ["inject", "loop", "coda"]
-        parts = [part.norm**2 for part in each.layers.values()]
-        np.testing.assert_allclose(sum(parts), each.total.norm**2)
-        # <g, r> is a sum over layers as well.
-        there = found.gradients[BACKPROP]
+    report = audit(0.8, {"one-step": OneStep()})
+    for gradient in report.gradients.values():
+        assert list(gradient.layers) == ["inject", "loop", "coda"]
+        parts = [part.norm**2 for part in gradient.layers.values()]
+        np.testing.assert_allclose(sum(parts), gradient.total.norm**2)
+        # The inner product <g, r> is a sum over layers as well.
+        reference = report.gradients[BACKPROP]
         inner = [
-            part.backprop.cosine * part.norm * there.layers[name].norm
-            for name, part in each.layers.items()
+            part.backprop.cosine * part.norm * reference.layers[name].norm
+            for name, part in gradient.layers.items()
         ]
-        whole = each.total.backprop.cosine * each.total.norm * there.total.norm
-        np.testing.assert_allclose(sum(inner), whole)
+        total = gradient.total.backprop.cosine * gradient.total.norm * reference.total.norm
+        np.testing.assert_allclose(sum(inner), total)
 
 
 @pytest.mark.usefixtures("x64")
 def test_gradients_are_those_of_plain_autodiff():
-    """The audit's own norm, by a second route: a Python loop and `jax.grad`."""
+    """The audit's norm agrees with a second route: a Python loop and `jax.grad`."""
     model, (inputs, targets) = Tiny(0.8), batch()
 
     def loss(model):
@@ -216,20 +221,20 @@ def test_gradients_are_those_of_plain_autodiff():
             z = model.loop(z, r)
         return jnp.mean(jax.vmap(cross_entropy)(model.coda(z), targets))
 
-    wanted = eqloop.two_norm(eqx.filter_grad(loss)(model))
-    found = audit(0.8, {}, iterations=5)
-    np.testing.assert_allclose(found.gradients[BACKPROP].total.norm, wanted, rtol=1e-12)
+    expected = eqloop.two_norm(eqx.filter_grad(loss)(model))
+    report = audit(0.8, {}, iterations=5)
+    np.testing.assert_allclose(report.gradients[BACKPROP].total.norm, expected, rtol=1e-12)
 
 
 def test_what_did_not_converge_is_no_reference():
-    """An expanding rotation never settles, and nothing is pretended."""
-    found = audit(3.0, {"one-step": OneStep()}, iterations=8, rtol=1e-5, max_steps=20)
-    assert found.share == 0
-    assert found.gradients[CONVERGED].converged == 0
-    for each in found.gradients.values():
-        assert np.isnan(each.total.implicit.cosine)
-        assert np.isnan(each.total.implicit.ratio)
-        assert np.isfinite(each.total.backprop.cosine)
+    """An expanding rotation never settles, and the audit reports no implicit reference."""
+    report = audit(3.0, {"one-step": OneStep()}, iterations=8, rtol=1e-5, max_steps=20)
+    assert report.share == 0
+    assert report.gradients[CONVERGED].converged == 0
+    for gradient in report.gradients.values():
+        assert np.isnan(gradient.total.implicit.cosine)
+        assert np.isnan(gradient.total.implicit.ratio)
+        assert np.isfinite(gradient.total.backprop.cosine)
 
 
 def test_costs_are_counted():
@@ -240,9 +245,10 @@ def test_costs_are_counted():
         "neumann": Neumann(4),
         "half": Backprop(checkpoints=3),
     }
-    found = audit(0.5, gradients, iterations=9, rtol=1e-5).gradients
+    audited = audit(0.5, gradients, iterations=9, rtol=1e-5).gradients
     counts = {
-        name: (each.evaluations, each.repeated, each.products) for name, each in found.items()
+        name: (gradient.evaluations, gradient.repeated, gradient.products)
+        for name, gradient in audited.items()
     }
     del counts[CONVERGED]
     assert counts == {
@@ -253,19 +259,19 @@ def test_costs_are_counted():
         "neumann": (9, 2, 5),
         "half": (9, 18, 9),
     }
-    for each in found.values():
-        assert each.seconds > 0
-        assert each.compile_seconds > 0
-        assert each.memory is None or each.memory > 0
-    solved = {name for name, each in found.items() if each.backward_residual is not None}
+    for gradient in audited.values():
+        assert gradient.seconds > 0
+        assert gradient.compile_seconds > 0
+        assert gradient.memory is None or gradient.memory > 0
+    solved = {name for name, gradient in audited.items() if gradient.backward_residual is not None}
     assert solved == {CONVERGED, "neumann"}
 
 
 def test_memory_of_backprop_grows_with_iterations_and_that_of_neumann_does_not():
     def memory(iterations: int) -> dict[str, int]:
-        made = audit(0.5, {"neumann": Neumann(4)}, iterations=iterations, rtol=1e-4)
-        # A CPU always says how much.
-        return {name: each.memory or 0 for name, each in made.gradients.items()}
+        report = audit(0.5, {"neumann": Neumann(4)}, iterations=iterations, rtol=1e-4)
+        # On a CPU the memory is always known.
+        return {name: gradient.memory or 0 for name, gradient in report.gradients.items()}
 
     few, many = memory(4), memory(400)
     assert few["neumann"] > 0
@@ -286,19 +292,19 @@ def test_gradients_that_differ_in_a_number_are_one_program():
         iterations=9,
         gradients={k: eqloop.default_gradients(9)[k] for k in ("neumann-2", "neumann-4")},
     )
-    found = auditor(Tiny(0.5), batch()).gradients
+    gradients = auditor(Tiny(0.5), batch()).gradients
     assert len({id(program.compiled) for program in auditor.programs.values()}) == 3
-    assert (found["neumann-2"].products, found["neumann-4"].products) == (3, 5)
-    assert found["neumann-2"].total.norm != found["neumann-4"].total.norm
+    assert (gradients["neumann-2"].products, gradients["neumann-4"].products) == (3, 5)
+    assert gradients["neumann-2"].total.norm != gradients["neumann-4"].total.norm
 
 
 def test_another_solver_runs_the_loop():
-    found = audit(0.5, {"implicit": Implicit()}, solver=eqloop.FixedPoint(rtol=1e-2), rtol=1e-5)
-    assert found.gradients["implicit"].evaluations < found.gradients[CONVERGED].evaluations < 100
+    report = audit(0.5, {"implicit": Implicit()}, solver=eqloop.FixedPoint(rtol=1e-2), rtol=1e-5)
+    assert report.gradients["implicit"].evaluations < report.gradients[CONVERGED].evaluations < 100
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"iterations": 0}, "iterations = 0 must be at least 1"),
         ({"max_steps": 0}, "max_steps = 0 must be at least 1"),
@@ -308,16 +314,20 @@ def test_another_solver_runs_the_loop():
         ({"gradients": {"t": Truncated(9)}, "iterations": 5}, r"exceeds Unroll\(5\)"),
     ],
 )
-def test_what_cannot_be_is_refused(settings, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
         audit(0.5, **({"gradients": {}} | settings))
 
 
 def test_the_default_gradients_fit_every_number_of_iterations():
     for iterations in (1, 2, 3, 30):
-        found = eqloop.default_gradients(iterations)
-        assert {"one-step", "implicit", "implicit-anderson"} <= found.keys()
-        assert all(each.steps < iterations for each in found.values() if hasattr(each, "steps"))  # pyright: ignore
+        gradients = eqloop.default_gradients(iterations)
+        assert {"one-step", "implicit", "implicit-anderson"} <= gradients.keys()
+        assert all(
+            gradient.steps < iterations  # pyright: ignore[reportAttributeAccessIssue]
+            for gradient in gradients.values()
+            if hasattr(gradient, "steps")
+        )
 
 
 # --- the command
@@ -332,11 +342,12 @@ def run(tiny_run, tmp_path):
 
 @pytest.mark.slow
 def test_command(run, tmp_path, capsys):
-    """Table, layers, file and picture from one call; JSON of the gradients that are chosen."""
+    """One call prints the table, writes the file and reports every layer; a second call prints the
+    chosen gradients as JSON."""
     picture = tmp_path / "gradients.png"
     args = ["gradients", str(run), "--examples", "4", "--max-steps", "40", "--rtol", "1e-3"]
-    # Other than in training. Few, since these are few gradients by default; the same in both calls,
-    # since each of them is compiled for.
+    # The iterations differ from those of training, and are few, since then the default
+    # gradients are few. Both calls use the same number, since each number is compiled for.
     args += ["--iterations", "2"]
     assert main([*args, "--layers", "one-step", "--plot", str(picture)]) == 0
     out, err = capsys.readouterr()
@@ -352,23 +363,23 @@ def test_command(run, tmp_path, capsys):
     record = read_gradients(run)
     assert record is not None
     assert record.tables() == parse_json((run / "gradients.json").read_bytes())
-    # Of another split and checkpoint, by one of the table and one of a file.
+    # This call uses another split and checkpoint, a gradient of the table and one of a file.
     args += ["--gradient", "one-step", "--gradient", f"{HALF}:HalfStep"]
     assert main([*args, "--split", "test", "--checkpoint", "2", "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert (answer["split"], answer["step"], answer["iterations"]) == ("test", 2, 2)
-    assert list(answer["gradients"]) == [BACKPROP, CONVERGED, "one-step", "HalfStep"]
+    table = json.loads(capsys.readouterr().out)
+    assert (table["split"], table["step"], table["iterations"]) == ("test", 2, 2)
+    assert list(table["gradients"]) == [BACKPROP, CONVERGED, "one-step", "HalfStep"]
     sha256 = hashlib.sha256(HALF.read_bytes()).hexdigest()
-    assert answer["objects"] == {"one-step": "OneStep()", "HalfStep": f"HalfStep() sha256:{sha256}"}
-    # Half of what one iteration gives, before the weights of prelude and block.
-    mine, whole = (answer["gradients"][name]["layers"] for name in ("HalfStep", "one-step"))
+    assert table["objects"] == {"one-step": "OneStep()", "HalfStep": f"HalfStep() sha256:{sha256}"}
+    # Before the weights of prelude and block, the norm is half of that of one iteration.
+    mine, whole = (table["gradients"][name]["layers"] for name in ("HalfStep", "one-step"))
     for layer, part in whole.items():
         factor = 0.5 if layer.startswith(("prelude", "blocks")) else 1
         assert mine[layer]["norm"] == pytest.approx(factor * part["norm"], rel=1e-5), layer
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (["--split", "tset"], "--split tset: must be one of train, validation"),
         (["--layers", "none"], "--layers none: must be one of backprop"),
@@ -378,12 +389,12 @@ def test_command(run, tmp_path, capsys):
         (["--plot", "picture.gif"], "--plot picture.gif: the name must end in"),
     ],
 )
-def test_bad_input_is_one_line(args, said, tiny_run, capsys):
+def test_bad_input_is_one_line(args, message, tiny_run, capsys):
     assert main(["gradients", str(tiny_run), *args]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert said in err
+    assert message in err
     assert not (tiny_run / "gradients.json").exists()
 
 
@@ -394,9 +405,9 @@ def test_bad_input_is_one_line(args, said, tiny_run, capsys):
 def test_training_logs_it_and_is_not_disturbed(tmp_path):
     def go(name: str, *settings: str, resume: bool = False):
         short = ["train.steps=6", "train.checkpoint_every=2", "train.keep=4", "solver.rtol=1e-2"]
-        made = tiny_spec(*short, *settings)
-        task = make_task("tiny", made.task_fields)
-        train(None if resume else made, task, tmp_path / name, resume=resume)
+        spec = tiny_spec(*short, *settings)
+        task = make_task("tiny", spec.task_fields)
+        train(None if resume else spec, task, tmp_path / name, resume=resume)
         return open_run(tmp_path / name)
 
     without = go("without")
@@ -422,7 +433,7 @@ def test_training_logs_it_and_is_not_disturbed(tmp_path):
     ):
         np.testing.assert_array_equal(left, right)
 
-    # Gone on with from step 2: the log and the last checkpoint are the same.
+    # Resumed from step 2, the run ends with the same log and the same last checkpoint.
     resumed = tmp_path / "resumed"
     shutil.copytree(tmp_path / "with", resumed)
     run = open_run(resumed)
@@ -431,8 +442,8 @@ def test_training_logs_it_and_is_not_disturbed(tmp_path):
     (resumed / "checkpoints" / "best.json").unlink(missing_ok=True)
     run = go("resumed", resume=True)
     assert run.checkpoint(6).read_bytes() == audited.checkpoint(6).read_bytes()
-    again = [row for row in read_metrics(run.metrics) if row["kind"] == "gradients"]
-    assert again == lines
+    resumed_lines = [row for row in read_metrics(run.metrics) if row["kind"] == "gradients"]
+    assert resumed_lines == lines
 
 
 def test_the_interval_is_checked():

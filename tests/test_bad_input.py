@@ -1,9 +1,7 @@
-"""What bad input prints: one line of what is wrong, where, and what to do; and nothing half-done.
-
-`CASES` is the table: a command and the line that it ends with. In both, `{d}` is the folder with
-the files made below, `{run}` a trained run, `{sudoku}` and `{chess}` untrained ones; `[damage]` in
-front of a command names what is done to a copy of the run first.
-"""
+"""Bad input prints one line that says what is wrong, where, and what to do, and leaves nothing
+half-done. `CASES` is the table: a command and the line that it ends with. In both, `{d}` is the
+folder with the files made below, `{run}` a trained run, `{sudoku}` and `{chess}` untrained ones;
+`[damage]` in front of a command names a damage that is first done to a copy of the run."""
 
 import gzip
 import shlex
@@ -32,7 +30,7 @@ def chess(fen: str = START, moves: str = "e2e4 e7e5", rating: str = "900") -> by
     return f"{LICHESS}\nabc,{fen},{moves},{rating},75,90,100,mate,,\n".encode()
 
 
-# What a refusal of the content of a file ends with.
+# The end of each message that refuses the content of a file.
 BITS = (
     "expected strings of 0 and 1: a column question (or input) and, if known, a column answer "
     "(output); or one string per line"
@@ -697,17 +695,17 @@ BAD_ROWS: list[tuple[str, str, str]] = [
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory) -> dict[str, Path]:
-    """Runs of the other tasks with a checkpoint, of weights as they are drawn."""
+    """Runs of the other tasks, each with one checkpoint of untrained weights."""
     from eqloop.run import create_run, resolve
     from eqloop.tasks import make_task
     from eqloop.train import init_state
 
-    found = {}
+    runs = {}
     for task in ("sudoku", "chess"):
         spec = resolve(task, "quick", ["model.width=16", "model.heads=2"], make_task=make_task)
-        found[task] = tmp_path_factory.mktemp("untrained") / task
-        create_run(found[task], spec, {}).save(init_state(spec), 1, None)
-    return found
+        runs[task] = tmp_path_factory.mktemp("untrained") / task
+        create_run(runs[task], spec, {}).save(init_state(spec), 1, None)
+    return runs
 
 
 @pytest.fixture
@@ -745,7 +743,8 @@ def test_one_line_and_exit_code_2(
 
 @pytest.mark.parametrize(("name", "task", "line"), BAD_ROWS, ids=[name for name, *_ in BAD_ROWS])
 def test_bad_rows_are_named_and_counted(name, task, line, folder, capsys):
-    """One bad row in each: `data check` says where and exits with 1; training refuses the file."""
+    """Each file has one bad row: `data check` names it and exits with 1; training refuses the
+    file."""
     path = folder / name
     assert main(["data", "check", str(path), "--task", task]) == 1
     out, err = capsys.readouterr()
@@ -766,7 +765,7 @@ def test_the_table_is_long_enough():
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
-    """Only what a user can mend is put in one line."""
+    """An error that the user cannot mend, such as a bug, keeps its traceback."""
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a defect")

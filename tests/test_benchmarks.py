@@ -1,4 +1,4 @@
-"""The parts of the benchmarks that are arithmetic; nothing here is timed."""
+"""Tests of the arithmetic in the benchmarks; nothing here is timed."""
 
 import argparse
 import gzip
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def benchmark_module(monkeypatch):
-    """Imports a script of `benchmarks/` by its name."""
+    """Import a script of `benchmarks/` by its name."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     before = set(sys.modules)
     yield importlib.import_module
@@ -47,7 +47,8 @@ def gpu_cells(benchmark_module):
 
 
 def test_the_operations_of_an_iteration_are_those_of_its_products(gpu):
-    """Two of width^2 for recall, four for attention, eight for the MLP; scores and mixing."""
+    """Recall takes two products of width^2, attention four, the MLP eight; scores and mixing come
+    on top."""
     for width in (256, 512):
         settings = gpu.Size().settings(width)
         cost = count(resolve("sudoku", "paper", settings, make_task=make_task).model)
@@ -56,9 +57,9 @@ def test_the_operations_of_an_iteration_are_those_of_its_products(gpu):
 
 
 def test_the_bytes_of_an_iteration(gpu):
-    """Per cell and channel: recall 2 x 8, projections 8, attention 8, output 10, MLP 26."""
-    wanted = 81 * 256 * (2 * 8 + 8 + 8 + 10 + 26) + 2 * 14 * 256**2 / 500
-    assert gpu.iteration_bytes(81, 256, 4, 500) == wanted
+    """Bytes per cell and channel: recall 2 x 8, projections 8, attention 8, output 10, MLP 26."""
+    expected = 81 * 256 * (2 * 8 + 8 + 8 + 10 + 26) + 2 * 14 * 256**2 / 500
+    assert gpu.iteration_bytes(81, 256, 4, 500) == expected
 
 
 def test_an_iteration_with_gradient_counts_three_times(gpu):
@@ -76,15 +77,15 @@ def test_peaks_are_found_by_name(gpu):
 
 @pytest.mark.parametrize("task", ["sudoku", "chess", "prefix-sums"])
 def test_the_part_of_the_grid_to_run_first(task):
-    found = read_grid(str(ROOT / "benchmarks" / "full" / f"{task}.toml"), make_task=make_task)
+    grid = read_grid(str(ROOT / "benchmarks" / "full" / f"{task}.toml"), make_task=make_task)
     paper = read_grid(f"paper/{task}", make_task=make_task)
-    axes = {axis: {cell.axes[axis] for cell in found.cells} for axis in found.axes}
-    assert len(found.cells) == 9
+    axes = {axis: {cell.axes[axis] for cell in grid.cells} for axis in grid.axes}
+    assert len(grid.cells) == 9
     assert axes["recall"] == {"internal", "external", "none"}
     assert axes["norm"] == {"post", "peri", "pre"}
-    # The paper's recipe, on its own data or on that of the file.
-    for cell in found.cells:
-        same = next(each for each in paper.cells if each.axes == cell.axes)
+    # The recipe is the paper's; the data is the task's own or that of the file.
+    for cell in grid.cells:
+        same = next(candidate for candidate in paper.cells if candidate.axes == cell.axes)
         assert cell.spec.train == same.spec.train
         assert cell.spec.model == same.spec.model
 
@@ -92,7 +93,7 @@ def test_the_part_of_the_grid_to_run_first(task):
 def test_the_plan_of_a_call(gpu_paper):
     parts = ["right", "speed", "cells"]
     assert gpu_paper.plan(8.5, parts) == {"right": 100, "speed": 250, "cells": 490}
-    # A shorter call shortens every part, a longer one the last alone.
+    # A shorter call shortens every part; a longer call extends only the last part.
     assert gpu_paper.plan(265 / 60, parts) == {"right": 50, "speed": 125, "cells": 245}
     assert gpu_paper.plan(20, parts) == {"right": 100, "speed": 250, "cells": 1180}
     assert gpu_paper.plan(8.5, ["speed"]) == {"speed": 490}
@@ -104,34 +105,34 @@ def test_the_cells_of_a_call_are_the_recipe_of_the_paper(gpu_paper, gpu_cells, t
     real = tmp_path / "real.csv"
     real.touch()
     for task, order in gpu_cells.ORDER.items():
-        asked = gpu_paper.parse(["--out", "-", "--sudoku", str(real), "--rows", "7"])
-        found = parse_grid(gpu_cells.grid_text(task, asked), task, "-", make_task=make_task)
-        by_axes = {(cell.axes["recall"], cell.axes["norm"]): cell for cell in found.cells}
+        options = gpu_paper.parse(["--out", "-", "--sudoku", str(real), "--rows", "7"])
+        grid = parse_grid(gpu_cells.grid_text(task, options), task, "-", make_task=make_task)
+        by_axes = {(cell.axes["recall"], cell.axes["norm"]): cell for cell in grid.cells}
         paper = {cell.name: cell for cell in read_grid(f"paper/{task}", make_task=make_task).cells}
         for axes in order:
             cell = by_axes[axes]
-            same = next(each for each in paper.values() if each.axes == cell.axes)
+            same = next(candidate for candidate in paper.values() if candidate.axes == cell.axes)
             assert cell.spec.train == same.spec.train
             assert cell.spec.model == same.spec.model
             assert (cell.evaluate.iterations, cell.evaluate.rows) == (500, 7)
             assert cell.evaluate.checkpoint == "last"
-        asked.steps = {task: 30}
-        shorter = parse_grid(gpu_cells.grid_text(task, asked), task, "-", make_task=make_task)
+        options.steps = {task: 30}
+        shorter = parse_grid(gpu_cells.grid_text(task, options), task, "-", make_task=make_task)
         assert {cell.spec.train.steps for cell in shorter.cells} == {30}
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "option",
     ["--parts=right,wrong", "--cells=go", "--steps=sudoku", "--steps=go=3", "--minutes=0.5"],
 )
-def test_a_wrong_option_of_a_call_is_refused(gpu_paper, wrong, capsys):
+def test_a_wrong_option_of_a_call_is_refused(gpu_paper, option, capsys):
     with pytest.raises(SystemExit, match="2"):
-        gpu_paper.parse(["--out", "-", wrong])
-    assert wrong.partition("=")[0] in capsys.readouterr().err
+        gpu_paper.parse(["--out", "-", option])
+    assert option.partition("=")[0] in capsys.readouterr().err
 
 
 class Ready:
-    """A process, to the scheduler of cells: it ends when it is told to."""
+    """A fake process for the scheduler of cells; it ends when the test says so."""
 
     def __init__(self):
         self.returncode, self.pid = None, -1
@@ -143,12 +144,13 @@ class Ready:
 def test_a_cell_that_would_not_end_in_time_is_not_begun(
     gpu_paper, gpu_cells, tmp_path, monkeypatch
 ):
-    """By the seconds for a FLOP, and beside it, of those that have ended."""
-    asked = gpu_paper.parse(["--out", str(tmp_path), "--cells", "prefix-sums", "--jobs", "2"])
+    """The scheduler predicts the time from the seconds per FLOP of the cells that have ended, and
+    from the cells that run beside it."""
+    options = gpu_paper.parse(["--out", str(tmp_path), "--cells", "prefix-sums", "--jobs", "2"])
     machine = argparse.Namespace(work=tmp_path, small=False, now=0.0, say=lambda text: None)
     saved = []
     report = argparse.Namespace(found={}, save=lambda: saved.append(1))
-    cells = gpu_cells.Cells(machine, 300.0, asked, report)
+    cells = gpu_cells.Cells(machine, 300.0, options, report)
     assert [cell.axes["recall"] for _, cell in cells.queue[:3]] == ["internal"] * 2 + ["external"]
     (_, first), *_ = cells.queue
     from eqloop.sweep import count
@@ -158,17 +160,17 @@ def test_a_cell_that_would_not_end_in_time_is_not_begun(
     cells.overhead = 40.0
     assert cells.expected(first, 0) == pytest.approx(240)
     assert cells.expected(first, 1) == pytest.approx(440)
-    begun = []
-    monkeypatch.setattr(cells, "_start", lambda sweep, cell, takes: begun.append(cell))
+    started = []
+    monkeypatch.setattr(cells, "_start", lambda sweep, cell, takes: started.append(cell))
     monkeypatch.setattr(gpu_cells.time, "sleep", lambda seconds: None)
     cells.running, waiting = [object()], len(cells.queue)
-    assert not cells._next()  # it would end in time alone, and so it waits
+    assert not cells._next()  # it would end in time if it ran alone, so it waits
     assert len(cells.queue) == waiting
     cells.running, machine.now = [], 100.0
     cells.queue = cells.queue[:2]
     cells.go()
-    assert not begun
-    assert [each["status"] for each in cells.ended] == [
+    assert not started
+    assert [record["status"] for record in cells.ended] == [
         "left out: takes about 4:00 of the 3:20 that are left"
     ] * 2
     assert len(saved) == 2
@@ -177,14 +179,16 @@ def test_a_cell_that_would_not_end_in_time_is_not_begun(
 def test_the_last_cell_is_stopped_where_the_first_would_not_end_in_time(
     gpu_paper, gpu_cells, tmp_path
 ):
-    asked = gpu_paper.parse(["--out", str(tmp_path), "--cells", "prefix-sums", "--jobs", "2"])
+    options = gpu_paper.parse(["--out", str(tmp_path), "--cells", "prefix-sums", "--jobs", "2"])
     machine = argparse.Namespace(work=tmp_path, small=False, now=100.0, say=lambda text: None)
-    cells = gpu_cells.Cells(machine, 300.0, asked, argparse.Namespace(found={}, save=lambda: None))
+    cells = gpu_cells.Cells(
+        machine, 300.0, options, argparse.Namespace(found={}, save=lambda: None)
+    )
     for sweep, cell in cells.queue[:2]:
         cells.running.append(gpu_cells.Running(sweep, cell, Ready(), 0.0))
         folder = sweep.run(cell)
         folder.mkdir(parents=True)
-        # Of the first step 60 s were compiling, which the others do not repeat.
+        # The first step took 60 s to compile, which the other steps do not repeat.
         rows = [
             {"kind": "train", "step": step, "seconds": 60 + 0.1 * step} for step in (1, 2, 800, 801)
         ]
@@ -192,7 +196,7 @@ def test_the_last_cell_is_stopped_where_the_first_would_not_end_in_time(
         (folder / "metrics.jsonl").write_text(text)
     stopped = []
     cells._stop = lambda runs, why: stopped.extend(runs)
-    cells._shed()  # 800 steps are left, of 0.1 s each, and 25 s after them
+    cells._shed()  # 800 steps are left, at 0.1 s each, and 25 s after them
     assert not stopped
     machine.now = 196.0
     cells._shed()
@@ -220,8 +224,8 @@ def test_the_report_of_a_call_that_was_cut(gpu_paper):
         "reference": "read",
         "cut": "out of time",
     }
-    found = {"device": device | {"platform_version": "v"}, "when": "today", "command": "c"}
-    text = gpu_paper.markdown(found | {"right": right, "cells": [cell]})
+    results = {"device": device | {"platform_version": "v"}, "when": "today", "command": "c"}
+    text = gpu_paper.markdown(results | {"right": right, "cells": [cell]})
     for line in (
         "0 of 1 checks passed; reference vectors: read.",
         "- wrong: step:a:b: loss",
@@ -233,13 +237,13 @@ def test_the_report_of_a_call_that_was_cut(gpu_paper):
 
 
 def test_a_part_that_fails_does_not_stop_the_others(gpu_paper, tmp_path, monkeypatch, capsys):
-    for name in ("JAX_PLATFORMS", "EQLOOP_CACHE"):  # what a call sets for itself
+    for name in ("JAX_PLATFORMS", "EQLOOP_CACHE"):  # the environment that a call sets for itself
         monkeypatch.setenv(name, "cpu")
     monkeypatch.setattr(gpu_paper.signal, "signal", lambda number, handler: None)
     names = ("device", "driver", "jax", "jaxlib", "python", "cores", "platform_version")
     monkeypatch.setattr(gpu_paper, "describe", lambda machine: dict.fromkeys(names, "7"))
 
-    def fails(*given):
+    def fails(*arguments):
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(gpu_paper, "right", fails)
@@ -247,10 +251,10 @@ def test_a_part_that_fails_does_not_stop_the_others(gpu_paper, tmp_path, monkeyp
     monkeypatch.setattr(gpu_paper, "speed", lambda machine, until: speed)
     monkeypatch.setattr(sys, "argv", ["gpu_paper", "--out", str(tmp_path), "--parts=right,speed"])
     assert gpu_paper.main() == 1
-    found = json.loads((tmp_path / "gpu.json").read_text())
-    assert found["failed"] == {"right": "RuntimeError: no luck"}
-    assert found["speed"] == speed
-    assert set(found["seconds"]) == {"right", "speed"}
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert results["failed"] == {"right": "RuntimeError: no luck"}
+    assert results["speed"] == speed
+    assert set(results["seconds"]) == {"right", "speed"}
     text = (tmp_path / "gpu.md").read_text()
     assert "right failed: RuntimeError: no luck" in text
     assert "a table" in text
@@ -273,21 +277,22 @@ def test_the_sudokus_that_are_carried(benchmark_module, tmp_path, monkeypatch):
 
 
 def test_operations_are_counted_on_the_cpu(monkeypatch):
-    """JAX counts them on no other backend: a sweep on a GPU failed after each training."""
+    """JAX counts operations on the CPU only; without this, a sweep on a GPU failed after each
+    training."""
     from eqloop.sweep import _cost
 
     lowered, jit, config = [], jax.jit, cast(Any, jax.config)
 
     def spied(function):
-        def seen(*given):
+        def traced(*arguments):
             lowered.append(config.jax_default_device)
-            return function(*given)
+            return function(*arguments)
 
-        return jit(seen)
+        return jit(traced)
 
     monkeypatch.setattr(jax, "jit", spied)
-    found = _cost._flops(lambda x: x @ x, jax.ShapeDtypeStruct((8, 8), "float32"))
-    assert found == 2 * 8**3
+    flops = _cost._flops(lambda x: x @ x, jax.ShapeDtypeStruct((8, 8), "float32"))
+    assert flops == 2 * 8**3
     assert lowered == [jax.devices("cpu")[0]]
 
 
@@ -325,13 +330,14 @@ MIXTURES = [
 
 @pytest.mark.parametrize("mixture", MIXTURES, ids=["implicit", "phantom"])
 def test_mixed_levers_train_and_resume_bit_for_bit(mixture, benchmark_module, tmp_path):
-    """Stopped after 2 of 4 steps, which is a border of phases in the first."""
+    """Training is stopped after 2 of 4 steps; in the first mixture this is a border of phases."""
     mixtures = benchmark_module("mixtures")
     assert mixtures.trained(mixtures.small(mixture, 4), tmp_path / "run", True).endswith("for bit")
 
 
 def test_the_groups_of_a_sudoku(benchmark_module):
-    """Row 0 has 1, column 3 has 2, and the box of (0, 3) has 3, which neither of them has."""
+    """Row 0 has 1, column 3 has 2, and the box of (0, 3) has 3, which is in neither row 0 nor
+    column 3."""
     givens = np.zeros((1, 4, 4), int)
     givens[0, 0, 0], givens[0, 3, 3], givens[0, 1, 2] = 1, 2, 3
     has = benchmark_module("sudoku_groups").groups(givens)

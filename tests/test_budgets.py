@@ -1,4 +1,4 @@
-"""Numbers of steps that are drawn, and steps before which no solver stops."""
+"""Budgets: drawn numbers of steps, and the first steps, within which no solver stops."""
 
 import dataclasses
 import signal
@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from problems import SOLVERS, spectrum
 from scipy import stats
-from tiny_task import Tiny
-from tiny_task import tiny_spec as spec
+from tiny_task import Tiny, tiny_spec
 
 import eqloop
 from eqloop import InputError
@@ -42,7 +41,7 @@ def test_the_laws_are_those_of_their_names():
     numbers = np.arange(least, most + 1)
     scale = 14 * np.exp(-0.125)
     continuous = stats.lognorm(0.5, scale=scale)
-    clipped = {  # the mass below and above the range is that of its ends
+    clipped = {  # the tails of the law count towards the ends of the range
         "uniform": stats.randint(least, most + 1).cdf(numbers),
         "poisson": stats.poisson(14).cdf(numbers),
         "log-normal": continuous.cdf(numbers + 0.5),
@@ -87,9 +86,9 @@ def test_the_names_of_a_spec_are_those_of_the_tables():
 def test_one_program_makes_the_steps_that_each_key_draws(name):
     settings = ("solver.steps=9", "solver.max_steps=9", "solver.rtol=1e-12", "train.loss=last")
     law = ("solver.budget=uniform", "solver.budget_least=2", f"solver.name={name}")
-    method, split = make_method(spec(*settings, *law)), Tiny().generate(4, 0)
+    method, split = make_method(tiny_spec(*settings, *law)), Tiny().generate(4, 0)
     model, inputs = (
-        make_model(spec().model, jr.key(0)),
+        make_model(tiny_spec().model, jr.key(0)),
         jax.vmap(Tiny().encode)(jnp.asarray(split.inputs)),
     )
     probes = jax.tree.map(lambda leaf: jnp.zeros(4), eqloop.BackwardReport.zeros())
@@ -98,9 +97,9 @@ def test_one_program_makes_the_steps_that_each_key_draws(name):
     @jax.jit
     def steps(key):
         traces.append(1)
-        drawn = method.with_drawn_steps(key)
+        drawn_method = method.with_drawn_steps(key)
         targets = jnp.asarray(split.targets)
-        return batch_loss(model, probes, inputs, targets, jr.key(1), drawn)[1].iterations
+        return batch_loss(model, probes, inputs, targets, jr.key(1), drawn_method)[1].iterations
 
     keys = jr.split(jr.key(2), 6)
     expected = jax.vmap(Budget("uniform", 2, 9))(keys) + int(name != "unroll")
@@ -111,18 +110,19 @@ def test_one_program_makes_the_steps_that_each_key_draws(name):
 
 
 def test_the_mean_of_a_budget_is_in_the_estimates():
-    made = spec("solver.steps=9", "train.loss=last", "solver.budget=poisson")
-    assert iterations(made)[1] == 5
-    assert trained_iterations(made) == (1, 9)
-    anchored = spec("solver.start=solution", "solver.max_steps=10", solver="fixed-point")
-    plain = spec("solver.max_steps=10", solver="fixed-point")
+    spec = tiny_spec("solver.steps=9", "train.loss=last", "solver.budget=poisson")
+    assert iterations(spec)[1] == 5
+    assert trained_iterations(spec) == (1, 9)
+    anchored = tiny_spec("solver.start=solution", "solver.max_steps=10", solver="fixed-point")
+    plain = tiny_spec("solver.max_steps=10", solver="fixed-point")
     assert iterations(anchored)[0] == iterations(plain)[0] + 10
     assert trained_iterations(anchored) == (1, 20)
 
 
 @pytest.mark.parametrize("name", ["anderson", "broyden", "newton", "steady-state"])
 def test_no_solver_stops_before_its_first_steps(name):
-    """Neither from a distance nor from the fixed point itself, where every residual is zero."""
+    """A solver makes its first steps from a distant start and from the fixed point, where every
+    residual is zero."""
     f, z0, x = spectrum(0.8, -0.6, 0.3, 0.1, -0.2)(jnp.float32)
     solver = dataclasses.replace(SOLVERS[name](0.5), min_steps=12, curve=20)
     starts = jnp.stack([z0, jnp.linalg.solve(jnp.eye(5) - f.a, x)])
@@ -133,7 +133,7 @@ def test_no_solver_stops_before_its_first_steps(name):
 
     out = run(starts)
     assert np.all(out.result == eqloop.RESULTS.successful)
-    assert np.all(out.steps == 12 + 1)  # the gradient makes the last one
+    assert np.all(out.steps == 12 + 1)  # the gradient makes the last step
     assert np.all(np.isfinite(out.state))
     assert out.curve is not None
     assert np.all(np.isfinite(out.curve[:, :12]))
@@ -143,9 +143,9 @@ def test_no_solver_stops_before_its_first_steps(name):
 def test_a_spec_sets_the_first_steps_and_the_norm_of_every_solver():
     for name in SOLVERS.keys() - {"damped"}:
         settings = ("solver.min_steps=5", "solver.norm=largest-cell")
-        made = make_solver(spec(*settings, solver=name).solver)
-        assert isinstance(made, eqloop.AbstractSolver)
-        assert (made.min_steps, made.norm) == (5, eqloop.largest_cell_norm)
+        solver = make_solver(tiny_spec(*settings, solver=name).solver)
+        assert isinstance(solver, eqloop.AbstractSolver)
+        assert (solver.min_steps, solver.norm) == (5, eqloop.largest_cell_norm)
 
 
 def test_a_least_number_of_steps_above_the_most_is_refused():
@@ -183,7 +183,7 @@ def test_a_least_number_of_steps_above_the_most_is_refused():
 )
 def test_each_mistake_gets_one_line(settings, message):
     with pytest.raises(InputError) as caught:
-        spec(*settings)
+        tiny_spec(*settings)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -193,13 +193,13 @@ def test_objects_that_need_a_fixed_number_of_steps_are_refused():
 
     from eqloop.train import Objects
 
-    made = spec("solver.budget=uniform", solver="fixed-point")
+    spec = tiny_spec("solver.budget=uniform", solver="fixed-point")
     newton = Objects(solver=optx.Newton(1e-3, 1e-3), gradient=eqloop.Implicit())
     with pytest.raises(InputError, match="does not go with solver Newton"):
-        make_method(made, newton)
+        make_method(spec, newton)
     with pytest.raises(InputError, match="does not go with gradient Backprop"):
-        make_method(made, Objects(gradient=eqloop.Backprop()))
-    make_method(made, Objects(solver=eqloop.Unroll(3)))
+        make_method(spec, Objects(gradient=eqloop.Backprop()))
+    make_method(spec, Objects(solver=eqloop.Unroll(3)))
 
 
 def test_training_with_all_of_it_resumes_bit_for_bit(tmp_path, monkeypatch):
@@ -213,8 +213,8 @@ def test_training_with_all_of_it_resumes_bit_for_bit(tmp_path, monkeypatch):
         "max_steps": 12,
     }
     lines = [f"solver.{name}={value}" for name, value in settings.items()]
-    made = spec("train.steps=6", *lines, solver="fixed-point", gradient="one-step")
-    whole = train(made, Tiny(), tmp_path / "whole")
+    spec = tiny_spec("train.steps=6", *lines, solver="fixed-point", gradient="one-step")
+    whole = train(spec, Tiny(), tmp_path / "whole")
     order = Order.__call__
 
     def signalled(self, step):
@@ -223,7 +223,7 @@ def test_training_with_all_of_it_resumes_bit_for_bit(tmp_path, monkeypatch):
         return order(self, step)
 
     monkeypatch.setattr(Order, "__call__", signalled)
-    assert train(made, Tiny(), tmp_path / "stopped").status == "interrupted"
+    assert train(spec, Tiny(), tmp_path / "stopped").status == "interrupted"
     monkeypatch.setattr(Order, "__call__", order)
     train(None, Tiny(), tmp_path / "stopped", resume=True)
     path = whole.run.checkpoint(6).relative_to(whole.run.path)

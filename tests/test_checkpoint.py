@@ -1,4 +1,4 @@
-"""Checkpoints: whole or refused, with the line that says why; runs: found or refused."""
+"""Checkpoints are whole or refused, with one line that says why; runs are found or refused."""
 
 import dataclasses
 import json
@@ -36,8 +36,8 @@ def path(state, tmp_path):
     return path
 
 
-def same(one, other) -> bool:
-    left, right = named_arrays(one), named_arrays(other)
+def same(first, second) -> bool:
+    left, right = named_arrays(first), named_arrays(second)
     return left.keys() == right.keys() and all(
         left[name].dtype == right[name].dtype
         and np.array_equal(np.asarray(left[name]), np.asarray(right[name]))
@@ -64,7 +64,7 @@ def test_the_same_state_gives_the_same_bytes(state, path, tmp_path):
     again = tmp_path / "again"
     save(again, state, Header(5, SPEC.to_toml(), {"best": None}))
     assert again.read_bytes() == path.read_bytes()
-    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 
 def test_a_checkpoint_cut_off_anywhere_is_refused(path):
@@ -89,7 +89,7 @@ def test_a_single_changed_bit_is_refused(path):
 
 
 def rewrite(path, change) -> None:
-    """Rewrite the header of a checkpoint, as somebody might who wants to pass something off."""
+    """Rewrite the header of a checkpoint, as somebody would who forges one."""
     whole = path.read_bytes()
     (length,) = struct.unpack("<Q", whole[:8])
     header = json.loads(whole[8 : 8 + length])

@@ -47,7 +47,7 @@ GOOD = (
 
 
 @pytest.fixture(scope="module")
-def made() -> Split:
+def generated() -> Split:
     return Chess().generate(300, 7)
 
 
@@ -99,17 +99,17 @@ def test_compiled_rules_count_the_known_numbers_of_positions(fen, counts):
 
 
 def agree(rows, split, encoding):
-    """Every array of a split against python-chess."""
+    """Compare every array of a split with python-chess."""
     assert len(rows) == len(split)
     for index, row in enumerate(rows):
         board, opponent, answer = replay(row)
         cells = cells_of(board, encoding)
-        one = split.take(slice(index, index + 1))
-        assert one.puzzles[0].decode() == board.fen()
-        assert one.columns["answer"][0].decode() == answer.uci()
-        assert one.columns["opponent"][0].decode() == opponent.uci()
-        np.testing.assert_array_equal(one.inputs[0], tokens_of(board, encoding))
-        marked = {int(i) for i in np.flatnonzero(one.targets[0])}
+        example = split.take(slice(index, index + 1))
+        assert example.puzzles[0].decode() == board.fen()
+        assert example.columns["answer"][0].decode() == answer.uci()
+        assert example.columns["opponent"][0].decode() == opponent.uci()
+        np.testing.assert_array_equal(example.inputs[0], tokens_of(board, encoding))
+        marked = {int(i) for i in np.flatnonzero(example.targets[0])}
         assert marked == {cells[answer.from_square], cells[answer.to_square]}
 
 
@@ -119,23 +119,27 @@ def test_compiled_encoder_agrees_with_python_chess_on_real_rows(real, encoding):
 
 
 def test_nearly_all_real_rows_take_the_compiled_way(real, monkeypatch):
-    asked = []
+    replayed = []
     monkeypatch.setattr(
-        "eqloop.tasks._chess_rows.replay", lambda row: asked.append(row) or replay(row)
+        "eqloop.tasks._chess_rows.replay", lambda row: replayed.append(row) or replay(row)
     )
     encode(real, "paper", refuse, "file")
-    assert len(asked) < 0.01 * len(real)
+    assert len(replayed) < 0.01 * len(real)
 
 
 def test_fens_of_all_kinds_agree_with_python_chess():
-    """Castling, en passant before and after, promotion, double check, odd but legal spelling."""
+    """The FENs cover castling, en passant before and after, promotion, double check, and odd but
+    legal spelling."""
     rows = [
         Row(2, "a", fen, moves, "1000", "")
         for fen, moves in [
             ("r3k2r/8/8/8/8/8/8/R3K2R w KQkq - 0 1", "e1g1 e8c8"),
             ("r3k2r/8/8/8/8/8/8/R3K2R w KQkq - 0 1", "e1c1 e8g8"),
             ("r3k2r/8/8/8/8/8/8/R3K2R b Kq - 9 9", "a8a1 e1e2"),
-            ("r3k2r/8/8/8/8/8/8/R3K2R w KQkq - 0 1", "e1h1 e8a8"),  # king takes rook: castling too
+            (
+                "r3k2r/8/8/8/8/8/8/R3K2R w KQkq - 0 1",
+                "e1h1 e8a8",
+            ),  # the king takes its own rook, which is castling
             ("4k3/8/8/8/3p4/8/4P3/4K3 w - - 0 1", "e2e4 d4e3"),
             ("4k3/8/8/8/3pP3/8/8/4K3 b - e3 0 1", "d4e3 e1f1"),
             ("8/8/8/8/k2pP2R/8/8/4K3 b - - 0 1", "a4b4 e4e5"),
@@ -147,7 +151,10 @@ def test_fens_of_all_kinds_agree_with_python_chess():
             (" r3k2r/8/8/8/8/8/8/R3K2R  w KQkq - 0 0 ", "e1g1  e8c8 "),
             ("r3k2r/8/8/8/8/8/8/R3K2R w HAha - 007 012", "e1g1 e8c8"),
             ("6k1/8/8/8/8/8/8/Q~3K3 w - - 0 1", "a1a8 g8f7"),
-            ("6k1/5ppp/8/8/8/8/8/4R1K1 b KQkq - 0 1", "h7h6 e1e8"),  # as board editors write it
+            (
+                "6k1/5ppp/8/8/8/8/8/4R1K1 b KQkq - 0 1",
+                "h7h6 e1e8",
+            ),  # some board editors write it so
         ]
     ]
     good = []
@@ -169,28 +176,29 @@ def test_fens_of_all_kinds_agree_with_python_chess():
 @pytest.mark.parametrize("encoding", CHOICES)
 @pytest.mark.parametrize("source", ["generated", "real"])
 def test_input_and_target_are_in_one_frame(encoding, source, request):
-    """The from square holds one of the mover's pieces and the to square none, for both colours."""
+    """For both colours, the from square holds one of the mover's pieces and the to square holds
+    none."""
     if source == "real":
         split = encode(request.getfixturevalue("real"), encoding, refuse, "file")
     else:
         split = Chess(encoding=encoding).generate(200, 1)
-    own = (split.inputs >= 1) & (split.inputs <= 6)
+    own_pieces = (split.inputs >= 1) & (split.inputs <= 6)
     assert np.all(split.targets.sum(axis=(1, 2)) == 2)
-    assert np.all((own & (split.targets == 1)).sum(axis=(1, 2)) == 1)
+    assert np.all((own_pieces & (split.targets == 1)).sum(axis=(1, 2)) == 1)
     black = np.array([b" b " in puzzle for puzzle in split.puzzles])
     assert 0.2 < black.mean() < 0.8
-    if encoding == "paper":  # K is 6; the mover's king stands on the right, pawns move up
+    if encoding == "paper":  # K is 6; the mover's king stands on the right, and pawns move up
         assert np.all(np.argwhere(split.inputs == 6)[:, 2] >= 4)
         pawns = np.argwhere(split.inputs == 1)
         assert pawns[:, 1].mean() > 3.5
-    else:  # K is 1, P is 6; White's pawns, whoever moves, are at the low rows
+    else:  # K is 1, P is 6; White's pawns are at the low rows, whoever moves
         for mover, token in ((~black, 6), (black, 12)):
             assert np.argwhere(split.inputs[mover] == token)[:, 1].mean() < 3.5
 
 
 @pytest.mark.parametrize(
     ("encoding", "fen", "cells"),
-    [  # one position each, worked out by hand: cell -> token
+    [  # one position per encoding, worked out by hand: cell -> token
         ("paper", "4k3/8/8/8/8/8/P7/R3K3 w - - 0 1", {56: 4, 48: 1, 60: 6, 4: 12}),
         ("paper", "4k3/8/8/8/8/8/P7/1K5R w - - 0 1", {56: 4, 55: 1, 62: 6, 3: 12}),
         ("paper", "r3k3/p7/8/8/8/8/8/4K3 b - - 0 1", {56: 4, 48: 1, 60: 6, 4: 12}),
@@ -206,24 +214,28 @@ def test_orientation_by_hand(encoding, fen, cells):
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_colours_swapped_give_the_same_example(made, encoding):
-    """In the public easy-to-hard frame, where nothing is turned, the example upside down."""
-    for puzzle in made.puzzles[:50]:
+def test_colours_swapped_give_the_same_example(generated, encoding):
+    """The public easy-to-hard frame turns nothing, so there the example is upside down."""
+    for puzzle in generated.puzzles[:50]:
         board = chess.Board(puzzle.decode())
-        one, other = tokens_of(board, encoding), tokens_of(board.mirror(), encoding)
-        np.testing.assert_array_equal(one, other[::-1] if encoding == "easy-to-hard" else other)
+        tokens, mirrored = tokens_of(board, encoding), tokens_of(board.mirror(), encoding)
+        np.testing.assert_array_equal(
+            tokens, mirrored[::-1] if encoding == "easy-to-hard" else mirrored
+        )
 
 
 def test_runs_of_version_1_keep_their_frame():
-    """Then ranks were mirrored for Black in "easy-to-hard"; "paper" has not changed."""
+    """In version 1, "easy-to-hard" mirrored the ranks for Black; "paper" has not changed."""
     fen = "r3k3/p7/8/8/8/8/8/4K2Q b - - 0 1"
     for encoding in CHOICES:
         old = make_task("chess", {"encoding": encoding}, version=1)
         new = make_task("chess", {"encoding": encoding}, version=2)
         assert (old.version, new.version) == (1, Chess.version)
         assert dataclasses.asdict(old) == dataclasses.asdict(new)
-        one, other = old.parse(fen).inputs, new.parse(fen).inputs
-        np.testing.assert_array_equal(one, other if encoding == "paper" else other[:, ::-1])
+        old_inputs, new_inputs = old.parse(fen).inputs, new.parse(fen).inputs
+        np.testing.assert_array_equal(
+            old_inputs, new_inputs if encoding == "paper" else new_inputs[:, ::-1]
+        )
     tokens = make_task("chess", {"encoding": "easy-to-hard"}, version=1).parse(fen).inputs.ravel()
     cells = {int(i): int(tokens[i]) for i in np.flatnonzero(tokens)}
     assert cells == {4: 1, 0: 5, 8: 6, 60: 7, 63: 8}
@@ -326,7 +338,7 @@ ALPHABET = "abcdefgh12345678 /-PNBRQKpnbrqkw09,~\té"
 
 @st.composite
 def near_rows(draw):
-    """A good row with a few characters changed: close enough to tempt the compiled encoder."""
+    """A good row with a few characters changed, so that the compiled encoder might accept it."""
     fields = [ROW.id, ROW.fen, ROW.moves, ROW.rating, ROW.themes]
     for _ in range(draw(st.integers(1, 3))):
         which = draw(st.sampled_from([1, 1, 1, 2, 2, 3]))
@@ -345,7 +357,7 @@ def near_rows(draw):
 def test_any_text_gives_a_bad_row_or_a_good_one(row):
     split, tally = bad_rows([row])
     assert len(split) + tally.count == 1
-    if len(split):  # then python-chess takes it too, with the same result
+    if len(split):  # if python-chess takes the row, both results agree
         agree([row], split, "paper")
         again = Chess().parse(split.puzzles[0].decode())
         np.testing.assert_array_equal(again.inputs, split.inputs)
@@ -359,7 +371,7 @@ def test_any_lines_give_bad_rows_or_good_ones(tmp_path_factory, lines):
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     tally = Tally()
     split = Chess().read(path, on_bad=tally)
-    # as the reader counts lines: universal newlines, blank ones left out
+    # the reader counts lines with universal newlines and skips blank ones
     data = text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
     rows = sum(not line.isspace() for line in io.StringIO(data, newline=None)) - 1
     assert len(split) >= 1
@@ -369,35 +381,37 @@ def test_any_lines_give_bad_rows_or_good_ones(tmp_path_factory, lines):
 # --- the generator
 
 
-def test_generated_positions_have_exactly_one_mate_and_are_distinct(made):
+def test_generated_positions_have_exactly_one_mate_and_are_distinct(generated):
     pieces = set()
-    for index in range(len(made)):
-        board = read_board(made.puzzles[index].decode())
+    for index in range(len(generated)):
+        board = read_board(generated.puzzles[index].decode())
         mating = mating_moves(board)
-        assert [move.uci() for move in mating] == [made.columns["answer"][index].decode()]
-        assert made.difficulty[index] == 400 + 20 * board.legal_moves.count()
+        assert [move.uci() for move in mating] == [generated.columns["answer"][index].decode()]
+        assert generated.difficulty[index] == 400 + 20 * board.legal_moves.count()
         pieces.add(board.piece_type_at(mating[0].from_square))
-    assert len({tokens.tobytes() for tokens in made.inputs}) == len(made) == 300
+    assert len({tokens.tobytes() for tokens in generated.inputs}) == len(generated) == 300
     assert {chess.PAWN, chess.KNIGHT, chess.BISHOP, chess.ROOK, chess.QUEEN} <= pieces
 
 
-def test_the_generator_is_a_pure_function_of_its_seed(made):
-    again, other = Chess().generate(40, 7), Chess().generate(40, 8)
-    np.testing.assert_array_equal(again.inputs, made.inputs[:40])
-    assert not np.any(np.isin(other.puzzles, made.puzzles))
+def test_the_generator_is_a_pure_function_of_its_seed(generated):
+    again, other_seed = Chess().generate(40, 7), Chess().generate(40, 8)
+    np.testing.assert_array_equal(again.inputs, generated.inputs[:40])
+    assert not np.any(np.isin(other_seed.puzzles, generated.puzzles))
     assert len(Chess().generate(0, 7)) == 0
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".csv.zst"])
-def test_written_and_read_again(made, tmp_path, suffix):
+def test_written_and_read_again(generated, tmp_path, suffix):
     path = tmp_path / f"p{suffix}"
-    Chess().write(made, path)
+    Chess().write(generated, path)
     again = Chess().read(path, on_bad=refuse)
-    for field in dataclasses.fields(made):
+    for field in dataclasses.fields(generated):
         if field.name != "columns":
-            np.testing.assert_array_equal(getattr(made, field.name), getattr(again, field.name))
-    assert made.columns.keys() == again.columns.keys()
-    for name, column in made.columns.items():
+            np.testing.assert_array_equal(
+                getattr(generated, field.name), getattr(again, field.name)
+            )
+    assert generated.columns.keys() == again.columns.keys()
+    for name, column in generated.columns.items():
         np.testing.assert_array_equal(column, again.columns[name])
 
 
@@ -419,13 +433,13 @@ def test_splits_of_a_real_file(shared, tmp_path, monkeypatch, encoding):
     monkeypatch.setenv("EQLOOP_CACHE", str(tmp_path))
     file = shared / "data/chess/lichess_puzzles_head10k_2024.csv.gz"
     task = make_task("chess", {"data": str(file), "encoding": encoding})
-    seen = []
-    data = task.load(progress=lambda done, total: seen.append((done, total)))
+    progress = []
+    data = task.load(progress=lambda done, total: progress.append((done, total)))
     splits = data.splits
     assert {"train", "validation", "test", "hard"} <= splits.keys()
     assert all(len(split) for split in splits.values())
     assert overlap(splits) == 0
-    assert seen[-1][0] == seen[-1][1]
+    assert progress[-1][0] == progress[-1][1]
     easy = max(splits[name].difficulty.max() for name in ("train", "validation", "test"))
     assert easy <= splits["hard"].difficulty.min()
     if encoding == "paper":
@@ -433,7 +447,7 @@ def test_splits_of_a_real_file(shared, tmp_path, monkeypatch, encoding):
         assert 1601 <= splits["hard"].difficulty.min() <= splits["hard"].difficulty.max() <= 2000
     ratio = len(splits["train"]) / (len(splits["validation"]) + len(splits["train"]))
     assert abs(ratio - (0.8 if encoding == "paper" else 8 / 9)) < 0.01
-    again = task.load()  # from the cache
+    again = task.load()  # the second load reads the cache
     assert again.manifest == data.manifest
     fewer = dataclasses.replace(task, rows=500).load().splits
     assert abs(len(fewer["train"]) + len(fewer["validation"]) - 500) <= 1
@@ -454,7 +468,8 @@ def test_splits_of_the_generator(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("rule", [paper, easy_to_hard])
 def test_rules_at_full_size(rule):
-    """On the ratings and hashes of a database, a tenth of it duplicates."""
+    """A database in which a tenth of the rows are duplicates is split by its ratings and hashes
+    alone."""
     rng = np.random.default_rng(0)
     count = 900_000
     index = Index(
@@ -467,7 +482,7 @@ def test_rules_at_full_size(rule):
         assert sizes == {
             "train": 40_000, "validation": 10_000, "test": 10_000, "hard": 10_000, "harder": 10_000,
         }  # fmt: skip
-        # nothing further down can matter: the head of the file gives the same
+        # later rows cannot matter: the head of the file gives the same splits
         head = Index(index.ratings[:200_000], index.hashes[:200_000])
         assert paper_has_enough(head, 0)
         assert not paper_has_enough(Index(head.ratings[:90_000], head.hashes[:90_000]), 0)
@@ -500,13 +515,13 @@ def test_fields_are_checked():
 
 
 @pytest.mark.parametrize("encoding", CHOICES)
-def test_encode_gives_one_plane_per_piece(made, encoding):
-    planes = jax.jit(jax.vmap(Chess(encoding=encoding).encode))(jnp.asarray(made.inputs))
+def test_encode_gives_one_plane_per_piece(generated, encoding):
+    planes = jax.jit(jax.vmap(Chess(encoding=encoding).encode))(jnp.asarray(generated.inputs))
     assert planes.shape == (300, 8, 8, 12)
     assert planes.dtype == jnp.float32
     tokens = np.where(planes.any(axis=-1), np.argmax(planes, axis=-1) + 1, 0)
-    np.testing.assert_array_equal(tokens, made.inputs)
-    np.testing.assert_array_equal(planes.sum(axis=-1), made.inputs > 0)
+    np.testing.assert_array_equal(tokens, generated.inputs)
+    np.testing.assert_array_equal(planes.sum(axis=-1), generated.inputs > 0)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -516,17 +531,17 @@ def test_ties_give_exactly_two_squares(dtype):
     for value in (0.0, -3.5, 1e30):
         logits = jnp.full((8, 8, 2), value, dtype)
         assert int(predict(logits, tokens).sum()) == 2
-    # three equal highest: a threshold would mark three
+    # three equal maxima: a threshold would mark three cells
     logits = jnp.zeros((8, 8, 2), dtype).at[[1, 4, 6], [2, 2, 2], 1].set(1)
     assert np.argwhere(predict(logits, tokens)).tolist() == [[1, 2], [4, 2]]
-    # class 0 has no say
+    # class 0 is ignored
     logits = logits.at[:, :, 0].set(jnp.arange(64, dtype=dtype).reshape(8, 8))
     assert np.argwhere(predict(logits, tokens)).tolist() == [[1, 2], [4, 2]]
 
 
-def test_score(made):
+def test_score(generated):
     task = Chess()
-    tokens, targets = jnp.asarray(made.inputs[0]), jnp.asarray(made.targets[0])
+    tokens, targets = jnp.asarray(generated.inputs[0]), jnp.asarray(generated.targets[0])
     right = task.score(targets, tokens, targets)
     assert bool(right["exact"])
     assert float(right["cells"]) == 1.0
@@ -539,23 +554,23 @@ def test_score(made):
 def test_mirrored_examples_are_examples(encoding):
     """A mirrored board without castling rights has the mirrored answer as its only mate."""
     task = Chess(encoding=encoding)
-    made = task.generate(20, 3)
+    split = task.generate(20, 3)
     keys = jax.random.split(jax.random.key(0), 20)
     tokens, targets = jax.jit(jax.vmap(task.transform))(
-        keys, jnp.asarray(made.inputs), jnp.asarray(made.targets)
+        keys, jnp.asarray(split.inputs), jnp.asarray(split.targets)
     )
-    changed = 0
-    for index, puzzle in enumerate(made.puzzles):
+    flips = 0
+    for index, puzzle in enumerate(split.puzzles):
         board = chess.Board(puzzle.decode())
         board.castling_rights = chess.BB_EMPTY
-        one = task.parse(board.fen())
-        if (np.asarray(tokens[index]) != one.inputs[0]).any():
-            changed += 1
-            one = task.parse(board.transform(chess.flip_horizontal).fen())
-        np.testing.assert_array_equal(tokens[index], one.inputs[0])
+        parsed = task.parse(board.fen())
+        if (np.asarray(tokens[index]) != parsed.inputs[0]).any():
+            flips += 1
+            parsed = task.parse(board.transform(chess.flip_horizontal).fen())
+        np.testing.assert_array_equal(tokens[index], parsed.inputs[0])
         if puzzle.split()[2] == b"-":
-            np.testing.assert_array_equal(targets[index], one.targets[0])
-    assert (changed > 0) == (encoding == "easy-to-hard")
+            np.testing.assert_array_equal(targets[index], parsed.targets[0])
+    assert (flips > 0) == (encoding == "easy-to-hard")
 
 
 # --- judge, parse, check, render
@@ -568,7 +583,7 @@ def prediction(task, fen, *names):
     return mask.reshape(8, 8)
 
 
-TWO_MATES = "6k1/5ppp/8/8/8/8/8/R2QR1K1 w - - 0 1"  # Ra8, Re8 and Qd8 mate
+TWO_MATES = "6k1/5ppp/8/8/8/8/8/R2QR1K1 w - - 0 1"  # Ra8, Re8 and Qd8 all mate
 QUIET = "4k3/8/8/8/8/8/4P3/4K3 b - - 0 1"
 
 
@@ -587,20 +602,20 @@ QUIET = "4k3/8/8/8/8/8/4P3/4K3 b - - 0 1"
         (QUIET, ("e8", "e6"), 0, np.nan, False, "no legal move"),
         # e7e8 mates by a queen or a rook, not by a knight or a bishop
         ("k7/4P3/1K6/8/8/8/8/8 w - - 0 1", ("e7", "e8"), 1, 1, True, "e8=Q# (e7e8q)"),
-        # the first reader leaves a position with two checkers to python-chess
+        # the compiled reader leaves a position with two checkers to python-chess
         ("4k3/8/8/8/8/5n2/8/4K2r w - - 0 1", ("e1", "e2"), 1, np.nan, None, "Ke2"),
     ],
 )
 def test_judge_and_check(encoding, fen, squares, legal, mate, right, why):
     task = Chess(encoding=encoding)
-    one = task.parse(fen)
+    split = task.parse(fen)
     mask = prediction(task, fen, *squares)
-    judged = task.judge(one, mask[None])
+    judged = task.judge(split, mask[None])
     np.testing.assert_array_equal(judged["legal"], np.array([legal], np.float32))
     np.testing.assert_array_equal(judged["mate"], np.array([mate], np.float32))
     np.testing.assert_array_equal(judged["credit"], np.array([mate], np.float32))
-    assert task.check(one, mask)[0] is right
-    assert why in task.check(one, mask)[1]
+    assert task.check(split, mask)[0] is right
+    assert why in task.check(split, mask)[1]
 
 
 def test_credit_is_exact_match_where_there_is_no_mate(real):
@@ -617,16 +632,16 @@ def test_credit_is_exact_match_where_there_is_no_mate(real):
 
 
 @pytest.mark.parametrize("encoding", CHOICES)
-def test_puzzles_parse_to_the_tokens_they_came_from(made, encoding):
+def test_puzzles_parse_to_the_tokens_they_came_from(generated, encoding):
     task = Chess(encoding=encoding)
     split = task.generate(60, 7)
     for index in range(60):
-        one = task.parse(split.puzzles[index].decode())
-        np.testing.assert_array_equal(one.inputs[0], split.inputs[index])
-        np.testing.assert_array_equal(one.targets[0], split.targets[index])
-        assert one.columns["answered"].tolist() == [True]
-        assert one.columns.keys() == split.columns.keys()
-        assert task.check(one, split.targets[index])[0] is True
+        parsed = task.parse(split.puzzles[index].decode())
+        np.testing.assert_array_equal(parsed.inputs[0], split.inputs[index])
+        np.testing.assert_array_equal(parsed.targets[0], split.targets[index])
+        assert parsed.columns["answered"].tolist() == [True]
+        assert parsed.columns.keys() == split.columns.keys()
+        assert task.check(parsed, split.targets[index])[0] is True
 
 
 @pytest.mark.parametrize(
@@ -656,21 +671,21 @@ def test_board_can_be_read_without_colour():
         return out.getvalue()
 
     task = Chess()
-    one = task.parse(EXAMPLE)
-    text = plain(task.render(one, one.targets[0]))
+    split = task.parse(EXAMPLE)
+    text = plain(task.render(split, split.targets[0]))
     assert text.splitlines()[0] == "White to move"
     assert text.splitlines()[2].split() == ["8", "r", ".", "b", "q", "k", "b", ".", "r"]
     assert text.splitlines()[-3].split() == list("abcdefgh")
     assert "(Q)" in text
     assert ">p<" in text
     assert "Qxf7# (h5f7)" in text
-    bare = plain(task.render(one))
+    bare = plain(task.render(split))
     assert "(" not in bare
 
     black = task.parse(QUIET)
     rows = plain(task.render(black)).splitlines()
     assert rows[0] == "Black to move"
-    # from h to a, as Black sees it
+    # the files run from h to a, as Black sees them
     assert rows[2].split() == ["1", ".", ".", ".", "K", ".", ".", ".", "."]
     assert rows[-1].split() == list("hgfedcba")
     wrong = plain(task.render(black, prediction(task, QUIET, "a3", "b3")))
@@ -680,20 +695,20 @@ def test_board_can_be_read_without_colour():
 
 def test_drawing_tells_prediction_and_answer_apart_without_colour():
     task = Chess()
-    one = task.parse(EXAMPLE)
+    example = task.parse(EXAMPLE)
     svg = "{http://www.w3.org/2000/svg}"
 
     def count(split, mask):
-        found = ET.fromstring(task.draw(split, mask))
-        dashed = [each for each in found.iter(f"{svg}rect") if each.get("stroke-dasharray")]
-        crosses = [each for each in found.iter(f"{svg}use") if each.get("href") == "#xx"]
-        return len(list(found.iter(f"{svg}line"))), len(dashed), len(crosses)
+        drawing = ET.fromstring(task.draw(split, mask))
+        dashed = [rect for rect in drawing.iter(f"{svg}rect") if rect.get("stroke-dasharray")]
+        crosses = [use for use in drawing.iter(f"{svg}use") if use.get("href") == "#xx"]
+        return len(list(drawing.iter(f"{svg}line"))), len(dashed), len(crosses)
 
-    assert count(one, None) == (0, 0, 0)
-    assert count(one, one.targets[0]) == (1, 2, 0)  # an arrow on the squares of the answer
-    assert "predicted: Qxf7# (h5f7)" in task.draw(one, one.targets[0])
-    assert count(one, prediction(task, EXAMPLE, "h5", "e5")) == (1, 2, 1)
-    assert count(one, prediction(task, EXAMPLE, "a5", "b5")) == (0, 2, 2)  # no piece to move
+    assert count(example, None) == (0, 0, 0)
+    assert count(example, example.targets[0]) == (1, 2, 0)  # an arrow on the squares of the answer
+    assert "predicted: Qxf7# (h5f7)" in task.draw(example, example.targets[0])
+    assert count(example, prediction(task, EXAMPLE, "h5", "e5")) == (1, 2, 1)
+    assert count(example, prediction(task, EXAMPLE, "a5", "b5")) == (0, 2, 2)  # no piece to move
     black = task.parse(QUIET)  # the answer is not known
     assert count(black, prediction(task, QUIET, "e8", "e7")) == (1, 0, 0)
     corner = next(ET.fromstring(task.draw(black)).iter(f"{svg}use"))

@@ -1,4 +1,4 @@
-"""The commands, run as a user would: what they print, write and return."""
+"""The commands, run as a user runs them: what they print, write and return."""
 
 import json
 import os
@@ -36,7 +36,7 @@ MATE_IN_1 = "6k1/5ppp/8/8/8/8/5PPP/4R1K1 w - - 0 1"
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help(command, cli):
-    """Says what it reads and writes, with an example."""
+    """The help of each command says what it reads and writes, and has an example."""
     code, out, err = cli(*command, "--help")
     assert (code, err) == (0, "")
     assert "Usage: eqloop" in out
@@ -60,16 +60,16 @@ def test_version(cli):
 
 
 def test_help_does_not_import_jax():
-    """It would take a second; what help needs takes a fifth of one."""
+    """Importing JAX takes a second; the imports that help needs take a fifth of one."""
     program = (
         "import sys; from eqloop.cli import main; code = main(['train', '--help'])\n"
         "heavy = {'jax', 'numpy', 'equinox', 'rich', 'numba', 'chess'} & set(sys.modules)\n"
         "print(code, sorted(heavy))"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines()[-1] == "0 []"
+    assert completed.stdout.splitlines()[-1] == "0 []"
 
 
 # --- data
@@ -197,9 +197,9 @@ def test_resuming_a_finished_run_changes_nothing(cli, tiny_run, tmp_path):
 
 def test_default_run_folders_are_numbered(tmp_path):
     (tmp_path / "chess-003").mkdir()
-    made = [make_next_folder(tmp_path, "chess") for _ in range(3)]
-    assert made == [tmp_path / f"chess-{number}" for number in ("001", "002", "004")]
-    assert all(path.is_dir() for path in made), "so that nobody else takes them"
+    folders = [make_next_folder(tmp_path, "chess") for _ in range(3)]
+    assert folders == [tmp_path / f"chess-{number}" for number in ("001", "002", "004")]
+    assert all(path.is_dir() for path in folders), "so that nobody else takes them"
 
 
 @pytest.mark.slow
@@ -214,7 +214,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     small += ["model.heads=2", "train.batch=8", "train.validate_every=1000000", "train.log_every=1"]
     command = [sys.executable, "-m", "eqloop.cli", "train", "--out", str(run), "--steps", "1000000"]
     process = subprocess.Popen(
-        command + [f"--set={each}" for each in small],
+        command + [f"--set={setting}" for setting in small],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
@@ -268,15 +268,16 @@ def test_eval_json_of_one_split_and_step(cli, tiny_run, tmp_path):
     shutil.copytree(tiny_run, run)
     args = ("--split", "test", "--iterations", 3, "--checkpoint", 2, "--json")
     code, out, _ = cli("eval", run, *args)
-    answer = json.loads(out)
+    table = json.loads(out)
     assert code == 0
-    assert (answer["step"], list(answer["splits"])) == (2, ["test"])
-    assert len(answer["splits"]["test"]["overall"]["scores"]["exact"]) == 3
-    assert len(answer["splits"]["test"]["settled"]) == 16
+    assert (table["step"], list(table["splits"])) == (2, ["test"])
+    assert len(table["splits"]["test"]["overall"]["scores"]["exact"]) == 3
+    assert len(table["splits"]["test"]["settled"]) == 16
 
 
 def test_eval_of_another_file(cli, tiny_run, tmp_path):
-    """All of its rows, of whatever length; bad ones are refused, or counted with --skip-bad."""
+    """All rows of the file are evaluated, whatever their length; bad rows are refused, or counted
+    with --skip-bad."""
     run, path = tmp_path / "run", tmp_path / "mine.csv"
     shutil.copytree(tiny_run, run)
     path.write_text("question\n" + "0101010101\n" * 5)
@@ -302,12 +303,12 @@ def test_solve(cli, tiny_run):
     assert "iteration 1, residual" in out
     assert ("right: all 16" if code == 0 else "wrong: ") in out
     code_json, out, _ = cli("solve", tiny_run, "0110100110010110", "--iterations", 20, "--json")
-    answer = json.loads(out)
+    table = json.loads(out)
     assert code_json == code
-    assert answer["solved"] is (code == 0)
-    assert len(answer["answer"]) == 16
-    assert len(answer["residuals"]) == answer["iterations"] <= 20
-    assert answer["changes"][0] == 1
+    assert table["solved"] is (code == 0)
+    assert len(table["answer"]) == 16
+    assert len(table["residuals"]) == table["iterations"] <= 20
+    assert table["changes"][0] == 1
 
 
 def test_eval_of_the_cost(cli, tiny_run, tmp_path):
@@ -318,16 +319,16 @@ def test_eval_of_the_cost(cli, tiny_run, tmp_path):
     assert (code, err) == (0, "")
     assert "per solved" in out
     stored = json.loads((run / "eval" / "test-cost.json").read_text())
-    asked = {"budget": 12, "restarts": 2, "select": "vote", "solver": "fixed-point", "rows": 16}
-    assert stored.items() >= asked.items()
+    options = {"budget": 12, "restarts": 2, "select": "vote", "solver": "fixed-point", "rows": 16}
+    assert stored.items() >= options.items()
     record = read_cost(run, "test")
     assert record is not None
     assert to_table(record) == {name: part for name, part in stored.items() if name != "crc32"}
     code, out, _ = cli(*args, "--solver", "anderson", "--rows", 5, "--json")
-    answer = json.loads(out)["splits"]["test"]
+    table = json.loads(out)["splits"]["test"]
     assert code == 0
-    assert answer["overall"]["examples"] == len(answer["evaluations"]) == 5
-    assert max(map(max, answer["evaluations"])) <= 12
+    assert table["overall"]["examples"] == len(table["evaluations"]) == 5
+    assert max(map(max, table["evaluations"])) <= 12
 
 
 def test_solve_within_a_budget(cli, tiny_run):
@@ -337,10 +338,10 @@ def test_solve_within_a_budget(cli, tiny_run):
     assert "answer of start" in out
     assert ("right: all 16" if code == 0 else "wrong: ") in out
     code_json, out, _ = cli(*args, "--select", "vote", "--json")
-    answer = json.loads(out)
-    assert code_json == code == (not answer["solved"])
-    assert len(answer["residuals"]) == len(answer["votes"]) == 3
-    assert answer["votes"][answer["chosen"]] == max(answer["votes"])
+    table = json.loads(out)
+    assert code_json == code == (not table["solved"])
+    assert len(table["residuals"]) == len(table["votes"]) == 3
+    assert table["votes"][table["chosen"]] == max(table["votes"])
 
 
 def test_options_that_need_a_budget(cli, tiny_run):
@@ -375,9 +376,9 @@ def test_few_frames():
 
 
 def test_a_closed_pipe_is_no_traceback(tmp_path):
-    """`eqloop ... | head -1`."""
+    """The reader of the pipe is gone before the command prints, as in `eqloop ... | head -1`."""
     path = tmp_path / "set.csv"
     path.write_text("question\n" + "0\n" * 50_000)
     command = f"{sys.executable} -m eqloop.cli data check {path} --task prefix-sums | true"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr
+    completed = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in completed.stderr

@@ -1,10 +1,9 @@
-"""Specs: presets, settings, and the line that each mistake gets."""
+"""Specs: presets, settings, and the one line about each mistake."""
 
 import dataclasses
 
 import pytest
-from tiny_task import Tiny
-from tiny_task import tiny_spec as spec
+from tiny_task import Tiny, tiny_spec
 
 from eqloop import InputError
 from eqloop.run import (
@@ -24,14 +23,14 @@ from eqloop.tasks import make_task
 @pytest.mark.parametrize("task", ["prefix-sums", "sudoku", "chess"])
 def test_every_preset_resolves_and_survives_toml(preset, task, tmp_path):
     assert task in presets()[preset]
-    made = resolve(task, preset, make_task=make_task)
+    spec = resolve(task, preset, make_task=make_task)
     path = tmp_path / "spec.toml"
-    path.write_text(made.to_toml())
-    assert Spec.from_toml(path) == made
-    built = make_task(task, made.task_fields)
-    assert made.model.attention == built.attention, "the task's own default, resolved"
-    assert made.model.grid == built.grid
-    assert (made.model.channels, made.model.classes) == (built.channels, built.classes)
+    path.write_text(spec.to_toml())
+    assert Spec.from_toml(path) == spec
+    built = make_task(task, spec.task_fields)
+    assert spec.model.attention == built.attention, "the task's own default, resolved"
+    assert spec.model.grid == built.grid
+    assert (spec.model.channels, spec.model.classes) == (built.channels, built.classes)
 
 
 @pytest.mark.parametrize(
@@ -43,30 +42,32 @@ def test_every_preset_resolves_and_survives_toml(preset, task, tmp_path):
     ],
 )
 def test_the_paper_preset_is_the_paper(task, steps, rates):
-    made = resolve(task, "paper", make_task=make_task)
-    assert made.train.lr in rates
-    assert made.solver == SolverSpec(name="unroll", gradient="backprop", steps=30)
-    got = {field: getattr(made.model, field) for field in ("width", "heads", "mlp_ratio", "blocks")}
-    assert got == {"width": 256, "heads": 8, "mlp_ratio": 4, "blocks": 1}
-    assert made.model.precision == "bfloat16"
-    train = made.train
+    spec = resolve(task, "paper", make_task=make_task)
+    assert spec.train.lr in rates
+    assert spec.solver == SolverSpec(name="unroll", gradient="backprop", steps=30)
+    fields = {
+        field: getattr(spec.model, field) for field in ("width", "heads", "mlp_ratio", "blocks")
+    }
+    assert fields == {"width": 256, "heads": 8, "mlp_ratio": 4, "blocks": 1}
+    assert spec.model.precision == "bfloat16"
+    train = spec.train
     assert (train.steps, train.epochs, train.batch) == (steps, 100, 500)
     assert (train.loss, train.schedule, train.clip) == ("progressive", "paper", 1.0)
     assert (train.betas, train.eps, train.weight_decay) == ((0.9, 0.999), 1e-8, 0.01)
 
 
 def test_later_settings_win():
-    made = spec("train.steps=7", "train.steps=8", steps=6, seed=3, norm="pre", recall="none")
-    assert (made.train.steps, made.train.seed) == (8, 3)
-    assert (made.model.norm, made.model.recall) == ("pre", "none")
-    assert spec(data="some file.csv").task["data"] == "some file.csv"
+    spec = tiny_spec("train.steps=7", "train.steps=8", steps=6, seed=3, norm="pre", recall="none")
+    assert (spec.train.steps, spec.train.seed) == (8, 3)
+    assert (spec.model.norm, spec.model.recall) == ("pre", "none")
+    assert tiny_spec(data="some file.csv").task["data"] == "some file.csv"
 
 
 def test_shortcuts_name_real_fields():
     groups = {"model": ModelSpec, "solver": SolverSpec, "train": TrainSpec, "task": Tiny}
     for field in SHORTCUTS.values():
         group, _, name = field.partition(".")
-        assert name in {each.name for each in dataclasses.fields(groups[group])}
+        assert name in {spec_field.name for spec_field in dataclasses.fields(groups[group])}
 
 
 @pytest.mark.parametrize(
@@ -88,16 +89,16 @@ def test_values_are_toml_or_bare_words(text, value):
 
 
 def test_the_gradient_and_the_loss_follow_the_solver():
-    implicit = spec(solver="fixed-point")
+    implicit = tiny_spec(solver="fixed-point")
     assert (implicit.solver.gradient, implicit.train.loss) == ("implicit", "last")
     progressive = "train.loss=progressive"
     paper = resolve(
         "chess", "paper", make_task=make_task, solver="fixed-point", gradient="one-step"
     )
     assert (paper.solver.gradient, paper.train.loss) == ("one-step", "last")
-    assert spec(gradient="one-step").train.loss == "last"
-    assert spec(progressive, gradient="one-step").train.loss == "progressive"
-    assert spec().train.loss == "mean"
+    assert tiny_spec(gradient="one-step").train.loss == "last"
+    assert tiny_spec(progressive, gradient="one-step").train.loss == "progressive"
+    assert tiny_spec().train.loss == "mean"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_the_gradient_and_the_loss_follow_the_solver():
 )
 def test_mistakes_get_one_clear_line(settings, message):
     with pytest.raises(InputError) as caught:
-        spec(*settings)
+        tiny_spec(*settings)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -172,7 +173,7 @@ def test_unknown_tasks_and_presets():
     ],
 )
 def test_a_damaged_spec_is_refused_with_its_name(old, new, message, tmp_path):
-    text = spec().to_toml()
+    text = tiny_spec().to_toml()
     assert old in text
     path = tmp_path / "spec.toml"
     path.write_text(text.replace(old, new, 1))
@@ -191,5 +192,5 @@ def test_a_spec_that_is_not_there_or_not_text(tmp_path):
 
 
 def test_differences_name_both_values():
-    assert spec().differences(spec()) == []
-    assert spec().differences(spec("model.width=32")) == ["model.width: 16 -> 32"]
+    assert tiny_spec().differences(tiny_spec()) == []
+    assert tiny_spec().differences(tiny_spec("model.width=32")) == ["model.width: 16 -> 32"]

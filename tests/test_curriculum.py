@@ -1,4 +1,4 @@
-"""Curricula: what the first steps draw from, and training sets of several difficulties."""
+"""Curricula: which examples the first steps draw, and training sets of several difficulties."""
 
 import dataclasses
 import re
@@ -41,27 +41,27 @@ def test_each_step_draws_from_the_easiest_share_and_later_ones_as_without_a_curr
     scheduled, plain = order(), Order(3, 200, 16)
     ranked = np.sort(DIFFICULTY)
     for step in range(60):
-        drawn = scheduled(step)
-        assert len(set(drawn.tolist())) == 16
+        examples = scheduled(step)
+        assert len(set(examples.tolist())) == 16
         share = 0.1 + 0.9 * step / 40
         if step < 40:
             easiest = scheduled.easiest(step)
             assert abs(easiest - share * 200) <= 0.5 + 1e-9
-            assert DIFFICULTY[drawn].max() <= ranked[easiest - 1]
+            assert DIFFICULTY[examples].max() <= ranked[easiest - 1]
         else:
             assert scheduled.easiest(step) == 200
-            np.testing.assert_array_equal(drawn, plain(step))
+            np.testing.assert_array_equal(examples, plain(step))
 
 
 def test_examples_within_the_share_are_equally_likely_also_those_of_equal_difficulty():
     counts, ties = np.zeros(200), np.zeros(200)
-    scheduled = order(share=0.5, steps=10**9)  # half of them for as long as the test lasts
+    scheduled = order(share=0.5, steps=10**9)  # half of the examples, all through the test
     for step in range(2000):
         counts[scheduled(step)] += 1
     assert np.count_nonzero(counts) == scheduled.easiest(0) == 100
-    expected = 2000 * 16 / 100  # standard deviation 16.4 by draws without replacement
+    expected = 2000 * 16 / 100  # draws without replacement have a standard deviation of 16.4
     assert np.all(np.abs(counts[counts > 0] - expected) < 5 * 16.4)
-    # Which of the examples at the edge are among the easiest half differs by seed.
+    # The seed decides which of the examples at the edge belong to the easiest half.
     edge = np.sort(DIFFICULTY)[99]
     for seed in range(40):
         ties[order(seed, share=0.5)._ranked[:100]] += 1
@@ -98,26 +98,26 @@ def test_a_share_is_between_0_and_1(share):
 
 
 def test_training_sees_the_curriculum_and_resumes_in_it(tmp_path, monkeypatch):
-    made = tiny_spec(
+    spec = tiny_spec(
         "task.rows=64", "train.steps=8", "train.curriculum_steps=6", "train.checkpoint_every=3"
     )
-    seen, call = [], Order.__call__
+    batches, call = [], Order.__call__
 
     def noted(self, step):
-        seen.append((step, call(self, step).tolist()))
+        batches.append((step, call(self, step).tolist()))
         return call(self, step)
 
     monkeypatch.setattr(Order, "__call__", noted)
-    train(made, Tiny(rows=64), tmp_path / "whole")
+    train(spec, Tiny(rows=64), tmp_path / "whole")
     difficulty = Tiny(rows=64).load().splits["train"].difficulty
-    assert [step for step, _ in seen] == list(range(8))
-    assert max(difficulty[seen[0][1]]) <= np.sort(difficulty)[len(difficulty) // 4]
+    assert [step for step, _ in batches] == list(range(8))
+    assert max(difficulty[batches[0][1]]) <= np.sort(difficulty)[len(difficulty) // 4]
 
     stopped = tmp_path / "stopped"
-    train(made.with_steps(3), Tiny(rows=64), stopped)
+    train(spec.with_steps(3), Tiny(rows=64), stopped)
     train(None, Tiny(rows=64), stopped, resume=True, steps=8)
-    assert seen[8:11] == seen[:3]
-    assert seen[11:] == seen[3:8]
+    assert batches[8:11] == batches[:3]
+    assert batches[11:] == batches[3:8]
 
 
 # --- prefix sums: several strings in a row
@@ -126,7 +126,7 @@ PACKED = PrefixSums(length=24, shortest=3, mark_first=True, rows=300, test_rows=
 
 
 def _one_by_one(tokens: np.ndarray) -> tuple[list[int], int]:
-    """The running parity and the longest string of a row, bit by bit."""
+    """Compute the running parity and the longest string of a row, bit by bit."""
     sums, lengths = [], []
     for cell, token in enumerate(tokens.tolist()):
         begins = cell == 0 or token >= 2
@@ -153,17 +153,17 @@ def test_augmentation_is_a_symmetry_of_rows_of_several_strings():
     assert tokens.dtype == targets.dtype == np.uint8
     np.testing.assert_array_equal(np.asarray(tokens) > 1, split.inputs > 1)
     assert 0.4 < np.mean(np.asarray(tokens) != split.inputs) < 0.6
-    for row, answer in zip(np.asarray(tokens), np.asarray(targets), strict=True):
-        assert answer.tolist() == _one_by_one(row)[0]
+    for row, target in zip(np.asarray(tokens), np.asarray(targets), strict=True):
+        assert target.tolist() == _one_by_one(row)[0]
 
 
 def test_the_input_has_a_mark_where_each_string_begins_and_nothing_else_changes():
     plain = PrefixSums(length=24, mark_first=True)
     ordinary, packed = plain.generate(30, 1), PACKED.generate(30, 1)
     np.testing.assert_array_equal(packed.inputs & 1, ordinary.inputs)
-    for one, several in zip(ordinary.inputs, packed.inputs, strict=True):
-        expected = np.array(plain.encode(jnp.asarray(one)))
-        np.testing.assert_array_equal(PACKED.encode(jnp.asarray(one)), expected)
+    for row, several in zip(ordinary.inputs, packed.inputs, strict=True):
+        expected = np.array(plain.encode(jnp.asarray(row)))
+        np.testing.assert_array_equal(PACKED.encode(jnp.asarray(row)), expected)
         expected[:, 1] += several > 1
         np.testing.assert_array_equal(PACKED.encode(jnp.asarray(several)), expected)
 
@@ -178,19 +178,19 @@ def test_only_the_training_rows_are_cut():
 
 
 def test_rows_of_several_strings_are_written_read_and_trained_on_as_they_are(tmp_path):
-    made, path = PACKED.generate(300, 5), tmp_path / "set.csv"
-    PACKED.write(made, path)
+    split, path = PACKED.generate(300, 5), tmp_path / "set.csv"
+    PACKED.write(split, path)
     back = PACKED.read(path, on_bad=refuse)
     for name in ("inputs", "targets", "difficulty", "puzzles"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(made, name))
+        np.testing.assert_array_equal(getattr(back, name), getattr(split, name))
     for index in range(20):
-        one = PACKED.parse(made.puzzles[index].decode())
-        np.testing.assert_array_equal(one.inputs[0], made.inputs[index])
-        assert PACKED.check(one, made.targets[index])[0] is True
-        assert PACKED.render(one, one.targets[0])
-        assert "<svg" in PACKED.draw(one, one.targets[0])
+        parsed = PACKED.parse(split.puzzles[index].decode())
+        np.testing.assert_array_equal(parsed.inputs[0], split.inputs[index])
+        assert PACKED.check(parsed, split.targets[index])[0] is True
+        assert PACKED.render(parsed, parsed.targets[0])
+        assert "<svg" in PACKED.draw(parsed, parsed.targets[0])
     splits = dataclasses.replace(PACKED, rows=0, data=str(path)).load().splits
-    assert set(splits["train"].puzzles) <= set(made.puzzles)
+    assert set(splits["train"].puzzles) <= set(split.puzzles)
     assert splits["train"].difficulty.min() < 24
     assert set(splits["validation"].difficulty) == {24}
     with pytest.raises(InputError, match=r"2 and 3 require task\.shortest"):

@@ -1,4 +1,4 @@
-"""What training tells of the loops and their gradients while it goes on."""
+"""What training reports about the loops and their gradients while it runs."""
 
 import dataclasses
 import io
@@ -89,15 +89,16 @@ def collapse(recent: Recent, cells: list[float], **changes: float) -> list[str]:
 def test_one_warning_where_loops_settle_too_soon_and_nothing_is_learnt():
     texts = collapse(Recent(IMPLICIT, crossing=16), [0.52] * 4 * WINDOW)
     assert [number for number, text in enumerate(texts, 1) if text] == [2 * WINDOW]
-    told = texts[2 * WINDOW - 1]
-    assert told.startswith("warning: the loops settle after 12.2 iterations, before information")
-    assert "crossed the grid (16)" in told
-    assert "stands still at 52.0 %" in told
+    warning = texts[2 * WINDOW - 1]
+    assert warning.startswith("warning: the loops settle after 12.2 iterations, before information")
+    assert "crossed the grid (16)" in warning
+    assert "stands still at 52.0 %" in warning
 
 
 def test_no_such_warning_where_it_is_not_so():
     still, rising = [0.52] * 3 * WINDOW, [0.3 + 0.001 * n for n in range(3 * WINDOW)]
-    assert not any(collapse(Recent(IMPLICIT, crossing=12), still))  # in time
+    # Here information crosses the grid in time.
+    assert not any(collapse(Recent(IMPLICIT, crossing=12), still))
     assert not any(collapse(Recent(IMPLICIT, crossing=16), rising))
     assert not any(collapse(Recent(IMPLICIT, crossing=16), [1.0] * 3 * WINDOW))
     assert not any(collapse(Recent(IMPLICIT, crossing=16), still, converged=0.1))
@@ -105,7 +106,8 @@ def test_no_such_warning_where_it_is_not_so():
 
 
 def test_the_iterations_that_information_takes_across_the_grid():
-    """Measured: the first iteration after which the last cell depends on the first input."""
+    """The number is measured: the first iteration after which the last cell depends on the first
+    input."""
     small = ModelSpec(width=8, heads=2, channels=1, classes=2)
     for spec in (
         dataclasses.replace(small, grid=(11,), attention=5),
@@ -119,12 +121,12 @@ def test_the_iterations_that_information_takes_across_the_grid():
             e, f = model.embed(x), model.loop()
             return eqloop.trajectory(f, e, f.inject(e), 11)[:, -1].sum(axis=-1)
 
-        moved = (jnp.abs(jax.jit(jax.jacrev(last))(x)[:, 0, 0]) > 0).tolist()
-        assert moved.index(True) + 1 == spec.crossing
+        depends = (jnp.abs(jax.jit(jax.jacrev(last))(x)[:, 0, 0]) > 0).tolist()
+        assert depends.index(True) + 1 == spec.crossing
 
 
 def test_training_prints_it(tmp_path):
-    """A backward solve that may take one product falls back; the lines say so."""
+    """A backward solve that is limited to one product falls back, and the progress lines say so."""
     settings = (
         "task.length=8",
         "task.hard_length=8",
@@ -153,5 +155,7 @@ def test_training_prints_it(tmp_path):
     train(spec, task, tmp_path / "run", console=Console(file=out, width=120))
     lines = out.getvalue().splitlines()
     assert sum(line.startswith("warning: 100 % of the gradients") for line in lines) == 1
-    told = r"step 21: training, last 20 steps: [\d.]+ iterations, \d+ % converged, 100 % fallback"
-    assert any(re.match(told, line) for line in lines)
+    pattern = (
+        r"step 21: training, last 20 steps: [\d.]+ iterations, \d+ % converged, 100 % fallback"
+    )
+    assert any(re.match(pattern, line) for line in lines)

@@ -1,5 +1,5 @@
-"""Several devices, and several processes, compute what one does, up to rounding; and no process
-outlives another for long."""
+"""Several devices, or several processes, compute what one device computes, up to rounding; when one
+process ends, the others end soon."""
 
 import json
 import os
@@ -96,10 +96,10 @@ def last_step(log: Path) -> int:
     return max((row["step"] for row in read_metrics(log)), default=0)
 
 
-def same_up_to_rounding(one: Path, other: Path) -> None:
-    """Every line of the log and every array of the last checkpoint."""
+def same_up_to_rounding(actual: Path, expected: Path) -> None:
+    """Compare every line of the log and every array of the last checkpoint of two runs."""
     for mine, yours in zip(
-        *(read_metrics(run / "metrics.jsonl") for run in (one, other)), strict=True
+        *(read_metrics(run / "metrics.jsonl") for run in (actual, expected)), strict=True
     ):
         assert mine.keys() == yours.keys()
         for name in mine.keys() - {"examples_per_s", "seconds"}:
@@ -108,7 +108,7 @@ def same_up_to_rounding(one: Path, other: Path) -> None:
             else:
                 np.testing.assert_allclose(mine[name], yours[name], rtol=1e-3, err_msg=name)
     (left, header), (right, other_header) = (
-        (opened := open_run(run)).load("last", skeleton(opened.spec)) for run in (one, other)
+        (opened := open_run(run)).load("last", skeleton(opened.spec)) for run in (actual, expected)
     )
     assert header.step == other_header.step == STEPS
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
@@ -126,7 +126,7 @@ def alone(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_devices_of_one_process(alone, tmp_path):
-    """Four; two devices are those of the two processes below."""
+    """Four devices of one process train as one device does; the processes below train with two."""
     run = tmp_path / "run"
     finish(start(run, variables=simulated(4)))
     same_up_to_rounding(alone, run)
@@ -142,22 +142,22 @@ around them."""
 def test_a_step_with_a_solver_and_a_gradient(tmp_path):
     output = tmp_path / "output"
     child = Child(output, distributed_child.compare_steps, PAIRS, variables=simulated(4))
-    found = json.loads(finish(child))
-    assert len(found) == len(PAIRS)
-    for pair, ((one, weights), (four, spread)) in found.items():
-        for name, value in one.items():
+    steps = json.loads(finish(child))
+    assert len(steps) == len(PAIRS)
+    for pair, ((single, weights), (four, spread)) in steps.items():
+        for name, value in single.items():
             np.testing.assert_allclose(four[name], value, rtol=1e-3, err_msg=f"{pair}: {name}")
         np.testing.assert_allclose(spread, weights, rtol=1e-4, atol=1e-5, err_msg=pair)
 
 
 def test_the_work_is_divided(tmp_path):
-    """A quarter of the arithmetic on each of four devices, and nothing gathered but sums: carried
+    """Each of four devices does a quarter of the arithmetic and gathers nothing but sums: carried
     states stay where they are."""
     output = tmp_path / "output"
     child = Child(output, distributed_child.divide_work, variables=simulated(4))
-    found = json.loads(finish(child))
-    assert len(found) == 2
-    for ratio, gathered in found:
+    results = json.loads(finish(child))
+    assert len(results) == 2
+    for ratio, gathered in results:
         assert ratio > 3.8
         assert gathered == 0
 
@@ -192,7 +192,8 @@ def test_two_processes(alone, pair):
 
 @pytest.mark.slow
 def test_whoever_comes_with_a_taken_id_or_port_does_no_harm(pair, tmp_path, capsys, monkeypatch):
-    """Each at a moment at which two others train: these compute what they compute undisturbed."""
+    """Processes with a taken id or port join at two moments while two others train: those compute
+    what they would compute undisturbed."""
     run, address = tmp_path / "run", free_address()
     two = [start(run, address, "2", str(number), pause=0.3) for number in range(2)]
     wait_for_step(run, 2, *two)
@@ -220,12 +221,12 @@ def test_whoever_comes_with_a_taken_id_or_port_does_no_harm(pair, tmp_path, caps
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_all_and_any_number_goes_on(alone, tmp_path):
-    """Begun by one process, gone on with by two, ended by one."""
+    """One process begins the run, two continue it, and one ends it."""
     run = tmp_path / "run"
-    one = start(run, pause=0.1)
-    wait_for_step(run, 3, one)
-    one.send_signal(signal.SIGTERM)
-    finish(one, 128 + signal.SIGTERM)
+    process = start(run, pause=0.1)
+    wait_for_step(run, 3, process)
+    process.send_signal(signal.SIGTERM)
+    finish(process, 128 + signal.SIGTERM)
     before = open_run(run).steps()[-1]
     two = start_two(run, pause=0.1)
     wait_for_step(run, before + 2, *two)
@@ -240,7 +241,7 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_lost_process_ends_the_other_and_the_run_goes_on(killed, alone, tmp_path):
-    """With one process; above, a run that was stopped goes on with two."""
+    """One process continues the run; the test above continues a stopped run with two."""
     run = tmp_path / "run"
     two = start_two(run, pause=0.1)
     wait_for_step(run, 6, *two)
@@ -248,7 +249,7 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on(killed, alone, tmp_pa
     began = time.monotonic()
     lines = finish(two[1 - killed], 1).splitlines()
     assert time.monotonic() - began < 60
-    # gRPC may write a line of its own, before or after.
+    # gRPC may write a line of its own before or after this one.
     (error,) = (line for line in lines if line.startswith("error: "))
     assert "lost" in error
     saved = re.search(rf"the run is saved up to step (\d+); go on with --resume {run}$", error)
@@ -260,7 +261,8 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on(killed, alone, tmp_pa
 
 @pytest.mark.slow
 def test_slurm_says_who_is_who(compiled_apart, tmp_path):
-    """As srun sets them for the two tasks of a step: no option is needed, and one table comes."""
+    """The environment is that of srun for the two tasks of a step: no option is needed, and one
+    process prints the table."""
     step = {
         "SLURM_JOB_ID": "1",
         "SLURM_STEP_NODELIST": "127.0.0.1",
@@ -271,14 +273,14 @@ def test_slurm_says_who_is_who(compiled_apart, tmp_path):
     settings = ["task.rows=60", "task.test_rows=16", "model.width=16", "model.heads=2"]
     settings += ["task.length=8", "task.validation_length=0", "task.hard_length=8"]
     settings += ["train.burn_in=0", "train.batch=8", "train.validation_iterations=4"]
-    options = [f"--set={each}" for each in (*settings, "solver.steps=4")]
+    options = [f"--set={setting}" for setting in (*settings, "solver.steps=4")]
     command = [sys.executable, "-m", "eqloop.cli", "train", "--steps=2", "--json", "--out=run"]
     tasks: list[subprocess.Popen] = []
     for number in range(2):
-        own = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
+        rank = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
         child = subprocess.Popen(
             [*command, *options],
-            env=os.environ | compiled_apart | step | own,
+            env=os.environ | compiled_apart | step | rank,
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             text=True,
@@ -296,7 +298,7 @@ def test_slurm_says_who_is_who(compiled_apart, tmp_path):
 
 
 def test_jax_ending_a_process_is_told_in_one_line(environment):
-    """From a thread of C, while Python waits: no handler of Python's own would have a turn."""
+    """A C thread aborts while Python waits, so that a handler in Python would never run."""
     code = """
 import ctypes, threading, time
 from eqloop.train import _processes
@@ -304,26 +306,26 @@ _processes.install_abort_handler(lambda: "a line")
 threading.Timer(0.1, ctypes.CDLL(None).abort).start()
 time.sleep(60)
 """
-    ran = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=50
     )
-    assert (ran.returncode, ran.stderr) == (1, "error: a line\n")
+    assert (completed.returncode, completed.stderr) == (1, "error: a line\n")
 
 
 @pytest.mark.slow
 def test_all_end_where_one_cannot_begin(tmp_path):
-    """A run that is there already, which only the first process sees."""
+    """The run folder exists and is not a run, which only the first process sees."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "other").touch()
     for child in start_two(run):
-        told = finish(child, 1)
-        assert "InputError" in told
-        assert "is not empty and not a run" in told
+        output = finish(child, 1)
+        assert "InputError" in output
+        assert "is not empty and not a run" in output
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ("--coordinator a:1", "--num-processes is missing: it goes with --coordinator"),
         ("--num-processes 2 --process-id 0", "--coordinator is missing"),
@@ -335,10 +337,10 @@ def test_all_end_where_one_cannot_begin(tmp_path):
         ("--coordinator a:1 --num-processes 2 --process-id 2", "--process-id 2: must be in 0 .. 1"),
     ],
 )
-def test_options_that_make_no_sense(options, told, capsys, monkeypatch, tmp_path):
+def test_options_that_make_no_sense(options, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *options.split()]) == 2
-    assert re.fullmatch(f"error: .*{re.escape(told)}.*\n", capsys.readouterr().err)
+    assert re.fullmatch(f"error: .*{re.escape(message)}.*\n", capsys.readouterr().err)
 
 
 def test_open_mpi_that_does_not_say_where_the_first_is(capsys, monkeypatch, tmp_path):
@@ -349,7 +351,7 @@ def test_open_mpi_that_does_not_say_where_the_first_is(capsys, monkeypatch, tmp_
 
 
 def test_a_plain_command_in_an_allocation_is_alone(monkeypatch):
-    """In the batch script of a SLURM job of four tasks nothing was started but the script."""
+    """In the batch script of a SLURM job of four tasks, only the script itself was started."""
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("SLURM_NTASKS", "4")
     assert _processes._launched() == 1

@@ -25,10 +25,16 @@ ROOMS = ["eqloop"] + [
 ]
 
 WITHOUT_EXAMPLE = (
-    *(eqloop.train.Diverged, eqloop.train.LostProcess),  # raised, not made by a user
-    *(eqloop.train.exit_now, eqloop.sweep.stop_with_parent),  # end the process
+    *(
+        eqloop.train.Diverged,
+        eqloop.train.LostProcess,
+    ),  # the library raises it; users do not make one
+    *(eqloop.train.exit_now, eqloop.sweep.stop_with_parent),  # these end the process
     eqloop.sweep.submit,  # needs submitit
-    *(eqloop.claims.examine, eqloop.report.write_stability),  # tens of seconds: tested by commands
+    *(
+        eqloop.claims.examine,
+        eqloop.report.write_stability,
+    ),  # these take tens of seconds; tests of the commands run them
 )
 
 SLOW = (

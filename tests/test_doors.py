@@ -1,4 +1,5 @@
-"""Solvers, gradients and losses from outside the package, and the tables that name its own."""
+"""Solvers, gradients and losses from outside the package, and the tables that name the built-in
+ones."""
 
 import dataclasses
 import hashlib
@@ -15,8 +16,7 @@ import jax.random as jr
 import numpy as np
 import optimistix
 import pytest
-from tiny_task import make_task
-from tiny_task import tiny_spec as spec
+from tiny_task import make_task, tiny_spec
 
 import eqloop
 from eqloop import InputError, _build, run, tasks
@@ -42,12 +42,12 @@ SHORT = ("train.steps=2", "train.batch=8", "train.loss=last", "train.validate_ev
 
 def test_a_loss_has_the_settings_of_its_spec():
     noise = "solver.path_noise=0.5"
-    progressive = make_method(spec("train.loss=progressive", noise)).loss
-    mean = make_method(spec("train.loss=mean", "train.burn_in=3", noise)).loss
+    progressive = make_method(tiny_spec("train.loss=progressive", noise)).loss
+    mean = make_method(tiny_spec("train.loss=mean", "train.burn_in=3", noise)).loss
     settings = ("residual_penalty=0.1", "jacobian_penalty=0.2", "penalty_share=0.3")
     settings += ("correction=0.4", "correction_states=2", "loss=last")
     solver = ("solver.name=fixed-point", "solver.gradient=implicit", noise)
-    last = make_method(spec(*solver, *(f"train.{setting}" for setting in settings))).loss
+    last = make_method(tiny_spec(*solver, *(f"train.{setting}" for setting in settings))).loss
     assert progressive == Progressive(path_noise=0.5)
     assert mean == Mean(burn_in=3, path_noise=0.5)
     assert last == Last(
@@ -61,31 +61,33 @@ def test_a_row_is_all_that_a_new_loss_takes(monkeypatch):
     monkeypatch.setitem(run.LOSSES, "scaled", dataclasses.replace(row, make=lambda spec: scaled))
     backprop = dataclasses.replace(run.GRADIENTS["backprop"], losses=("last", "scaled"))
     monkeypatch.setitem(run.GRADIENTS, "backprop", backprop)
-    assert make_method(spec("train.loss=scaled")).loss == Scaled(factor=3.0)
+    assert make_method(tiny_spec("train.loss=scaled")).loss == Scaled(factor=3.0)
     with pytest.raises(InputError, match=r"scaled.*use.*last"):
-        spec("train.loss=scaled", "solver.gradient=truncated")
+        tiny_spec("train.loss=scaled", "solver.gradient=truncated")
 
 
 @pytest.mark.parametrize("name", run.SOLVERS)
 def test_the_facts_of_a_solver_are_those_of_its_object(name):
     facts = run.SOLVERS[name]
-    made = _build.make_solver(run.SolverSpec(name=name, gradient="implicit"))
-    assert isinstance(made, eqloop.AbstractSolver) == facts.converges
-    if isinstance(made, eqloop.AbstractSolver):
-        assert made.followed == facts.followed
+    solver = _build.make_solver(run.SolverSpec(name=name, gradient="implicit"))
+    assert isinstance(solver, eqloop.AbstractSolver) == facts.converges
+    if isinstance(solver, eqloop.AbstractSolver):
+        assert solver.followed == facts.followed
 
 
 @pytest.mark.parametrize("loss", run.LOSSES)
 @pytest.mark.parametrize("gradient", run.GRADIENTS)
 def test_every_gradient_says_which_losses_it_goes_with(gradient, loss):
     if loss in run.GRADIENTS[gradient].losses:
-        made = spec(f"solver.gradient={gradient}", f"train.loss={loss}", "solver.gradient_steps=2")
-        forward, differentiated, _ = iterations(made)
+        spec = tiny_spec(
+            f"solver.gradient={gradient}", f"train.loss={loss}", "solver.gradient_steps=2"
+        )
+        forward, differentiated, _ = iterations(spec)
         assert forward >= 0
         assert differentiated > 0
     else:
         with pytest.raises(InputError, match=rf"train\.loss = '{loss}'.*{gradient}.*\"last\""):
-            spec(f"solver.gradient={gradient}", f"train.loss={loss}")
+            tiny_spec(f"solver.gradient={gradient}", f"train.loss={loss}")
 
 
 def test_a_file_and_a_row_are_all_that_a_new_name_takes(monkeypatch, tmp_path):
@@ -111,17 +113,17 @@ def test_a_file_and_a_row_are_all_that_a_new_name_takes(monkeypatch, tmp_path):
     monkeypatch.setitem(run.RECALLS, "both", both)
     names = ("solver.name=damped", "solver.gradient=half", "model.norm=last-only")
     names += ("model.recall=both", "train.steps=2", "solver.max_steps=4")
-    made = spec(*names)
-    assert made.train.loss == "last"
-    assert Spec.from_text(made.to_toml(), "the spec") == made
-    method = make_method(made)
+    spec = tiny_spec(*names)
+    assert spec.train.loss == "last"
+    assert Spec.from_text(spec.to_toml(), "the spec") == spec
+    method = make_method(spec)
     kinds = (type(method.solver).__name__, type(method.gradient).__name__)
     assert kinds == ("Damped", "HalfStep")
     assert isinstance(method.solver, eqloop.AbstractSolver)
     assert method.solver.norm is eqloop.two_norm
-    assert iterations(made) == (4, 1, 1)
+    assert iterations(spec) == (4, 1, 1)
     assert "half" in default_gradients(4)
-    model = _build.make_model(made.model, jr.key(0))
+    model = _build.make_model(spec.model, jr.key(0))
     (block,) = model.blocks
     assert (block.norms.kind, block.recall_kind) == ("last-only", "both")
     assert block.recall is not None
@@ -130,10 +132,10 @@ def test_a_file_and_a_row_are_all_that_a_new_name_takes(monkeypatch, tmp_path):
     z_recalled = block.recall(z, r)
     np.testing.assert_array_equal(block.recalled(z, r), z_recalled)
     np.testing.assert_array_equal(block.branch_input(z_recalled, r), block.recall(z_recalled, r))
-    assert _build.model_spec(model) == made.model
-    assert {each.claim for each in predict("both", "last-only", "add", 0.5).values()} == {
-        "no claim"
-    }
+    assert _build.model_spec(model) == spec.model
+    assert {
+        prediction.claim for prediction in predict("both", "last-only", "add", 0.5).values()
+    } == {"no claim"}
     assert "both (before the block and inside it)" in run.meanings(run.RECALLS)
     assert "damped (damped iteration)" in run.meanings(run.SOLVERS)
     assert "addition" in TASKS
@@ -144,7 +146,7 @@ def test_a_file_and_a_row_are_all_that_a_new_name_takes(monkeypatch, tmp_path):
     outcome = train(resolved, task, tmp_path / "run")
     assert (outcome.step, outcome.run.spec.task_name) == (2, "addition")
     with pytest.raises(InputError, match=r"solver\.name must be one of unroll, .*, damped, got"):
-        spec("solver.name=zzz")
+        tiny_spec("solver.name=zzz")
 
 
 @pytest.mark.parametrize(
@@ -176,8 +178,8 @@ def test_a_spec_is_read_without_jax():
 
 
 def test_a_run_trained_by_objects_goes_on_with_equal_ones(tmp_path):
-    made = spec(*SHORT)
-    task = make_task("tiny", made.task_fields)
+    spec = tiny_spec(*SHORT)
+    task = make_task("tiny", spec.task_fields)
     cls = load_class(DAMPED, "solver")
     path = tmp_path / "run"
     objects: dict[str, Any] = {
@@ -185,7 +187,7 @@ def test_a_run_trained_by_objects_goes_on_with_equal_ones(tmp_path):
         "gradient": eqloop.Phantom(3),
         "loss": Scaled(factor=2.0),
     }
-    assert train(made, task, path, **objects).status == "finished"
+    assert train(spec, task, path, **objects).status == "finished"
     stored = open_run(path).spec
     assert stored.solver.name == DAMPED
     assert "most=0.25" in stored.solver.object
@@ -207,31 +209,31 @@ def test_a_run_trained_by_objects_goes_on_with_equal_ones(tmp_path):
 
 
 class Scaled(Last):
-    """A loss of a user."""
+    """A loss that a user might write."""
 
     factor: float = 1.0
 
     def __call__(self, *args, **options):
-        told = super().__call__(*args, **options)
-        return eqx.tree_at(lambda told: told.loss, told, self.factor * told.loss)
+        result = super().__call__(*args, **options)
+        return eqx.tree_at(lambda result: result.loss, result, self.factor * result.loss)
 
 
 def test_objects_like_those_of_the_spec_train_alike(tmp_path):
-    """An `Unroll` is written as the fields that the spec has for it."""
-    made = spec(*SHORT, "solver.steps=3")
-    task = make_task("tiny", made.task_fields)
-    train(made, task, tmp_path / "names")
-    longer = dataclasses.replace(made, solver=dataclasses.replace(made.solver, steps=9))
-    unroll = eqloop.Unroll(3, rtol=made.solver.rtol)
+    """The spec records an `Unroll` object in the fields that it has for it."""
+    spec = tiny_spec(*SHORT, "solver.steps=3")
+    task = make_task("tiny", spec.task_fields)
+    train(spec, task, tmp_path / "names")
+    longer = dataclasses.replace(spec, solver=dataclasses.replace(spec.solver, steps=9))
+    unroll = eqloop.Unroll(3, rtol=spec.solver.rtol)
     train(longer, task, tmp_path / "objects", solver=unroll)
     assert (tmp_path / "objects/spec.toml").read_text() == (
         tmp_path / "names/spec.toml"
     ).read_text()
     runs = [open_run(tmp_path / name) for name in ("names", "objects")]
-    one, other = (
-        (each.path / "checkpoints/step-00000002.safetensors").read_bytes() for each in runs
+    by_names, by_objects = (
+        (opened.path / "checkpoints/step-00000002.safetensors").read_bytes() for opened in runs
     )
-    assert one == other
+    assert by_names == by_objects
 
 
 @pytest.mark.parametrize(
@@ -246,10 +248,10 @@ def test_objects_like_those_of_the_spec_train_alike(tmp_path):
     ],
 )
 def test_objects_that_cannot_train(objects, settings, message, tmp_path):
-    made = spec(*SHORT, *settings)
-    task = make_task("tiny", made.task_fields)
+    spec = tiny_spec(*SHORT, *settings)
+    task = make_task("tiny", spec.task_fields)
     with pytest.raises(InputError, match=message):
-        train(made, task, tmp_path / "run", **objects)
+        train(spec, task, tmp_path / "run", **objects)
     assert not (tmp_path / "run").exists()
 
 
@@ -263,8 +265,8 @@ def test_an_example_is_short(example):
 
 
 def test_a_run_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
-    """Trained, gone on with, evaluated and audited by the commands; the file that has changed is
-    refused, and so is going on without it."""
+    """The commands train, resume, evaluate and audit a run by the files of the examples; they
+    refuse a file that has changed, and refuse to resume without the file."""
     solver, gradient = tmp_path / "damped.py", tmp_path / "half.py"
     solver.write_bytes((EXAMPLES / "damped_solver.py").read_bytes())
     gradient.write_bytes((EXAMPLES / "half_step_gradient.py").read_bytes())
@@ -275,16 +277,16 @@ def test_a_run_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
         **{"solver.max_steps": 4, "train.batch": 8, "train.validation_iterations": 4},
     }
     sets = [f"--set={name}={value}" for name, value in small.items()]
-    named = ("--solver", f"{solver}:Damped", "--gradient", f"{gradient}:HalfStep")
-    code, _, err = cli("train", *named, "--steps", 2, "--out", out, *sets)
+    objects = ("--solver", f"{solver}:Damped", "--gradient", f"{gradient}:HalfStep")
+    code, _, err = cli("train", *objects, "--steps", 2, "--out", out, *sets)
     assert code == 0, err
     stored = open_run(out).spec.solver
     assert (stored.name, stored.gradient) == (f"{solver}:Damped", f"{gradient}:HalfStep")
     code, _, err = cli("train", "--resume", out)
     assert code == 2
     assert f"go on with --solver {solver}:Damped" in err
-    assert cli("train", "--resume", out, *named)[0] == 0
-    # The run alone needs no file; its solver does, and is never run unless it is named.
+    assert cli("train", "--resume", out, *objects)[0] == 0
+    # `eval` needs no file for a trained run, and does not run the solver's file unasked.
     monkeypatch.setattr(_build, "load_class", None)
     rows = ("--split", "test", "--rows", 4)
     assert cli("eval", out, *rows, "--iterations", 4)[0] == 0
@@ -297,7 +299,7 @@ def test_a_run_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
     assert cli("solve", out, "01101001", "--budget", 4, "--solver", f"{solver}:Damped")[0] in (0, 1)
     solver.write_text(solver.read_text("utf-8") + "\n# changed\n", "utf-8")
     for command in (
-        ("train", "--resume", out, *named),
+        ("train", "--resume", out, *objects),
         ("eval", out, *rows, "--budget", 4, "--solver", f"{solver}:Damped"),
     ):
         code, _, err = cli(*command)
@@ -306,8 +308,8 @@ def test_a_run_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
 
 
 def test_a_sweep_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
-    """By a worker that loads the files as its command says; what nobody names does not run, and a
-    file that has changed is refused."""
+    """A worker loads the files that its command names and runs no others; a file that has changed
+    is refused."""
     solver, gradient = tmp_path / "damped.py", tmp_path / "half.py"
     solver.write_bytes((EXAMPLES / "damped_solver.py").read_bytes())
     gradient.write_bytes((EXAMPLES / "half_step_gradient.py").read_bytes())
@@ -321,10 +323,10 @@ def test_a_sweep_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
     lines = ["[set]", *(f'"{name}" = {value}' for name, value in small.items())]
     lines += ["[axes]", 'solver = ["damped.py:Damped"]', "[evaluate]", "iterations = 2", "rows = 2"]
     grid.write_text("\n".join(lines))
-    named = ("--solver", f"{solver}:Damped", "--gradient", f"{gradient}:HalfStep")
+    objects = ("--solver", f"{solver}:Damped", "--gradient", f"{gradient}:HalfStep")
 
-    def here(begun, command, jobs, *, watch):
-        """The one worker in this process, without a parent to watch."""
+    def here(sweep, command, jobs, *, watch):
+        """Run the one worker in this process, without a parent to watch."""
         assert command[-2:] == ["--worker", "tied"]
         return main([*command[3:-1], "free"]) == 0
 
@@ -332,28 +334,28 @@ def test_a_sweep_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
     code, _, err = cli("sweep", grid, "--out", sweep)
     assert (code, sweep.exists()) == (2, False)
     assert "cell solver-Damped: solver damped.py:Damped is a class from outside the package" in err
-    code, _, err = cli("sweep", grid, "--out", sweep, *named, "--solver", HALF)
+    code, _, err = cli("sweep", grid, "--out", sweep, *objects, "--solver", HALF)
     assert (code, "the class must be an eqloop.AbstractSolver" in err) == (2, True)
-    code, _, err = cli("sweep", grid, "--out", sweep, *named, "--solver", DAMPED)
+    code, _, err = cli("sweep", grid, "--out", sweep, *objects, "--solver", DAMPED)
     assert (code, f"--solver {DAMPED}: no cell of {grid} names it" in err) == (2, True)
-    code, _, err = cli("sweep", grid, "--out", sweep, *named)
+    code, _, err = cli("sweep", grid, "--out", sweep, *objects)
     assert code == 0, err
     spec_of_run = open_run(sweep / "runs" / "solver-Damped").spec.solver
-    assert (spec_of_run.name, spec_of_run.gradient) == (named[1], named[3])
+    assert (spec_of_run.name, spec_of_run.gradient) == (objects[1], objects[3])
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (solver, gradient)]
     assert spec_of_run.object.endswith(f"sha256:{digests[0]}")
     code_of_sweep = json.loads((sweep / "cells.json").read_text())["code"]
-    assert code_of_sweep == dict(zip(named[1::2], digests, strict=True))
+    assert code_of_sweep == dict(zip(objects[1::2], digests, strict=True))
     code, _, err = cli("sweep", sweep)
     assert (code, "give --solver" in err) == (2, True)
     solver.write_text(solver.read_text("utf-8") + "# changed\n", "utf-8")
     for source in ((grid, "--out", sweep), (sweep,)):
-        code, _, err = cli("sweep", *source, *named)
+        code, _, err = cli("sweep", *source, *objects)
         assert (code, "the file has changed since the run began" in err) == (2, True)
 
 
 def test_gradients_that_the_command_cannot_compare(cli, tiny_run):
-    for wrong, told in (
+    for names, message in (
         (("nope",), "gradient must be one of backprop, "),
         ((HALF[:-1],), "has no class HalfSte; did you mean HalfStep?"),
         (("no_such:Thing",), "gradient no_such:Thing cannot be imported (ModuleNotFoundError"),
@@ -364,10 +366,10 @@ def test_gradients_that_the_command_cannot_compare(cli, tiny_run):
             "solver.gradient_steps = 6 iterations cannot be differentiated, since --iterations",
         ),
     ):
-        chosen = (word for name in wrong for word in ("--gradient", name))
+        chosen = (word for name in names for word in ("--gradient", name))
         code, out, err = cli("gradients", tiny_run, "--iterations", 2, *chosen)
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert told in err
+        assert message in err
 
 
 @pytest.mark.parametrize(
@@ -397,13 +399,14 @@ def test_an_entry_point_is_a_name_of_its_option(monkeypatch):
     assert _build.outside_class("solver", "damped") is damped
     assert _build.outside_class("solver", "anderson") is None
     assert _build.outside_class("gradient", "damped") is None
-    name, made = _build.named_solver(run.SolverSpec(rtol=1e-2), "damped")
+    name, solver = _build.named_solver(run.SolverSpec(rtol=1e-2), "damped")
     assert name == DAMPED
-    assert made.rtol == 1e-2
+    assert solver.rtol == 1e-2
 
 
 def test_the_gradients_of_the_examples_are_those_of_finite_differences(x64):
-    """By the solver of the example with `Implicit`; and half a step, where J is -I."""
+    """The gradient of the example, with its solver, equals that of finite differences: for
+    `Implicit`, and for half a step, where J is -I."""
     damped, half = load_class(DAMPED, "solver")(rtol=1e-13), load_class(HALF, "gradient")()
     z0, x = jnp.zeros(3), jnp.asarray([0.3, -0.2, 0.5])
 

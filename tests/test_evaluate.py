@@ -29,14 +29,15 @@ def make_model(norm: NormKind = "post", scale=1.0, **fields) -> eqloop.LoopedTra
 
 
 def by_hand(model, iterations: int):
-    """States after 1 ... iterations, for the whole split, one plain call after another."""
+    """Return the states after 1, 2, ... iterations for the whole split, from one plain call after
+    another."""
     f = model.loop()
 
-    def one(tokens):
+    def example_states(tokens):
         e = model.embed(TASK.encode(tokens))
         return eqloop.trajectory(f, e, f.inject(e), iterations)
 
-    states = jax.jit(jax.vmap(one))(jnp.asarray(SPLIT.inputs))
+    states = jax.jit(jax.vmap(example_states))(jnp.asarray(SPLIT.inputs))
     logits = jax.jit(jax.vmap(jax.vmap(model.coda)))(states)
     return np.asarray(states), np.asarray(jnp.argmax(logits, -1))
 
@@ -50,38 +51,40 @@ def test_the_grid_is_geometric_and_ends_where_asked():
 
 def test_every_number_against_plain_iteration():
     model = make_model()
-    found = evaluate(model, TASK, SPLIT, iterations=40, batch_size=32, early_exit=False)
+    evaluation = evaluate(model, TASK, SPLIT, iterations=40, batch_size=32, early_exit=False)
     states, predictions = by_hand(model, 40)
-    place = np.array(found.iterations) - 1
+    place = np.array(evaluation.iterations) - 1
     right = predictions == SPLIT.targets[:, None]
-    np.testing.assert_allclose(found.overall.scores["cells"], right.mean((0, 2))[place], rtol=1e-5)
-    np.testing.assert_allclose(found.overall.scores["exact"], right.all(2).mean(0)[place])
-    np.testing.assert_array_equal(found.predictions, predictions[:, -1])
+    np.testing.assert_allclose(
+        evaluation.overall.scores["cells"], right.mean((0, 2))[place], rtol=1e-5
+    )
+    np.testing.assert_allclose(evaluation.overall.scores["exact"], right.all(2).mean(0)[place])
+    np.testing.assert_array_equal(evaluation.predictions, predictions[:, -1])
 
     flat = states.reshape(len(states), 40, -1)
     residual = np.linalg.norm(flat[:, 1:] - flat[:, :-1], axis=-1)
     residual /= np.linalg.norm(flat[:, 1:], axis=-1)
     points = place[1:] - 1
     np.testing.assert_allclose(
-        found.overall.residual_mean[1:], residual.mean(0)[points], rtol=1e-2, atol=1e-6
+        evaluation.overall.residual_mean[1:], residual.mean(0)[points], rtol=1e-2, atol=1e-6
     )
     np.testing.assert_allclose(
-        found.overall.converged[1:], (residual < 1e-3).mean(0)[points], atol=0.03
+        evaluation.overall.converged[1:], (residual < 1e-3).mean(0)[points], atol=0.03
     )
-    assert found.iterations_run == found.iterations_asked == 40 * 70
+    assert evaluation.iterations_run == evaluation.iterations_asked == 40 * 70
 
 
 def test_bands_and_host_scores():
-    found = evaluate(make_model(), TASK, SPLIT, iterations=4, early_exit=False)
-    few, many = found.bands["few ones"], found.bands["many ones"]
-    assert few.examples + many.examples == found.overall.examples == 70
+    evaluation = evaluate(make_model(), TASK, SPLIT, iterations=4, early_exit=False)
+    few, many = evaluation.bands["few ones"], evaluation.bands["many ones"]
+    assert few.examples + many.examples == evaluation.overall.examples == 70
     mixed = (
         few.examples * np.array(few.scores["cells"])
         + many.examples * np.array(many.scores["cells"])
     ) / 70
-    np.testing.assert_allclose(mixed, found.overall.scores["cells"])
-    np.testing.assert_allclose(found.judged["ones"], found.predictions.mean(), rtol=1e-6)
-    assert list(found.overall.scores) == ["exact", "cells"]
+    np.testing.assert_allclose(mixed, evaluation.overall.scores["cells"])
+    np.testing.assert_allclose(evaluation.judged["ones"], evaluation.predictions.mean(), rtol=1e-6)
+    assert list(evaluation.overall.scores) == ["exact", "cells"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,7 @@ def test_bands_and_host_scores():
     ],
 )
 def test_early_exit_changes_no_prediction(recall, norm, scale, batch_size):
-    """Fast, slow and not at all converging; batches that shrink and one that is padded."""
+    """The models converge fast, slowly or not at all; batches shrink, and one is padded."""
     model = make_model(norm, scale, recall=recall)
     options = {"iterations": 200, "batch_size": batch_size}
     full = evaluate(model, TASK, SPLIT, early_exit=False, **options)
@@ -111,7 +114,7 @@ def test_what_converges_stops_and_what_does_not_goes_on():
     fast = evaluate(make_model(scale=0.3, recall="external"), TASK, SPLIT, iterations=500)
     assert fast.overall.settled == 1.0
     assert fast.iterations_run * 20 < fast.iterations_asked
-    # With W_x = 3 and no outer normalisation the state grows for ever.
+    # With W_x = 3 and no outer normalisation the state grows without bound.
     drift = evaluate(make_model("pre", 3.0, recall="external"), TASK, SPLIT, iterations=64)
     assert drift.overall.settled < 1.0
     assert drift.iterations_run > 0.5 * drift.iterations_asked
@@ -123,39 +126,40 @@ def test_settling_is_the_first_residual_below_the_tolerance():
     flat = states.reshape(len(states), 60, -1)
     residual = np.linalg.norm(np.diff(flat, axis=1), axis=-1) / np.linalg.norm(flat[:, 1:], axis=-1)
     first = 2 + np.argmax(residual < 1e-2, axis=1)
-    found = evaluate(model, TASK, SPLIT, iterations=60, tolerance=1e-2)
-    assert np.mean(found.settled == first) > 0.95  # the rest: rounding at the border
-    assert np.max(np.abs(found.settled - first)) <= 1
-    assert found.overall.settled_median == np.median(found.settled)
+    evaluation = evaluate(model, TASK, SPLIT, iterations=60, tolerance=1e-2)
+    # The others differ by rounding at the tolerance.
+    assert np.mean(evaluation.settled == first) > 0.95
+    assert np.max(np.abs(evaluation.settled - first)) <= 1
+    assert evaluation.overall.settled_median == np.median(evaluation.settled)
 
 
 def test_overthinking_is_best_less_last():
-    found = evaluate(make_model(scale=2.5), TASK, SPLIT, iterations=30, early_exit=False)
-    curve = found.overall.scores["cells"]
-    told = found.overall.overthinking["cells"]
-    assert told["best"] == max(curve)
-    assert told["iterations"] == found.iterations[int(np.argmax(curve))]
-    assert told["penalty"] == max(curve) - curve[-1]
+    evaluation = evaluate(make_model(scale=2.5), TASK, SPLIT, iterations=30, early_exit=False)
+    curve = evaluation.overall.scores["cells"]
+    overthinking = evaluation.overall.overthinking["cells"]
+    assert overthinking["best"] == max(curve)
+    assert overthinking["iterations"] == evaluation.iterations[int(np.argmax(curve))]
+    assert overthinking["penalty"] == max(curve) - curve[-1]
 
 
 def test_other_grids_than_the_model_was_made_for():
     longer = Tiny(length=11)
-    found = evaluate(make_model(), longer, longer.generate(5, 1), iterations=12)
-    assert found.predictions.shape == (5, 11)
+    evaluation = evaluate(make_model(), longer, longer.generate(5, 1), iterations=12)
+    assert evaluation.predictions.shape == (5, 11)
 
 
 def test_a_state_that_blows_up_is_told_not_hidden():
     model = make_model()
     broken = eqx.tree_at(lambda m: m.prelude.bias, model, jnp.full(16, jnp.nan))
-    found = evaluate(broken, TASK, SPLIT, iterations=20)
-    assert found.overall.converged == [0.0] * len(found.iterations)
-    assert found.overall.settled == 0.0
-    assert found.tables()["overall"]["residual_mean"][-1] is None
+    evaluation = evaluate(broken, TASK, SPLIT, iterations=20)
+    assert evaluation.overall.converged == [0.0] * len(evaluation.iterations)
+    assert evaluation.overall.settled == 0.0
+    assert evaluation.tables()["overall"]["residual_mean"][-1] is None
 
 
 def test_it_is_json():
-    found = evaluate(make_model(), TASK, SPLIT, iterations=9)
-    back = json.loads(json.dumps(found.tables(), allow_nan=False))
+    evaluation = evaluate(make_model(), TASK, SPLIT, iterations=9)
+    back = json.loads(json.dumps(evaluation.tables(), allow_nan=False))
     assert back["iterations"] == [1, 2, 3, 4, 6, 8, 9]
     assert len(back["settled"]) == 70
     assert back["overall"]["scores"].keys() == {"exact", "cells"}
@@ -170,7 +174,8 @@ def test_nothing_to_evaluate():
 
 @pytest.mark.parametrize("early_exit", [True, False])
 def test_limited_work_measures_the_same_sample_each_time(early_exit):
-    """As if the sample, the first examples of one random order, were the whole split."""
+    """The measured numbers are those of the first examples of one random order, as if these were
+    the whole split."""
     options = {"iterations": 40, "batch_size": 32, "early_exit": early_exit}
     calls: list[tuple[int, int]] = []
     work = 40 * 40
@@ -184,18 +189,18 @@ def test_limited_work_measures_the_same_sample_each_time(early_exit):
     np.testing.assert_array_equal(limited.settled, alone.settled)
     for name, curve in alone.overall.scores.items():
         np.testing.assert_allclose(limited.overall.scores[name], curve)
-    assert count == 40 if not early_exit else count >= 40  # batches of 20
-    done = [at[0] for at in calls]
-    assert done == sorted(done)
+    assert count == 40 if not early_exit else count >= 40  # in batches of 20
+    used = [at[0] for at in calls]
+    assert used == sorted(used)
     assert {at[1] for at in calls} == {work}
-    assert done[-1] <= work
+    assert used[-1] <= work
 
 
 def test_work_for_all_measures_all():
     calls: list[tuple[int, int]] = []
-    found = evaluate(
+    evaluation = evaluate(
         make_model(), TASK, SPLIT, iterations=8, batch_size=32, work=1e9,
         progress=lambda *at: calls.append(at),
     )  # fmt: skip
-    assert found.overall.examples == 70
+    assert evaluation.overall.examples == 70
     assert calls[-1] == (8 * 96, 8 * 96)

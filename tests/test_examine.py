@@ -1,4 +1,5 @@
-"""A model on its task, examined: the command from a run folder to a page, theory, and checks."""
+"""The examination of a model on its task: the command from a run folder to a page, theory, and
+checks."""
 
 import dataclasses
 import json
@@ -35,7 +36,7 @@ SMALL = ["--examples", "4", "--iterations", "16"]
 
 @pytest.fixture(scope="module")
 def examined(tiny_run, tmp_path_factory):
-    """A run with its report, made by the command itself."""
+    """A run with its report, written by the command itself."""
     run = tmp_path_factory.mktemp("examined") / "run"
     shutil.copytree(tiny_run, run)
     assert main(["stability", str(run), *SMALL]) == 0
@@ -43,17 +44,17 @@ def examined(tiny_run, tmp_path_factory):
 
 
 def refused(capsys, *args: str) -> str:
-    """The one line in which a command refuses."""
+    """Run the command, assert that it refuses in one line, and return this line."""
     assert main(["stability", *args]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("error: ")
-    assert told.err.count("\n") == 1
-    return told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    return output.err
 
 
 def test_command(examined):
-    """The whole report, by its documented keys, and the page beside it."""
+    """The report has its documented keys, and the page lies beside it."""
     folder = examined / "stability"
     report = json.loads((folder / "report.json").read_text())
     assert set(report) == {
@@ -65,7 +66,7 @@ def test_command(examined):
     assert len(report["reachability"]["outcomes"]) == 4
     curve = report["reachability"]["accuracy"]
     assert set(curve["splits"]) == {"test", "hard"}
-    assert {len(each) for each in curve["splits"].values()} == {len(curve["iterations"])}
+    assert {len(accuracy) for accuracy in curve["splits"].values()} == {len(curve["iterations"])}
     weights = report["spectrum"]["weights"]
     assert {"rho_w_x", "w_x_over_w_h"} <= set(weights)
     assert 0 < weights["attention_entropy_end"] < 1
@@ -74,8 +75,8 @@ def test_command(examined):
     assert len(report["geometry"]["weight_noise"]["accuracy"]) == 4
     player = json.loads((folder / "player.json").read_text())["examples"]
     assert len(player) == 4
-    for each in player:
-        frames = each["frames"]
+    for example in player:
+        frames = example["frames"]
         assert [frame["iterations"] for frame in frames] == list(range(1, len(frames) + 1))
         assert frames[0]["svg"].startswith("<svg")
         assert all(0 <= frame["right"] <= frame["cells"] == 8 for frame in frames)
@@ -88,17 +89,17 @@ def test_command(examined):
 def test_one_checkpoint_of_a_run(examined, capsys):
     path = next((examined / "checkpoints").glob("step-*2.safetensors"))
     assert main(["stability", str(path), *SMALL, "--split", "test", "--json"]) == 0
-    told = capsys.readouterr()
-    found = json.loads(told.out)
+    output = capsys.readouterr()
+    report = json.loads(output.out)
     begins = "measuring stability, accuracy, weight noise, gradients, four tests, player: 4 of "
-    assert told.err.startswith(begins)
-    assert "16 iterations" in told.err.splitlines()[0]
-    assert found["settings"]["step"] == 2
-    assert found["settings"]["split"] == "test"
+    assert output.err.startswith(begins)
+    assert "16 iterations" in output.err.splitlines()[0]
+    assert report["settings"]["step"] == 2
+    assert report["settings"]["split"] == "test"
 
 
 def test_time_left():
-    """In proportion to the work, and the clock goes on while a piece of work is done."""
+    """The time left is in proportion to the work, and the clock goes on during a piece of work."""
     assert time_left(0, None, 0, 3) == time_left(4, 100, 3, 3) == "time left not known yet"
     assert time_left(25, 100, 10, 10) == "about 30 s left"
     assert time_left(25, 100, 10, 15) == "about 25 s left"
@@ -107,25 +108,25 @@ def test_time_left():
 
 
 def test_what_is_begun_to_be_written_is_finished():
-    """The first Ctrl-C waits; the second one does not."""
-    done = []
+    """The first Ctrl-C waits until the file is written; the second one does not."""
+    ended = []
 
     def write(name, presses):
         with finishing():
             for _ in range(presses):
                 signal.raise_signal(signal.SIGINT)
-            done.append(name)
+            ended.append(name)
 
     for name, presses in (("first", 1), ("second", 2)):
         with pytest.raises(KeyboardInterrupt):
             write(name, presses)
     write("third", 0)
-    assert done == ["first", "third"]
+    assert ended == ["first", "third"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_numbers_are_written_as_what_they_are():
-    """Shares as shares, and distinct fixed points out of those that there are."""
+    """Shares are written as shares, and distinct fixed points as a count out of a total."""
     report = a_report()
     [share, distinct] = [
         format_measurement(value_at(report, path))
@@ -152,7 +153,7 @@ def test_scalar(capsys, tmp_path):
 
 
 def test_refusals(examined, tmp_path, capsys):
-    """One line: what, where, and what to do."""
+    """Each refusal is one line that says what is wrong, where, and what to do."""
     assert "name one run" in refused(capsys)
     assert "there is no such folder" in refused(capsys, str(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
@@ -174,30 +175,30 @@ def test_refusals(examined, tmp_path, capsys):
     shutil.rmtree(bare / "stability")
     assert "report.json" in refused(capsys, "--compare", str(bare), str(bare))
     report = examined / "stability" / "report.json"
-    other = tmp_path / "other"
-    (other / "stability").mkdir(parents=True)
+    other_run = tmp_path / "other"
+    (other_run / "stability").mkdir(parents=True)
     later = parse_json(report.read_text())
     later["settings"]["format"] = 99
-    write_json(other / "stability" / "report.json", later)
-    assert "format 99" in refused(capsys, "--compare", str(other), str(examined))
+    write_json(other_run / "stability" / "report.json", later)
+    assert "format 99" in refused(capsys, "--compare", str(other_run), str(examined))
 
 
 def test_a_model_that_is_not_finite(examined, monkeypatch, capsys):
-    """NaN weights: a report that says so, no exception."""
+    """NaN weights give a report that says so, and no exception."""
 
     model, step = eqloop._build.restore(open_run(examined))
     nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), model)
     monkeypatch.setattr(eqloop._load, "restore", lambda run, which: (nan, step))
     assert main(["stability", str(examined), *SMALL, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["verdict"]["reachability"]["verdict"] == "not reached"
-    assert "diverged" in found["verdict"]["reachability"]["because"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["verdict"]["reachability"]["verdict"] == "not reached"
+    assert "diverged" in report["verdict"]["reachability"]["because"]
     for axis in ("input_dependence", "geometry"):
-        assert found["verdict"][axis]["verdict"] == "not measurable"
+        assert report["verdict"][axis]["verdict"] == "not measurable"
 
 
 def contracting(subject):
-    """With weights so small that the loop settles at once."""
+    """The same model with weights so small that its loop settles at once."""
     blocks = jax.tree.map(lambda w: 0.5 * w if w.ndim > 1 else w, subject.model.blocks)
     return dataclasses.replace(
         subject, model=eqx.tree_at(lambda m: m.blocks, subject.model, blocks)
@@ -205,7 +206,7 @@ def contracting(subject):
 
 
 def deaf(subject):
-    """As if it had recall, of which nothing arrives."""
+    """The same model with recall through which no input passes."""
     where = lambda m: m.blocks[0].recall.input.weight  # noqa: E731
     return dataclasses.replace(
         subject, model=eqx.tree_at(where, subject.model, 0 * where(subject.model))
@@ -216,25 +217,25 @@ def deaf(subject):
     ("clusters", False), ("sensitivity", False), ("gradients", False), ("return", True),
 ])  # fmt: skip
 def test_checks_hold_where_they_must_and_fail_where_they_must(name, falsified):
-    """Loops that contract bear every claim out. Recall through which no input comes has one fixed
-    point and no gradient; what is pushed from it returns all the same. A check has the
-    same lines for both kinds of recall: one is compiled for, the same in all checks."""
-    made = map(contracting, random_subjects(key=jr.key(0), examples=3, width=16))
-    subjects = {subject.recall: subject for subject in made}
+    """Contracting loops satisfy every claim. A loop whose recall passes no input has one fixed
+    point and no gradient, but returns after a push all the same. A check has the same shapes for
+    both kinds of recall, so that all checks share one program."""
+    contracting_subjects = map(contracting, random_subjects(key=jr.key(0), examples=3, width=16))
+    subjects = {subject.recall: subject for subject in contracting_subjects}
     none, with_recall = subjects["none"], subjects["external"]
-    found = CHECKS[name]([none, with_recall], key=jr.key(1), iterations=64)
-    assert found.holds is True
-    assert found.rows
-    assert all(len(row) == len(found.columns) for row in found.rows)
-    assert eqloop._tables.plain(found.tables())
+    check = CHECKS[name]([none, with_recall], key=jr.key(1), iterations=64)
+    assert check.holds is True
+    assert check.rows
+    assert all(len(row) == len(check.columns) for row in check.rows)
+    assert eqloop._tables.plain(check.tables())
     assert CHECKS[name]([deaf(with_recall)], key=jr.key(1), iterations=64).holds is falsified
 
 
 def test_scan_sets_the_spectral_radius():
-    """By theory: rho(W_x) decides where there is no outer normalisation."""
+    """Theory: rho(W_x) decides the growth where there is no outer normalisation."""
     external = random_subjects(key=jr.key(0), examples=3, width=16)[1:2]
-    found = check_scan(external, key=jr.key(1), iterations=128)
-    growth = {(row[0].split()[-1], row[1]): row[-1] for row in found.rows}
+    check = check_scan(external, key=jr.key(1), iterations=128)
+    growth = {(row[0].split()[-1], row[1]): row[-1] for row in check.rows}
     assert growth["peri", 0.5] < 3
     assert not growth["peri", 1.5] < 1e6
     assert_allclose(growth["post", 3.0], 1, rtol=0.5)
@@ -248,10 +249,10 @@ def test_weights_against_the_closed_form():
         model,
         (jnp.asarray(w), jnp.asarray(2 * w)),
     )
-    found = weight_figures(model)
-    assert_allclose(found["rho_w_x"], 8)
-    assert_allclose(found["w_x_over_w_h"], 0.5)
-    assert_allclose(found["sigma_0_over_sigma_10"], 8)
+    figures = weight_figures(model)
+    assert_allclose(figures["rho_w_x"], 8)
+    assert_allclose(figures["w_x_over_w_h"], 0.5)
+    assert_allclose(figures["sigma_0_over_sigma_10"], 8)
     assert weight_figures(
         eqloop.LoopedTransformer((4,), 2, 2, 8, 2, recall="none", key=jr.key(0))
     ) == {}  # fmt: skip
@@ -259,8 +260,8 @@ def test_weights_against_the_closed_form():
 
 @pytest.mark.parametrize("attention", ["full", 3])
 def test_attention_weights(attention):
-    """They sum to one, mix the values to what the layer returns, and are even where all keys
-    are."""
+    """The weights sum to one, mix the values to the output of the layer, and are equal where all
+    keys are equal."""
     model = eqloop.LoopedTransformer((5,), 2, 2, 8, 2, attention=attention, key=jr.key(0))
     layer = model.blocks[0].attention
     x = jr.normal(jr.key(1), (5, 8))
@@ -286,23 +287,26 @@ def test_attention_weights(attention):
 def test_theory_says_something_of_every_model(recall, norm, residual):
     claims = predict(recall, norm, residual, 0.5)
     assert set(claims) == set(AXES)
-    assert all(each.claim and each.because for each in claims.values())
+    assert all(prediction.claim and prediction.because for prediction in claims.values())
     if residual == "gru":
-        assert all(each.expects is None for each in claims.values())
+        assert all(prediction.expects is None for prediction in claims.values())
 
 
 def test_theory_against_verdicts():
-    said = {axis: Statement(Verdict.SMOOTH, "", {}) for axis in AXES}
-    said["reachability"] = Statement(REACHED[0], "", {})
-    said["geometry"] = Statement(Verdict.EXPLODING, "", {})
-    agrees = compare(predict("internal", "post", "add"), said)
+    statements = {axis: Statement(Verdict.SMOOTH, "", {}) for axis in AXES}
+    statements["reachability"] = Statement(REACHED[0], "", {})
+    statements["geometry"] = Statement(Verdict.EXPLODING, "", {})
+    agrees = compare(predict("internal", "post", "add"), statements)
     assert [agrees[axis]["agrees"] for axis in AXES] == [True, True, False]
-    none = compare(predict("none", "post", "add"), said)
+    none = compare(predict("none", "post", "add"), statements)
     assert [none[axis]["agrees"] for axis in AXES] == [None, False, None]
-    said["input_dependence"] = Statement(Verdict.NOT_MEASURABLE, "", {})
-    assert compare(predict("none", "post", "add"), said)["input_dependence"]["agrees"] is None
-    said["input_dependence"] = Statement(Verdict.SMOOTHNESS_UNKNOWN, "", {})
-    assert compare(predict("internal", "post", "add"), said)["input_dependence"]["agrees"] is None
-    # The threshold of an external loop that is not normalised.
+    statements["input_dependence"] = Statement(Verdict.NOT_MEASURABLE, "", {})
+    assert compare(predict("none", "post", "add"), statements)["input_dependence"]["agrees"] is None
+    statements["input_dependence"] = Statement(Verdict.SMOOTHNESS_UNKNOWN, "", {})
+    assert (
+        compare(predict("internal", "post", "add"), statements)["input_dependence"]["agrees"]
+        is None
+    )
+    # The threshold of an external loop without normalisation.
     assert predict("external", "pre", "add", 0.9)["reachability"].expects == REACHED
     assert predict("external", "pre", "add", 1.1)["reachability"].expects == ("not reached",)

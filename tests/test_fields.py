@@ -1,4 +1,4 @@
-"""The fields that `--set` knows: what they mean, and what is said of a slip."""
+"""The fields that `--set` knows: their meanings, and the messages about a misspelt one."""
 
 import dataclasses
 import json
@@ -57,8 +57,8 @@ def test_every_meaning_is_made_of_sentences(cls):
 )
 def test_a_hint_is_a_field_of_nearly_that_name(group, name, hint):
     known = {group: KNOWN[group]} if group in KNOWN else KNOWN
-    told = nearest_field(group, name, known)
-    assert told == (f"; did you mean {hint}?" if hint else "; eqloop fields lists them all")
+    suggestion = nearest_field(group, name, known)
+    assert suggestion == (f"; did you mean {hint}?" if hint else "; eqloop fields lists them all")
 
 
 def test_a_field_without_its_group():
@@ -71,21 +71,21 @@ def test_the_command_lists_every_field_that_can_be_set(task, cli):
     chosen = [] if task is None else ["--task", task]
     code, out, err = cli("fields", *chosen)
     assert (code, err) == (0, "")
-    wanted = [f"{group}.{name}" for group, names in KNOWN.items() for name in names]
-    wanted += [] if task is None else [f"task.{f.name}" for f in dataclasses.fields(TASKS[task])]
+    expected = [f"{group}.{name}" for group, names in KNOWN.items() for name in names]
+    expected += [] if task is None else [f"task.{f.name}" for f in dataclasses.fields(TASKS[task])]
     given_by_the_task = {"model.grid", "model.channels", "model.classes"}
     given_by_the_task |= {"solver.object", "solver.gradient_object", "train.loss_object"}
     listed = [line.split(" = ")[0] for line in out.splitlines() if not line.startswith(" ")]
-    assert set(wanted) - given_by_the_task == {
+    assert set(expected) - given_by_the_task == {
         name for name in listed if "." in name and " " not in name
     }
-    told = json.loads(cli("fields", *chosen, "--json")[1])["fields"]
-    assert told["model.width"]["default"] == 256
-    assert told["model.recall"]["allowed"] == "one of none, external, internal"
+    table = json.loads(cli("fields", *chosen, "--json")[1])["fields"]
+    assert table["model.width"]["default"] == 256
+    assert table["model.recall"]["allowed"] == "one of none, external, internal"
 
 
 def test_the_fields_of_a_task_of_a_file(cli, monkeypatch):
-    monkeypatch.setattr(TASKS, "registered", {})  # it is known for this test alone
+    monkeypatch.setattr(TASKS, "registered", {})  # the task is registered for this test alone
     example = Path(__file__).parents[1] / "docs" / "examples" / "addition.py"
     code, out, err = cli("fields", "--task", f"{example}:Addition")
     assert (code, err) == (0, "")

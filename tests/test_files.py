@@ -1,4 +1,4 @@
-"""The files of the tasks: what is written is read back, and whatever is wrong is one clear line."""
+"""The files of the tasks: what is written is read back, and every fault is one clear line."""
 
 import csv
 import gzip
@@ -60,7 +60,7 @@ cells = st.text(
 @quick
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=20), st.sampled_from(SUFFIXES))
 def test_every_csv_row_comes_back(tmp_path, rows, suffix):
-    rows = [(a, "x" + b) for a, b in rows]  # a row of blanks only would be a blank line
+    rows = [(a, "x" + b) for a, b in rows]  # a row that holds only blanks would be a blank line
     path = tmp_path / f"f{suffix}"
     with _files.write_text(path) as out:
         csv.writer(out, lineterminator="\n").writerows([("a", "b"), *rows])
@@ -213,20 +213,20 @@ def test_reading_streams_in_bounded_memory_and_reports_progress(tmp_path, suffix
     with _files.write_text(path) as out:
         out.write("a,b\n")
         out.writelines(f"{i},{'x' * 100}\n" for i in range(rows))
-    seen: list[tuple[int, int | None]] = []
+    progress: list[tuple[int, int | None]] = []
     tracemalloc.start()
     count = sum(
         1
         for _ in read_records(
-            path, LAYOUT, on_bad=_files.refuse, progress=lambda *at: seen.append(at)
+            path, LAYOUT, on_bad=_files.refuse, progress=lambda *at: progress.append(at)
         )
     )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == rows
     assert peak < 3e6  # the text has 6.4 MB
-    assert seen == sorted(seen)
-    assert seen[-1] == (path.stat().st_size, path.stat().st_size)
+    assert progress == sorted(progress)
+    assert progress[-1] == (path.stat().st_size, path.stat().st_size)
 
 
 # --- writing is all or nothing
@@ -257,12 +257,12 @@ def test_where_nothing_can_be_written(tmp_path):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_equal_text_gives_equal_files(tmp_path, suffix):
-    written = []
+    contents = []
     for name in ("one", "two"):
         with _files.write_text(tmp_path / f"{name}{suffix}") as out:
             out.write("a,b\n1,2\n")
-        written.append((tmp_path / f"{name}{suffix}").read_bytes())
-    assert written[0] == written[1]
+        contents.append((tmp_path / f"{name}{suffix}").read_bytes())
+    assert contents[0] == contents[1]
 
 
 # --- the cache
@@ -278,8 +278,8 @@ def an_example(rows: int = 3) -> Split:
     )
 
 
-def assert_equal(one: Split, other: Split) -> None:
-    one_arrays, other_arrays = _dataset.pack({"": one}), _dataset.pack({"": other})
+def assert_equal(actual: Split, expected: Split) -> None:
+    one_arrays, other_arrays = _dataset.pack({"": actual}), _dataset.pack({"": expected})
     assert one_arrays.keys() == other_arrays.keys()
     for name, values in one_arrays.items():
         np.testing.assert_array_equal(values, other_arrays[name])
@@ -315,7 +315,9 @@ def test_the_cache_builds_once_and_again_when_it_is_harmed(cache, caplog, harm):
     elif harm == "altered":
         middle = len(data) // 2
         path.write_bytes(data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :])
-    elif harm == "method":  # of compression, which no checksum of the zip format covers
+    elif (
+        harm == "method"
+    ):  # a byte of the compression header, which no checksum of the zip format covers
         place = data.rindex(b"PK\x01\x02") + 10
         path.write_bytes(data[:place] + b"\x0e" + data[place + 1 :])
     elif harm == "empty":

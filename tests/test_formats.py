@@ -1,4 +1,5 @@
-"""Files as people have them: each is read, or refused in one line that says what it is."""
+"""Files in the formats that people use: each is read, or refused in one line that says what it
+is."""
 
 import bz2
 import dataclasses
@@ -52,7 +53,7 @@ NOT_READ = {
     "c11_api_daily.json": "no column 'FEN'",
     "c17_placement_only.txt": "this is a list of positions",
     "c21_twic_bigbench.json": "no column 'FEN'",
-    "c23_hf_train-00000.parquet": "a parquet file that cannot be read",  # it is a stand-in
+    "c23_hf_train-00000.parquet": "a parquet file that cannot be read",  # a stand-in
     "c26_no_rating.csv": "no column 'Rating'",
     "c27_best_move.csv": "no column 'Moves'",
     "p06_32_data.npy": "this is a NumPy file",
@@ -69,7 +70,7 @@ NOT_READ = {
     "s33_trm_maze": "a folder of mazes, not sudokus",
     "s33_trm_maze/train": "a folder of mazes, not sudokus",
 }
-ROWS: dict[str, tuple[int, int, str]] = {  # good, bad, and the scale or what is wrong
+ROWS: dict[str, tuple[int, int, str]] = {  # good rows, bad rows, and the scale or the fault
     "c01_headerless_9col_2021.csv": (63, 0, ""),
     "c02_9col_header_crlf.csv": (63, 0, ""),
     "c03_11col_dailydate_2026.csv": (60, 0, ""),
@@ -82,7 +83,7 @@ ROWS: dict[str, tuple[int, int, str]] = {  # good, bad, and the scale or what is
     "c14_preplayed_fen.csv": (0, 60, BEFORE),
     "c15_float_ratings.csv": (60, 0, ""),
     "c16_four_field_fen.csv": (60, 0, ""),
-    "c18_castling_960.csv": (2, 2, "3 moves, an odd number"),  # the two with a reply too many
+    "c18_castling_960.csv": (2, 2, "3 moves, an odd number"),  # the two rows with a reply too many
     "c19_moves_in_brackets.csv": (0, 10, "write the moves without brackets"),
     "c20_blundernet_5col.csv": (5, 0, ""),
     "c22_pandas_index.csv": (60, 0, ""),
@@ -138,18 +139,18 @@ def test_files_of_the_collection(shared, name):
         assert BEFORE in text or task.name != "chess"
         return
     split, tally = read(task, path)
-    good, bad, said = ROWS[name]
+    good, bad, detail = ROWS[name]
     assert (len(split), tally.count) == (good, bad)
     if bad:
-        assert any(said in one.why for one in tally.first)
+        assert any(detail in bad_row.why for bad_row in tally.first)
     elif task.name == "sudoku":
         scales = np.unique(split.columns["scale"]).tolist()
-        assert b" ".join(scales).decode() == said
+        assert b" ".join(scales).decode() == detail
 
 
 def test_the_collection_is_complete(shared):
-    there = {path.name for path in (shared / "data/files").iterdir()} - {"README.md"}
-    assert there == {name.partition("/")[0] for name in (*NOT_READ, *ROWS)}
+    files = {path.name for path in (shared / "data/files").iterdir()} - {"README.md"}
+    assert files == {name.partition("/")[0] for name in (*NOT_READ, *ROWS)}
 
 
 @pytest.mark.parametrize("name", ["hrm-deep-header", "hrm-negative-shape"])
@@ -158,7 +159,8 @@ def test_folders_with_hostile_headers(shared, name):
 
 
 def test_rows_of_the_collection_make_splits(shared):
-    """Equal ratings, and symmetric copies: what could not be trained on, or leaked."""
+    """Rows with equal ratings and symmetric copies would leave a split that cannot be trained on,
+    or leak between splits."""
     for name, rule in (
         ("s25_rating_all_zero.csv", "most ratings are equal; hard puzzles have"),
         ("s35_symmetric_copies.csv", "80 % quantile"),
@@ -233,7 +235,7 @@ def layouts(rows: list[dict[str, str]]) -> dict[str, bytes]:
 
 def test_every_layout_gives_the_same_sudokus(tmp_path, sudokus):
     for name, data in layouts(rows_of(sudokus)).items():
-        path = tmp_path / "file"  # its name says nothing
+        path = tmp_path / "file"  # its name does not tell the format
         path.write_bytes(data)
         split, tally = read(Sudoku(), path)
         assert (len(split), tally.count) == (12, 0), name
@@ -291,15 +293,18 @@ def arrays(split: Split) -> tuple[jax.Array, jax.Array]:
 @pytest.mark.parametrize("box", [2, 3])
 def test_symmetries_keep_the_number_of_a_puzzle(box):
     task = Sudoku(box=box)
-    made = task.generate(40, 3)
+    split = task.generate(40, 3)
     for seed in range(5):
-        keys = jax.random.split(jax.random.key(seed), len(made))
-        moved, _ = jax.vmap(task.transform)(keys, *arrays(made))
-        np.testing.assert_array_equal(orbits(np.asarray(moved), box), orbits(made.inputs, box))
+        keys = jax.random.split(jax.random.key(seed), len(split))
+        transformed, _ = jax.vmap(task.transform)(keys, *arrays(split))
+        np.testing.assert_array_equal(
+            orbits(np.asarray(transformed), box), orbits(split.inputs, box)
+        )
 
 
 def test_numbers_of_4x4_puzzles_are_those_of_a_canonical_form():
-    """The least of all images of a puzzle, its digits renamed in the order in which they come."""
+    """The canonical form is the least of all images of a puzzle, with its digits renamed in order
+    of appearance."""
     puzzles = Sudoku(box=2, givens=5).generate(60, 1).inputs
     orders = line_orders(2)
 
@@ -320,16 +325,16 @@ def test_numbers_of_4x4_puzzles_are_those_of_a_canonical_form():
 
 def test_copies_of_one_puzzle_lie_in_one_split(tmp_path):
     task = Sudoku()
-    made = task.generate(60, 5)
+    generated = task.generate(60, 5)
     keys = jax.random.split(jax.random.key(0), 60)
-    inputs, targets = map(np.asarray, jax.vmap(task.transform)(keys, *arrays(made)))
+    inputs, targets = map(np.asarray, jax.vmap(task.transform)(keys, *arrays(generated)))
     copies = dataclasses.replace(
-        made,
+        generated,
         inputs=inputs,
         targets=targets,
         puzzles=np.array(["".join(map(str, p.ravel())).replace("0", ".").encode() for p in inputs]),
     )
-    for name, split in (("a", made), ("b", copies)):
+    for name, split in (("a", generated), ("b", copies)):
         task.write(split, tmp_path / f"{name}.csv")
     path = tmp_path / "both.csv"
     rows = (tmp_path / "b.csv").read_text().splitlines(True)[1:]
@@ -350,7 +355,8 @@ def task_of(path: Path, **fields: object) -> Task:
 
 
 def test_the_program_trains_on_what_it_has_made(tmp_path, caplog):
-    """Ratings and givens are all equal in a set of 4x4 sudokus: a fifth at random is hard."""
+    """All ratings and givens of a set of 4x4 sudokus are equal, so that a random fifth of it is the
+    hard split."""
     path = tmp_path / "made.csv"
     assert (
         main(["data", "make", "-t", "sudoku", "--set", "task.box=2", "-n", "300", "-o", str(path)])
@@ -437,12 +443,12 @@ NO_PUZZLES = {
 }
 
 
-@pytest.mark.parametrize("said", NO_PUZZLES)
-def test_every_refusal_says_which_position_fen_is(tmp_path, said):
+@pytest.mark.parametrize("message", NO_PUZZLES)
+def test_every_refusal_says_which_position_fen_is(tmp_path, message):
     path = tmp_path / "p.csv"
-    path.write_text(NO_PUZZLES[said])
+    path.write_text(NO_PUZZLES[message])
     text = refusal(Chess(), path)
-    assert said in text
+    assert message in text
     for word in (BEFORE, "FEN, Moves and Rating", "PuzzleId and Themes"):
         assert word in text
 
@@ -457,9 +463,9 @@ def test_the_help_says_which_position_fen_is(capsys):
 
 
 def test_layouts_of_bit_strings(tmp_path):
-    made = PrefixSums(length=12).generate(5, 0)
-    bits = [puzzle.decode() for puzzle in made.puzzles]
-    sums = ["".join(map(str, target)) for target in made.targets]
+    generated = PrefixSums(length=12).generate(5, 0)
+    bits = [puzzle.decode() for puzzle in generated.puzzles]
+    sums = ["".join(map(str, target)) for target in generated.targets]
     pairs = list(zip(bits, sums, strict=True))
     for text in (
         "\n".join(bits),
@@ -472,8 +478,8 @@ def test_layouts_of_bit_strings(tmp_path):
         (tmp_path / "bits").write_text(text)
         split, tally = read(PrefixSums(), tmp_path / "bits")
         assert tally.first == []
-        np.testing.assert_array_equal(split.inputs, made.inputs)
-        np.testing.assert_array_equal(split.targets, made.targets)
+        np.testing.assert_array_equal(split.inputs, generated.inputs)
+        np.testing.assert_array_equal(split.targets, generated.targets)
 
 
 def test_the_length_picks_one_of_several(tmp_path, caplog):
@@ -512,9 +518,9 @@ OTHER_KINDS = {
 @pytest.mark.parametrize("name", list(TASKS))
 def test_other_kinds_of_files_are_named(tmp_path, name):
     path = tmp_path / "rows.csv"
-    for data, said in OTHER_KINDS.items():
+    for data, message in OTHER_KINDS.items():
         path.write_bytes(data)
-        assert said in refusal(make_task(name, {}), path)
+        assert message in refusal(make_task(name, {}), path)
 
 
 def test_parquet_without_its_reader(tmp_path, monkeypatch):
@@ -529,7 +535,7 @@ def test_parquet_without_its_reader(tmp_path, monkeypatch):
 def test_what_is_no_regular_file_is_never_read(tmp_path, name):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
-    for path, said in (
+    for path, message in (
         (tmp_path / "pipe", "not a regular file but a pipe"),
         (tmp_path / "loop", "Too many levels of symbolic links"),
         (Path("/dev/zero"), "not a regular file but a device"),
@@ -537,9 +543,10 @@ def test_what_is_no_regular_file_is_never_read(tmp_path, name):
         (tmp_path / ("x" * 300), "File name too long"),
         (tmp_path / "a\0b", "no such file"),
     ):
-        assert said in refusal(make_task(name, {}), path)
-        field = "must not contain NUL" if "\0" in str(path) else said  # refused before it is read
-        with pytest.raises(InputError, match=field):
+        assert message in refusal(make_task(name, {}), path)
+        # A field with NUL is refused before the file is read.
+        message = "must not contain NUL" if "\0" in str(path) else message
+        with pytest.raises(InputError, match=message):
             make_task(name, {"data": str(path)}).load()
 
 
@@ -596,24 +603,24 @@ def test_headers_of_numpy_files_that_no_parser_likes(tmp_path, sudokus):
 
 def test_a_cache_damaged_anywhere_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setenv("EQLOOP_CACHE", str(tmp_path))
-    wanted = {"x": np.arange(40), "y": np.eye(3)}
-    _dataset.cached({}, lambda: wanted)
+    arrays_to_cache = {"x": np.arange(40), "y": np.eye(3)}
+    _dataset.cached({}, lambda: arrays_to_cache)
     (path,) = (tmp_path / "data").iterdir()
     data = path.read_bytes()
     for place in range(0, len(data), 31):
         path.write_bytes(data[:place] + bytes([data[place] ^ 0x21]) + data[place + 1 :])
-        got = _dataset.cached({}, lambda: wanted)
-        assert got.keys() == wanted.keys()
-        for name, array in wanted.items():
-            np.testing.assert_array_equal(got[name], array)
+        cached = _dataset.cached({}, lambda: arrays_to_cache)
+        assert cached.keys() == arrays_to_cache.keys()
+        for name, array in arrays_to_cache.items():
+            np.testing.assert_array_equal(cached[name], array)
 
 
 # --- what is replaced
 
 
 def identity(path):
-    found = path.lstat()
-    return found.st_dev, found.st_ino, found.st_mode
+    status = path.lstat()
+    return status.st_dev, status.st_ino, status.st_mode
 
 
 def test_only_regular_files_are_replaced(tmp_path, capsys):

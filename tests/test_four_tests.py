@@ -1,4 +1,4 @@
-"""Does an equilibrium compute, or only settle? Maps of which the answer is known."""
+"""The four tests of whether an equilibrium computes or only settles, on maps with known answers."""
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -12,14 +12,14 @@ CELLS = 24
 LENGTHS = np.repeat([4, 8, 12, 16, 20, 24], 4)
 INSIDE = np.arange(CELLS) < LENGTHS[:, None]
 BITS = np.where(INSIDE, np.random.RandomState(0).choice([-1.0, 1.0], INSIDE.shape), 0.0)
-BITS[::2] = INSIDE[::2]  # the parity of ones is the string itself
+BITS[::2] = INSIDE[::2]  # the parity of single ones is the string itself
 BITS = BITS.astype(np.float32)
 PARITY = np.where(INSIDE, np.cumprod(np.where(INSIDE, BITS, 1), axis=1), 0).astype(np.float32)
 EXAMPLES = (BITS, INSIDE, PARITY)
 
 
 def transports(z, x):
-    """Each cell multiplies its bit with the state of the cell before: the running parity."""
+    """Each cell multiplies its bit by the state of the cell before it: the running parity."""
     return x * jnp.concatenate([jnp.ones(1), z[:-1]])
 
 
@@ -28,7 +28,8 @@ def is_its_start(z, x):
 
 
 def is_one_step_away(z, x):
-    """A fixed point of which each iteration takes half of the way, whatever the example."""
+    """A map whose every iteration goes half of the way to one fixed point, the same for all
+    examples."""
     return (z + x) / 2
 
 
@@ -65,7 +66,7 @@ def test_a_map_that_transports_passes_all():
     assert tests["t1"].value == 1
     assert tests["t1"].numbers["solved"] == 1
     assert tests["t1"].numbers["solved_after_one"] == 0
-    # Settled after as many iterations as there are cells, and one in which nothing changes.
+    # One state settles after as many iterations as there are cells; the other never changes.
     assert tests["t2"].value == 1
     assert tests["t2"].numbers["iterations_per_difficulty"] == pytest.approx(1)
     assert tests["t4"].value == 1
@@ -84,7 +85,7 @@ def test_restarts_that_end_elsewhere_and_solved_states_that_are_lost_fail():
     assert outcome(transports, others=starts(np.arange(16) < 8))["t3"].verdict == "undecided"
 
     def drifts(z, x):
-        """Right after 64 iterations, and wrong after 256; a push is never forgotten."""
+        """A map that is right after 64 iterations and wrong after 256, and never forgets a push."""
         return z - 0.01 * x
 
     whole = (PARITY[-4:],) * 3  # without blanks
@@ -115,11 +116,13 @@ def test_what_cannot_be_measured_is_said_to_be_so():
     assert [tests[name].verdict for name in ("t2", "t3", "t4")] == ["not measured"] * 3
     alike = four_tests({"test": _followed(8, difficulty=np.ones(8))}, "test", nothing, none)
     assert alike["t2"].verdict == "not measured"
-    assert (alike["t1"].verdict, alike["t1"].value) == ("failed", 0)  # solves nothing at z* either
+    # This map solves nothing at z* either.
+    assert (alike["t1"].verdict, alike["t1"].value) == ("failed", 0)
 
 
 def test_the_interval_of_a_correlation_holds_the_true_one():
-    """Of 400 samples of 20 pairs of normal numbers with a rank correlation of 0.58."""
+    """The interval covers the true value in 400 samples of 20 normal pairs with a rank correlation
+    of 0.58."""
     random, inside = np.random.RandomState(0), 0
     true = 6 / np.pi * np.arcsin(0.6 / 2)
     for _ in range(400):

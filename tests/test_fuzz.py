@@ -1,7 +1,5 @@
-"""Odd command lines: one clear line and exit code 2, never a traceback, never a wait.
-
-A sample; `pytest --hypothesis-profile=explore tests/test_fuzz.py` tries 2,000 of each.
-"""
+"""Odd command lines give one clear line and exit code 2, never a traceback or a hang. This is a
+sample; `pytest --hypothesis-profile=explore tests/test_fuzz.py` tries 2,000 of each."""
 
 import re
 import time
@@ -18,7 +16,7 @@ FIELDS = [f"{group}.{name}" for group, cls in GROUPS.items() for name in field_t
 FIELDS += ["task.length", "task.rows", "task.seed", "task.augment", "task.hard_length", "task.x"]
 FIELDS += ["", ".", "model", "model.", ".width", "model.width.x", "x" * 1000, "mödel.width"]
 TEXTS = st.one_of(
-    # Halves of characters too, but not NUL, which no argument can hold.
+    # The text includes surrogates, but not NUL, which no argument can hold.
     st.text(st.characters(codec=None, exclude_characters="\0"), max_size=12),
     st.sampled_from(["", "-", "--", "--help", "x" * 5000, "../" * 100, "\x1b[31m", "[/bold]"]),
     st.sampled_from(["/dev/null", "/proc/self/mem", "/", ".", "~", "nul\n", "\udcff", "é±"]),
@@ -73,7 +71,7 @@ def refused(arguments: list[str], capsys) -> None:
 @example(options=[["--task", "x" * 5000]])
 @example(options=[["--task", ""], ["--steps", ""], ["--steps", "1"], ["--steps", "2"]])
 def test_train(options, capsys):
-    """The file that it would read is not there, so that nothing is trained or written."""
+    """The data file does not exist, so that nothing is trained or written."""
     arguments = [part for option in options for part in option]
     refused(["train", *arguments, "--data", "no-such.csv", "--out", "run"], capsys)
 

@@ -1,4 +1,4 @@
-"""Runs that go on: lengthened, and begun from the weights of another run."""
+"""Runs that continue: a lengthened run, and a run that begins from the weights of another."""
 
 import hashlib
 import json
@@ -41,10 +41,12 @@ def test_a_lengthened_run_follows_the_schedule_over_all_steps_and_resumes_bit_fo
     whole = trained(tmp_path / "whole", 12, "train.schedule=constant")
     trained(tmp_path / "run", 4, "train.schedule=constant")
     gone_on(tmp_path / "run", steps=8)
-    (tmp_path / "run/checkpoints/step-00000008.safetensors").unlink()  # killed on the way
+    (
+        tmp_path / "run/checkpoints/step-00000008.safetensors"
+    ).unlink()  # the process is killed before the end
     (tmp_path / "run/checkpoints/best.json").unlink()
     gone_on(tmp_path / "run", steps=12)
-    # The rate is the same all along, so the parts are one run of 12 steps.
+    # The rate is constant, so that the parts together are one run of 12 steps.
     assert last_bytes(tmp_path / "run") == last_bytes(whole.path)
     run = open_run(tmp_path / "run")
     assert (run.spec.train.steps, run.manifest["lengthened"]) == (12, [4, 8])
@@ -80,7 +82,7 @@ def test_a_run_begins_from_the_weights_of_another(tmp_path):
     first, _ = run.load(0, eqx.filter_eval_shape(init_state, run.spec))
     for mine, theirs in zip(_arrays(first.model), _arrays(weights), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    # Cut off after its first checkpoint and resumed, it ends the same.
+    # The run is cut off after its first checkpoint; resumed, it ends the same.
     again = tmp_path / "again"
     trained(again, 4, "task.length=8", start=source.path)
     for path in (again / "checkpoints").glob("*"):
@@ -111,9 +113,9 @@ def test_a_run_begins_from_raw_weights_and_moments_and_its_schedule_from_zero(tm
         for mine, theirs in zip(_arrays(part), _arrays(whole.model), strict=True):
             np.testing.assert_array_equal(mine, theirs)
     for name in ("mu", "nu", "count"):
-        mine, theirs = (optax.tree.get(each.optimiser[1][0], name) for each in (first, whole))
-        for one, other in zip(_arrays(mine), _arrays(theirs), strict=True):
-            np.testing.assert_array_equal(one, other)
+        mine, theirs = (optax.tree.get(state.optimiser[1][0], name) for state in (first, whole))
+        for actual, reference in zip(_arrays(mine), _arrays(theirs), strict=True):
+            np.testing.assert_array_equal(actual, reference)
     assert first.step == 0
     rates = [row["lr"] for row in read_metrics(run.metrics) if row["kind"] == "train"]
     expected = [jnp.asarray(make_schedule(run.spec.train)(step)) for step in range(4)]

@@ -74,9 +74,9 @@ def gradient_of(f, z0, x, solver, gradient, max_steps=2000):
     return (df, dx), out, report
 
 
-def close(found, wanted, tolerance):
-    found, wanted = ravel_pytree(found)[0], ravel_pytree(wanted)[0]
-    np.testing.assert_allclose(found, wanted, atol=tolerance * float(jnp.max(jnp.abs(wanted))))
+def close(actual, expected, tolerance):
+    actual, expected = ravel_pytree(actual)[0], ravel_pytree(expected)[0]
+    np.testing.assert_allclose(actual, expected, atol=tolerance * float(jnp.max(jnp.abs(expected))))
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def close(found, wanted, tolerance):
         (Neumann(6, damping=0.3), series(6, 0.3)),
         (Truncated(6), series(6)),
     ],
-    ids=lambda each: type(each).__name__,
+    ids=lambda gradient: type(gradient).__name__,
 )
 def test_phantom_neumann_and_truncated_are_their_finite_sums(gradient, matrix, x64):
-    """At the fixed point, where the Jacobian does not change: exactly. The map is not linear, its
-    state a dictionary."""
-    f, z0, x = next(each for each in PROBLEMS if each.name == "pytree").make(jnp.float64)
-    found, out, report = gradient_of(f, z0, x, eqloop.FixedPoint(1e-14), gradient)
-    close(found, dense_gradient(f, out.state, x, matrix), 1e-11)
+    """At the fixed point the Jacobian does not change, so that the sums are exact. The map is not
+    linear, and its state is a dictionary."""
+    f, z0, x = next(problem for problem in PROBLEMS if problem.name == "pytree").make(jnp.float64)
+    slopes, out, report = gradient_of(f, z0, x, eqloop.FixedPoint(1e-14), gradient)
+    close(slopes, dense_gradient(f, out.state, x, matrix), 1e-11)
     if isinstance(gradient, Neumann):
         _, jacobian = _jacobian(f, out.state, x)
         d = gradient.damping
@@ -115,8 +115,8 @@ def _jacobian(f, z, x):
 
 
 FULLY = [
-    # Each solver and each gradient once in a program as users get it.
-    ("anderson", "backprop"),  # with a ridge of 0 it hangs on the last bit whether this is NaN
+    # Programs as users get them run each solver once and each gradient once.
+    ("anderson", "backprop"),  # with a ridge of 0, the last bit decides whether this is NaN
     ("reversible", "backprop"),
     ("unroll", "implicit"),
     ("fixed-point", "last-steps"),
@@ -127,11 +127,11 @@ FULLY = [
     ("steady-state", "truncated"),
 ]
 PAIRED = [
-    # Backprop differentiates the solver itself. (Damping is a number of a solver that is here.)
+    # Backprop differentiates the solver itself. (Damping is a setting of a solver in this table.)
     *((solver, "backprop") for solver in SOLVERS if solver != "damped"),
     *(("unroll", gradient) for gradient in GRADIENTS),
-    # The others are given the state that a solver returns, so that each solver and each gradient
-    # once is enough; test_solvers has every solver with `Implicit`.
+    # The other gradients use only the state that a solver returns, so that each solver and each
+    # gradient once is enough; test_solvers has every solver with `Implicit`.
     *FULLY,
 ]
 
@@ -139,17 +139,17 @@ PAIRED = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("solver", "gradient"), dict.fromkeys(PAIRED))
 def test_solvers_with_gradients(solver, gradient, x64, request):
-    """The exact ones agree with the dense gradient, the others with their finite sums; none needs
-    to know how the fixed point was found. Each reports how many products it took."""
+    """Exact gradients agree with the dense gradient, the others with their finite sums; none
+    depends on how the solver found the fixed point. Each reports how many products it took."""
     if (solver, gradient) in FULLY:
         request.getfixturevalue("compiled_fully")
     f, z0, x = spectrum(0.6, -0.4, 0.2)(jnp.float64)
-    made = Unroll(80) if solver == "unroll" else SOLVERS[solver](1e-12)
+    loop_solver = Unroll(80) if solver == "unroll" else SOLVERS[solver](1e-12)
     if gradient == "backprop" and solver in ("newton", "chord"):
         with pytest.raises(ValueError, match="use Implicit"):
-            gradient_of(f, z0, x, made, Backprop())
+            gradient_of(f, z0, x, loop_solver, Backprop())
         return
-    found, out, report = gradient_of(f, z0, x, made, GRADIENTS[gradient](1e-10))
+    slopes, out, report = gradient_of(f, z0, x, loop_solver, GRADIENTS[gradient](1e-10))
     sums = {
         "truncated": series(4),
         "last-steps": series(4),
@@ -158,9 +158,9 @@ def test_solvers_with_gradients(solver, gradient, x64, request):
         "neumann": series(4),
     }
     if gradient in sums:
-        close(found, dense_gradient(f, out.state, x, sums[gradient]), 1e-8)
+        close(slopes, dense_gradient(f, out.state, x, sums[gradient]), 1e-8)
     else:
-        close(found, dense_gradient(f, out.state, x), 1e-6)
+        close(slopes, dense_gradient(f, out.state, x), 1e-6)
     assert out.result == RESULTS.successful
     assert report.fallback == 0
     products = {"neumann": (4, 4), "implicit": (3, 6), "implicit-anderson": (3, 6)}
@@ -178,9 +178,9 @@ def test_solvers_with_gradients(solver, gradient, x64, request):
     ],
 )
 def test_gradients_of_the_parameters_against_finite_differences(solver, gradient, x64):
-    f, z0, x = next(each for each in PROBLEMS if each.name == "pytree").make(jnp.float64)
-    made, back = SOLVERS[solver](1e-12), GRADIENTS[gradient](1e-10)
-    (df, dx), _, _ = gradient_of(f, z0, x, made, back)
+    f, z0, x = next(problem for problem in PROBLEMS if problem.name == "pytree").make(jnp.float64)
+    loop_solver, backward = SOLVERS[solver](1e-12), GRADIENTS[gradient](1e-10)
+    (df, dx), _, _ = gradient_of(f, z0, x, loop_solver, backward)
 
     def value(f, x):
         return weighted(dense_fixed_point(f, z0, x)[0])
@@ -195,11 +195,11 @@ def test_gradients_of_the_parameters_against_finite_differences(solver, gradient
 
 
 def test_checkpoints_change_memory_and_not_the_gradient(x64):
-    f, z0, x = next(each for each in PROBLEMS if each.name == "tanh").make(jnp.float64)
+    f, z0, x = next(problem for problem in PROBLEMS if problem.name == "tanh").make(jnp.float64)
     plain, _, _ = gradient_of(f, z0, x, Unroll(21), Backprop())
     for checkpoints in (1, 4, 5, 21, 100):
-        some, out, _ = gradient_of(f, z0, x, Unroll(21), Backprop(checkpoints=checkpoints))
-        close(some, plain, 1e-12)
+        checkpointed, out, _ = gradient_of(f, z0, x, Unroll(21), Backprop(checkpoints=checkpoints))
+        close(checkpointed, plain, 1e-12)
         assert out.steps == 21
     traced, _, _ = gradient_of(
         f, z0, x, Unroll(jnp.asarray(21), max_steps=30), Backprop(checkpoints=4)
@@ -236,7 +236,8 @@ def test_memory_of_checkpoints_grows_like_a_root_and_that_of_implicit_not_at_all
 
 @pytest.mark.usefixtures("compiled_fully", "compiled_anew")
 def test_rematerialised_unrolling_keeps_one_state_per_iteration():
-    """The forward pass must not keep what is inside f: here 50 arrays as large as the state."""
+    """The forward pass must not store the intermediates of f, which are 50 arrays as large as the
+    state."""
 
     def f(z, w):
         for _ in range(50):
@@ -249,21 +250,22 @@ def test_rematerialised_unrolling_keeps_one_state_per_iteration():
     memory = jax.jit(jax.grad(loss)).lower(jnp.ones(())).compile().memory_analysis()
     state = 4 * 1000
     assert memory is not None
-    assert memory.temp_size_in_bytes < (8 + 100) * state  # plain: 8 * 100 and more
+    # Without rematerialisation this is 8 * 100 or more.
+    assert memory.temp_size_in_bytes < (8 + 100) * state
 
 
 def test_a_solver_of_optimistix_has_the_dense_implicit_gradient(x64):
-    f, z0, x = next(each for each in PROBLEMS if each.name == "tanh").make(jnp.float64)
+    f, z0, x = next(problem for problem in PROBLEMS if problem.name == "tanh").make(jnp.float64)
     solver = optx.Newton(rtol=1e-12, atol=1e-12)
-    found, out, _ = gradient_of(f, z0, x, solver, Implicit(1e-10))
-    close(found, dense_gradient(f, out.state, x), 1e-6)
+    slopes, out, _ = gradient_of(f, z0, x, solver, Implicit(1e-10))
+    close(slopes, dense_gradient(f, out.state, x), 1e-6)
 
 
 # --- traced counts
 
 
 @pytest.mark.parametrize(
-    ("solver", "gradient", "made"),
+    ("solver", "gradient", "expected"),
     [
         (lambda n: Unroll(n, max_steps=10), lambda n: Backprop(), 10),
         (lambda n: Unroll(n, max_steps=10), lambda n: Implicit(), 10),
@@ -273,7 +275,7 @@ def test_a_solver_of_optimistix_has_the_dense_implicit_gradient(x64):
         (lambda n: Unroll(n - 18), lambda n: Phantom(4, damping=0.0), 2),
     ],
 )
-def test_a_traced_count_above_its_bound_is_the_bound(solver, gradient, made):
+def test_a_traced_count_above_its_bound_is_the_bound(solver, gradient, expected):
     """On `z + 1` the state is the number of iterations."""
 
     @jax.jit
@@ -287,7 +289,7 @@ def test_a_traced_count_above_its_bound_is_the_bound(solver, gradient, made):
         )
         return out.state, out.steps
 
-    assert run(jnp.asarray(20)) == (made, made)
+    assert run(jnp.asarray(20)) == (expected, expected)
 
 
 def test_a_traced_count_computes_what_a_static_one_does_and_skips_the_rest():
@@ -327,7 +329,7 @@ def test_a_traced_count_computes_what_a_static_one_does_and_skips_the_rest():
         evaluations.clear()
         traced = gradient(f, jnp.asarray(n), jnp.asarray(k))
         jax.effects_barrier()
-        # Forwards n + k evaluations, backwards the k rematerialised ones: no masked slot.
+        # The forward pass takes n + k evaluations, the backward pass k rematerialised ones.
         assert len(evaluations) == n + 2 * k
         np.testing.assert_allclose(traced, static(n, k), rtol=1e-6)
     assert len(traces) == 1
@@ -382,7 +384,7 @@ WRAPPERS = {
     ids=["implicit", "trunc"],
 )
 def test_arrays_that_a_wrapped_function_closes_over_get_gradients(gradient, x64):
-    """`z = w tanh z + 1`, of which the derivative is `tanh z / (1 - w (1 - tanh^2 z))`."""
+    """The derivative of `z = w tanh z + 1` is `tanh z / (1 - w (1 - tanh^2 z))`."""
 
     def loss(w, wrap):
         f = wrap(lambda z, x: w * jnp.tanh(z) + x)
@@ -454,7 +456,8 @@ def test_a_singular_backward_solve_falls_back_to_the_series_and_says_so(fallback
 
 @pytest.mark.parametrize("solver", [None, eqloop.FixedPoint()], ids=["gmres", "fixed-point"])
 def test_a_backward_solve_that_misses_its_tolerance_keeps_its_best_iterate_and_says_so(solver):
-    """Where that leaves less than one step: half of a singular system can be solved, `u_1 = 2`."""
+    """The iterate is kept if its residual is lower than that of one step: half of a singular system
+    can be solved, `u_1 = 2`."""
     slope, report = backward_report(
         lambda z, x: z * jnp.array([1.0, 0.5]) + x,
         jnp.zeros(2),
@@ -467,11 +470,11 @@ def test_a_backward_solve_that_misses_its_tolerance_keeps_its_best_iterate_and_s
 
 
 def test_a_backward_solve_that_gets_nowhere_falls_back_to_the_series_and_says_so():
-    """`z <- 4 z + x`, by plain iteration, which doubles what is left and more; and a loss whose
-    cotangent is no number."""
+    """Plain iteration on `z <- 4 z + x` more than doubles the residual; a second loss has a
+    cotangent of NaN."""
     for gradient, expected in (
         (Implicit(solver=eqloop.FixedPoint(), fallback=Neumann(1)), 1),
-        (Implicit(solver=eqloop.FixedPoint(), largest=3.0), 3),  # the series is 508
+        (Implicit(solver=eqloop.FixedPoint(), largest=3.0), 3),  # the series gives 508
     ):
         slope, report = backward_report(lambda z, x: 4 * z + x, jnp.ones(2), Unroll(3), gradient)
         np.testing.assert_allclose(slope, expected, rtol=1e-6)
@@ -485,7 +488,7 @@ def test_a_backward_solve_that_gets_nowhere_falls_back_to_the_series_and_says_so
 
 @jax.jit
 def slopes_of(rates, gradient):
-    """`z <- rate z + x` after ten iterations, at a batch of rates: slopes and reports."""
+    """Return slopes and reports of `z <- rate z + x` after ten iterations, for a batch of rates."""
 
     def slope(rate):
         def loss(x, probe):
@@ -523,11 +526,12 @@ def test_each_example_is_solved_only_where_loop_and_solution_can_be_trusted(x64)
         np.testing.assert_array_equal(report.series, replaced)
         np.testing.assert_allclose(report.gain, slopes, rtol=1e-6)
         np.testing.assert_allclose(report.residual, abs((1 - rates) * slopes - 1), atol=1e-6)
-    assert not jnp.any(slopes_of(rates, Implicit(trust=0.0))[1].products > 8 + 2)  # no solve
+    # No example is solved.
+    assert not jnp.any(slopes_of(rates, Implicit(trust=0.0))[1].products > 8 + 2)
 
 
 def test_the_report_has_the_angle_between_solution_and_cotangent(x64):
-    """Of `z <- diag(0.5, -1) z + x`, whose u is (2, 0.5) for g = (1, 1)."""
+    """For `z <- diag(0.5, -1) z + x` and g = (1, 1), u is (2, 0.5)."""
     f = lambda z, x: z * jnp.array([0.5, -1.0]) + x  # noqa: E731
     probe = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), BackwardReport.zeros())
 
@@ -567,7 +571,7 @@ PAIRS = [
 
 @eqx.filter_jit
 def _random_step(solver, gradient, kind, w, u, b, x):
-    """One training step's worth on `z <- act(W z + U x + b)`; `kind` picks act, traced."""
+    """One training step on `z <- act(W z + U x + b)`; the traced `kind` selects act."""
 
     def f(z, x):
         return jax.lax.switch(kind, ACTIVATIONS, w @ z + u @ x + b)
@@ -643,24 +647,24 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_four_devices_compute_what_one_does(compiled):
-    """Every solver and every gradient once, since each pair is compiled for: what the one does to a
-    batch that is spread out does not depend on the other."""
+    """Each solver and each gradient occurs once, since each pair is compiled for, and a solver
+    treats a distributed batch the same whatever the gradient."""
     pairs = [
         (solver or "fixed-point", gradient or "implicit")
         for solver, gradient in itertools.zip_longest(SOLVERS, GRADIENTS)
     ]
     flags = f"{OLDER_EMITTERS} --xla_force_host_platform_device_count=4"
-    ran = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", _DEVICES, json.dumps(pairs)],
         env=os.environ | compiled | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent)},
         capture_output=True,
         text=True,
     )
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
-    assert len(found) == len(pairs)
-    for pair, (one, four) in found.items():
-        for a, b in zip(one, four, strict=True):
+    assert completed.returncode == 0, completed.stderr
+    steps = json.loads(completed.stdout)
+    assert len(steps) == len(pairs)
+    for pair, (single, four) in steps.items():
+        for a, b in zip(single, four, strict=True):
             np.testing.assert_allclose(b, a, rtol=2e-4, atol=1e-5, err_msg=pair)
 
 
@@ -677,11 +681,11 @@ def test_linear_solves_work_in_pmap_and_shard_map():
         return jax.grad(loss)(x)
 
     for solver in (None, eqloop.Anderson()):
-        one = functools.partial(slope, Implicit(solver=solver))
+        example_slope = functools.partial(slope, Implicit(solver=solver))
         sharded = jax.shard_map(
-            jax.vmap(one), mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False
+            jax.vmap(example_slope), mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False
         )
-        for run in (jax.pmap(one), jax.jit(sharded)):
+        for run in (jax.pmap(example_slope), jax.jit(sharded)):
             np.testing.assert_allclose(run(xs), 1.25, rtol=1e-3)
 
 
@@ -709,7 +713,8 @@ def test_a_cotangent_of_zero_is_solved_at_once_and_gives_zero():
 def test_a_stricter_tolerance_makes_no_gradient_worse_and_the_report_is_of_what_was_used(
     radius, gradient, x64
 ):
-    """Down to tolerances that cannot be met, and where hardly anything can be solved."""
+    """Tolerances go down to values that cannot be met, and the systems to some that can hardly be
+    solved."""
     a = jr.normal(jr.key(1), (30, 30), jnp.float64)
     a = a * radius / jnp.max(jnp.abs(jnp.linalg.eigvals(a)))
     g = jr.normal(jr.key(2), (30,), jnp.float64)
@@ -724,19 +729,22 @@ def test_a_stricter_tolerance_makes_no_gradient_worse_and_the_report_is_of_what_
 
         return jax.grad(loss, (0, 1))(jnp.zeros(30), BackwardReport.zeros())
 
-    before = jnp.linalg.norm(a.T @ g) / jnp.linalg.norm(g)  # of u = g
+    before = jnp.linalg.norm(a.T @ g) / jnp.linalg.norm(g)  # the residual of u = g
     for rtol in (0.5, 1e-1, 1e-3, 1e-6, 1e-9, 1e-12, 0.0):
         u, report = backward(dataclasses.replace(gradient, rtol=rtol))
-        own = jnp.linalg.norm(u - a.T @ u - g) / jnp.linalg.norm(g)
-        # The residual of a solver of fixed points is relative to u, up to the residual itself.
-        np.testing.assert_allclose(report.residual, own, rtol=max(float(own), 1e-6), atol=1e-14)
-        assert float(report.fallback) == float(own > rtol)
-        assert own <= before * (1 + 1e-6)
-        before = own
+        residual = jnp.linalg.norm(u - a.T @ u - g) / jnp.linalg.norm(g)
+        # The residual of a fixed-point solver is relative to u, and agrees up to the residual
+        # itself.
+        np.testing.assert_allclose(
+            report.residual, residual, rtol=max(float(residual), 1e-6), atol=1e-14
+        )
+        assert float(report.fallback) == float(residual > rtol)
+        assert residual <= before * (1 + 1e-6)
+        before = residual
 
 
 def test_a_longer_restart_solves_what_stagnates_at_a_shorter_one(x64):
-    """As README advises; more cycles do not."""
+    """The README advises a longer restart; more cycles do not help."""
     angles = jnp.array([2.0, 2.2, 2.4, 2.6, 2.8])
     f, z0, x = spectrum(*(turn(1.0, angle) for angle in angles - 2.0 + 0.1))(jnp.float64)
     reports = {
@@ -745,5 +753,5 @@ def test_a_longer_restart_solves_what_stagnates_at_a_shorter_one(x64):
         )[2]
         for restart, cycles in ((2, 3), (2, 300), (10, 3))
     }
-    assert [float(each.fallback) for each in reports.values()] == [1, 1, 0]
+    assert [float(report.fallback) for report in reports.values()] == [1, 1, 0]
     assert reports[2, 3].products == reports[2, 300].products

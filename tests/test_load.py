@@ -24,10 +24,10 @@ def make(grid=(6,), **fields: Any) -> eqloop.LoopedTransformer:
     return eqloop.LoopedTransformer(grid, 3, 4, key=jr.key(0), **fields)
 
 
-def same(one, other) -> bool:
-    leaves = jax.tree.leaves(one), jax.tree.leaves(other)
+def same(first, second) -> bool:
+    leaves = jax.tree.leaves(first), jax.tree.leaves(second)
     pairs = zip(*leaves, strict=True)
-    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+    return jax.tree.structure(first) == jax.tree.structure(second) and all(
         left.dtype == right.dtype and bool(jnp.array_equal(left, right)) for left, right in pairs
     )
 

@@ -1,12 +1,11 @@
-"""Losses: the states they start from and those they return."""
+"""Losses: the states that they start from and the states that they return."""
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from tiny_task import Tiny
-from tiny_task import tiny_spec as spec
+from tiny_task import Tiny, tiny_spec
 
 import eqloop
 from eqloop import BackwardReport
@@ -17,7 +16,7 @@ BATCH = 4
 
 
 def examples(loss, steps, starts=None, key=0):
-    model, split = make_model(spec().model, jr.key(0)), Tiny().generate(BATCH, 0)
+    model, split = make_model(tiny_spec().model, jr.key(0)), Tiny().generate(BATCH, 0)
     inputs = jax.vmap(Tiny().encode)(jnp.asarray(split.inputs))
     probes = jax.tree.map(lambda leaf: jnp.zeros(BATCH), BackwardReport.zeros())
     return jax.jit(
@@ -50,5 +49,5 @@ def test_a_loss_goes_on_from_the_states_it_returned(loss):
 def test_the_drawn_iterations_begin_at_the_starts_too():
     starts = examples(Last(), 2).state
     same, other = examples(Progressive(), 4), examples(Progressive(), 4, starts)
-    assert np.all(same.iterations == other.iterations)  # the draw hangs on the key alone
+    assert np.all(same.iterations == other.iterations)  # the draw depends on the key alone
     assert float(jnp.max(jnp.abs(same.state - other.state))) > 1e-3

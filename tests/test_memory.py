@@ -1,4 +1,4 @@
-"""Whether a run fits into memory is told from its spec, at once and in one line."""
+"""A run that does not fit into memory is refused from its spec, at once and in one line."""
 
 import time
 from typing import Any
@@ -34,7 +34,7 @@ def test_parameters_are_counted_without_making_the_blocks(blocks, recall):
 
 @pytest.mark.usefixtures("compiled_anew")
 def test_the_estimate_is_below_what_xla_reserves():
-    """And not by an order of magnitude."""
+    """The estimate is within an order of magnitude of what XLA reserves."""
     spec = small("train.loss=last", gradient="one-step")
     task = make_task(spec.task_name, spec.task_fields)
     shape: Any = jax.ShapeDtypeStruct
@@ -57,7 +57,7 @@ def test_the_estimate_is_below_what_xla_reserves():
 
 
 def test_states_that_a_gradient_keeps():
-    """The step grows with each setting that keeps more states, by what these are."""
+    """The step grows with each setting that stores more states, by the size of these states."""
     state = 3 * 4 * 16 * 32 * 32 // 2  # bytes, batch, cells, width
 
     def step(*settings: str, **shortcuts: str) -> int:
@@ -74,7 +74,7 @@ def test_states_that_a_gradient_keeps():
     tail = {"solver": "anderson", "gradient": "last-steps"}
     last = [step(f"solver.gradient_steps={n}", "solver.memory=1", **tail) for n in (10, 30)]
     assert last[1] - last[0] == 20 * (3 + 2) * state
-    # Both states of every fifth step; with a small share of none but the first.
+    # Both states of every fifth step are stored; with a small share, those of the first step alone.
     back = {"solver": "reversible", "gradient": "backprop"}
     reversed_ = [step(f"solver.max_steps={n}", **back) for n in (50, 100)]
     assert reversed_[1] - reversed_[0] == 2 * 10 * state

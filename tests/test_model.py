@@ -28,7 +28,7 @@ def make(**overrides):
 
 
 def double(tree):
-    """The weights in float64."""
+    """Cast the weights to float64."""
     return jax.tree.map(lambda a: a.astype(jnp.float64) if eqx.is_inexact_array(a) else a, tree)
 
 
@@ -38,7 +38,7 @@ def double(tree):
         ({"recall": "internal"}, 992_074),
         ({"recall": "external"}, 992_074),
         ({"recall": "none"}, 992_074 - 2 * (256 * 256 + 256)),
-        # The fixed-depth baseline: 15 blocks, one pass.
+        # The fixed-depth baseline makes one pass through 15 blocks.
         ({"recall": "none", "blocks": 15}, 11_907_274),
     ],
 )
@@ -70,7 +70,7 @@ def test_only_internal_recall_can_be_folded(recall):
 
 
 def dense_neighbourhood(attention: nn.Attention, x):
-    """The same attention as one over all cells with all but the neighbours masked out."""
+    """Compute the same attention over all cells, with all but the neighbours masked out."""
     grid, heads = x.shape[:-1], attention.heads
     assert attention.window != "full"
     q, k, v = (
@@ -108,13 +108,13 @@ def test_information_moves_two_cells_an_iteration():
 
     for steps in (1, 3):
         changed = np.any(logits(x, steps) != logits(x.at[0].add(1.0), steps), axis=-1)
-        # The window of the first cells is shifted inwards: they reach as far as cell 4.
+        # The window of the first cells is shifted inwards, so that they reach as far as cell 4.
         assert changed[0]
         assert not np.any(changed[4 + 2 * steps :])
 
 
 def test_attention_depends_on_relative_positions_alone():
-    """Rotary positions: a shifted input gives a shifted output, away from the ends."""
+    """Rotary positions are relative: a shifted input gives a shifted output, away from the ends."""
     attention = nn.Attention(16, 2, 3, key=jr.key(0))
     x = jr.normal(jr.key(1), (12, 16))
     out, shifted = attention(x), attention(jnp.roll(x, 1, axis=0))
@@ -148,7 +148,7 @@ def test_bfloat16_computes_nearly_the_same_on_a_float32_state():
     }
 
     def loss(model):
-        # Any tighter, and the backward solve in bfloat16 falls back to one step.
+        # With a lower tolerance the backward solve in bfloat16 falls back to one step.
         out = model(x, solver=eqloop.FixedPoint(rtol=1e-3), gradient=eqloop.Implicit(rtol=1e-2))
         return jnp.mean(jnp.square(out.logits)), out
 
@@ -157,8 +157,8 @@ def test_bfloat16_computes_nearly_the_same_on_a_float32_state():
     assert rough.state.dtype == rough.logits.dtype == jnp.float32
     np.testing.assert_allclose(rough.logits, exact.logits, atol=0.1)
     flat = [
-        jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(each)])
-        for each in (exact_grad, low_grad)
+        jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+        for tree in (exact_grad, low_grad)
     ]
     assert flat[1].dtype == jnp.float32
     cosine = jnp.vdot(*flat) / (jnp.linalg.norm(flat[0]) * jnp.linalg.norm(flat[1]))
@@ -166,7 +166,7 @@ def test_bfloat16_computes_nearly_the_same_on_a_float32_state():
 
 
 def test_in_bfloat16_the_gradient_of_a_bias_is_a_float32_sum():
-    """Over all cells of the batch: 32,768 of them, each contributing the same."""
+    """The sum is over all 32,768 cells of the batch, each of which contributes the same."""
     layer = nn.Linear(2, 3, key=jr.key(0)).astype(jnp.bfloat16)
     x = jnp.ones((512, 8, 8, 2))
 

@@ -1,4 +1,4 @@
-"""A task of one's own: its defaults, `register`, entry points, and a class of a file by every
+"""A user's own task: its defaults, `register`, entry points, and a class in a file for every
 command."""
 
 import dataclasses
@@ -38,7 +38,7 @@ SMALL = {
 
 
 class Mirror(eqloop.Task):
-    """The least that a task can be: a board of two axes, to be mirrored."""
+    """A task with only the required members: a board of two axes, to be mirrored."""
 
     grid, channels, classes = (3, 4), 10, 10  # pyright: ignore
 
@@ -52,7 +52,7 @@ class Mirror(eqloop.Task):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    """No test leaves a task behind."""
+    """Registered tasks are removed after each test."""
     monkeypatch.setattr(TASKS, "registered", {})
 
 
@@ -80,8 +80,8 @@ def test_five_members_make_a_task():
     assert [len(split) for split in data.splits.values()] == [40, 10, 5, 5]
     pools = [set(split.puzzles.tolist()) for split in data.splits.values()]
     assert len(set.union(*pools)) == 60
-    one = data.splits["test"].take(slice(1))
-    tokens, targets = one.inputs[0], one.targets[0]
+    puzzle = data.splits["test"].take(slice(1))
+    tokens, targets = puzzle.inputs[0], puzzle.targets[0]
     wrong = targets.copy()
     wrong[1, 2] ^= 1
     logits = jax.nn.one_hot(targets, 10)
@@ -90,21 +90,28 @@ def test_five_members_make_a_task():
     assert (bool(scores["exact"]), float(scores["cells"])) == (False, pytest.approx(11 / 12))
     same = task.transform(jax.random.key(0), tokens, targets)
     np.testing.assert_array_equal(same, (tokens, targets))
-    assert task.check(one, targets) == (True, "all 12 cells are right")
-    assert task.check(one, wrong) == (False, "1 of 12 cells are wrong, the first at 1, 2")
-    assert (task.bands(one), task.remarks(one), task.judge(one, one.targets)) == ({}, {}, {})
-    parsed = task.parse(one.puzzles[0].decode())
-    np.testing.assert_array_equal(parsed.inputs, one.inputs)
+    assert task.check(puzzle, targets) == (True, "all 12 cells are right")
+    assert task.check(puzzle, wrong) == (False, "1 of 12 cells are wrong, the first at 1, 2")
+    assert (task.bands(puzzle), task.remarks(puzzle), task.judge(puzzle, puzzle.targets)) == (
+        {},
+        {},
+        {},
+    )
+    parsed = task.parse(puzzle.puzzles[0].decode())
+    np.testing.assert_array_equal(parsed.inputs, puzzle.inputs)
     assert task.check(parsed, targets)[0] is None
-    assert task.render(one, wrong).splitlines()[2].strip("[/red] ") == "^"
-    assert (task.draw(one, targets).count("zl12"), task.draw(one, wrong).count("zl12")) == (0, 1)
+    assert task.render(puzzle, wrong).splitlines()[2].strip("[/red] ") == "^"
+    assert (task.draw(puzzle, targets).count("zl12"), task.draw(puzzle, wrong).count("zl12")) == (
+        0,
+        1,
+    )
 
 
 def test_a_file_of_puzzles_makes_the_splits(tmp_path):
     task = Mirror()
-    made = task.generate(40, 3)
+    generated = task.generate(40, 3)
     path = tmp_path / "set.csv"
-    task.write(made.take(np.array([*range(40), 0])), path)
+    task.write(generated.take(np.array([*range(40), 0])), path)
     data = dataclasses.replace(task, data=str(path)).load()
     assert [len(split) for split in data.splits.values()] == [26, 6, 4, 4]
     assert data.manifest["read"] == {"rows": 41, "bad": 0}
@@ -138,8 +145,8 @@ def test_a_file_without_answers_does_not_train(tmp_path):
 def test_a_generator_with_few_examples_says_so():
     class Few(Mirror):
         def generate(self, rows, seed, *, progress=None):
-            made = super().generate(rows, seed)
-            return made.take(np.arange(rows) % 7)
+            split = super().generate(rows, seed)
+            return split.take(np.arange(rows) % 7)
 
     with pytest.raises(InputError, match=r"task\.rows=50: .* its generator gives 7; set fewer"):
         Few(rows=50).load()
@@ -204,7 +211,8 @@ def test_an_entry_point_is_known_by_its_name(monkeypatch):
 
 
 def test_the_cache_knows_the_code_of_a_file(tmp_path):
-    """The same fields and another generator: other examples, and not those of the cache."""
+    """A file with the same fields and another generator gives other examples, not the cached
+    ones."""
     path = tmp_path / "mine.py"
     hashes = []
     for source in (
@@ -224,7 +232,7 @@ def test_the_cache_knows_the_code_of_a_file(tmp_path):
 
 @pytest.fixture(scope="module")
 def added(tmp_path_factory) -> tuple[Path, str]:
-    """A run of the example, from a copy of its file, and the class as `--task` names it."""
+    """A run of the example task, from a copy of its file, and the class as `--task` names it."""
     folder = tmp_path_factory.mktemp("outside")
     shutil.copy(EXAMPLE, folder)
     run, task = folder / "run", f"{folder / EXAMPLE.name}:Addition"
@@ -248,7 +256,8 @@ def test_the_run_records_the_file(added):
         ("eval {run} --iterations 4 --json", 0),
         ("eval {run} --budget 4 --rows 2 --split test --json", 0),
         ("solve {run} 101100+011011 --iterations 4", 1),
-        # They have opened the run and loaded the task where they refuse the other option.
+        # These commands have opened the run and loaded the task before they refuse the other
+        # option.
         ("gradients {run} --layers none", 2),
         ("stability {run} --split none", 2),
         ("train --resume {run}", 0),
@@ -260,20 +269,20 @@ def test_every_command_takes_the_file_and_says_where_it_is_missing(added, cli, c
     refused, out, err = cli(*args)
     assert (refused, out) == (2, "")
     assert err.endswith(f"its task addition is a class of a file; pass it: --task {task}\n")
-    done, out, err = cli(*args, "--task", task)
-    assert done == code or (done == 0 and args[0] == "solve"), err
+    exit_code, out, err = cli(*args, "--task", task)
+    assert exit_code == code or (exit_code == 0 and args[0] == "solve"), err
     assert "name it" not in err
-    assert ("the right answer" in out) == (args[0] == "solve" and done == 1)
-    if done == 2:
+    assert ("the right answer" in out) == (args[0] == "solve" and exit_code == 1)
+    if exit_code == 2:
         assert "none: must be one of " in err
 
 
 def test_another_file_is_refused(added, cli, tmp_path):
     run, _ = added
-    other = tmp_path / "addition.py"
-    other.write_text(EXAMPLE.read_text("utf-8") + "# changed\n")
+    other_file = tmp_path / "addition.py"
+    other_file.write_text(EXAMPLE.read_text("utf-8") + "# changed\n")
     for args in (("eval", run), ("train", "--resume", run)):
-        code, _, err = cli(*args, "--task", f"{other}:Addition")
+        code, _, err = cli(*args, "--task", f"{other_file}:Addition")
         assert code == 2
         assert "was " in err
         assert "with the SHA-256" in err
@@ -282,11 +291,11 @@ def test_another_file_is_refused(added, cli, tmp_path):
 
 @pytest.mark.parametrize("name", ["sudoku", "other"])
 def test_every_command_refuses_a_task_that_is_not_the_one_of_the_run(added, cli, tmp_path, name):
-    """By its name, and as a class of a file."""
+    """The other task is given by its name, and as a class of a file."""
     run, _ = added
     file, source = tmp_path / "other.py", EXAMPLE.read_text("utf-8")
     file.write_text(source.replace("class Addition", "class Other"))
-    other = name if name == "sudoku" else f"{file}:Other"
+    other_task = name if name == "sudoku" else f"{file}:Other"
     for command in (
         ("eval", run),
         ("solve", run, "1+1"),
@@ -295,16 +304,19 @@ def test_every_command_refuses_a_task_that_is_not_the_one_of_the_run(added, cli,
         ("stability", run, "--check", "clusters"),
         ("train", "--resume", run),
     ):
-        told = f"error: --task {other}: is {name}, but the task of {run} is addition\n"
-        assert cli(*command, "--task", other) == (2, "", told)
+        message = f"error: --task {other_task}: is {name}, but the task of {run} is addition\n"
+        assert cli(*command, "--task", other_task) == (2, "", message)
     for command in (("stability", run, run, "--compare"), ("stability", "--check", "clusters")):
-        code, out, err = cli(*command, "--task", other)
+        code, out, err = cli(*command, "--task", other_task)
         assert (code, out) == (2, "")
-        assert err == f"error: --task {other} has no effect without a CKPT to load: leave it out\n"
+        assert (
+            err
+            == f"error: --task {other_task} has no effect without a CKPT to load: leave it out\n"
+        )
 
 
 def test_a_run_brings_no_code(added, monkeypatch):
-    """Though the file is where the run says, it is not run unasked."""
+    """The file exists where the run says, but is not run unless the user names it."""
     run, _ = added
     monkeypatch.setattr("eqloop.tasks.load_class", lambda *_: pytest.fail("code was loaded"))
     manifest = json.loads((run / "data.json").read_text())
@@ -330,23 +342,23 @@ def test_a_sweep_of_a_task_of_a_file(cli, tmp_path, monkeypatch):
     grid.write_text("\n".join([*lines, "[evaluate]", "iterations = 2", "rows = 2"]))
     code, _, err = cli("sweep", grid, "--out", sweep)
     assert (code, "for a task of a file use --task FILE.py:CLASS" in err) == (2, True)
-    other = tmp_path / "other.toml"
-    other.write_text(
+    other_grid = tmp_path / "other.toml"
+    other_grid.write_text(
         grid.read_text().replace('"addition"', '"prefix-sums"').replace("digits", "length")
     )
-    code, _, err = cli("sweep", other, "--out", sweep, "--task", CLASS)
-    message = f"--task {CLASS}: is addition, but the task of {other} is prefix-sums"
+    code, _, err = cli("sweep", other_grid, "--out", sweep, "--task", CLASS)
+    message = f"--task {CLASS}: is addition, but the task of {other_grid} is prefix-sums"
     assert (code, message in err, sweep.exists()) == (2, True, False)
 
     worked = []
 
-    def here(begun, command, jobs, *, watch):
-        """The one worker, as its command says, in this process and without a parent to watch."""
+    def here(sweep, command, jobs, *, watch):
+        """Run the one worker in this process as its command says, without a parent to watch."""
         TASKS.registered.clear()  # pyright: ignore[reportAttributeAccessIssue]
         return main([*command[3:-1], "free"]) == 0
 
-    def work(begun, *, make_task):
-        spec = begun.grid.cells[0].spec
+    def work(sweep, *, make_task):
+        spec = sweep.grid.cells[0].spec
         worked.append(make_task(spec.task_name, spec.task_fields))
 
     monkeypatch.setattr("eqloop.sweep.run_local", here)

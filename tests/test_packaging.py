@@ -1,4 +1,4 @@
-"""What is installed is what is on disk, under the names it is imported by."""
+"""What is installed is what is on disk, under the names that imports use."""
 
 import importlib
 import importlib.metadata
@@ -19,25 +19,25 @@ FOLDERS = {"eqloop": "eqloop", "tasks": "eqloop.tasks", "cli": "eqloop.cli"}
 
 
 def packages_on_disk() -> set[str]:
-    found = set()
+    packages = set()
     for folder, package in FOLDERS.items():
         for path in (ROOT / folder).rglob("__init__.py"):
             below = path.parent.relative_to(ROOT / folder).parts
             if folder == "eqloop" and below and below[0] in {"tasks", "cli"}:
-                continue  # the links: their packages are found where they lie
-            found.add(".".join((package, *below)))
-    return found
+                continue  # links: their packages are listed under the folders that they lead to
+            packages.add(".".join((package, *below)))
+    return packages
 
 
 def sources_on_disk() -> set[str]:
-    """Every module and data file of the package, by its path in the wheel."""
-    found = set()
+    """List every module and data file of the package by its path in the wheel."""
+    paths = set()
     for package in packages_on_disk():
         folder = ROOT.joinpath(*package.split("."))
         for path in folder.rglob("*"):
             if path.suffix in {".py", ".toml", ".html", ".css", ".js"} or path.name == "py.typed":
-                found.add(path.relative_to(ROOT).as_posix())
-    return {path for path in found if "__pycache__" not in path}
+                paths.add(path.relative_to(ROOT).as_posix())
+    return {path for path in paths if "__pycache__" not in path}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_every_folder_of_modules_is_a_package():
 
 @pytest.mark.parametrize("name", ["tasks", "cli"])
 def test_linked_folders(name, monkeypatch):
-    """One tree for tools that follow links, and one name to import it by."""
+    """Tools that follow links see one tree, and each module has one name to import it by."""
     link = ROOT / "eqloop" / name
     assert link.is_symlink()
     assert link.readlink() == Path("..") / name
@@ -96,15 +96,15 @@ def test_wheel(tmp_path):
     uv = os.environ.get("UV") or shutil.which("uv")
     if uv is None:
         pytest.skip("uv is not on PATH: the wheel is built by it")
-    # By way of the sdist (no `--wheel`), so that no stale build/ folder gets in.
-    done = subprocess.run(
+    # Build through the sdist (no `--wheel`), so that no stale build/ folder gets in.
+    completed = subprocess.run(
         [uv, "build", "--python", sys.executable, "--out-dir", str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     assert names == sources_on_disk()

@@ -1,4 +1,4 @@
-"""Puzzles as people paste them: frames, other signs for a blank, files, lines of position lists."""
+"""Puzzles as people paste them: frames, other signs for a blank, lines of position lists."""
 
 import io
 import re
@@ -168,7 +168,7 @@ def test_files_that_hold_no_puzzle(cli, tiny_run, tmp_path, content, why):
 
 
 def test_a_wrong_answer_is_shown_beside_the_right_one(cli, tiny_run):
-    """One iteration cannot carry a bit over sixteen cells."""
+    """The answer is wrong, since one iteration cannot carry a bit over sixteen cells."""
     code, out, _ = cli("solve", tiny_run, "1110100010110100", "--iterations", 1)
     assert code == 1
     shown = out.split("the right answer (")[1]

@@ -1,5 +1,5 @@
-"""Noise on the path: closed forms of linear maps, frozen where a solver converges, drawn anew where
-a loop is unrolled; gradients against finite differences in float64."""
+"""Noise on the path: closed forms for linear maps, one fixed draw where a solver converges, a new
+draw at each iteration of an unrolled loop; gradients against finite differences in float64."""
 
 import equinox as eqx
 import jax
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 from problems import SOLVERS, Linear, spectrum, tanh_network
-from tiny_task import Tiny
-from tiny_task import tiny_spec as spec
+from tiny_task import Tiny, tiny_spec
 
 import eqloop
 from eqloop import Backprop, BackwardReport, Implicit, Phantom, Truncated, Unroll
@@ -21,7 +20,7 @@ KEY = jr.key(3)
 
 
 def noise(noisy, z, x, key=KEY):
-    """The first draw, by difference."""
+    """Return the first draw: the difference between f with and without noise."""
     return noisy(z, noisy.inject(x, key)) - noisy.f(z, x)
 
 
@@ -74,7 +73,8 @@ MATRIX = np.array([[0.5, 0.4], [0.0, -0.7]])
 
 @pytest.mark.parametrize("steps", [1, 7])
 def test_an_unrolled_loop_draws_at_every_iteration(steps):
-    """With `z_n = sum_k A^k (x + eps_k)`: mean `sum A^k x`, covariance `std^2 sum A^k A^kT`."""
+    """The state is `z_n = sum_k A^k (x + eps_k)`, with mean `sum A^k x` and covariance `std^2 sum
+    A^k A^kT`."""
     noisy, x = eqloop.PathNoise(Linear(jnp.asarray(MATRIX, jnp.float32)), 0.5), jnp.ones(2)
     count = 20_000
 
@@ -91,7 +91,8 @@ def test_an_unrolled_loop_draws_at_every_iteration(steps):
 
 
 def test_the_draws_of_a_path_do_not_depend_on_the_gradient(x64):
-    """Which makes the last iterations itself, or one: the state is that of `trajectory`."""
+    """A gradient may perform the last iterations itself, or one; the state stays that of
+    `trajectory`."""
     f, z0, x = spectrum(0.8, -0.6, 0.3, 0.1, -0.2)(jnp.float64)
     noisy = eqloop.PathNoise(f, 0.1)
     x = noisy.inject(x, KEY)
@@ -112,7 +113,7 @@ def test_the_draws_of_a_path_do_not_depend_on_the_gradient(x64):
 def test_a_negative_size_and_a_missing_key_are_refused():
     with pytest.raises(ValueError, match=r"PathNoise: std = -1\.0 must be at least 0"):
         eqloop.PathNoise(lambda z, x: z, -1.0)
-    model = make_model(spec().model, jr.key(0))
+    model = make_model(tiny_spec().model, jr.key(0))
     with pytest.raises(ValueError, match=r"path_noise = 0\.1 needs a key"):
         model(jnp.zeros((6, 1)), path_noise=0.1)
 
@@ -121,7 +122,7 @@ def test_a_negative_size_and_a_missing_key_are_refused():
 
 
 def test_every_loss_runs_the_same_path_and_every_row_another():
-    model, split = make_model(spec().model, jr.key(0)), Tiny().generate(1, 0)
+    model, split = make_model(tiny_spec().model, jr.key(0)), Tiny().generate(1, 0)
     inputs = jnp.repeat(jax.vmap(Tiny().encode)(jnp.asarray(split.inputs)), 4, 0)
     targets = jnp.repeat(jnp.asarray(split.targets), 4, 0)
     probes = jax.tree.map(lambda leaf: jnp.zeros(4), BackwardReport.zeros())

@@ -1,4 +1,5 @@
-"""Penalties: closed forms of linear loops, gradients in float64, and their share of the steps."""
+"""Penalties: closed forms for linear loops, gradients in float64, and their part in a training
+step."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +7,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from tiny_task import Tiny
-from tiny_task import tiny_spec as spec
+from tiny_task import Tiny, tiny_spec
 
 import eqloop
 from eqloop import BackwardReport, InputError
@@ -27,15 +27,15 @@ def test_the_terminal_residual_of_a_linear_loop(x64):
 
 
 def test_the_mean_of_the_jacobian_norm_is_that_of_frobenius(x64):
-    """By rotation of v: `E |A^T v|^2 / |v|^2 = |A|_F^2 / n`."""
+    """By rotation invariance of v, `E |A^T v|^2 / |v|^2 = |A|_F^2 / n`."""
     a, z = jnp.asarray(MATRIX), jnp.zeros(3)
     values = jax.vmap(lambda key: JacobianNorm(1.0)(lambda z: a @ z, z, key))(
         jr.split(jr.key(0), 20_000)
     )
     np.testing.assert_allclose(values.mean(), np.sum(MATRIX**2) / 3, rtol=2e-2)
     orthogonal = jnp.asarray(np.linalg.qr(MATRIX)[0])
-    one = JacobianNorm(1.0)(lambda z: orthogonal @ z, z, jr.key(1))
-    np.testing.assert_allclose(one, 1.0, rtol=1e-12)
+    of_rotation = JacobianNorm(1.0)(lambda z: orthogonal @ z, z, jr.key(1))
+    np.testing.assert_allclose(of_rotation, 1.0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("penalty", [TerminalResidual(1.0), JacobianNorm(1.0)])
@@ -46,7 +46,7 @@ def test_their_gradients_against_finite_differences(penalty, x64):
 
 
 def losses(loss: Last, key) -> jax.Array:
-    model = make_model(spec().model, jr.key(0))
+    model = make_model(tiny_spec().model, jr.key(0))
     split = Tiny().generate(4, 0)
     inputs = jax.vmap(Tiny().encode)(jnp.asarray(split.inputs))
     probes = jax.tree.map(lambda leaf: jnp.zeros(4), BackwardReport.zeros())
@@ -68,7 +68,7 @@ def losses(loss: Last, key) -> jax.Array:
 def test_a_loss_adds_each_penalty_times_its_weight_in_its_share_of_the_steps():
     penalty = TerminalResidual(0.5)
     without, with_it = losses(Last(), jr.key(0)), losses(Last((penalty,)), jr.key(0))
-    model = make_model(spec().model, jr.key(0))
+    model = make_model(tiny_spec().model, jr.key(0))
     loop = model.loop()
     for number, tokens in enumerate(Tiny().generate(4, 0).inputs):
         e = model.embed(Tiny().encode(jnp.asarray(tokens)))
@@ -82,18 +82,22 @@ def test_a_loss_adds_each_penalty_times_its_weight_in_its_share_of_the_steps():
 
 
 def test_corrections_are_one_step_gradients_at_states_on_the_way(x64):
-    """What they add to the loss that goes on from the last of these states: the value by hand, the
-    gradient by finite differences with the states held."""
+    """The corrections are added to the loss that continues from the last of these states: the value
+    is computed by hand, the gradient by finite differences with the states held fixed."""
     factor, solver, gradient = 0.5, eqloop.FixedPoint(rtol=0.0), eqloop.OneStep()
-    made = jax.tree.map(lambda a: a.astype(jnp.float64), make_model(spec().model, jr.key(0)))
+    float64_model = jax.tree.map(
+        lambda a: a.astype(jnp.float64), make_model(tiny_spec().model, jr.key(0))
+    )
     split = Tiny().generate(2, 0)
     inputs = jax.vmap(Tiny().encode)(jnp.asarray(split.inputs)).astype(jnp.float64)
     targets = jnp.asarray(split.targets)
     probes = jax.tree.map(lambda leaf: jnp.zeros(2), BackwardReport.zeros())
 
     def on_the_way(x):
-        first = made(x, solver=solver, gradient=gradient, max_steps=2).state
-        return first, made(x, start=first, solver=solver, gradient=gradient, max_steps=2).state
+        first = float64_model(x, solver=solver, gradient=gradient, max_steps=2).state
+        return first, float64_model(
+            x, start=first, solver=solver, gradient=gradient, max_steps=2
+        ).state
 
     first, second = jax.jit(jax.vmap(on_the_way))(inputs)
 
@@ -105,19 +109,19 @@ def test_corrections_are_one_step_gradients_at_states_on_the_way(x64):
         return jnp.sum(whole.loss) - jnp.sum(rest.loss), whole.iterations - rest.iterations
 
     def by_hand(model):
-        def one(x, wanted, first, second):
+        def example_loss(x, target, first, second):
             loop = model.loop()
             r = loop.inject(model.embed(x))
-            losses = [cross_entropy(model.coda(loop(z, r)), wanted) for z in (second, first)]
+            losses = [cross_entropy(model.coda(loop(z, r)), target) for z in (second, first)]
             return factor * losses[0] + factor**2 * losses[1]
 
-        return jnp.sum(jax.vmap(one)(inputs, targets, first, second))
+        return jnp.sum(jax.vmap(example_loss)(inputs, targets, first, second))
 
-    (value, iterations), slopes = jax.jit(jax.value_and_grad(added, has_aux=True))(made)
-    way = jax.tree.map(lambda a: jr.normal(jr.key(a.size), a.shape, a.dtype), made)
-    at = jax.jit(lambda h: by_hand(jax.tree.map(lambda a, d: a + h * d, made, way)))
+    (value, iterations), slopes = jax.jit(jax.value_and_grad(added, has_aux=True))(float64_model)
+    way = jax.tree.map(lambda a: jr.normal(jr.key(a.size), a.shape, a.dtype), float64_model)
+    at = jax.jit(lambda h: by_hand(jax.tree.map(lambda a, d: a + h * d, float64_model, way)))
     np.testing.assert_allclose(value, at(0.0), rtol=1e-10)
-    assert iterations.tolist() == [6, 6]  # each solve ends by one
+    assert iterations.tolist() == [6, 6]  # each solve ends with one step of the gradient
     slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), slopes, way)))
     np.testing.assert_allclose(slope, (at(1e-6) - at(-1e-6)) / 2e-6, rtol=1e-5)
 
@@ -125,8 +129,8 @@ def test_corrections_are_one_step_gradients_at_states_on_the_way(x64):
 def test_a_spec_trains_with_penalties(tmp_path):
     penalties = ("train.residual_penalty=0.1", "train.jacobian_penalty=0.1")
     settings = (*penalties, "train.correction=0.8", "train.steps=2", "solver.max_steps=4")
-    made = spec(*settings, solver="fixed-point")
-    train(made, Tiny(), tmp_path / "run")
+    spec = tiny_spec(*settings, solver="fixed-point")
+    train(spec, Tiny(), tmp_path / "run")
     rows = read_metrics(tmp_path / "run/metrics.jsonl")
     assert all(np.isfinite(row["loss"]) for row in rows if row["kind"] == "train")
 
@@ -144,7 +148,7 @@ def test_a_spec_trains_with_penalties(tmp_path):
 )
 def test_each_mistake_gets_one_line(setting, message):
     with pytest.raises(InputError, match=message):
-        spec(setting)  # whose loss is the mean over iterations
+        tiny_spec(setting)  # its loss is the mean over iterations
 
 
 @pytest.mark.parametrize(
@@ -158,4 +162,4 @@ def test_each_mistake_gets_one_line(setting, message):
 )
 def test_corrections_need_states_on_the_way(solver, settings, message):
     with pytest.raises(InputError, match=message):
-        spec("train.correction=0.8", *settings, solver=solver)
+        tiny_spec("train.correction=0.8", *settings, solver=solver)

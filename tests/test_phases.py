@@ -7,8 +7,7 @@ import signal
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_task import Tiny
-from tiny_task import tiny_spec as spec
+from tiny_task import Tiny, tiny_spec
 
 from eqloop import InputError
 from eqloop.run import Spec, read_metrics
@@ -29,13 +28,13 @@ SETTINGS = (
 
 
 def phased(*settings: str) -> Spec:
-    return spec("train.steps=8", *SETTINGS, *settings, solver="fixed-point")
+    return tiny_spec("train.steps=8", *SETTINGS, *settings, solver="fixed-point")
 
 
 def test_a_phase_changes_fields_and_what_follows_from_them():
-    made = phased()
-    assert made.phases[0].solver == {"name": "unroll", "gradient": "backprop"}
-    stages = made.stages
+    spec = phased()
+    assert spec.phases[0].solver == {"name": "unroll", "gradient": "backprop"}
+    stages = spec.stages
     assert [(stage.begin, stage.end) for stage in stages] == [(0, 3), (3, 5), (5, 8)]
     names = [(stage.spec.solver.name, stage.spec.solver.gradient) for stage in stages]
     assert names == [
@@ -43,19 +42,19 @@ def test_a_phase_changes_fields_and_what_follows_from_them():
         ("fixed-point", "implicit"),
         ("fixed-point", "implicit"),
     ]
-    assert [stage.spec.train.lr for stage in stages] == [1e-2, made.train.lr, made.train.lr]
-    assert [stage.spec.solver.max_steps for stage in stages][1:] == [5, made.solver.max_steps]
-    assert stages[2].spec == dataclasses.replace(made, phases=())
-    assert [stage.end for stage in made.with_steps(4).stages] == [3, 4]
-    assert spec().stages[0].spec == spec()
+    assert [stage.spec.train.lr for stage in stages] == [1e-2, spec.train.lr, spec.train.lr]
+    assert [stage.spec.solver.max_steps for stage in stages][1:] == [5, spec.solver.max_steps]
+    assert stages[2].spec == dataclasses.replace(spec, phases=())
+    assert [stage.end for stage in spec.with_steps(4).stages] == [3, 4]
+    assert tiny_spec().stages[0].spec == tiny_spec()
 
 
 def test_phases_survive_toml_and_are_told_apart():
-    made = phased()
-    assert Spec.from_text(made.to_toml(), "the spec") == made
-    assert "phases = [" in made.to_toml()
-    assert "phases" not in spec().to_toml()
-    assert made.differences(phased("phases.2.until=6")) == ["phases"]
+    spec = phased()
+    assert Spec.from_text(spec.to_toml(), "the spec") == spec
+    assert "phases = [" in spec.to_toml()
+    assert "phases" not in tiny_spec().to_toml()
+    assert spec.differences(phased("phases.2.until=6")) == ["phases"]
 
 
 @pytest.mark.parametrize(
@@ -87,10 +86,10 @@ def test_a_table_of_phases_that_is_none_is_refused(phases):
 
 
 def test_the_cost_is_that_of_the_stages():
-    made = phased()
-    cost = count(made.model)
-    one = [cost.training(stage.spec.with_steps(1)) for stage in made.stages]
-    assert cost.training(made) == 3 * one[0] + 2 * one[1] + 3 * one[2]
+    spec = phased()
+    cost = count(spec.model)
+    step_costs = [cost.training(stage.spec.with_steps(1)) for stage in spec.stages]
+    assert cost.training(spec) == 3 * step_costs[0] + 2 * step_costs[1] + 3 * step_costs[2]
 
 
 def rates(run) -> list[float]:
@@ -100,15 +99,15 @@ def rates(run) -> list[float]:
 def test_training_changes_with_the_phase_and_resumes_bit_for_bit_across_its_border(
     tmp_path, monkeypatch
 ):
-    """Interrupted before, at and after a border; each of them in turn."""
-    made = phased("train.schedule_per_phase=true", "train.checkpoint_every=100", "train.ema=0.9")
-    whole = train(made, Tiny(), tmp_path / "whole")
+    """The run is interrupted before, at and after a border, in turn."""
+    spec = phased("train.schedule_per_phase=true", "train.checkpoint_every=100", "train.ema=0.9")
+    whole = train(spec, Tiny(), tmp_path / "whole")
     rows = [row for row in read_metrics(tmp_path / "whole/metrics.jsonl") if row["kind"] == "train"]
     assert [row["backward_products"] > 0 for row in rows] == [False] * 3 + [True] * 5
     assert all(row["iterations"] <= 6 for row in rows[3:5])
     expected = [
         jnp.asarray(make_schedule(stage.spec.train)(jnp.asarray(step)))
-        for stage in made.stages
+        for stage in spec.stages
         for step in range(stage.end - stage.begin)
     ]
     np.testing.assert_allclose(rates(tmp_path / "whole"), expected, rtol=1e-6)
@@ -122,7 +121,7 @@ def test_training_changes_with_the_phase_and_resumes_bit_for_bit_across_its_bord
             return order(self, step)
 
         monkeypatch.setattr(Order, "__call__", signalled)
-        outcome = train(None if number else made, Tiny(), stopped, resume=bool(number))
+        outcome = train(None if number else spec, Tiny(), stopped, resume=bool(number))
         assert (outcome.status, outcome.step) == ("interrupted", stop)
     train(None, Tiny(), stopped, resume=True)
     assert rates(stopped) == rates(tmp_path / "whole")
@@ -131,8 +130,8 @@ def test_training_changes_with_the_phase_and_resumes_bit_for_bit_across_its_bord
 
 
 def test_the_schedule_goes_over_the_whole_run_unless_it_is_one_per_phase(tmp_path):
-    made = phased()
-    train(made, Tiny(), tmp_path / "run")
-    schedule = make_schedule(made.train)
+    spec = phased()
+    train(spec, Tiny(), tmp_path / "run")
+    schedule = make_schedule(spec.train)
     expected = [jnp.asarray(schedule(jnp.asarray(step))) for step in range(5, 8)]
     np.testing.assert_allclose(rates(tmp_path / "run")[5:], expected, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Classes from files and from entry points: what is loaded, and what is said where it is not."""
+"""Classes from files and from entry points: what is loaded, and the message where nothing is."""
 
 import hashlib
 import importlib.metadata
@@ -24,15 +24,16 @@ def test_a_class_of_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loaded = load_class("mine.py:Mine", "task")
     assert loaded().size == 3
-    assert load_class(f"{path}:Mine", "task") is loaded  # one file, one class
+    assert load_class(f"{path}:Mine", "task") is loaded  # one file gives one class
     assert origin(loaded) == (f"{path}:Mine", hashlib.sha256(path.read_bytes()).hexdigest())
     assert origin(int) is None
-    # The same length within the same second, which bytecode beside the file would not notice.
+    # The new text has the same length and the same second, so that cached bytecode would not
+    # notice.
     path.write_text(SOURCE.replace("3", "4"))
     changed = load_class("mine.py:Mine", "task")
     assert (changed().size, loaded().size) == (4, 3)
     assert origin(changed) != origin(loaded)
-    assert [each.name for each in tmp_path.iterdir()] == ["mine.py"]
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.py"]
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_drawing_wraps_long_strings_and_strikes_wrong_sums():
 
     def lines(prediction):
         svg = ET.fromstring(task.draw(split, prediction))
-        return [each.text for each in svg.iter("{http://www.w3.org/2000/svg}text")]
+        return [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
 
     bits, sums = ("".join(map(str, row)) for row in (split.inputs[0], wrong))
     assert lines(wrong) == [
@@ -149,7 +149,7 @@ def test_drawing_wraps_long_strings_and_strikes_wrong_sums():
         sums[16:],
     ]
     assert "·" * 16 in lines(None)
-    assert task.draw(split, wrong).count("zl") == 2  # a box, and a stroke through it
+    assert task.draw(split, wrong).count("zl") == 2  # a wrong sum has a box and a stroke through it
     assert "zl" not in task.draw(split, right)
     assert "30 right, 2 wrong" in task.draw(split, wrong)
 

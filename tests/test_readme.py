@@ -1,4 +1,4 @@
-"""What the README tells a reader to do works."""
+"""The instructions of the README work."""
 
 import re
 import shlex
@@ -19,13 +19,13 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_library_examples_run(capsys):
-    """Five lines each: a model, and a map that is not ours."""
-    for example, wanted in zip(
+    """Each example has five lines: one has a model of ours, the other a user's map."""
+    for example, output in zip(
         blocks("python")[:2], ("(9, 9, 10) 244", "16 of 16 settled"), strict=True
     ):
         assert sum(bool(line) for line in example.splitlines()) == 5
         exec(compile(example, "README.md", "exec"), {})
-        assert wanted in capsys.readouterr().out
+        assert output in capsys.readouterr().out
 
 
 def test_the_task_of_the_readme_makes_examples():
@@ -39,7 +39,7 @@ def test_the_task_of_the_readme_makes_examples():
 
 
 def test_two_commands():
-    """Each one line, for a machine that has pip and no uv."""
+    """Each is one line, for a machine that has pip and no uv."""
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     assert [c for c in commands if "pip install" in c] == [
         "pip install uv && uv run eqloop train",
@@ -48,14 +48,14 @@ def test_two_commands():
 
 
 def named_commands() -> list[str]:
-    """Every `eqloop ...` that the README mentions, in a block or in the text."""
-    found = set()
+    """List every `eqloop ...` that the README mentions, in a block or in the text."""
+    commands = set()
     for text in re.findall(r"`(eqloop [a-z][^`]*)`", README):
-        found.add(text.split("[")[0])
+        commands.add(text.split("[")[0])
     for block in blocks("sh"):
         for line in block.splitlines():
-            found |= set(re.findall(r"(?:^|uv run )(eqloop .*)$", line))
-    return sorted(found)
+            commands |= set(re.findall(r"(?:^|uv run )(eqloop .*)$", line))
+    return sorted(commands)
 
 
 @pytest.mark.parametrize("command", named_commands())
@@ -63,15 +63,15 @@ def test_commands_exist(command, capsys):
     words = [w.strip(",") for w in shlex.split(command)[1:]]
     path = [w for w in words if w.isalpha() and w.islower()]
     while path and main([*path, "--help"]) != 0:
-        path.pop()  # an argument of the command, not the name of one
+        path.pop()  # this is an argument of the command, not the name of a command
     assert path, f"README names `{command}`, which does not exist"
-    shown = capsys.readouterr().out
+    help_text = capsys.readouterr().out
     for option in (w for w in words if w.startswith("--")):
-        assert option.split("=")[0] in shown, f"README gives `{command}` an unknown {option}"
+        assert option.split("=")[0] in help_text, f"README gives `{command}` an unknown {option}"
 
 
 def test_the_tree_is_the_tree():
-    """One comment per folder, and every folder is there."""
+    """The tree in the README has one comment per folder and lists every folder."""
     (tree,) = [text for text in blocks("") if text.startswith("eqloop/")]
     listed, parent = set(), ""
     for line in tree.splitlines():

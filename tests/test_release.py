@@ -1,4 +1,4 @@
-"""The trained runs that come with the repository open, and solve what they are said to."""
+"""The trained runs in the repository open, and solve what their README says."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ PUZZLES = {
 
 
 def test_each_is_described():
-    assert {each.name for each in RELEASE.iterdir() if each.is_dir()} == set(PUZZLES)
+    assert {folder.name for folder in RELEASE.iterdir() if folder.is_dir()} == set(PUZZLES)
     readme = (RELEASE / "README.md").read_text("utf-8")
     for name in PUZZLES:
         assert f"| {name} |" in readme
@@ -40,8 +40,8 @@ def test_it_is_small_and_was_chosen_on_validation(name):
     folder = RELEASE / name
     run = open_run(folder)
     assert run.steps() == [run.best()]
-    own = [each for each in folder.rglob("*") if each.parent in (folder, folder / "checkpoints")]
-    assert sum(each.stat().st_size for each in own if each.is_file()) < 5e6
+    files = [file for file in folder.rglob("*") if file.parent in (folder, folder / "checkpoints")]
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 5e6
 
 
 @pytest.mark.parametrize("name", PUZZLES)

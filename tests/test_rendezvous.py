@@ -1,5 +1,5 @@
-"""Processes meet at the address that was given; whoever is wrong there gets one line and harms no
-one. The sockets are real; those who come are this process, with nothing of JAX."""
+"""Processes meet at a given address; a process that does not belong there gets one line and harms
+no other. The sockets are real; all participants are in this process, without JAX."""
 
 import contextlib
 import re
@@ -42,13 +42,13 @@ def meeting(address: Address, processes: int) -> Iterator[Meeting]:
 
 
 def arrive(address: Address, greeting: str) -> socket.socket:
-    made = socket.create_connection(address, timeout=20)
-    made.sendall(greeting.encode() + b"\n")
-    return made
+    connection = socket.create_connection(address, timeout=20)
+    connection.sendall(greeting.encode() + b"\n")
+    return connection
 
 
 def heard(connection: socket.socket) -> str:
-    """The next line."""
+    """Return the next line."""
     line = b""
     while not line.endswith(b"\n") and (more := connection.recv(1)):
         line += more
@@ -67,7 +67,7 @@ def test_all_are_let_in_when_all_are_there(address):
     with meeting(address, 3) as held:
         others = [
             in_background(lambda n=n: come(address, 3, n, 20, silent)) for n in (2, 1)
-        ]  # in any order
+        ]  # the order does not matter
         service = held.wait(20, silent)
         assert service.host == "127.0.0.1"
         assert service.port != address.port
@@ -78,7 +78,7 @@ def test_who_waits_says_for_whom_and_how_long(address, monkeypatch):
     monkeypatch.setattr(_rendezvous, "SAYING", 0.5)
     lines, theirs = [], []
     with meeting(address, 8) as held:
-        other = in_background(lambda: come(address, 8, 1, 20, theirs.append))
+        last_process = in_background(lambda: come(address, 8, 1, 20, theirs.append))
         with pytest.raises(InputError) as raised:
             held.wait(2.5, lines.append)
     where = re.escape(f"{address} (127.0.0.1, which only this machine reaches)")
@@ -89,7 +89,7 @@ def test_who_waits_says_for_whom_and_how_long(address, monkeypatch):
         f"{who} did not come to {where} within 2 s: .*--join-timeout", str(raised.value)
     )
     with pytest.raises(InputError, match=f"process 0 at {address} ended while it waited for {who}"):
-        other.result(20)
+        last_process.result(20)
     assert theirs[0].startswith(f"waiting for {who} at {address}: 1 of 20 s")
 
 
@@ -121,11 +121,13 @@ def test_one_that_leaves_before_the_others_come_may_come_again(address):
         first = arrive(address, f"{GREETING} 3 1 77 node1")
         assert heard(first) == "wait process 2 of 3\n"
         first.close()
-        said: list[str] = []
-        again = in_background(lambda: _until(lambda: come(address, 3, 1, 20, said.append)))
-        _until(lambda: None if any("for process 2 of 3" in line for line in said) else _refused())
-        other = in_background(lambda: come(address, 3, 2, 20, silent))
-        assert held.wait(20, silent) == again.result(20) == other.result(20)
+        messages: list[str] = []
+        returned = in_background(lambda: _until(lambda: come(address, 3, 1, 20, messages.append)))
+        _until(
+            lambda: None if any("for process 2 of 3" in line for line in messages) else _refused()
+        )
+        third = in_background(lambda: come(address, 3, 2, 20, silent))
+        assert held.wait(20, silent) == returned.result(20) == third.result(20)
 
 
 def _refused():
@@ -133,7 +135,7 @@ def _refused():
 
 
 def _until(work):
-    """What `work` returns once it is not refused: that somebody has left is noticed soon."""
+    """Retry `work` until it is not refused: the meeting soon notices that a process has left."""
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -161,15 +163,15 @@ def test_what_is_not_one_of_us_harms_nobody(address):
         idle = socket.create_connection(address)
         for sent in strange:
             with (
-                socket.create_connection(address, timeout=20) as made,
+                socket.create_connection(address, timeout=20) as connection,
                 contextlib.suppress(OSError),
             ):
-                made.sendall(sent)
-                made.shutdown(socket.SHUT_WR)
-                assert not heard(made).startswith(("wait", "go"))
+                connection.sendall(sent)
+                connection.shutdown(socket.SHUT_WR)
+                assert not heard(connection).startswith(("wait", "go"))
         assert held._missing() == "process 1 of 2"
-        other = in_background(lambda: come(address, 2, 1, 20, silent))
-        assert held.wait(20, silent) == other.result(20)
+        member = in_background(lambda: come(address, 2, 1, 20, silent))
+        assert held.wait(20, silent) == member.result(20)
         idle.close()
 
 
@@ -177,20 +179,22 @@ def test_what_is_not_one_of_us_harms_nobody(address):
     "answer", [b"HTTP/1.1 400 Bad Request\r\n", b"go 99999\n", b"wait \x1b[2J\n", b"", None]
 )
 def test_another_program_at_the_port(address, answer, monkeypatch):
-    """Also one that listens and says nothing, or hangs up at once."""
+    """The other program may also listen and say nothing, or hang up at once."""
     monkeypatch.setattr(_rendezvous, "ANSWER", 1)
-    with socket.create_server(address) as other:
+    with socket.create_server(address) as server:
 
         def reply() -> None:
-            made, _ = other.accept()
-            with made:
+            connection, _ = server.accept()
+            with connection:
                 if answer is None:
-                    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    connection.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                    )
                     return
-                made.recv(1000)
-                made.sendall(answer)
+                connection.recv(1000)
+                connection.sendall(answer)
                 if not answer:
-                    made.recv(1)
+                    connection.recv(1)
 
         replied = in_background(reply)
         with pytest.raises(InputError, match="what answers there is no eqloop train that is"):
@@ -205,15 +209,15 @@ def test_it_listens_at_the_address_and_nowhere_else(address, monkeypatch):
         assert listening(address.port) <= {"127.0.0.1", "::1"}
     with meeting(Address("127.0.0.2", address.port), 2), meeting(address, 2):
         assert listening(address.port) == {"127.0.0.1", "127.0.0.2"}
-    # Where the address is that of a gateway: another one of this machine.
+    # If the address is that of a gateway, use another address of this machine.
     monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", f"127.0.0.3:{address.port}")
     with meeting(Address("192.0.2.1", address.port), 2):
         assert listening(address.port) == {"127.0.0.3"}
 
 
 def listening(port: int) -> set[str]:
-    """The addresses at which this machine listens on a port."""
-    found = set()
+    """Return the addresses at which this machine listens on a port."""
+    addresses = set()
     for file in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{file}").read_text().splitlines()[1:]:
             local, state = line.split()[1], line.split()[3]
@@ -221,8 +225,8 @@ def listening(port: int) -> set[str]:
             if state == "0A" and int(number, 16) == port:
                 words = [bytes.fromhex(where[n : n + 8])[::-1] for n in range(0, len(where), 8)]
                 kind = socket.AF_INET if file == "tcp" else socket.AF_INET6
-                found.add(socket.inet_ntop(kind, b"".join(words)))
-    return found
+                addresses.add(socket.inet_ntop(kind, b"".join(words)))
+    return addresses
 
 
 @pytest.mark.parametrize(
@@ -240,9 +244,9 @@ def test_addresses(text, parsed):
         with pytest.raises(InputError, match="must be HOST:PORT"):
             Address.parse(text, "--coordinator")
     else:
-        made = Address.parse(text, "--coordinator")
-        assert tuple(made) == parsed
-        assert str(made) == text
+        parsed_address = Address.parse(text, "--coordinator")
+        assert tuple(parsed_address) == parsed
+        assert str(parsed_address) == text
 
 
 @pytest.fixture
@@ -256,7 +260,7 @@ def join(*options: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("number", "host", "told"),
+    ("number", "host", "message"),
     [
         ("0", "127.0.0.1", r"process 1 of 2 did not come to .* within 1 s: .*--join-timeout"),
         ("1", "127.0.0.1", r"process 0 was not reached within 1 s \(Connection refused\): start"),
@@ -265,10 +269,12 @@ def join(*options: str) -> int:
         ("1", "no such.host", "Name or service not known|Temporary failure in name resolution"),
     ],
 )
-def test_the_command_waits_no_longer_than_it_is_told(number, host, told, address, capsys, in_tmp):
+def test_the_command_waits_no_longer_than_it_is_told(
+    number, host, message, address, capsys, in_tmp
+):
     where = ["--coordinator", f"{host}:{address.port}", "--process-id", number]
     assert join(*where) == 2
-    assert re.search(rf"error: .*({told}).*\n$", capsys.readouterr().err)
+    assert re.search(rf"error: .*({message}).*\n$", capsys.readouterr().err)
     assert list(in_tmp.iterdir()) == []
 
 
@@ -276,13 +282,13 @@ def test_a_port_in_use_is_one_line(address, capsys, in_tmp):
     for taken in (lambda: socket.create_server(address), lambda: meeting(address, 2)):
         with taken():
             assert join("--coordinator", str(address), "--process-id", "0") == 2
-        told = capsys.readouterr().err
-        assert told.startswith(f"error: --coordinator {address}: this port is in use")
-        assert told.count("\n") == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: --coordinator {address}: this port is in use")
+        assert error.count("\n") == 1
 
 
 def test_control_c_ends_the_wait_at_once(address):
-    """Of real processes, which say meanwhile for whom they wait."""
+    """The processes are real; while they wait, they print for which process they wait."""
     command = [sys.executable, "-m", "eqloop.cli", "train", "--coordinator", str(address)]
     two = [
         subprocess.Popen(
@@ -293,19 +299,20 @@ def test_control_c_ends_the_wait_at_once(address):
         for number in "01"
     ]
     try:
-        # While the first one waits, the other waits for a third; the first then waits for both.
+        # While the first process waits, the second waits for a third; then the first waits for
+        # both.
         for child, line in zip(
             reversed(two), ("waiting for process 2 of 3 at ", "waiting for "), strict=True
         ):
             assert child.stderr is not None
-            while line not in (said := child.stderr.readline()):
-                assert said.startswith("waiting for process"), said
+            while line not in (message := child.stderr.readline()):
+                assert message.startswith("waiting for process"), message
             child.send_signal(signal.SIGINT)
             began = time.monotonic()
-            _, rest = child.communicate(timeout=20)
+            _, remaining = child.communicate(timeout=20)
             assert time.monotonic() - began < 10
             assert child.returncode == 130
-            assert all(each.startswith("waiting for ") for each in rest.splitlines())
+            assert all(message.startswith("waiting for ") for message in remaining.splitlines())
     finally:
         for child in two:
             child.kill()

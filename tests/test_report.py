@@ -1,4 +1,4 @@
-"""`eqloop report`: runs and sweeps, made up, as tables, figures and a page."""
+"""`eqloop report` on invented runs and sweeps: tables, figures and a page."""
 
 import csv
 import html.parser
@@ -60,8 +60,8 @@ def a_cell(norm: str, lr: float, seed: int) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
-    """post and pre at two learning rates: post is best on validation at 1e-3 and on test at 1e-2,
-    a seed of pre failed, and at 1e-2 pre has one seed and two that have not ended."""
+    """A sweep of post and pre at two learning rates: post is best on validation at 1e-3 and on test
+    at 1e-2, one seed of pre failed, and at 1e-2 pre has one seed and two that have not ended."""
     cells = [a_cell(n, lr, s) for n in ("post", "pre") for lr in (1e-3, 1e-2) for s in SEEDS]
     sweep = tmp_path_factory.mktemp("sweeps") / "small"
     write_sweep(sweep, "small/prefix-sums", ["norm", "lr", "seed"], cells)
@@ -80,7 +80,7 @@ def sweep(tmp_path_factory) -> Path:
             a_cell("post", 1e-2, seed),
             test=an_evaluation(rising(0.99)),
             hard=an_evaluation(rising(0.99)),
-            validation=(0.8, 0.85),  # as many solved, fewer cells right
+            validation=(0.8, 0.85),  # as many puzzles solved, but fewer cells right
         )
     for seed in (0, 1):
         end_cell(
@@ -111,7 +111,7 @@ def folder(sweep, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def report(capsys):
-    """Runs the command: (exit code, stdout, stderr)."""
+    """Run the command and return its exit code, stdout and stderr."""
 
     def run(*args: object) -> tuple[int, str, str]:
         code = main(["report", *map(str, args)])
@@ -125,10 +125,10 @@ def report(capsys):
 
 
 def test_an_interval_is_that_of_student():
-    found = estimate([0.5, 0.6, 0.7, None])
-    assert found.mean == pytest.approx(0.6)
-    assert found.half_width == pytest.approx(4.302653 * 0.1 / math.sqrt(3))
-    assert found.count == 3
+    interval = estimate([0.5, 0.6, 0.7, None])
+    assert interval.mean == pytest.approx(0.6)
+    assert interval.half_width == pytest.approx(4.302653 * 0.1 / math.sqrt(3))
+    assert interval.count == 3
     assert estimate([0.25]) == estimate([None, 0.25])
     assert (estimate([0.25]).mean, estimate([0.25]).half_width) == (0.25, None)
     assert estimate([]).mean is None
@@ -145,21 +145,21 @@ def test_groups_have_means_over_their_seeds(sweep):
         ("pre", 1e-3),
         ("pre", 1e-2),
     ]
-    post, _, pre, one = rows
-    assert (post["runs"], pre["runs"], pre["failed"], one["runs"]) == (3, 2, 1, 1)
+    post, _, pre, unfinished = rows
+    assert (post["runs"], pre["runs"], pre["failed"], unfinished["runs"]) == (3, 2, 1, 1)
     hard = post["splits"]["hard"]
     assert hard["last"]["mean"] == pytest.approx(0.6)
     assert hard["last"]["half_width"] == pytest.approx(0.248414, rel=1e-5)
     assert hard["best"]["mean"] == pytest.approx(0.7)
     assert hard["lost"]["mean"] == pytest.approx(0.1)
-    assert one["splits"]["hard"]["last"] == {"mean": 0.2, "half_width": None, "count": 1}
+    assert unfinished["splits"]["hard"]["last"] == {"mean": 0.2, "half_width": None, "count": 1}
     assert post["flops"]["evaluate"]["mean"] == 5e12
     assert post["rho_w_x"]["mean"] == 1.5
 
 
 def test_the_learning_rate_is_chosen_on_validation(sweep):
-    """More cells right decide between rates that solve as many, and not the test score; a failed
-    run counts as one that solves nothing."""
+    """Among rates that solve as many puzzles, right cells on validation decide, not the test score;
+    a failed run counts as one that solves nothing."""
     chosen = results_tables(read_results([sweep]))["chosen"]
     assert [(row["axes"]["norm"], row["axes"]["lr"]) for row in chosen] == [
         ("post", 1e-3),
@@ -185,10 +185,10 @@ def test_without_learning_rates_nothing_is_chosen(sweep, tmp_path):
 
 def test_correlation_is_that_of_spearman():
     random = np.random.default_rng(3)
-    outcome = random.integers(0, 9, 20) / 9  # with ties
+    outcome = random.integers(0, 9, 20) / 9  # the outcome has ties
     values = -outcome + random.normal(0, 0.2, 20)
     gaps = [None if n % 5 == 0 else value for n, value in enumerate(values)]
-    found = correlations(
+    rows = correlations(
         {
             "all": values.tolist(),
             "gaps": gaps,
@@ -197,24 +197,24 @@ def test_correlation_is_that_of_spearman():
         },
         outcome.tolist(),
     )
-    every, some, alike, few = found
-    assert every.value == pytest.approx(np.asarray(spearmanr(values, outcome))[0])
-    assert -1 <= (every.low or 0) < (every.value or 0) < (every.high or 0) < 0
+    complete, with_gaps, alike, few = rows
+    assert complete.value == pytest.approx(np.asarray(spearmanr(values, outcome))[0])
+    assert -1 <= (complete.low or 0) < (complete.value or 0) < (complete.high or 0) < 0
     known = np.array([gap is not None for gap in gaps])
-    assert some.count == known.sum() == 16
-    assert some.value == pytest.approx(np.asarray(spearmanr(values[known], outcome[known]))[0])
-    lines = markdown(correlation_table(found))
+    assert with_gaps.count == known.sum() == 16
+    assert with_gaps.value == pytest.approx(np.asarray(spearmanr(values[known], outcome[known]))[0])
+    lines = markdown(correlation_table(rows))
     assert (alike.value, few.count) == (None, 2)
     assert lines[-2:] == ["| alike | 20 | - | all alike |", "| few | 2 | - | too few |"]
     assert re.fullmatch(r"\| all \| 20 \| -0\.\d\d \| -\d\.\d\d to -0\.\d\d \|", lines[2])
 
 
 def test_correlation_over_runs(sweep):
-    found = {each["name"]: each for each in results_tables(read_results([sweep]))["correlations"]}
+    rows = {row["name"]: row for row in results_tables(read_results([sweep]))["correlations"]}
     # -0.5, -0.6, -0.7, 0.1, 1.1 beside 0.5, 0.6, 0.7, 0.1, 0.1
     pairs = [-0.5, -0.6, -0.7, 0.1, 1.1], [0.5, 0.6, 0.7, 0.1, 0.1]
-    assert found["Lyapunov exponent"]["value"] == pytest.approx(np.asarray(spearmanr(*pairs))[0])
-    assert found["spectral radius"]["value"] is None  # the same in every report
+    assert rows["Lyapunov exponent"]["value"] == pytest.approx(np.asarray(spearmanr(*pairs))[0])
+    assert rows["spectral radius"]["value"] is None  # it has the same value in every report
 
 
 def test_axes_that_are_alike_are_left_out(tmp_path):
@@ -233,7 +233,7 @@ def test_axes_that_are_alike_are_left_out(tmp_path):
         "solver": "unroll",
         "gradient": "backprop",
     }
-    # Each stretch of a resumed run counts, and both evaluations (there is one here).
+    # Each stretch of a resumed run counts, and so does each evaluation (there is one here).
     assert results.cells[0].seconds == {"train": 15.0, "evaluate": 2.5}
 
 
@@ -246,8 +246,8 @@ def test_runs_that_differ_elsewhere_are_no_seeds_of_one_another(tmp_path):
 
 
 def test_sweeps_that_differ_elsewhere_are_no_seeds_of_one_another(tmp_path):
-    """Neither where only one names what differs, nor where neither does; the same holds of what a
-    label stands for."""
+    """Runs are no seeds of one group if only one sweep names what differs, or if neither does; the
+    same holds of the meaning of a label."""
     for width in (32, 64):
         write_sweep(tmp_path / f"{width}", "small", ["norm", "seed"], cells := [
             {"norm": "mine", "seed": width + seed} for seed in (0, 1)
@@ -279,13 +279,13 @@ def test_a_cell_without_evaluation_or_run_does_not_hide_the_others(sweep, tmp_pa
 
 
 def test_sweeps_and_runs_together(sweep, tmp_path):
-    """Axes that one of them lacks come from the specs; a source that else could not be told from
+    """Axes that one source lacks come from the specs; a source that would otherwise look like
     another becomes an axis."""
     run = write_run(tmp_path / "chess", task="chess", test=an_evaluation(rising(0.5)))
     results = read_results([sweep, run])
     assert list(results.axes) == ["task", "norm", "lr"]
     failed = results.failed[0]
-    assert failed.axes["task"] == "prefix-sums"  # as all runs of its sweep
+    assert failed.axes["task"] == "prefix-sums"  # all runs of its sweep have this value
     copy = tmp_path / "again"
     shutil.copytree(sweep, copy)
     results = read_results([sweep, copy])
@@ -300,7 +300,7 @@ def test_values_of_an_axis_may_be_any_scalars(tmp_path):
         end_cell(sweep, cell, test=an_evaluation(rising(0.5)), hard=an_evaluation(rising(0.5)))
     results = read_results([sweep])
     assert [row[0] for row in short_table(results).rows] == ["yes", "no"]
-    assert short_table(results).head[:2] == ("mark", "runs")  # there are no seeds
+    assert short_table(results).head[:2] == ("mark", "runs")  # there are no seeds to average
     write_results(results, tmp_path / "out")
 
 
@@ -315,9 +315,9 @@ def test_what_is_written(folder, sweep):
         *(f"{name}.png" for name in ("accuracy", "rho", "lyapunov", "side-by-side")),
     }
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    written = write_results(read_results([sweep]), folder)
-    assert {path.name for path in written} == names
-    # Nothing in them depends on when they were written.
+    paths = write_results(read_results([sweep]), folder)
+    assert {path.name for path in paths} == names
+    # The files do not depend on the time at which they are written.
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -346,7 +346,7 @@ def test_markdown(folder):
     assert "| pre | 0.001 | 2 (1 failed) |" in text
     assert "the loss became nan at step 3 \\| 50 %" in text
     assert "12,345 | 2×10¹² | 5×10¹² | 2.5 | 10 | 5 | 0.5 |" in text
-    # Each table is one: as many bars in every line.
+    # Each is one table, with as many bars in every line.
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
@@ -421,7 +421,7 @@ def test_runs_are_reported_beside_one_another(report, tmp_path, monkeypatch):
         write_run(tmp_path / norm, norm=norm, hard=an_evaluation(rising(0.5)))
     code, out, _ = report("post", "pre")
     assert code == 0
-    assert re.search(r"pre +1 +– +– +– +50\.0 ± –", out)  # never evaluated on test
+    assert re.search(r"pre +1 +– +– +– +50\.0 ± –", out)  # this run was never evaluated on test
     assert (tmp_path / "report" / "accuracy.png").is_file()
     assert not (tmp_path / "report" / "rho.png").exists()
 
@@ -596,7 +596,7 @@ def test_many_groups_are_spread_over_panels(tmp_path):
         "external: test",
     ]
     assert all(len(axes.get_lines()) == 4 <= MOST_LINES for axes in figure.axes)
-    # One legend, in which a norm is the same line in every panel.
+    # There is one legend, in which a norm has the same line style in every panel.
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["iterations in training", "pre", "peri", "post", "gru"]
 
@@ -611,7 +611,8 @@ def test_small_shares_can_be_told_apart(best, top, tmp_path):
 def test_a_line_is_the_mean_of_its_seeds(sweep):
     figure = curves_figure(read_results([sweep]))
     post = figure.axes[1].get_lines()[0]
-    assert post.get_label() == "post"  # its learning rate was chosen, and tells nothing apart
+    # The learning rate was chosen, so that it does not distinguish groups.
+    assert post.get_label() == "post"
     assert list(post.get_xdata()) == GRID  # pyright: ignore[reportArgumentType]
     np.testing.assert_allclose(np.asarray(post.get_ydata())[-2:], [0.7, 0.6])
 
@@ -629,7 +630,7 @@ def tables_of(results) -> dict[str, Table]:
 
 
 def test_a_few_groups_have_their_fixed_points_side_by_side(sweep):
-    """One column per group, and each number the mean over the seeds of the medians."""
+    """The table has one column per group; each number is the mean over seeds of the medians."""
     results = read_results([sweep])
     table = tables_of(results)["fixed-points"]
     assert table.head == ("", "post, lr 0.001", "pre, lr 0.001")
@@ -700,7 +701,7 @@ def test_many_groups_have_a_line_each(tmp_path):
 
 
 def test_solved_over_iterations(sweep):
-    """At the learning rate that is best on validation."""
+    """The curves are those at the learning rate that is best on validation."""
     table = tables_of(read_results([sweep]))["iterations"]
     assert table.head == ("run", "split", *map(str, GRID))
     last = {(run, split): row[-1] for run, split, *row in table.rows}
@@ -718,13 +719,13 @@ def test_marks_of_groups_differ_in_shape_and_are_in_one_legend(sweep):
     solved, residual, eigenvalues = figure.axes
     lines = [{line.get_label(): line for line in axes.lines} for axes in (solved, residual)]
     names = ["post, lr 0.001", "pre, lr 0.001"]
-    for drawn in lines:
-        assert len({drawn[name].get_linestyle() for name in names}) == 2
-        assert len({str(drawn[name].get_marker()) for name in names}) == 2
+    for curves in lines:
+        assert len({curves[name].get_linestyle() for name in names}) == 2
+        assert len({str(curves[name].get_marker()) for name in names}) == 2
     assert [marks.get_label() for marks in eigenvalues.collections] == names
     curve = a_stability_report(0)["reachability"]
-    ends = np.asarray(lines[1]["post, lr 0.001"].get_ydata())
-    assert ends[-1] == curve["residual"]["median"][-1]
+    residuals = np.asarray(lines[1]["post, lr 0.001"].get_ydata())
+    assert residuals[-1] == curve["residual"]["median"][-1]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == [*names, "iterations in training"]
 
@@ -733,7 +734,7 @@ def test_marks_of_groups_differ_in_shape_and_are_in_one_legend(sweep):
 
 
 class Page(html.parser.HTMLParser):
-    """Its tags with their attributes, all closed."""
+    """Collects the tags of a page with their attributes, and the tags left open."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -758,14 +759,15 @@ def test_the_page_is_whole_and_fetches_nothing(folder):
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
     assert "http://" not in text.replace("http://www.w3.org/", "")
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri" in text
-    names = [each["id"] for _, each in page.tags if "id" in each]
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(set(names)) == len(names)
-    targets = [(each["href"] or "") for tag, each in page.tags if tag == "a"]
+    targets = [(attributes["href"] or "") for tag, attributes in page.tags if tag == "a"]
     assert targets
     assert all(target.removeprefix("#") in names for target in targets)
-    pictures = [each for tag, each in page.tags if tag == "img"]
-    assert len(pictures) == 7  # two splits twice, residual, eigenvalues and the exponent
-    assert all(len(each["alt"] or "") > 40 for each in pictures)
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    # Two figures for each of two splits, residual, eigenvalues and the exponent.
+    assert len(pictures) == 7
+    assert all(len(attributes["alt"] or "") > 40 for attributes in pictures)
     assert "60.0 ± 24.8" in text.replace("\N{NO-BREAK SPACE}", " ")
     assert "50 % of {a_b} &amp; c" in text
 
@@ -782,11 +784,12 @@ def test_only_tables_scroll(open_page, folder, width):
     assert not too_wide
     boxes = page.locator(".scroll")
     assert boxes.count() == 9
-    # On a phone the widest is wider than its box, and moves in it by the keyboard.
+    # On a phone the widest table is wider than its box, and scrolls in it by the keyboard.
     if width == 360:
         page.focus("#results .scroll")
         page.keyboard.press("ArrowRight")
-        # Not wait_for_function: from the second look on, the page's own policy forbids its eval.
+        # Do not use wait_for_function: after its first check, the page's own policy forbids its
+        # eval.
         for _ in range(100):
             if page.evaluate("document.querySelector('#results .scroll').scrollLeft"):
                 break

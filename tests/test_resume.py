@@ -1,4 +1,4 @@
-"""Kill a training process wherever it stands; go on; nothing may tell."""
+"""A training process is killed at any point and resumed; the result does not show it."""
 
 import functools
 import json
@@ -25,7 +25,7 @@ def server(compiled) -> None:
 
 @pytest.fixture(scope="module")
 def never_stopped(tmp_path_factory):
-    """The run that a solver makes when it is left alone, made once."""
+    """The uninterrupted run of a solver, trained once per solver."""
 
     @functools.cache
     def make(solver: str) -> Path:
@@ -58,25 +58,27 @@ def wait_for(child: Child, condition) -> None:
         time.sleep(0.001)
 
 
-def same_run(one: Path, other: Path) -> None:
-    """The last and the best checkpoint byte for byte, what is best, and every logged number."""
-    last, best = open_run(one).find("last"), open_run(one).find("best")
+def same_run(expected: Path, actual: Path) -> None:
+    """Compare the last and the best checkpoint byte for byte, the record of the best, and every
+    logged number."""
+    last, best = open_run(expected).find("last"), open_run(expected).find("best")
     assert last == STEPS
-    assert open_run(other).find("best") == best
+    assert open_run(actual).find("best") == best
     for step in (last, best):
-        left, right = open_run(one).checkpoint(step), open_run(other).checkpoint(step)
+        left, right = open_run(expected).checkpoint(step), open_run(actual).checkpoint(step)
         assert left.read_bytes() == right.read_bytes()
-    assert without_timing(one) == without_timing(other)
-    assert (one / "checkpoints/best.json").read_text() == (
-        other / "checkpoints/best.json"
+    assert without_timing(expected) == without_timing(actual)
+    assert (expected / "checkpoints/best.json").read_text() == (
+        actual / "checkpoints/best.json"
     ).read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", ["unroll", "fixed-point"])
 def test_killed_anywhere_ends_bit_identical(solver, never_stopped, tmp_path):
-    """Where it stands when it is killed does not depend on the solver; what it restores does. Twice
-    each, once in the write of a checkpoint; benchmarks/kills.py does more."""
+    """Two kills are enough per solver, one of them during the write of a checkpoint: the point
+    of a kill does not depend on the solver, but the restored state does. benchmarks/kills.py
+    makes more."""
     whole, killed = never_stopped(solver), tmp_path / "killed"
     rng = random.Random(solver)
     kills = in_a_write = 0
@@ -85,19 +87,19 @@ def test_killed_anywhere_ends_bit_identical(solver, never_stopped, tmp_path):
         log, folder = killed / "metrics.jsonl", killed / "checkpoints"
         before = log.stat().st_size if log.exists() else -1
 
-        # It has logged something new, so it is past loading and compiling ...
+        # First, wait for a new line in the log: the process has then loaded and compiled.
         def moved(log=log, before=before):
             return log.exists() and log.stat().st_size != before
 
         wait_for(child, moved)
-        if kills:  # ... and the second time, wait until it is inside a checkpoint.
+        if kills:  # The second time, wait until it is inside a checkpoint.
             wait_for(child, lambda folder=folder: any(folder.glob(".*.tmp")))
             time.sleep(rng.uniform(0, 0.1))
         else:
             time.sleep(rng.uniform(0, 0.4))
         child.kill()
         code, _ = child.wait(60)
-        if code == 0:  # it was quicker
+        if code == 0:  # the process ended before the signal
             break
         kills += 1
         in_a_write += any(folder.glob(".*.tmp"))

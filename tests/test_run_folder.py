@@ -1,5 +1,5 @@
-"""A run folder has one owner, says when its files contradict each other, and survives what happens
-to files: kills, full disks, folders that move, damage, and things that are no files at all."""
+"""A run folder has one owner, reports files that contradict each other, and survives kills, full
+disks, folders that move, damage, and special files."""
 
 import dataclasses
 import errno
@@ -57,7 +57,7 @@ SPEC = tiny_spec(
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """Four steps, two checkpoints; not to be changed."""
+    """A run of four steps with two checkpoints; tests must copy it before they change it."""
     path = tmp_path_factory.mktemp("trained") / "run"
     train(SPEC, Tiny(), path)
     return path
@@ -129,15 +129,15 @@ def test_what_a_killed_writer_left_is_removed_and_that_of_a_live_one_is_not(tmp_
         (tmp_path / left).write_bytes(b"half")
     with replacing(path) as file:
         file.write(b"one")
-        write_atomic(path, [b"two"])  # another one at the same time
+        write_atomic(path, [b"two"])  # another write of the same file, at the same time
         remove_leftovers(tmp_path)
         assert path.read_bytes() == b"two"
     assert path.read_bytes() == b"one"
-    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
 def special(path: Path, kind: str) -> None:
-    """Put something in the place of a file that is none."""
+    """Replace a file by something that is not a regular file."""
     path.unlink(missing_ok=True)
     match kind:
         case "a folder":
@@ -179,7 +179,7 @@ def test_data_make_replaces_files_and_nothing_else(tmp_path, cli):
         code, out, err = cli(*make, tmp_path / kind)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert str(tmp_path / kind) in err
-    assert {each.name for each in tmp_path.iterdir()} == {*KINDS, "a link", "behind"}
+    assert {file.name for file in tmp_path.iterdir()} == {*KINDS, "a link", "behind"}
     assert (tmp_path / "behind").read_text() == "mine"
     assert cli(*make, tmp_path / "behind")[0] == 0
 
@@ -207,7 +207,7 @@ def test_what_is_no_file_is_one_line_and_never_waited_for(kind, trained, tmp_pat
         special(run / name, kind)
         for read in readers:
             if kind == "a loop" and read is read_run and name.startswith(("eval", "stab")):
-                continue  # as if it were not there
+                continue  # as if the file did not exist
             with pytest.raises(InputError) as caught:
                 read(run)
             assert str(run) in str(caught.value)
@@ -256,14 +256,14 @@ def test_any_byte_of_a_table_may_change_but_not_what_it_says():
     assert parse_json(json.dumps(table)) == table, "without a checksum, as earlier versions wrote"
     rng = np.random.default_rng(0)
     for place in range(len(text)):
-        other = bytearray(text)
-        other[place] ^= int(rng.integers(1, 256))
+        damaged = bytearray(text)
+        damaged[place] ^= int(rng.integers(1, 256))
         try:
-            found = parse_json(bytes(other))
+            parsed = parse_json(bytes(damaged))
         except ValueError as error:
             assert "\n" not in str(error)  # noqa: PT017
         else:
-            assert found == table
+            assert parsed == table
 
 
 DEEP, LONG = "[" * 100_000, "9" * 5_000
@@ -299,13 +299,13 @@ def test_settings_of_any_kind_are_values_or_one_line():
 def test_the_checkpoint_counts_and_not_what_lies_beside_it(run, caplog):
     opened, best = open_run(run), run / "checkpoints/best.json"
     true = read_json(best, "")
-    other = ({2, 4} - {true["step"]}).pop()
-    for said in ({**true, "exact": 0.125}, {**true, "step": other}):
-        best.write_bytes(format_json(said))
+    other_step = ({2, 4} - {true["step"]}).pop()
+    for record_of_best in ({**true, "exact": 0.125}, {**true, "step": other_step}):
+        best.write_bytes(format_json(record_of_best))
         caplog.clear()
         assert opened.find("best") == true["step"]
         (record,) = caplog.records
-        assert f"{best} says that step {said['step']} is best" in record.getMessage()
+        assert f"{best} says that step {record_of_best['step']} is best" in record.getMessage()
     caplog.clear()
     best.unlink()
     assert opened.find("best") == true["step"]
@@ -319,7 +319,7 @@ def test_the_checkpoint_counts_and_not_what_lies_beside_it(run, caplog):
     spec.write_text(text.replace("lr = 0.002", "lr = 0.003"))
     with pytest.raises(InputError, match=r"train\.lr = 0\.003, but the run was trained with 0\.00"):
         read_spec(run)
-    # A run that an older version began, which did not know this field, and this one went on with.
+    # An older version, which did not know this field, began the run; this version resumed it.
     spec.write_text(text.replace("carry_steps = 1\n", ""))
     assert spec.read_text() != text
     read_spec(run)
@@ -329,12 +329,12 @@ def test_results_of_several_checkpoints_are_told_of(tmp_path, caplog):
     def split(step: int | None) -> EvaluationRecord:
         return from_table(EvaluationRecord, an_evaluation([0.5], step=step))
 
-    for steps, said in (((4, 4, 4), 0), ((4, 4, None), 0), ((4, 4, 6), 1), ((2, 4, 4), 1)):
+    for steps, warnings in (((4, 4, 4), 0), ((4, 4, None), 0), ((4, 4, 6), 1), ((2, 4, 4), 1)):
         caplog.clear()
         test, hard, best = steps
         splits = {"test": split(test), "hard": split(hard)}
         say_steps(tmp_path, RunResults(splits, best, None, None))
-        assert len(caplog.records) == said
+        assert len(caplog.records) == warnings
     assert "eval/test.json 2, eval/hard.json 4, checkpoints/best.json 4" in caplog.text
 
 
@@ -342,13 +342,13 @@ def test_a_manifest_says_where_a_run_comes_from():
     origin = {"path": "runs/a", "step": 4, "weights": "raw", "sha256": "0"}
     data = {"task": "tiny", "lengthened_by": 1}
     manifest = {**data, "started_from": origin, "lengthened": [2, 4]}
-    history = History.of(manifest)  # of a version that did not know moments
+    history = History.of(manifest)  # a manifest of a version that did not know moments
     assert history.started_from == Origin(**origin)  # pyright: ignore[reportArgumentType]
     assert history.longest_before == 4
-    written = history.added_to(data)
-    assert list(written) == [*data, "started_from", "lengthened"]
-    assert list(written["started_from"]) == ["path", "step", "weights", "moments", "sha256"]
-    assert same_content(written, data) == ""
+    extended = history.added_to(data)
+    assert list(extended) == [*data, "started_from", "lengthened"]
+    assert list(extended["started_from"]) == ["path", "step", "weights", "moments", "sha256"]
+    assert same_content(extended, data) == ""
     assert History().added_to(data) == data
     with pytest.raises(ValueError, match=r"lengthened\[0\] is '2'"):
         History.of({"lengthened": ["2"]})
@@ -410,14 +410,14 @@ def test_data_is_what_it_holds_and_not_where_it_lies(tmp_path):
     assert same_content(old, manifest("there")) == ""
     assert same_content(json.loads(json.dumps(old)), old) == "", "as data.json has it"
     assert same_content(old, manifest("there", "01010111\n")) == "source"
-    # From before a task got a field, which is off by default.
+    # A manifest from before the task got a field whose default is off.
     older = {**old, "fields": {k: v for k, v in old["fields"].items() if k != "shortest"}}
     assert same_content(older, old) == ""
     assert same_content(older, {**old, "fields": {**old["fields"], "shortest": 3}}) == "fields"
-    moved = tiny_spec("task.data=/there/bits.csv")
+    relocated = tiny_spec("task.data=/there/bits.csv")
     here = tiny_spec("task.data=/here/bits.csv")
-    assert not here.differences(moved, place=False)
-    assert here.differences(moved) == ["task.data: '/here/bits.csv' -> '/there/bits.csv'"]
+    assert not here.differences(relocated, place=False)
+    assert here.differences(relocated) == ["task.data: '/here/bits.csv' -> '/there/bits.csv'"]
     older = dataclasses.replace(here, task={k: v for k, v in here.task.items() if k != "rows"})
     assert not here.differences(older)
     assert tiny_spec("task.rows=9").differences(older)[1:] == ["task.rows: 9 -> None"]
@@ -450,9 +450,11 @@ def test_ctrl_c_keeps_the_splits_that_are_evaluated(tiny_run, cli, monkeypatch):
 def test_a_full_device_and_a_name_too_long_are_one_line(cli):
     command = [sys.executable, "-m", "eqloop.cli", "--version"]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == "error: cannot write the output: No space left on device\n"
+        completed = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert completed.returncode == 2
+    assert completed.stderr == "error: cannot write the output: No space left on device\n"
     long = "x" * 300
     assert cli("eval", long) == (2, "", f"error: {long}: File name too long\n")
 
@@ -493,7 +495,7 @@ def test_a_damaged_byte_changes_nothing_without_a_word(tiny_run, tmp_path, monke
     monkeypatch.setenv("EQLOOP_CACHE", str(cache))
     import damage  # pyright: ignore[reportMissingImports]
 
-    damage.readers()["data"](tiny_run)  # which fills the cache
+    damage.readers()["data"](tiny_run)  # this fills the cache
     flips = list(damage.damage({tiny_run: damage.READ_BY}, cache, 16, 0, tmp_path / "copy"))
     assert [flip for flip in flips if flip.fault] == []
     assert len({flip.file for flip in flips}) > 5
@@ -513,7 +515,7 @@ def test_any_byte_of_a_log_may_change_but_no_line_is_lost_in_silence(tmp_path, c
             else:
                 assert read == rows, (place, value)
             caplog.clear()
-            MetricsLog(path, 3).close()  # as a run that goes on from step 3 does
+            MetricsLog(path, 3).close()  # as a run does that resumes from step 3
             assert caplog.records or read_metrics(path) == rows, (place, value)
 
 

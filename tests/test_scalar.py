@@ -1,4 +1,4 @@
-"""The scalar model: its regions against loops that are run, projections against brute force, the
+"""The scalar model: its regions against simulated loops, projections against brute force, the
 experiment against integrals."""
 
 import math
@@ -39,7 +39,8 @@ def distances(points: np.ndarray, moved: np.ndarray) -> np.ndarray:
 
 
 def iterate(recall: str, z: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """One iteration with a residual branch that is y times its input, and an embedding of 0.7."""
+    """Compute one iteration with a residual branch of y times its input, and an embedding of
+    0.7."""
     if recall == "external":
         u = x * z + 0.7
         return u + y * u
@@ -48,18 +49,24 @@ def iterate(recall: str, z: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndar
 
 @BOTH
 def test_states_stay_together_where_it_is_stable(recall):
-    """Two starts of one input: their distance stays bounded if, and only if, it is stable."""
+    """From two starts with one input, the distance stays bounded if and only if the point is
+    stable."""
     axis = np.linspace(-3, 3, 61)
-    x, y = (each.ravel() for each in np.meshgrid(axis, axis))
-    one, other, farthest = np.zeros_like(x), np.ones_like(x), np.ones_like(x)
+    x, y = (coordinates.ravel() for coordinates in np.meshgrid(axis, axis))
+    first_state, second_state, farthest = np.zeros_like(x), np.ones_like(x), np.ones_like(x)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(4000):
-            one, other = iterate(recall, one, x, y), iterate(recall, other, x, y)
-            # Once they are inf and nan they are apart.
-            farthest = np.fmax(farthest, np.nan_to_num(np.abs(one - other), nan=np.inf))
+            first_state, second_state = (
+                iterate(recall, first_state, x, y),
+                iterate(recall, second_state, x, y),
+            )
+            # States that have become inf or nan count as apart.
+            farthest = np.fmax(
+                farthest, np.nan_to_num(np.abs(first_state - second_state), nan=np.inf)
+            )
     stable = RECALLS[recall][0](x, y)
     factor = (1 + y) * x if recall == "external" else 1 + x * y
-    edge = np.abs(np.abs(factor) - 1) < 1e-12  # and 0.1 is no binary fraction
+    edge = np.abs(np.abs(factor) - 1) < 1e-12  # 0.1 is not exact in binary
     assert 500 < stable.sum() < 3000
     np.testing.assert_array_equal((farthest < 2)[~edge], stable[~edge])
 
@@ -69,7 +76,7 @@ def test_the_edge_is_stable():
     assert stable_external(x, y).all()
     x, y = np.array([1.0, -4.0, 0.0, 7.0, 0.0]), np.array([-2.0, 0.5, 3.0, 0.0, 0.0])
     assert stable_internal(x, y).all()
-    # 1 + x y is 1 to rounding, but the loop grows.
+    # 1 + x y rounds to 1, but the loop grows.
     assert not stable_internal(np.array([1e-9]), np.array([1e-9]))[0]
 
 
@@ -79,20 +86,20 @@ def test_the_edge_is_stable():
 @BOTH
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0, 30.0])
 def test_nearest_by_the_roots_of_a_polynomial(recall, sigma):
-    """Every stationary point of the distance on every branch, from the eigenvalues of a companion
-    matrix: `u^4 - a u^3 + k b u - k^2` on `u v = k`."""
+    """All stationary points of the distance on every branch come from the eigenvalues of a
+    companion matrix: `u^4 - a u^3 + k b u - k^2` on `u v = k`."""
     stable, project = RECALLS[recall]
     points = draws(sigma)
     points = points[~stable(*points.T)]
     shift, branches = (1, (1, -1)) if recall == "external" else (0, (-2,))
     nearest = []
     for a, b in points + np.array([0, shift]):
-        found = [] if recall == "external" else [abs(a), abs(b)]  # on an axis
+        distances_to_roots = [] if recall == "external" else [abs(a), abs(b)]  # on an axis
         for k in branches:
             roots = np.roots([1, -a, 0, k * b, -k * k])
             real = roots[np.abs(roots.imag) < 1e-8 * np.abs(roots)].real
-            found += list(np.hypot(real - a, k / real - b))
-        nearest.append(min(found))
+            distances_to_roots += list(np.hypot(real - a, k / real - b))
+        nearest.append(min(distances_to_roots))
     np.testing.assert_allclose(distances(points, project(points)), nearest, rtol=1e-9)
 
 
@@ -106,7 +113,7 @@ def test_no_stable_point_of_a_grid_is_nearer(recall):
     moved = distances(points, project(points))
     for point, distance in zip(points, moved, strict=True):
         nearest = distances(grid, point).min()
-        # Not nearer than the projection, nor, with cells of 0.025, much farther.
+        # The grid is not nearer than the projection and, with cells of 0.025, not much farther.
         assert distance - 1e-12 <= nearest <= distance + 0.04
 
 
@@ -124,7 +131,7 @@ def test_laws_of_a_projection(recall, points):
     np.testing.assert_array_equal(project(moved), moved)
     here = stable(*points.T)
     np.testing.assert_array_equal(moved[here], points[here])
-    # The origin is stable in both, and reflections are symmetries.
+    # The origin is stable for both kinds, and reflections are symmetries.
     distance = distances(points, moved)
     assert (distance <= np.linalg.norm(points, axis=-1)).all()
     middle = np.array([0, -1]) if recall == "external" else np.zeros(2)
@@ -148,16 +155,17 @@ def test_nothing_stable_is_inside_the_circle(recall):
 
 
 def test_equally_near_points():
-    """From the diagonal beyond the centre of curvature of the vertex there are two."""
+    """A draw on the diagonal beyond the centre of curvature of the vertex has two nearest
+    points."""
     [[x, y]] = project_external(np.array([[3.0, 2.0]]))
     np.testing.assert_allclose([x + (1 + y), x * (1 + y)], [3, 1])
     assert x > 1 + y
     [[x, y]] = project_internal(np.array([[-4.0, 4.0]]))
     np.testing.assert_allclose([-x + y, x * y], [4, -2])
     assert -x > y
-    # Up to that centre the vertex is the nearest.
+    # Up to that centre, the vertex is the nearest point.
     np.testing.assert_allclose(project_external(np.array([[1.5, 0.5]])), [[1, 0]], atol=1e-12)
-    # At it, the distance is flat to third order, and the place only known to that.
+    # At the centre the distance is flat to third order, which limits the accuracy of the point.
     at = np.array([[2.0, 1.0]])
     np.testing.assert_allclose(project_external(at), [[1, 0]], atol=1e-5)
     np.testing.assert_allclose(distances(at, project_external(at)), math.sqrt(2), rtol=1e-15)
@@ -184,7 +192,7 @@ def test_anisotropy():
 
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 4.0])
 def test_shares_are_those_of_integrals(sigma):
-    """P(stable), integrated over y; P(infinite) is that of two signs being the same."""
+    """P(stable) is an integral over y; P(infinite) is the probability that two signs are equal."""
     n = 200_000
     cases = scalar_experiment([sigma], n, seed=1).cases[f"{sigma:g}"]
 
@@ -197,15 +205,15 @@ def test_shares_are_those_of_integrals(sigma):
         return within(2 / abs(y)) / 2 if y else 0.5
 
     for recall, case in cases.items():
-        wanted, _ = integrate.quad(
+        expected, _ = integrate.quad(
             lambda y, recall=recall: stable(recall, y) * stats.norm.pdf(y, scale=sigma),
             -12 * sigma,
             12 * sigma,
             points=[-1, 0],
             limit=200,
         )
-        four = 4 * math.sqrt(wanted * (1 - wanted) / n) + 1e-9
-        assert case.stable.share == pytest.approx(wanted, abs=four)
+        four = 4 * math.sqrt(expected * (1 - expected) / n) + 1e-9
+        assert case.stable.share == pytest.approx(expected, abs=four)
     assert cases["external"].infinite.hits == 0
     assert cases["internal"].infinite.share == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(n))
 
@@ -223,11 +231,12 @@ def test_the_limit_of_small_sigma():
 
 
 def test_the_internal_median_is_an_accident_of_the_seed():
-    """It is finite or infinite, while the other figures hardly move."""
-    found = [scalar_experiment([1.0], seed=seed).cases["1"] for seed in range(20)]
-    medians = np.array([cases["internal"].median for cases in found])
+    """The median is finite for some seeds and infinite for others, while the other figures hardly
+    move."""
+    experiments = [scalar_experiment([1.0], seed=seed).cases["1"] for seed in range(20)]
+    medians = np.array([cases["internal"].median for cases in experiments])
     assert 3 < np.isinf(medians).sum() < 17
-    for cases in found:
+    for cases in experiments:
         internal, external = cases["internal"], cases["external"]
         assert np.isinf(internal.median) == (internal.infinite.share >= 0.5)
         assert internal.low > 2
@@ -239,7 +248,7 @@ def test_the_internal_median_is_an_accident_of_the_seed():
 
 
 def test_figures_of_the_published_setting():
-    """With this generator and seed 0, internal and external recall."""
+    """The figures are for this generator with seed 0, for internal and external recall."""
     report = scalar_experiment()
     assert report.settings == {"sigmas": [0.1, 1.0, 4.0], "n": 3000, "seed": 0}
     medians = {
@@ -252,7 +261,8 @@ def test_figures_of_the_published_setting():
 
 
 def test_intervals_of_the_median_cover_it():
-    """At least 95 %, by the binomial distribution; and in samples of which the median is known."""
+    """The coverage is at least 95 %, by the binomial distribution and in samples with a known
+    median."""
     for n in range(1, 400):
         low, _ = _median_interval(np.arange(1, n + 1, dtype=float))
         if low > 0:
@@ -272,8 +282,8 @@ def test_tables_and_seeds():
     case = tables["cases"]["2"]["internal"]
     assert len(case["at_most"]) == len(tables["thresholds"])
     assert case["stable"]["count"] == 50
-    shown = tables["shown"]["2"]
-    np.testing.assert_array_equal(project_internal(np.array(shown["drawn"])), shown["internal"])
+    arrows = tables["shown"]["2"]
+    np.testing.assert_array_equal(project_internal(np.array(arrows["drawn"])), arrows["internal"])
 
 
 @pytest.mark.parametrize("sigmas", [(), (1.0, 0.0), (-1.0,), (math.nan,), (math.inf,)])
@@ -292,9 +302,9 @@ def test_figure():
     figure = scalar_figure(tables)
     figure.draw_without_rendering()
     external, internal, curves = figure.axes
-    shown = tables["shown"]["1"]
+    arrows = tables["shown"]["1"]
     for axes, recall in ((external, "external"), (internal, "internal")):
-        moved = [a != b for a, b in zip(shown["drawn"], shown[recall], strict=True)]
+        moved = [a != b for a, b in zip(arrows["drawn"], arrows[recall], strict=True)]
         assert len(axes.patches) == sum(moved)
         [region] = axes.collections
         assert region.get_hatch() == "////"

@@ -1,4 +1,5 @@
-"""A dataclass is the schema of a table: what is written is read again, and nothing else is."""
+"""A dataclass is the schema of a table: a table that was written is read again, and any other is
+refused."""
 
 import dataclasses
 import enum
@@ -69,7 +70,7 @@ def test_what_is_not_known_is_nan_or_the_default():
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"name": 1}, "name is 1"),
         ({"name": None}, "name is None"),
@@ -87,8 +88,8 @@ def test_what_is_not_known_is_nan_or_the_default():
         ({"array": "text"}, "array is 'text'"),
     ],
 )
-def test_another_value_is_refused(changed, said):
-    with pytest.raises(ValueError, match=said):
+def test_another_value_is_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
         from_table(Record, {"x": 1, "name": "n"} | changed)
     with pytest.raises(ValueError, match="it has no name"):
         from_table(Record, {"x": 1})

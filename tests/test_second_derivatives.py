@@ -33,13 +33,13 @@ def unrolled(f, z0, x):
 
 
 def problem(name):
-    return next(each for each in PROBLEMS if each.name == name).make(jnp.float64)
+    return next(problem for problem in PROBLEMS if problem.name == name).make(jnp.float64)
 
 
 def second_derivatives(loss, x, v):
-    """`H v` for the Hessian H of a loss, in every order of modes."""
+    """Return `H v` for the Hessian H of a loss, in every order of forward and reverse mode."""
 
-    def slope(x):  # in forward mode
+    def slope(x):  # by forward mode
         return jax.jvp(loss, (x,), (v,))[1]
 
     return {
@@ -52,9 +52,9 @@ def second_derivatives(loss, x, v):
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_second_derivatives_in_every_order_of_modes_are_those_of_the_closed_form(gradient, x64):
-    """`z = x cos z`: with s, c = sin z, cos z and D = 1 + x s, `z' = c / D` and
-    `z'' = (-s z' D - c (s + x c z')) / D^2`. The loss is not linear in z."""
-    x = jnp.array([[0.2, 0.5, 0.9], [-0.1, 0.7, 0.3]])  # two examples, under vmap
+    """For `z = x cos z`, with s, c = sin z, cos z and D = 1 + x s, `z' = c / D` and `z'' = (-s z' D
+    - c (s + x c z')) / D^2`. The loss is not linear in z."""
+    x = jnp.array([[0.2, 0.5, 0.9], [-0.1, 0.7, 0.3]])  # two examples, for vmap
     v = jnp.array([1.0, -2.0, 0.5])
 
     def loss(x):
@@ -62,19 +62,19 @@ def test_second_derivatives_in_every_order_of_modes_are_those_of_the_closed_form
             solve(lambda z, x: x * jnp.cos(z), jnp.zeros(3), x, GRADIENTS[gradient]) ** 3
         )
 
-    found = jax.jit(jax.vmap(lambda x: second_derivatives(loss, x, v)))(x)
+    products = jax.jit(jax.vmap(lambda x: second_derivatives(loss, x, v)))(x)
     z = unrolled(lambda z, x: x * jnp.cos(z), jnp.zeros((2, 3)), x)
     s, c = jnp.sin(z), jnp.cos(z)
     d = 1 + x * s
     first = c / d
     second = (-s * first * d - c * (s + x * c * first)) / d**2
-    for order, product in found.items():
-        wanted = (6 * z * first**2 + 3 * z**2 * second) * v[None]
-        np.testing.assert_allclose(product, wanted, rtol=1e-10, err_msg=order)
+    for order, product in products.items():
+        expected = (6 * z * first**2 + 3 * z**2 * second) * v[None]
+        np.testing.assert_allclose(product, expected, rtol=1e-10, err_msg=order)
 
 
 def test_hessians_under_vmap_and_of_pytrees_are_those_of_the_unrolled_loop(x64):
-    """And symmetric. The state is a dictionary."""
+    """The Hessians are symmetric as well. The state is a dictionary."""
     f, z0, x = problem("pytree")
     xs = jnp.stack([x, -2 * x])
 
@@ -82,14 +82,15 @@ def test_hessians_under_vmap_and_of_pytrees_are_those_of_the_unrolled_loop(x64):
         z = solution(f, z0, x)
         return weighted(z) + jnp.sum(z["b"] ** 3)
 
-    found = eqx.filter_jit(jax.vmap(jax.hessian(lambda x: loss(solve, x))))(xs)
-    wanted = eqx.filter_jit(jax.vmap(jax.hessian(lambda x: loss(unrolled, x))))(xs)
-    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(found, jnp.swapaxes(found, 1, 2), rtol=1e-9, atol=1e-10)
+    hessians = eqx.filter_jit(jax.vmap(jax.hessian(lambda x: loss(solve, x))))(xs)
+    expected = eqx.filter_jit(jax.vmap(jax.hessian(lambda x: loss(unrolled, x))))(xs)
+    np.testing.assert_allclose(hessians, expected, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(hessians, jnp.swapaxes(hessians, 1, 2), rtol=1e-9, atol=1e-10)
 
 
 def test_gradient_penalties_and_outer_gradients_are_those_of_the_unrolled_loop(x64):
-    """With respect to the weights: of `|dL/dx|^2`, and of the loss after a step of descent."""
+    """The gradients with respect to the weights are of `|dL/dx|^2`, and of the loss after one
+    gradient step."""
     f, z0, x = problem("tanh")
 
     def penalty(solution, f):
@@ -103,16 +104,16 @@ def test_gradient_penalties_and_outer_gradients_are_those_of_the_unrolled_loop(x
 
     def both(solution):
         return eqx.filter_jit(
-            lambda f: [jax.grad(each, 1)(solution, f) for each in (penalty, adapted)]
+            lambda f: [jax.grad(loss, 1)(solution, f) for loss in (penalty, adapted)]
         )(f)
 
-    for found, wanted in zip(both(solve), both(unrolled), strict=True):
-        found, wanted = ravel_pytree(found)[0], ravel_pytree(wanted)[0]
-        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11)
+    for actual, expected in zip(both(solve), both(unrolled), strict=True):
+        actual, expected = ravel_pytree(actual)[0], ravel_pytree(expected)[0]
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-11)
 
 
 def test_a_looped_transformer_against_finite_differences(x64):
-    """Its tangent, and a product with the Hessian with respect to its weights."""
+    """The tangent, and the product of a vector with the Hessian with respect to the weights."""
     f, z0, x = problem("external-post")
     weights, static = eqx.partition(f, eqx.is_inexact_array)
     flat, unravel = ravel_pytree((weights, x))
@@ -127,14 +128,14 @@ def test_a_looped_transformer_against_finite_differences(x64):
     slope = jax.jit(jax.value_and_grad(loss))
     tangent, product = jax.jit(lambda at: jax.jvp(jax.value_and_grad(loss), (at,), (v,))[1])(flat)
     step = 1e-5
-    (value, there), (other, back) = slope(flat + step * v), slope(flat - step * v)
-    np.testing.assert_allclose(tangent, (value - other) / (2 * step), rtol=1e-6)
-    numeric = (there - back) / (2 * step)
+    (value_ahead, ahead), (value_behind, behind) = slope(flat + step * v), slope(flat - step * v)
+    np.testing.assert_allclose(tangent, (value_ahead - value_behind) / (2 * step), rtol=1e-6)
+    numeric = (ahead - behind) / (2 * step)
     np.testing.assert_allclose(product, numeric, atol=1e-6 * float(jnp.max(jnp.abs(numeric))))
 
 
 def test_the_probe_reports_the_solves_of_a_second_derivative_too(x64):
-    """Reports add up: one product can solve none of the systems of a gradient penalty."""
+    """Reports add up: a single product solves none of the systems of a gradient penalty."""
     f, z0, x = problem("tanh")
 
     @jax.jit
@@ -164,7 +165,7 @@ reverse_only_tanh.defvjp(
 
 @pytest.mark.parametrize("gradient", ["implicit", "neumann"])
 def test_a_map_without_forward_mode_has_gradients_under_vmap_and_refuses_tangents(gradient, x64):
-    """As fused attention kernels are."""
+    """Fused attention kernels are such maps."""
     xs = jnp.array([[0.3, -0.7], [1.0, 0.1]])
 
     def loss(act, w, xs):
@@ -173,18 +174,18 @@ def test_a_map_without_forward_mode_has_gradients_under_vmap_and_refuses_tangent
         return jnp.sum(jax.vmap(one)(xs))
 
     w = jnp.array([[0.4, 0.2], [-0.3, 0.1]])
-    found, wanted = (
+    actual, expected = (
         jax.jit(jax.grad(lambda w, xs, act=act: loss(act, w, xs), (0, 1)))(w, xs)
         for act in (reverse_only_tanh, jnp.tanh)
     )
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10)
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jvp(lambda w: loss(reverse_only_tanh, w, xs), (w,), (w,))
 
 
 def test_what_the_examples_share_gets_one_gradient(x64):
-    """A tangent and a probe that no example owns, in a Jacobian that each example has."""
+    """No single example owns the tangent and the probe; the Jacobian of each example uses both."""
 
     def loss(shared, xs, probe):
         one = lambda x: solve(lambda z, x: shared + x * z, jnp.zeros(3), x, EXACT, probe)  # noqa: E731

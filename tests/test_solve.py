@@ -1,4 +1,5 @@
-"""Test-time compute: the queue changes no answer, budgets hold, starts are chosen as told."""
+"""Test-time compute: the queue changes no answer, budgets hold, and starts are selected as
+requested."""
 
 import json
 from typing import Any
@@ -22,7 +23,8 @@ SPLIT = TASK.generate(60, 0)
 
 
 def make_model(gain: float, **fields) -> eqloop.LoopedTransformer:
-    """The larger the embedding (`gain`), the faster the loop settles, and at other speeds."""
+    """A small model: the larger the embedding (`gain`), the faster its loop settles, and the more
+    the speeds differ."""
     model = eqloop.LoopedTransformer(
         (6,), 1, 2, width=16, heads=2, attention=3, key=jr.key(0), **fields
     )
@@ -44,105 +46,108 @@ SOLVERS = {
 
 
 def alone(solver, budget, model=MODEL):
-    """Each example by itself: predictions, steps, evaluations, lowest residual."""
+    """Solve each example alone; return predictions, steps, evaluations and lowest residuals."""
     loop = model.loop(fold=True)
 
     @jax.jit
-    def one(tokens):
+    def solve_example(tokens):
         e = model.embed(TASK.encode(tokens))
         r = loop.inject(e)
         _, progress = iterate(lambda z: loop(z, r), solver, e, max_steps=budget)
         prediction = TASK.predict(model.coda(progress.best), tokens)
         return prediction, progress.steps, progress.evaluations, progress.residual
 
-    found = [jax.device_get(one(tokens)) for tokens in SPLIT.inputs]
-    return [np.stack(each) for each in zip(*found, strict=True)]
+    answers = [jax.device_get(solve_example(tokens)) for tokens in SPLIT.inputs]
+    return [np.stack(columns) for columns in zip(*answers, strict=True)]
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_as_if_each_were_alone(name):
-    """Five times more examples than slots, so most begin in a batch that goes on."""
+    """There are five times more examples than slots, so that most begin in a batch that already
+    runs."""
     solver = SOLVERS[name]
-    found = solve(MODEL, TASK, SPLIT, solver=solver, budget=1000, batch_size=12)
+    answers = solve(MODEL, TASK, SPLIT, solver=solver, budget=1000, batch_size=12)
     predictions, steps, evaluations, residual = alone(solver, 1000)
-    assert found.converged.all()
+    assert answers.converged.all()
     assert len(set(steps.tolist())) > 1, "no example leaves before another"
-    np.testing.assert_array_equal(found.predictions, predictions)
-    # Below a hundred that is equality; over hundreds of steps rounding may cost one.
-    np.testing.assert_allclose(found.steps[:, 0], steps, rtol=0.01)
-    np.testing.assert_allclose(found.evaluations[:, 0], evaluations, rtol=0.01)
-    np.testing.assert_allclose(found.residual[:, 0], residual, rtol=0.05)
+    np.testing.assert_array_equal(answers.predictions, predictions)
+    # Below a hundred steps the counts are equal; over hundreds of steps rounding may cost one.
+    np.testing.assert_allclose(answers.steps[:, 0], steps, rtol=0.01)
+    np.testing.assert_allclose(answers.evaluations[:, 0], evaluations, rtol=0.01)
+    np.testing.assert_allclose(answers.residual[:, 0], residual, rtol=0.05)
     np.testing.assert_array_equal(
-        found.scores["exact"], (predictions == SPLIT.targets).all(1).astype(np.float32)
+        answers.scores["exact"], (predictions == SPLIT.targets).all(1).astype(np.float32)
     )
 
 
-@pytest.mark.usefixtures("compiled_fully")  # one choice hangs on the last bit of a residual
+@pytest.mark.usefixtures("compiled_fully")  # one selection depends on the last bit of a residual
 @pytest.mark.parametrize("batch_size", [1, 7, 500])
 def test_the_size_of_the_batch_changes_nothing(batch_size):
-    # Noise enough that rounding does not decide which start has the lower residual.
+    # The noise is so large that rounding does not decide which start has the lower residual.
     options: dict[str, Any] = {"restarts": 2, "noise": 1.0}
     reference = solve(MODEL, TASK, SPLIT, batch_size=20, **options)
-    found = solve(MODEL, TASK, SPLIT, batch_size=batch_size, **options)
+    answers = solve(MODEL, TASK, SPLIT, batch_size=batch_size, **options)
     for name in ("predictions", "chosen", "votes", "steps", "converged", "spent"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(reference, name))
+        np.testing.assert_array_equal(getattr(answers, name), getattr(reference, name))
 
 
 @pytest.mark.parametrize("budget", [1, 8, 15])
 def test_the_budget_is_kept_to_the_evaluation(budget):
-    """A start takes what it needs where that is less, and all of its budget where it is not."""
-    needed = solve(MODEL, TASK, SPLIT, budget=1000, batch_size=16)
-    assert needed.converged.all()
-    found = solve(MODEL, TASK, SPLIT, budget=budget, batch_size=16)
-    np.testing.assert_array_equal(found.evaluations, np.minimum(needed.evaluations, budget))
-    np.testing.assert_array_equal(found.converged, needed.evaluations <= budget)
-    np.testing.assert_array_equal(found.spent, needed.evaluations > budget)
+    """A start uses the evaluations that it needs if these are fewer than its budget, otherwise the
+    whole budget."""
+    unlimited = solve(MODEL, TASK, SPLIT, budget=1000, batch_size=16)
+    assert unlimited.converged.all()
+    answers = solve(MODEL, TASK, SPLIT, budget=budget, batch_size=16)
+    np.testing.assert_array_equal(answers.evaluations, np.minimum(unlimited.evaluations, budget))
+    np.testing.assert_array_equal(answers.converged, unlimited.evaluations <= budget)
+    np.testing.assert_array_equal(answers.spent, unlimited.evaluations > budget)
 
 
 def test_the_work_follows_the_difficulty(monkeypatch):
-    """A few that never converge hold up neither the rest nor, at the end, the whole batch."""
+    """A few examples that never converge delay neither the others nor, at the end, the whole
+    batch."""
     monkeypatch.setattr(_batching, "SMALL", 16)
     model = make_model(1.0, recall="external")
     options: dict[str, Any] = {"budget": 400, "batch_size": 16}
     easy = solve(model, TASK, SPLIT, **options).converged[:, 0]
     assert 10 < easy.sum() < 50
     order = np.concatenate([np.flatnonzero(~easy)[:1], np.tile(np.flatnonzero(easy), 4)])
-    found = solve(model, TASK, SPLIT.take(order), **options)
-    np.testing.assert_array_equal(np.flatnonzero(found.spent[:, 0]), [0])
-    assert found.steps[0, 0] == 400
-    # In whole batches the first would have taken the other 15 along to the end.
-    needed, whole = found.steps.sum(), found.steps[1:].sum() + 16 * 400
-    assert needed <= found.slot_steps < min(whole, 1.5 * needed)
+    answers = solve(model, TASK, SPLIT.take(order), **options)
+    np.testing.assert_array_equal(np.flatnonzero(answers.spent[:, 0]), [0])
+    assert answers.steps[0, 0] == 400
+    # In whole batches, the first example would have kept the other 15 running to the end.
+    steps, whole_batches = answers.steps.sum(), answers.steps[1:].sum() + 16 * 400
+    assert steps <= answers.slot_steps < min(whole_batches, 1.5 * steps)
 
 
 def test_a_state_that_is_not_finite_has_neither_converged_nor_spent_its_budget():
     broken = eqx.tree_at(lambda m: m.prelude.bias, MODEL, jnp.full(16, jnp.nan))
-    found = solve(broken, TASK, SPLIT, budget=50, restarts=2, select="vote")
-    assert not (found.converged | found.spent).any()
-    assert (found.steps == 1).all()
-    assert found.overall.converged == 0
-    assert found.tables()["residual"][0] == [None, None]
+    answers = solve(broken, TASK, SPLIT, budget=50, restarts=2, select="vote")
+    assert not (answers.converged | answers.spent).any()
+    assert (answers.steps == 1).all()
+    assert answers.overall.converged == 0
+    assert answers.tables()["residual"][0] == [None, None]
 
 
 # --- restarts
 
 
 def test_starts_are_the_models_own_and_seeded_noise():
-    one = solve(MODEL, TASK, SPLIT, restarts=1)
+    single = solve(MODEL, TASK, SPLIT, restarts=1)
     three = solve(MODEL, TASK, SPLIT, restarts=3, batch_size=33)
-    again = solve(MODEL, TASK, SPLIT.take(slice(20)), restarts=3)
-    other = solve(MODEL, TASK, SPLIT, restarts=3, key=jr.key(1))
-    np.testing.assert_array_equal(three.steps[:, :1], one.steps)
-    np.testing.assert_allclose(again.residual, three.residual[:20], rtol=1e-3)
-    np.testing.assert_allclose(other.residual[:, 0], three.residual[:, 0], rtol=1e-3)
-    assert (other.residual[:, 1:] != three.residual[:, 1:]).all()
+    fewer = solve(MODEL, TASK, SPLIT.take(slice(20)), restarts=3)
+    other_key = solve(MODEL, TASK, SPLIT, restarts=3, key=jr.key(1))
+    np.testing.assert_array_equal(three.steps[:, :1], single.steps)
+    np.testing.assert_allclose(fewer.residual, three.residual[:20], rtol=1e-3)
+    np.testing.assert_allclose(other_key.residual[:, 0], three.residual[:, 0], rtol=1e-3)
+    assert (other_key.residual[:, 1:] != three.residual[:, 1:]).all()
     assert (three.residual[:, 1] != three.residual[:, 2]).all()
     still = solve(MODEL, TASK, SPLIT, restarts=3, noise=0.0)
-    np.testing.assert_allclose(still.residual, np.repeat(one.residual, 3, axis=1), rtol=1e-3)
+    np.testing.assert_allclose(still.residual, np.repeat(single.residual, 3, axis=1), rtol=1e-3)
 
 
 def test_selection_by_residual_and_by_vote():
-    """On a loop that is cut off early, so that starts disagree."""
+    """The loop is cut off early, so that the starts disagree."""
     options: dict[str, Any] = {"budget": 2, "restarts": 5, "noise": 3.0}
     lowest = solve(MODEL, TASK, SPLIT, select="residual", **options)
     voted = solve(MODEL, TASK, SPLIT, select="vote", **options)
@@ -169,27 +174,27 @@ def test_votes_are_for_whole_answers_and_ties_go_to_the_lowest_residual():
 
 
 def test_cost_by_band_adds_up():
-    found = solve(MODEL, TASK, SPLIT, restarts=2)
-    few, many = found.bands["few ones"], found.bands["many ones"]
-    assert few.examples + many.examples == found.overall.examples == len(SPLIT)
+    answers = solve(MODEL, TASK, SPLIT, restarts=2)
+    few, many = answers.bands["few ones"], answers.bands["many ones"]
+    assert few.examples + many.examples == answers.overall.examples == len(SPLIT)
     total = sum(c.examples * c.evaluations for c in (few, many))
-    assert total == pytest.approx(found.evaluations.sum())
-    assert found.overall.evaluations == pytest.approx(found.evaluations.sum() / len(SPLIT))
-    assert found.overall.solved == pytest.approx(found.scores["exact"].mean())
-    assert found.judged["ones"] == pytest.approx(found.predictions.mean())
-    for cost in (found.overall, few, many):
+    assert total == pytest.approx(answers.evaluations.sum())
+    assert answers.overall.evaluations == pytest.approx(answers.evaluations.sum() / len(SPLIT))
+    assert answers.overall.solved == pytest.approx(answers.scores["exact"].mean())
+    assert answers.judged["ones"] == pytest.approx(answers.predictions.mean())
+    for cost in (answers.overall, few, many):
         if cost.solved:
-            each = cost.evaluations / cost.solved
-            assert cost.evaluations_per_solved == pytest.approx(each)
-            share = each / found.evaluations.sum()
-            assert cost.seconds_per_solved == pytest.approx(share * found.seconds)
+            evaluations = cost.evaluations / cost.solved
+            assert cost.evaluations_per_solved == pytest.approx(evaluations)
+            share = evaluations / answers.evaluations.sum()
+            assert cost.seconds_per_solved == pytest.approx(share * answers.seconds)
         else:
             assert np.isnan(cost.evaluations_per_solved)
 
 
 def test_it_is_json():
-    found = solve(MODEL, TASK, SPLIT, budget=3)
-    back = json.loads(json.dumps(found.tables(), allow_nan=False))
+    answers = solve(MODEL, TASK, SPLIT, budget=3)
+    back = json.loads(json.dumps(answers.tables(), allow_nan=False))
     assert len(back["evaluations"]) == len(SPLIT)
     assert back["bands"].keys() == {"few ones", "many ones"}
 
@@ -198,7 +203,8 @@ def test_it_is_json():
 
 
 def test_nothing_compiles_anew(monkeypatch):
-    """Another set, number of examples, budget, tolerance, number of restarts, noise or key."""
+    """A change of set, number of examples, budget, tolerance, restarts, noise or key needs no
+    compilation."""
     traces = []
     original = eqloop.nn.Loop.__call__
     monkeypatch.setattr(eqloop.nn.Loop, "__call__", lambda *a: (traces.append(1), original(*a))[1])

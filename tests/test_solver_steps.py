@@ -1,5 +1,6 @@
-"""Gradients through the steps of a solver itself: its last ones, or all of a `Reversible`, which
-are computed backwards. Against loops written by hand, finite differences, and what XLA reserves."""
+"""Gradients through the steps of a solver itself: its last steps, or all steps of a `Reversible`,
+which are recomputed backwards; compared with loops written by hand, finite differences, and the
+memory that XLA reserves."""
 
 import equinox as eqx
 import jax
@@ -23,7 +24,7 @@ def tanh(scale, seed=0, dtype=jnp.float64):
 
 @eqx.filter_jit
 def slopes(f, x, solver, gradient, max_steps=40):
-    """Of `weighted(state)` with respect to f and x, and the solution."""
+    """Return the gradient of `weighted(state)` with respect to f and x, and the solution."""
 
     def loss(both):
         f, x = both
@@ -36,8 +37,8 @@ def slopes(f, x, solver, gradient, max_steps=40):
 
 @eqx.filter_jit
 def by_hand(f, x, damping, constant):
-    """The same through iterations that are damped by these numbers, of which the first `constant`
-    are constants."""
+    """Compute the same by iterations with these damping factors, the first `constant` of which are
+    not differentiated."""
 
     def loss(both):
         f, x = both
@@ -53,7 +54,8 @@ def by_hand(f, x, damping, constant):
 
 
 def dampings(f, x, damping, patience, count):
-    """When damping begins: after `patience` steps without a new minimum of the residual."""
+    """Return the damping of each step: it begins after `patience` steps without a new minimum of
+    the residual."""
     z, lowest, stalled, used = np.full(4, 0.1), np.inf, 0, []
     for _ in range(count):
         value = np.asarray(f(jnp.asarray(z), x))
@@ -65,8 +67,8 @@ def dampings(f, x, damping, patience, count):
     return used
 
 
-def same(found, wanted, rtol=1e-10):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+def same(actual, expected, rtol=1e-10):
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=rtol * float(jnp.max(jnp.abs(b))))
 
 
@@ -77,22 +79,22 @@ def same(found, wanted, rtol=1e-10):
 def test_the_last_steps_of_a_damped_iteration_are_those_of_the_loop_by_hand(
     scale, damping, patience, steps, x64
 ):
-    """39 is more than the solver makes: then it is the gradient of all of them."""
+    """39 is more than the number of steps, so that the gradient is that of all of them."""
     f, x = tanh(scale)
     solver = FixedPoint(1e-3, damping=damping, patience=patience)
-    found, out = slopes(f, x, solver, Truncated(steps, follow=True))
+    actual, out = slopes(f, x, solver, Truncated(steps, follow=True))
     assert out.result == eqloop.RESULTS.successful
-    # The last evaluation of the solver judges its state, and the gradient makes it once more.
+    # The solver's last evaluation judges its state; the gradient repeats it.
     count = int(out.steps) - 2
     assert 8 < count < 39
     used = dampings(f, x, damping, patience, count)
     if patience:
         assert {0.0, damping} == set(used)
-    same(found, by_hand(f, x, jnp.asarray(used), count - steps))
+    same(actual, by_hand(f, x, jnp.asarray(used), count - steps))
 
 
 def test_all_last_steps_against_finite_differences(x64):
-    """Of the value after exactly eight damped steps."""
+    """The gradient is that of the value after exactly eight damped steps."""
     f, x = tanh(-1.6)
     solver, gradient = FixedPoint(0.0, damping=0.4), Truncated(7, follow=True)
     (df, dx), out = slopes(f, x, solver, gradient, max_steps=8)
@@ -108,12 +110,14 @@ def test_all_last_steps_against_finite_differences(x64):
 
 
 def test_the_last_steps_of_any_solver_are_those_of_its_steps_one_by_one(x64):
-    """Of `Anderson`, also where it fails: its state is that of the step of lowest residual."""
+    """The solver is `Anderson`; where it fails, its state is that of the step of lowest
+    residual."""
     f, x = tanh(-1.6)
     max_steps, last = 9, 3
 
     def best_state(f, x, solver, constant):
-        """And the number of steps that led to it; those before `constant` are constants."""
+        """Return the state of lowest residual and the number of steps that led to it; steps before
+        `constant` are not differentiated."""
 
         def body(carry, n):
             cut = jax.tree.map(jax.lax.stop_gradient, carry)
@@ -132,9 +136,9 @@ def test_the_last_steps_of_any_solver_are_those_of_its_steps_one_by_one(x64):
 
     for rtol in (1e-3, 1e-12):
         solver = eqloop.Anderson(rtol, memory=2)
-        found, out = slopes(f, x, solver, Truncated(last, follow=True), max_steps)
+        actual, out = slopes(f, x, solver, Truncated(last, follow=True), max_steps)
         assert (out.result == eqloop.RESULTS.successful) == (rtol == 1e-3)
-        same(found, by_steps(f, x, solver))
+        same(actual, by_steps(f, x, solver))
 
 
 @pytest.mark.parametrize(
@@ -155,13 +159,13 @@ def test_each_example_of_a_batch_has_its_own_steps(solver, gradient, x64):
         values, steps = jax.vmap(lambda x: solve(f, x))(xs)
         return jnp.sum(values), steps
 
-    one = eqx.filter_jit(jax.grad(solve, (0, 1), has_aux=True))
+    slope = eqx.filter_jit(jax.grad(solve, (0, 1), has_aux=True))
     (df, dx), steps = eqx.filter_jit(jax.grad(total, (0, 1), has_aux=True))(f, xs)
-    alone = [one(f, x) for x in xs]
+    alone = [slope(f, x) for x in xs]
     assert len(set(steps.tolist())) > 1
-    assert [int(each[1]) for each in alone] == steps.tolist()
-    same(dx, jnp.stack([each[0][1] for each in alone]), 1e-12)
-    same(df.w, sum(each[0][0].w for each in alone), 1e-12)
+    assert [int(example[1]) for example in alone] == steps.tolist()
+    same(dx, jnp.stack([example[0][1] for example in alone]), 1e-12)
+    same(df.w, sum(example[0][0].w for example in alone), 1e-12)
 
 
 def test_solvers_whose_steps_cannot_be_followed_are_refused(x64):
@@ -178,7 +182,7 @@ def test_solvers_whose_steps_cannot_be_followed_are_refused(x64):
 
 
 def two_states(f, x, mix, count, z0=0.1):
-    """The loop by hand: y and z after `count` steps."""
+    """Run the loop by hand: return y and z after `count` steps."""
 
     def body(states, _):
         y, z = states
@@ -199,24 +203,24 @@ def through_two_states(f, x, mix, count):
 
 @pytest.mark.parametrize(("mix", "count"), [(0.5, 64), (0.1, 64)])
 def test_the_gradient_of_a_reversible_loop_is_backpropagation_through_it(mix, count, x64):
-    """With b = 0.1 all states but the first are computed, else they are stored at some points."""
+    """With b = 0.1 all states but the first are recomputed; otherwise some of them are stored."""
     f, x = tanh(0.9)
-    found, out = slopes(f, x, Reversible(0.0, mix=mix), Backprop(), count + 1)
+    actual, out = slopes(f, x, Reversible(0.0, mix=mix), Backprop(), count + 1)
     count = int(out.steps) - 2
     same(out.state, two_states(f, x, mix, count)[1], 1e-12)
-    same(found, through_two_states(f, x, mix, count))
+    same(actual, through_two_states(f, x, mix, count))
 
 
 @pytest.mark.parametrize(("mix", "count"), [(0.1, 64), (0.02, 256)])
 def test_in_float32_it_is_within_a_thousandth(mix, count, x64):
     f, x = tanh(0.9, dtype=jnp.float32)
-    found, out = slopes(f, x, Reversible(0.0, mix=mix), Backprop(), count + 1)
+    actual, out = slopes(f, x, Reversible(0.0, mix=mix), Backprop(), count + 1)
     f, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (f, x))
-    same(found, through_two_states(f, x, mix, int(out.steps) - 2), 1e-3)
+    same(actual, through_two_states(f, x, mix, int(out.steps) - 2), 1e-3)
 
 
 def test_it_converges_within_its_ellipse(x64):
-    """Of half-axes 1 and (2 - b) / b, for the eigenvalues of the Jacobian."""
+    """The ellipse holds the eigenvalues of the Jacobian and has half-axes 1 and (2 - b) / b."""
     mix, angle = 0.5, 1.2
     solve = eqx.filter_jit(eqloop.equilibrium)
     for size in (0.97, 1.03):
@@ -229,7 +233,7 @@ def test_it_converges_within_its_ellipse(x64):
 
 
 def test_it_reports_how_far_the_states_computed_backwards_were_off(x64):
-    """And the gradient of the start passes through both states."""
+    """The gradient of the start passes through both states as well."""
     f, x = Linear(turn(0.5, 1.0)), jnp.ones(2)
     probe = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), BackwardReport.zeros())
 
@@ -279,17 +283,18 @@ def test_second_derivatives_and_forward_mode_are_refused():
 
 
 def reserved_bytes(steps, mix=0.01, batch=16, size=100):
-    """By the gradient with respect to a matrix that the examples of a batch share."""
+    """Return the memory that the gradient reserves for a matrix that the examples of a batch
+    share."""
 
     def loss(w, xs):
-        def one(x):
+        def example_loss(x):
             solver, gradient = Reversible(0.0, mix=mix), Backprop()
             out = eqloop.equilibrium(
                 Tanh(w, jnp.eye(size)), x, x, solver=solver, gradient=gradient, max_steps=steps
             )
             return jnp.sum(out.state)
 
-        return jnp.sum(jax.vmap(one)(xs))
+        return jnp.sum(jax.vmap(example_loss)(xs))
 
     arguments = jnp.ones((size, size)), jnp.ones((batch, size))
     memory = jax.jit(jax.grad(loss)).lower(*arguments).compile().memory_analysis()

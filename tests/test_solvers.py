@@ -1,5 +1,5 @@
-"""Solvers x problems: the fixed point against a dense Newton iteration, the implicit gradient
-against the dense one, and what a solver owes beyond its answer."""
+"""Solvers times problems: the fixed point against a dense Newton iteration, the implicit gradient
+against the dense one, and the other promises of a solver."""
 
 import collections
 import dataclasses
@@ -35,7 +35,8 @@ CELLS = [(name, problem) for problem in PROBLEMS for name in SOLVERS if problem.
 
 @eqx.filter_jit
 def solve(f, z0, x, solver, gradient=None, max_steps=3000):
-    """`(f, z0, x) -> Equilibrium`, and the gradient of `weighted` with respect to f and x."""
+    """Return the `Equilibrium` of `(f, z0, x)`, and the gradient of `weighted` with respect to f
+    and x."""
 
     def loss(f, x):
         out = eqloop.equilibrium(f, z0, x, solver=solver, gradient=gradient, max_steps=max_steps)
@@ -56,9 +57,9 @@ def test_fixed_point_and_implicit_gradient_are_the_dense_ones(name, problem, x64
     flat, _ = ravel_pytree(out.state)
     expected, _ = dense_fixed_point(f, out.state, x)
     np.testing.assert_allclose(flat, expected, atol=1e-8 * float(jnp.max(jnp.abs(expected))))
-    wanted = ravel_pytree(dense_gradient(f, out.state, x))[0]
-    found = ravel_pytree(gradients)[0]
-    np.testing.assert_allclose(found, wanted, atol=1e-6 * float(jnp.max(jnp.abs(wanted))))
+    dense = ravel_pytree(dense_gradient(f, out.state, x))[0]
+    actual = ravel_pytree(gradients)[0]
+    np.testing.assert_allclose(actual, dense, atol=1e-6 * float(jnp.max(jnp.abs(dense))))
 
 
 def batch_of(problem, dtype, size=3):
@@ -69,10 +70,10 @@ def batch_of(problem, dtype, size=3):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_batch_is_its_examples_one_by_one_in_float32(name):
-    """Also: without `jit`, and with one example that is done long before the others."""
-    problem = next(each for each in PROBLEMS if each.name == "tanh")
+    """This also holds without `jit`, and where one example converges long before the others."""
+    problem = next(problem for problem in PROBLEMS if problem.name == "tanh")
     f, z0, xs = batch_of(problem, jnp.float32)
-    xs = xs.at[1].set(0.0)  # z = 0 is its fixed point: done in one step
+    xs = xs.at[1].set(0.0)  # its fixed point is z = 0, so that it converges in one step
     solver = SOLVERS[name](1e-5)
 
     def run(x):
@@ -93,7 +94,7 @@ def test_a_batch_is_its_examples_one_by_one_in_float32(name):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solvers_work_in_optimistix_itself_and_on_trees(name, x64):
-    f, z0, x = next(each for each in PROBLEMS if each.name == "pytree").make(jnp.float64)
+    f, z0, x = next(problem for problem in PROBLEMS if problem.name == "pytree").make(jnp.float64)
     solution = optx.fixed_point(f, SOLVERS[name](1e-10), z0, args=x, max_steps=1000)
     expected, _ = dense_fixed_point(f, z0, x)
     np.testing.assert_allclose(ravel_pytree(solution.value)[0], expected, rtol=1e-8)
@@ -102,14 +103,14 @@ def test_solvers_work_in_optimistix_itself_and_on_trees(name, x64):
 
 
 def test_euler_with_unit_steps_is_plain_iteration_step_by_step(x64):
-    f, z0, x = next(each for each in PROBLEMS if each.name == "tanh").make(jnp.float64)
+    f, z0, x = next(problem for problem in PROBLEMS if problem.name == "tanh").make(jnp.float64)
     flow = eqloop.SteadyState(
         1e-9, solver=diffrax.Euler(), controller=diffrax.ConstantStepSize(), curve=64
     )
     plain = eqloop.FixedPoint(1e-9, curve=64)
     a, b = (
-        eqx.filter_jit(eqloop.equilibrium)(f, z0, x, solver=each, max_steps=200)
-        for each in (flow, plain)
+        eqx.filter_jit(eqloop.equilibrium)(f, z0, x, solver=solver, max_steps=200)
+        for solver in (flow, plain)
     )
     assert a.steps == b.steps == a.evaluations
     assert a.curve is not None
@@ -125,15 +126,16 @@ def test_the_curve_holds_the_residuals_of_plain_iteration(x64):
     expected = jnp.linalg.norm(states[1:] - states[:-1], axis=1) / jnp.linalg.norm(
         states[1:], axis=1
     )
-    taken = int(out.steps) - 1  # the last one is the gradient's
+    solver_steps = int(out.steps) - 1  # the gradient makes the last step
     assert out.curve is not None
-    np.testing.assert_allclose(out.curve[:taken], expected[:taken], rtol=1e-12)
-    assert jnp.all(jnp.isnan(out.curve[taken:]))
-    assert out.curve[taken - 1] <= 1e-4 < out.curve[taken - 2]
+    np.testing.assert_allclose(out.curve[:solver_steps], expected[:solver_steps], rtol=1e-12)
+    assert jnp.all(jnp.isnan(out.curve[solver_steps:]))
+    assert out.curve[solver_steps - 1] <= 1e-4 < out.curve[solver_steps - 2]
 
 
 def test_anderson_is_gmres_on_a_linear_problem(x64):
-    """In n + 1 evaluations at most, of an n-dimensional system, whatever its eigenvalues."""
+    """Anderson solves an n-dimensional linear system in at most n + 1 evaluations, whatever its
+    eigenvalues."""
     f, z0, x = spectrum(5.0, -4.0, 0.9, 0.5)(jnp.float64)
     solver = eqloop.Anderson(1e-10, memory=4, ridge=0.0)
     out = eqx.filter_jit(eqloop.equilibrium)(f, z0, x, solver=solver)
@@ -145,18 +147,19 @@ def test_patience_is_plain_iteration_until_it_stalls(x64):
     patient = eqloop.FixedPoint(1e-8, damping=0.5, patience=3)
     f, z0, x = PROBLEMS[0].make(jnp.float64)
     a, b = (
-        eqloop.equilibrium(f, z0, x, solver=each) for each in (patient, eqloop.FixedPoint(1e-8))
+        eqloop.equilibrium(f, z0, x, solver=solver) for solver in (patient, eqloop.FixedPoint(1e-8))
     )
     np.testing.assert_array_equal(a.state, b.state)
     assert a.steps == b.steps
-    # -1.5: plain iteration grows, damping by a half contracts by 0.25.
+    # At -1.5 plain iteration diverges; damping by a half contracts by 0.25.
     growing = Linear(jnp.array([[-1.5]]))
     out = eqloop.equilibrium(growing, jnp.zeros(1), jnp.ones(1), solver=patient)
     np.testing.assert_allclose(out.state, 0.4, rtol=1e-6)
 
 
 def test_the_largest_cell_decides_where_it_is_asked_to():
-    """One of 100 cells converges slowly: the 2-norm of the whole is content before it is."""
+    """One of 100 cells converges slowly, and the 2-norm of the whole state reaches the tolerance
+    before it does."""
     rate = jnp.full((100, 1), 0.1).at[7].set(0.9)
 
     def f(z, x):
@@ -172,7 +175,7 @@ def test_the_largest_cell_decides_where_it_is_asked_to():
         for norm in (eqloop.two_norm, eqloop.largest_cell_norm)
     )
     assert cell.steps > whole.steps
-    # At the end of the stricter one: the slow cell moves by at most 1e-3 of the largest cell.
+    # At the end of the stricter solve, the slow cell moves by at most 1e-3 of the largest cell.
     assert jnp.linalg.norm(f(cell.state, 1.0) - cell.state, axis=1)[7] <= 1e-3 * jnp.sqrt(2) * 10
 
 
@@ -185,7 +188,8 @@ def test_norms_of_trees_against_numpy(x64):
 
 
 def test_the_norm_of_a_float32_state_is_float32_where_64_bits_are_on(x64):
-    """Also under strict promotion, and of leaves of two precisions; the widest one wins."""
+    """This also holds under strict promotion; with leaves of two precisions, the wider one is
+    used."""
     three, four = jnp.full((1,), 3, jnp.float32), jnp.full((1,), 4, jnp.float32)
     assert eqloop.two_norm((three, four)).dtype == jnp.float32
     assert eqloop.two_norm((three, four)) == 5
@@ -201,13 +205,13 @@ def test_another_tolerance_bound_or_batch_compiles_no_other_program():
         traces.append(type(solver).__name__)
 
         def loss(xs):
-            def one(x):
+            def solve_example(x):
                 z0 = jnp.zeros_like(x)
                 return eqloop.equilibrium(
                     f, z0, x, solver=solver, gradient=gradient, max_steps=max_steps
                 )
 
-            out = jax.vmap(one)(xs)
+            out = jax.vmap(solve_example)(xs)
             return jnp.sum(out.state), out.steps
 
         return jax.grad(loss, has_aux=True)(xs)[1]
@@ -224,13 +228,13 @@ def test_another_tolerance_bound_or_batch_compiles_no_other_program():
             )
         ]
         assert steps[0][0] <= steps[1][0]
-        assert steps[2][0] == 3  # 2 and the one of the gradient
+        assert steps[2][0] == 3  # two steps of the solver and one of the gradient
     assert traces == [kind.__name__ for kind in kinds]
 
 
 def test_a_failed_solve_returns_its_best_iterate(x64):
-    """Newton's first steps on this map get close, then it is stopped; plain iteration moves away
-    from its start for ever: each must return the best that it saw."""
+    """Newton's first steps on this map come close before it is stopped; plain iteration moves away
+    from its start for ever. Each must return the best iterate that it evaluated."""
     f, z0, x = spectrum(3.0, -2.0, 0.5)(jnp.float64)
     out = eqloop.equilibrium(f, z0, x, solver=eqloop.FixedPoint(1e-8, curve=10), max_steps=10)
     assert out.result == RESULTS.not_converged
@@ -248,7 +252,8 @@ def test_a_failed_solve_returns_its_best_iterate(x64):
     ],
 )
 def test_an_absolute_tolerance_is_met_by_what_is_returned(kind, rate, x64):
-    """Towards zero a relative residual does not fall: the lowest one is no measure."""
+    """As the state goes to zero, a relative residual does not fall, so that the lowest one does not
+    identify the best state."""
     solver = kind(rtol=1e-9, atol=1e-3)
 
     def f(z, x):
@@ -261,7 +266,7 @@ def test_an_absolute_tolerance_is_met_by_what_is_returned(kind, rate, x64):
 
 @pytest.mark.parametrize("gradient", [eqloop.Truncated(8), eqloop.Phantom(8, damping=0.0)])
 def test_iterations_after_the_solve_that_lead_away_are_told(gradient, x64):
-    """Newton reaches a fixed point that plain iteration, with a slope of -2.8, moves away from."""
+    """Newton reaches a fixed point from which plain iteration, with a slope of -2.8, moves away."""
 
     def f(z, x):
         return x - 3 * jnp.sin(z)
@@ -279,11 +284,11 @@ def test_iterations_after_the_solve_that_lead_away_are_told(gradient, x64):
 STIFF = {"contracts": 0.8, "rho 3": 3.0, "rho 300": 300.0}
 PAIRS = [
     ("contracts", "fixed-point", "implicit"),
-    ("rho 3", "fixed-point", "neumann"),  # fails
+    ("rho 3", "fixed-point", "neumann"),  # this solve fails
     ("rho 3", "anderson", "backprop"),
     ("rho 3", "anderson", "phantom"),
     ("rho 3", "broyden", "truncated"),
-    ("rho 300", "anderson", "one-step"),  # fails
+    ("rho 300", "anderson", "one-step"),  # this solve fails
     ("rho 300", "newton", "implicit"),
 ]
 
@@ -308,13 +313,13 @@ def test_residual_and_result_are_of_the_state_that_is_returned(name, solver, gra
         max_steps=60,
     )
     value = f(out.state, jnp.asarray(centre))
-    own = jnp.linalg.norm(value - out.state) / jnp.linalg.norm(value)
-    np.testing.assert_allclose(out.residual, own, rtol=1e-6)
-    assert (out.result == RESULTS.successful) == bool(own <= 1e-3)
+    residual = jnp.linalg.norm(value - out.state) / jnp.linalg.norm(value)
+    np.testing.assert_allclose(out.residual, residual, rtol=1e-6)
+    assert (out.result == RESULTS.successful) == bool(residual <= 1e-3)
 
 
 class Loops(eqx.Module):
-    """A model that holds solvers and gradients, and is trained."""
+    """A model that holds solvers and gradients as fields, and is trained."""
 
     w: jax.Array
     solvers: dict
@@ -347,9 +352,9 @@ def test_solvers_and_gradients_as_fields_are_neither_trained_nor_decayed():
     @eqx.filter_jit
     def step(model, state, x):
         gradient = eqx.filter_grad(lambda model: model(x))(model)
-        some = eqx.filter(model, eqx.is_inexact_array)
-        with jax.numpy_dtype_promotion("standard"):  # Optax needs it
-            updates, state = optimiser.update(gradient, state, some)
+        weights = eqx.filter(model, eqx.is_inexact_array)
+        with jax.numpy_dtype_promotion("standard"):  # Optax needs standard promotion
+            updates, state = optimiser.update(gradient, state, weights)
         return eqx.apply_updates(model, updates), state
 
     trained = model
@@ -364,10 +369,14 @@ def test_solvers_and_gradients_as_fields_are_neither_trained_nor_decayed():
 
 def test_a_setting_is_its_number_to_the_bit_and_has_no_gradient():
     solver = eqloop.FixedPoint(1 / 3, atol=1e-300, damping=float(np.float32(0.1)))
-    for made in (solver, dataclasses.replace(solver), eqx.filter_jit(lambda s: s)(solver)):
-        assert (made.rtol, made.atol, made.damping) == (1 / 3, 1e-300, float(np.float32(0.1)))
-        assert made == solver
-        assert hash(made.rtol) == hash(1 / 3)
+    for rebuilt in (solver, dataclasses.replace(solver), eqx.filter_jit(lambda s: s)(solver)):
+        assert (rebuilt.rtol, rebuilt.atol, rebuilt.damping) == (
+            1 / 3,
+            1e-300,
+            float(np.float32(0.1)),
+        )
+        assert rebuilt == solver
+        assert hash(rebuilt.rtol) == hash(1 / 3)
     assert solver != eqloop.FixedPoint(1 / 3)
     with jax.enable_x64(True):
         assert jax.jit(lambda s: s.rtol)(solver) == 1 / 3
@@ -385,7 +394,7 @@ def test_a_setting_is_its_number_to_the_bit_and_has_no_gradient():
 
 @pytest.mark.parametrize("kind", [eqloop.FixedPoint, eqloop.Anderson, eqloop.Broyden])
 def test_units_do_not_matter(kind):
-    """Squares of such states underflow or overflow in float32."""
+    """The squares of such states underflow or overflow in float32."""
     a = jnp.array([[0.5, 0.3], [-0.2, 0.4]])
     scales = jnp.array([1.0, 1e-30, 1e-20, 1e20, 1e30])
     out = jax.vmap(
@@ -411,7 +420,8 @@ def test_norms_at_the_ends_of_float32():
 
 
 def test_the_flow_reaches_with_its_defaults_what_it_should(x64):
-    """A contraction of 64 unknowns, stiff maps, and a spiral that hardly turns inwards."""
+    """The maps are a contraction of 64 unknowns, stiff maps, and a spiral that hardly turns
+    inwards."""
     rng = np.random.default_rng(0)
     contraction = rng.normal(size=(64, 64))
     contraction *= 0.85 / np.abs(np.linalg.eigvals(contraction)).max()
@@ -492,7 +502,7 @@ def test_newton_is_quadratic_where_gmres_restarts_too(x64):
     out = eqloop.equilibrium(f, start, jnp.asarray(centre), solver=solver)
     curve = np.asarray(out.curve)[: int(out.steps) - 1]
     assert len(curve) == 4
-    # Until what the tolerance asks for is reached.
+    # The iteration goes on until the residual reaches the tolerance.
     assert np.all(curve[1:-1] <= 10 * curve[:-2] ** 2), curve
 
 
@@ -508,8 +518,9 @@ def test_the_evaluations_of_newton_are_those_that_are_made():
         f, jnp.full(2, 0.2), jnp.array([0.5, 0.8]), solver=solver, gradient=eqloop.OneStep()
     )
     jax.effects_barrier()
-    # Steps but for the plain one, the one that has converged, and that of the gradient; each with
-    # a cycle of 2 products and the one that judges it.
+    # Newton steps are all steps but the plain one, the last one and that of the gradient. Each
+    # takes
+    # a cycle of 2 products and one product for the residual.
     newton = int(out.steps) - 3
     assert newton > 1
     assert out.evaluations == len(calls) + 3 * newton
@@ -526,7 +537,7 @@ FAILURES = {
         RESULTS.nonfinite,
     ),
     "cycles": (lambda z, x: -z + x, 0.0, ("fixed-point",), RESULTS.not_converged),
-    # no fixed point at all: I - J is singular everywhere
+    # there is no fixed point: I - J is singular everywhere
     "singular": (lambda z, x: z + x, 0.0, ("newton", "chord"), RESULTS.stagnation),
     "shifts": (
         lambda z, x: z + x,
@@ -539,7 +550,7 @@ FAILURES = {
 
 @eqx.filter_jit
 def _fail(kind, z0, x, solver):
-    """Which map it is, is traced: one program per solver."""
+    """The number of the map is traced, so that each solver needs one program."""
 
     def f(z, x):
         return jax.lax.switch(kind, [branch for branch, *_ in FAILURES.values()], z, x)
@@ -548,7 +559,7 @@ def _fail(kind, z0, x, solver):
         out = eqloop.equilibrium(
             f, z0, x, solver=solver, gradient=Implicit(1e-4), max_steps=100, probe=probe
         )
-        # A training loss looks at finite states only.
+        # A training loss only includes finite states.
         return jnp.sum(jnp.where(jnp.isfinite(out.state), out.state, 0)), out
 
     return jax.grad(loss, argnums=(0, 1), has_aux=True)(x, BackwardReport.zeros())
@@ -626,8 +637,8 @@ def test_arguments_out_of_range_are_refused(call, message):
 
 
 def test_eager_calls_compile_once_and_never_use_old_weights():
-    """Whether f is the same function or a new one of the same code, and whether its weight is in a
-    dictionary, closed over, or bound. Another map is another program."""
+    """f may be the same function or a new one of the same code; its weight may be in a dictionary,
+    closed over, or bound. Another map is another program."""
     compiled = []
 
     class Counted(AbstractGradient):
@@ -656,7 +667,7 @@ def test_eager_calls_compile_once_and_never_use_old_weights():
     np.testing.assert_allclose(state(lambda z, x: 0.25 * z + w), 16 / 3, rtol=1e-5)
     np.testing.assert_allclose(state(lambda z, x: 0.25 * z - w), -16 / 3, rtol=1e-5)
     assert len(compiled) == 3
-    numbers = np.ones(3, np.float32)  # of NumPy, and changed in place
+    numbers = np.ones(3, np.float32)  # a NumPy array that is changed in place
     for k in range(3):
         numbers[:] = k
         np.testing.assert_allclose(

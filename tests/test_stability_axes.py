@@ -1,5 +1,5 @@
-"""`eqloop.stability`: input-dependence, geometry, statistics and verdicts of maps whose answers are
-known, and maps of every kind."""
+"""`eqloop.stability`: input-dependence, geometry, statistics and verdicts of maps with known
+answers, and maps of every kind."""
 
 import dataclasses
 import json
@@ -31,34 +31,34 @@ EXAMPLES, DETAIL = 24, 8
 
 
 def affine(a=A, b=B):
-    """`f, z0s, xs`: the same program for each `a` and `b`."""
+    """Return `f, z0s, xs`; all `a` and `b` share one program."""
     xs = jr.normal(jr.key(2), (EXAMPLES, 3))
     return maps.Affine(jnp.asarray(a), jnp.asarray(b)), jnp.zeros((EXAMPLES, 6)), xs
 
 
 def plain(value):
-    """As JSON has it."""
+    """Convert a value to what JSON returns."""
     if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def parts(value):
-    """Every dataclass within."""
+    """Yield every dataclass inside a value."""
     if dataclasses.is_dataclass(value):
         yield value
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
-        for each in value:
-            yield from parts(each)
+        for item in value:
+            yield from parts(item)
 
 
 def check(report, examples, detail):
-    """What holds of every report."""
+    """Assert what holds of every report."""
     tables = json.loads(json.dumps(plain(report.tables()), allow_nan=False))
     assert tables["settings"]["format"] == stability.FORMAT
     assert set(report.verdict) == {"reachability", "input_dependence", "geometry"}
@@ -66,21 +66,22 @@ def check(report, examples, detail):
         assert statement.verdict
         assert "nan" not in statement.because
     reach, depend, shape = report.reachability, report.input_dependence, report.geometry
-    for each in (reach.settle_step, reach.rate, reach.remaining, reach.growth):
-        assert len(each.values) == examples
+    summaries = (reach.settle_step, reach.rate, reach.remaining, reach.growth)
+    for summary in summaries:
+        assert len(summary.values) == examples
     assert len(reach.outcomes) == len(reach.curves) == len(reach.periods) == examples
     assert len(depend.points) == examples
-    wide = [id(s) for s in (reach.settle_step, reach.rate, reach.remaining, reach.growth)]
-    for each in parts(report):
-        if isinstance(each, Summary):
-            assert len(each.values) == (examples if id(each) in wide else detail)
-            assert each.count == np.isfinite(each.values).sum()
-        elif isinstance(each, Share):
-            assert 0 <= each.hits <= each.count <= examples
-        elif isinstance(each, stability.Band):
-            on = depend if each is depend.sensitivity else reach
-            on = shape if each is shape.gradient_norm else on
-            assert len(each.median) == len(each.low) == len(each.high) == len(on.iterations)
+    wide = [id(summary) for summary in summaries]
+    for part in parts(report):
+        if isinstance(part, Summary):
+            assert len(part.values) == (examples if id(part) in wide else detail)
+            assert part.count == np.isfinite(part.values).sum()
+        elif isinstance(part, Share):
+            assert 0 <= part.hits <= part.count <= examples
+        elif isinstance(part, stability.Band):
+            on = depend if part is depend.sensitivity else reach
+            on = shape if part is shape.gradient_norm else on
+            assert len(part.median) == len(part.low) == len(part.high) == len(on.iterations)
     assert sum(s.hits for s in reach.shares.values()) == examples
     return report
 
@@ -91,10 +92,10 @@ def analyse(f, z0s, xs, **kwargs):
 
 
 def test_an_affine_loop(x64):
-    shown = []
-    report = analyse(*affine(), progress=lambda *each: shown.append(each))
-    # The work that is done grows, to what was planned: no stage is left out or counted twice.
-    done, totals = zip(*shown, strict=True)
+    calls = []
+    report = analyse(*affine(), progress=lambda *progress: calls.append(progress))
+    # The work that is done grows to the planned total: no stage is left out or counted twice.
+    done, totals = zip(*calls, strict=True)
     assert set(totals) == {sum(stability.planned(EXAMPLES, DETAIL, 256).values())}
     assert list(done) == sorted(done)
     assert done[-1] == totals[0]
@@ -103,7 +104,7 @@ def test_an_affine_loop(x64):
     assert_allclose(report.spectrum.radius.values, 0.9, rtol=1e-6)
     assert_allclose(report.spectrum.sigma_max.values, np.linalg.norm(A, 2), rtol=1e-6)
     assert_allclose(report.spectrum.non_normality.values, np.linalg.norm(A, 2) / 0.9, rtol=1e-6)
-    assert_allclose(reach.rate.median, 0.9, rtol=2e-2)  # pairs make it ripple
+    assert_allclose(reach.rate.median, 0.9, rtol=2e-2)  # conjugate pairs make it ripple
     sigma = np.linalg.svd(unit - A)[1]
     assert_allclose(shape.sigma_max.values, sigma[0], rtol=1e-6)
     assert_allclose(shape.sigma_min.values, sigma[-1], rtol=1e-6)
@@ -114,7 +115,7 @@ def test_an_affine_loop(x64):
     assert depend.clusters == depend.inputs == [1, 2, 4, 8, 16, 24]
     assert depend.distinct == 1
     assert depend.probe is not None
-    assert depend.probe > 0.9  # x can be read off z*, of which it is a linear function
+    assert depend.probe > 0.9  # z* is a linear function of x, from which x can be computed
     assert report.spectrum.regime_shares["contracting"].share == 1
     assert report.verdict["reachability"].verdict == "reached from every start"
     assert report.verdict["input_dependence"].verdict == "smooth in the input"
@@ -151,32 +152,35 @@ def test_verdicts_of_affine_loops(a, reachability, dependence, geometry, x64):
 
 
 def test_every_verdict_on_input_dependence(x64):
-    """From one report, changed in what each verdict rests on."""
+    """One report is changed in the numbers on which each verdict depends."""
     report = analyse(*affine())
     depend = report.input_dependence
     unknown = dataclasses.replace(depend.smoothness, count=0)
     rough = dataclasses.replace(depend.smoothness, quantiles={"0.5": 3.0})
     still = dataclasses.replace(depend.kept, quantiles={"0.5": 1e-9})
-    other = dataclasses.replace(depend.agreement, quantiles={"0.5": 183.0})
+    disagreement = dataclasses.replace(depend.agreement, quantiles={"0.5": 183.0})
 
-    def said(**changed):
+    def verdict(**changed):
         changed = dataclasses.replace(depend, **changed)
         return judge_input_dependence(report.reachability, changed).verdict
 
-    assert said() == "smooth in the input"
-    assert said(smoothness=rough) == "differs, not smoothly"
-    assert said(smoothness=unknown) == "differs, smoothness not measurable"
-    assert said(kept=still, smoothness=unknown) == "differs, not smoothly"
-    # Where z* owes more to the start than to f, begin anew at other starts and see.
-    assert said(agreement=other, smoothness=rough) == "smooth in the input"
-    assert said(agreement=other, through_start=rough) == "differs, not smoothly"
-    assert said(recall=False, agreement=other) == "smooth in the input"
-    assert said(recall=False, agreement=other, through_start=rough) == "differs, not smoothly"
-    assert said(recall=False, kept=still) == "differs, not smoothly"
+    assert verdict() == "smooth in the input"
+    assert verdict(smoothness=rough) == "differs, not smoothly"
+    assert verdict(smoothness=unknown) == "differs, smoothness not measurable"
+    assert verdict(kept=still, smoothness=unknown) == "differs, not smoothly"
+    # Where z* depends more on the start than on f, other starts are tried.
+    assert verdict(agreement=disagreement, smoothness=rough) == "smooth in the input"
+    assert verdict(agreement=disagreement, through_start=rough) == "differs, not smoothly"
+    assert verdict(recall=False, agreement=disagreement) == "smooth in the input"
+    assert (
+        verdict(recall=False, agreement=disagreement, through_start=rough)
+        == "differs, not smoothly"
+    )
+    assert verdict(recall=False, kept=still) == "differs, not smoothly"
     first = dataclasses.replace(depend.sensitivity, median=[0.0] * len(depend.iterations))
-    assert said(recall=False, sensitivity=first) == "not measurable"
-    assert said(distinct=0.25) == "few fixed points"
-    assert said(clusters=[1.0] * len(depend.clusters)) == "one fixed point, whatever the input"
+    assert verdict(recall=False, sensitivity=first) == "not measurable"
+    assert verdict(distinct=0.25) == "few fixed points"
+    assert verdict(clusters=[1.0] * len(depend.clusters)) == "one fixed point, whatever the input"
 
 
 def test_every_verdict_on_reachability_and_conditioning(x64):
@@ -194,12 +198,12 @@ def test_every_verdict_on_reachability_and_conditioning(x64):
             "converged": stability.share(np.arange(EXAMPLES) < converged),
             "unresolved": stability.share(np.arange(EXAMPLES) < unresolved),
         }
-        said = judge_reachability(dataclasses.replace(reach, shares=reach.shares | shares))
-        assert said.verdict == verdict
-        assert ("1 - rate" in said.because) == (unresolved > 0)
+        statement = judge_reachability(dataclasses.replace(reach, shares=reach.shares | shares))
+        assert statement.verdict == verdict
+        assert ("1 - rate" in statement.because) == (unresolved > 0)
     half = dataclasses.replace(reach.starts["other"].same, share=0.5)
-    other = dataclasses.replace(reach.starts["other"], same=half)
-    starts = dataclasses.replace(reach, starts=reach.starts | {"other": other})
+    other_start = dataclasses.replace(reach.starts["other"], same=half)
+    starts = dataclasses.replace(reach, starts=reach.starts | {"other": other_start})
     assert judge_reachability(starts).verdict == "reached from its own start"
     some = dataclasses.replace(reach.shares["wandering"], hits=1)
     rest = dataclasses.replace(reach, shares=reach.shares | {"wandering": some})
@@ -208,9 +212,9 @@ def test_every_verdict_on_reachability_and_conditioning(x64):
     )
     few = dataclasses.replace(shape.condition, count=shape.solved.count // 2 - 1)
     unknown = dataclasses.replace(shape, condition=few)
-    said = judge_geometry(reach, unknown, report.spectrum).verdict
-    assert said == "stable, conditioning not measurable"
-    # Only what was measured at fixed points is said to be of fixed points.
+    conditioning = judge_geometry(reach, unknown, report.spectrum).verdict
+    assert conditioning == "stable, conditioning not measurable"
+    # Numbers are attributed to fixed points only if they were measured at fixed points.
     assert judge_geometry(reach, shape, report.spectrum).because.count("at the 8 fixed points") == 1
     some = dataclasses.replace(shape, solved=Share(1, 1, 1.0, 0.2, 1.0))
     radius = stability.summary(np.where(np.arange(DETAIL) < 1, 0.7, math.nan))
@@ -224,18 +228,19 @@ def test_every_verdict_on_reachability_and_conditioning(x64):
 
 
 def test_other_fixed_points_are_starts_too(x64):
-    """Two wells, and starts so near to the ridge that Gaussian ones of their size test nothing."""
+    """The map has two wells, and the starts are so near to the ridge that Gaussian starts of their
+    size show nothing."""
     xs = jnp.sign(jr.normal(jr.key(0), (12, 4)))
     limits = stability.follow_orbits(
         lambda z, x: jnp.tanh(2 * z + 0.1 * x), jnp.full((12, 4), 1e-3), xs, iterations=64
     )
-    found = stability.reachability(limits, key=jr.key(1))
-    assert found.starts["gaussian"].same.share == 1
-    assert judge_reachability(found).verdict == "reached from its own start"
+    reach = stability.reachability(limits, key=jr.key(1))
+    assert reach.starts["gaussian"].same.share == 1
+    assert judge_reachability(reach).verdict == "reached from its own start"
 
 
 def test_ill_conditioned(x64):
-    """Started at the fixed point, to which it would take for ever."""
+    """The loop starts at its fixed point, which it would take for ever to reach."""
     a = np.diag([1 - 2.0**-13, *[0.5] * 5])
     f, z0s, xs = affine(a)
     z0s = jnp.linalg.solve(jnp.eye(6) - a, f.b @ xs.T).T
@@ -251,8 +256,8 @@ def test_an_input_that_does_not_matter(x64):
 
 
 def test_estimate_of_the_sensitivity(x64):
-    """Hutchinson's estimate from a few probes each: its mean over many examples, within its
-    error."""
+    """Hutchinson's estimate takes a few probes per example; its mean over many examples is within
+    its error."""
     limits = stability.follow_orbits(*affine())
     some = limits.take(np.arange(DETAIL))
     squares = []
@@ -261,9 +266,10 @@ def test_estimate_of_the_sensitivity(x64):
         squares.append(np.square(depend.implicit.values))
     dense = np.linalg.solve(np.eye(6) - A, B)
     gram = dense.T @ dense
-    error = math.sqrt(2 * np.sum(gram**2) / (PROBES * np.size(squares)))  # of Gaussian probes
+    # The standard error with Gaussian probes.
+    error = math.sqrt(2 * np.sum(gram**2) / (PROBES * np.size(squares)))
     assert abs(np.mean(squares) - np.trace(gram)) < 3 * error
-    assert error < 0.1 * np.trace(gram)  # so that the test says something
+    assert error < 0.1 * np.trace(gram)  # otherwise the test would show nothing
 
 
 def network(z, x):
@@ -277,7 +283,7 @@ def test_operators_of_pytrees(x64):
         z = network(z, x)
     j = stability.state_jacobian(network, z, x)
     b = stability.input_jacobian(network, z, x)
-    found = np.linalg.solve(np.eye(4) - j.as_matrix(), b.as_matrix())
+    sensitivity = np.linalg.solve(np.eye(4) - j.as_matrix(), b.as_matrix())
     assert_allclose(j.T.as_matrix(), j.as_matrix().T, rtol=1e-12)
 
     def limit(u, v):
@@ -291,7 +297,7 @@ def test_operators_of_pytrees(x64):
         d = jnp.zeros(4).at[i].set(h)
         ends = [limit(x["u"] + s * d[:2], x["v"] + s * d[2:]) for s in (1, -1)]
         columns.append((ends[0] - ends[1]) / (2 * h))
-    assert_allclose(found, np.stack(columns, axis=1), rtol=1e-6, atol=1e-8)
+    assert_allclose(sensitivity, np.stack(columns, axis=1), rtol=1e-6, atol=1e-8)
 
 
 CENTRES = np.array([[0.0, 5.0], [4.0, 0.0], [-4.0, 0.0], [0.0, -5.0], [9.0, 9.0]])
@@ -313,7 +319,7 @@ def itself(x):
 def test_as_many_fixed_points_as_there_are_attractors(x64):
     xs = 5 * jr.normal(jr.key(0), (64, 2)) + 2
     for m in range(1, 6):
-        # Those that are not wanted lie where no input is.
+        # The unwanted points lie where there is no input.
         f = Attractors(jnp.asarray(np.where(np.arange(5)[:, None] < m, CENTRES, 1e3)))
         limits = stability.follow_orbits(f, itself, xs)
         depend = stability.input_dependence(limits, key=jr.key(1))
@@ -323,17 +329,19 @@ def test_as_many_fixed_points_as_there_are_attractors(x64):
         assert depend.clusters == sorted(depend.clusters)
         assert_allclose(depend.distinct, m / 64)
         assert max(depend.implicit.values) == 0
-        assert depend.sensitivity.median[0] > 0.5  # through the start, which is then forgotten
+        # The input enters through the start, which the loop then forgets.
+        assert depend.sensitivity.median[0] > 0.5
         assert depend.sensitivity.median[-1] < 1e-12
 
 
 def test_gaussian_starts_reach_either_of_two_wells(x64):
-    """Each half of the time, whichever is the own."""
+    """Gaussian starts reach each well half of the time, whichever well the example's own start
+    reaches."""
     xs = jnp.linspace(-1, 1, 400)[:, None]
     coefficients = jnp.tile(jnp.array([0, 1.5, 0, -0.5]), (400, 1))
     limits = stability.follow_orbits(maps.polynomial, xs, coefficients)
     same = stability.reachability(limits, key=jr.key(0)).starts["gaussian"].same
-    assert same.count > 390  # all but what began beside the edge
+    assert same.count > 390  # all examples but those that began beside the edge
     assert same.low < 0.5 < same.high
 
 
@@ -342,7 +350,7 @@ def rough(z, x):
 
 
 def test_roughness(x64):
-    """Of `z* = 2 sin(often u)`, which has no slope over a hundredth of u if that is very often."""
+    """`z* = 2 sin(often u)` has no slope over a hundredth of u if `often` is large."""
     ones = jnp.ones((32, 1))
     xs = {"u": jr.normal(jr.key(0), (32, 1)), "scale": ones, "often": ones}
     for often, smooth in ((1.0, True), (1e5, False)):
@@ -388,7 +396,8 @@ def test_inputs_without_a_derivative(f, xs, count):
 
 
 DYADIC = {
-    # In binary fractions, so that what is started at a fixed point stays there, stable or not.
+    # The numbers are binary fractions, so that a loop started at a fixed point stays there, stable
+    # or not.
     "outside, pair": (np.array([[0.75, -1], [1, 0.75]]), 1.25),
     "inside, pair": (np.array([[0.5, -0.5], [0.5, 0.5]]), 0.5**0.5),
     "outside": (np.diag([1.5, 0.5]), 1.5),
@@ -422,7 +431,7 @@ def along(z, target):
 
 
 def test_gradients_on_their_way_back(x64):
-    """Powers and finite sums of J^T, each from a dense matrix."""
+    """The powers and finite sums of J^T come from a dense matrix."""
     g = np.array([1.0, -2.0, 0.5, 1.5])
     for a in (
         maps.dense(4, 0.6, maps.turn(0.5, 1.0)),
@@ -439,7 +448,7 @@ def test_gradients_on_their_way_back(x64):
         norms = np.linalg.norm(back, axis=1) / np.linalg.norm(g)
         assert_allclose(shape.gradient_norm.median, norms[::-1], rtol=1e-9)
         assert shape.iterations == list(range(33))
-        if not limits.converged.all():  # by rounding, from an unstable fixed point
+        if not limits.converged.all():  # rounding carries it away from an unstable fixed point
             continue
         unit = np.eye(4)
         truth = np.linalg.solve(unit - a.T, g)
@@ -463,7 +472,7 @@ def test_gradients_on_their_way_back(x64):
 @pytest.mark.parametrize(
     ("draw", "n"),
     [(draw, n) for draw in ("normal", "exponential") for n in (16, 64)]
-    + [("normal", 2), ("normal", 7)],  # Student's, for few
+    + [("normal", 2), ("normal", 7)],  # Student's distribution, for few values
 )
 def test_coverage_of_the_bootstrap(draw, n):
     rng = np.random.default_rng(3)
@@ -475,11 +484,11 @@ def test_coverage_of_the_bootstrap(draw, n):
 
 @pytest.mark.parametrize("n", [16, 64])
 def test_coverage_of_shares(n):
-    """Exactly: over all numbers of hits, each with its probability."""
+    """The coverage is exact: a sum over all numbers of hits, each with its probability."""
     intervals = [stability.share(np.arange(n) < k) for k in range(n + 1)]
     covered = []
     for p in np.linspace(0.02, 0.98, 97):
-        inside = [each.low <= p <= each.high for each in intervals]
+        inside = [interval.low <= p <= interval.high for interval in intervals]
         covered.append(binom.pmf(np.arange(n + 1), n, p) @ inside)
     assert 0.93 <= np.mean(covered) <= 0.97
     assert np.quantile(covered, 0.05) >= 0.90
@@ -489,15 +498,15 @@ def test_coverage_of_shares(n):
 
 def test_summary_leaves_out_what_is_not_finite():
     values = np.array([1.0, math.nan, 3.0, math.inf, 5.0])
-    found, alone = stability.summary(values), stability.summary(values[[0, 2, 4]])
-    assert found.count == alone.count == 3
-    assert (found.mean, found.low, found.high) == (alone.mean, alone.low, alone.high)
-    assert found.quantiles == alone.quantiles
-    assert found.median == 3
+    statistics, alone = stability.summary(values), stability.summary(values[[0, 2, 4]])
+    assert statistics.count == alone.count == 3
+    assert (statistics.mean, statistics.low, statistics.high) == (alone.mean, alone.low, alone.high)
+    assert statistics.quantiles == alone.quantiles
+    assert statistics.median == 3
     for empty in (np.full(4, math.nan), np.zeros(0)):
-        found = stability.summary(empty)
-        assert found.count == 0
-        assert np.isnan([found.mean, found.low, found.high, found.median]).all()
+        statistics = stability.summary(empty)
+        assert statistics.count == 0
+        assert np.isnan([statistics.mean, statistics.low, statistics.high, statistics.median]).all()
     assert math.isnan(stability.share(np.zeros(0, bool)).share)
     single = stability.summary(np.array([2.0]))
     assert single.mean == single.median == 2
@@ -508,7 +517,8 @@ def test_summary_leaves_out_what_is_not_finite():
 
 
 def test_five_lines():
-    """A plain function with weights closed over, one example, of pytrees with no floats in x."""
+    """The map is a plain function that closes over its weights; there is one example, of pytrees
+    with no floats in x."""
     w = jnp.array([[0.3, -0.2], [0.1, 0.4]])
 
     def f(z, x):
@@ -523,7 +533,7 @@ def test_five_lines():
 
 
 class Number(eqx.Module):
-    """A state of a single number, by hand."""
+    """A state of a single number, with a step computed by hand."""
 
     rate: jax.Array
 
@@ -536,7 +546,7 @@ class Number(eqx.Module):
     [([0.5, 0.5], {"converged"}), ([3.0, 3.0], {"diverged"}), ([0.5, -1.0], None)],
 )
 def test_two_single_numbers_in_float32(rates, outcome):
-    """That overflow in float32 too; and of which one converges, the other not."""
+    """The numbers also overflow in float32; one of them converges, the other does not."""
     f = Pick(Number(jnp.array(1.0)), jnp.array(rates))
     report = stability.analyse(
         f, jnp.zeros(2), (jnp.array([1.0, 2.0]), jnp.arange(2)), key=jr.key(0)
@@ -552,7 +562,7 @@ def test_two_single_numbers_in_float32(rates, outcome):
 
 
 class Pick(eqx.Module):
-    """A rate for each example."""
+    """A map with a rate of its own for each example."""
 
     number: Number
     rates: jax.Array

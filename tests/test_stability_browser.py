@@ -34,8 +34,8 @@ def status(page) -> str:
 
 
 def iteration(page) -> int:
-    found = re.match(r"Iteration (\d+)", status(page))
-    return int(found[1]) if found else 0
+    number = re.match(r"Iteration (\d+)", status(page))
+    return int(number[1]) if number else 0
 
 
 def test_the_slider_moves_the_player(open_page, written):
@@ -46,12 +46,12 @@ def test_the_slider_moves_the_player(open_page, written):
     page.fill("#slider", "5")
     assert page.inner_text("#at") == "Iteration 5"
     assert page.inner_html("#board") != puzzle
-    said = page.inner_text("#status")
-    assert re.fullmatch(r"Iteration 5: residual 1\.6×10⁻¹, \d+ of 32 cells right", said)
-    assert page.get_attribute("#slider", "aria-valuetext") == said
+    status_line = page.inner_text("#status")
+    assert re.fullmatch(r"Iteration 5: residual 1\.6×10⁻¹, \d+ of 32 cells right", status_line)
+    assert page.get_attribute("#slider", "aria-valuetext") == status_line
     page.fill("#slider", str(FRAMES))
     assert re.fullmatch(r"Iteration 24: residual 6\.7×10⁻⁴, 32 of 32 cells right", status(page))
-    # At the end it shows the right answer: only the title of the drawing tells them apart.
+    # The last frame shows the right answer: only the title of the drawing differs.
     assert page.inner_text("#board") == page.inner_text("#target")
 
 
@@ -67,9 +67,9 @@ def test_keys_and_buttons_move_the_player(open_page, written):
     assert iteration(page) == 1
     assert page.get_attribute("#cursor", "d") != before
     page.click("#previous")
-    page.click("#previous")  # nothing comes before the puzzle
+    page.click("#previous")  # no frame comes before the puzzle
     assert status(page) == "The puzzle"
-    page.focus("#slider")  # which moves by itself, and once
+    page.focus("#slider")  # the slider handles the key itself, so that it moves once
     page.keyboard.press("ArrowRight")
     assert iteration(page) == 1
     # Every control can be reached by the keyboard.
@@ -97,7 +97,7 @@ def test_play_runs_to_the_end_and_can_be_paused(open_page, written):
     page.click("#play")
     playwright.expect(page.locator("#play")).to_have_text("Play")
     assert iteration(page) == FRAMES
-    page.click("#play")  # from the start again
+    page.click("#play")  # it plays from the start again
     assert iteration(page) == 0
 
 
@@ -129,7 +129,7 @@ def test_nothing_is_wider_than_the_screen(open_page, written, width):
 
 def test_dark_mode(open_page, written):
     def shades(scheme: str) -> list[int]:
-        """How bright the page and its ink are, 0 to 255 each."""
+        """Return how bright the page and its ink are, 0 to 255 each."""
         page = open_page(written, scheme=scheme)
         style = "getComputedStyle(document.body)"
         colours = (page.evaluate(f"{style}.{name}") for name in ("backgroundColor", "color"))

@@ -1,4 +1,4 @@
-"""The figures of a stability report, from a report that was made up."""
+"""The figures of an invented stability report."""
 
 import re
 from typing import Any
@@ -20,7 +20,7 @@ from eqloop.report.pages._stability_panels import PANELS
 
 
 def drawn(figure: Any) -> tuple[Any, dict[str, Any], list[str]]:
-    """The one panel of a figure, its lines by label, and what is written in it."""
+    """Return the only panel of a figure, its lines by label, and its texts."""
     (axes,) = figure.axes
     lines = {str(line.get_label()): line for line in axes.lines}
     return axes, lines, [text.get_text() for text in axes.texts]
@@ -45,11 +45,11 @@ def test_eigenvalues_are_in_the_plane_with_the_unit_circle():
     np.testing.assert_allclose(np.hypot(circle.get_xdata(), circle.get_ydata()), 1)
     assert axes.get_aspect() == 1
     points = np.concatenate(report["spectrum"]["eigenvalues"])
-    found = {each.get_label(): each for each in axes.collections}
-    assert len(found["eigenvalue"].get_offsets()) == (points[:, 2] == 1).sum()
-    assert len(found["did not converge"].get_offsets()) == (points[:, 2] == 0).sum()
-    shapes = [each.get_paths()[0].vertices.shape for each in found.values()]
-    assert shapes[0] != shapes[1]  # told apart without colour
+    markers = {collection.get_label(): collection for collection in axes.collections}
+    assert len(markers["eigenvalue"].get_offsets()) == (points[:, 2] == 1).sum()
+    assert len(markers["did not converge"].get_offsets()) == (points[:, 2] == 0).sum()
+    shapes = [collection.get_paths()[0].vertices.shape for collection in markers.values()]
+    assert shapes[0] != shapes[1]  # the markers differ without colour
 
 
 def test_gradient_norm_and_sensitivity():
@@ -106,7 +106,7 @@ def test_a_panel_without_numbers_says_so(panel):
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.name)
 def test_one_example_with_exact_zeros_is_drawn(panel):
-    """What has no logarithm must not warn, nor must a single point."""
+    """Values without a logarithm cause no warning, and neither does a single point."""
     report = a_report()
     reach, dependence = report["reachability"], report["input_dependence"]
     reach["curves"] = reach["curves"][:1]

@@ -1,4 +1,4 @@
-"""The page of a stability report, from a report that was made up."""
+"""The page of an invented stability report."""
 
 import base64
 import hashlib
@@ -44,7 +44,7 @@ def test_a_share_is_in_percent():
 
 
 class Page(html.parser.HTMLParser):
-    """Tags in order with their attributes, and the text of each."""
+    """Collects the tags in order with their attributes, and the text of each."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -88,22 +88,24 @@ def page(text) -> Page:
 
 
 def test_what_is_written(folder):
-    written = write_stability(folder)
-    assert [path.name for path in written] == [
+    paths = write_stability(folder)
+    assert [path.name for path in paths] == [
         "report.html",
         *(f"{panel.name}.png" for panel in PANELS),
     ]
-    for path in written[1:]:
+    for path in paths[1:]:
         assert path.read_bytes().startswith(b"\x89PNG")
     assert not list(folder.glob(".*"))
-    before = written[0].read_bytes()
+    before = paths[0].read_bytes()
     write_stability(folder)
-    assert written[0].read_bytes() == before  # nothing in it depends on when it was written
+    # The page does not depend on the time at which it is written.
+    assert paths[0].read_bytes() == before
     assert len(before) < 2_000_000
 
 
 def test_nothing_is_fetched(text, page):
-    bare = text.replace("http://www.w3.org/", "")  # names of XML dialects, never fetched
+    # Namespaces of XML dialects, which are never fetched.
+    bare = text.replace("http://www.w3.org/", "")
     assert "http://" not in bare
     assert "https://" not in bare
     assert "url(" not in text
@@ -115,35 +117,37 @@ def test_nothing_is_fetched(text, page):
 
 def test_only_the_one_script_may_run(page):
     (policy,) = [
-        each["content"]
-        for tag, each in page.tags
-        if tag == "meta" and each.get("http-equiv") == "Content-Security-Policy"
+        attributes["content"]
+        for tag, attributes in page.tags
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
     ]
     script = page.text("script")[-1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in (policy or "")
     assert (policy or "").startswith("default-src 'none'")
-    assert not any(name.startswith("on") for _, each in page.tags for name in each)
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
 
 
 def test_the_verdict_comes_first_and_is_three_statements(text, page):
-    places = [text.index(each) for each in ("Verdict", "The loop at work", "Figures", "Numbers")]
+    places = [
+        text.index(heading) for heading in ("Verdict", "The loop at work", "Figures", "Numbers")
+    ]
     assert places == sorted(places)
     assert [tag for tag, _ in page.tags].count("article") == 3
     report = a_report()
     for statement in report["verdict"].values():
         assert statement["verdict"] in page.text("p")
     for words in ("agree.", "disagree.", "neither confirmed nor refuted."):
-        assert any(each.strip().endswith(words) for each in page.text("strong"))
+        assert any(text.strip().endswith(words) for text in page.text("strong"))
     assert {"✓", "✗", "?"} <= set(page.text("span"))
 
 
 def test_every_picture_is_described(page):
-    pictures = [each for tag, each in page.tags if tag == "img"]
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(pictures) == len(PANELS)
-    for each in pictures:
-        assert len(each["alt"] or "") > 40
-        svg = base64.b64decode((each["src"] or "").removeprefix("data:image/svg+xml;base64,"))
+    for attributes in pictures:
+        assert len(attributes["alt"] or "") > 40
+        svg = base64.b64decode((attributes["src"] or "").removeprefix("data:image/svg+xml;base64,"))
         assert b"<svg" in svg
     headings = page.text("h3")
     assert all(panel.title in headings for panel in PANELS)

@@ -1,5 +1,5 @@
-"""Maps of which `eqloop.stability` once said what is not so: trained since the last call, without
-recall, slow, far from normal."""
+"""Maps about which `eqloop.stability` was once wrong: trained since the last call, without recall,
+slow, far from normal."""
 
 import functools
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from eqloop.stability._verdict import judge_input_dependence, judge_reachability
 
 
 class Trained:
-    """As of a library that trains its modules in place."""
+    """A module whose weights are changed in place, as some libraries train."""
 
     def __init__(self, w):
         self.w = w
@@ -34,7 +34,7 @@ class Trained:
 
 
 class Holder(eqx.Module):
-    """Which has no arrays that Equinox sees."""
+    """A holder of weights in which Equinox sees no arrays."""
 
     f: Callable
 
@@ -48,12 +48,12 @@ def radii(f):
 
 
 def test_the_weights_of_this_call():
-    """However f came by them; and another value of them compiles nothing."""
+    """The weights are current, however f holds them; a new value compiles nothing."""
     w = jnp.full(3, 0.2)
     held, inner = Trained(w), {"w": w}
 
     def wrapped(z, x):
-        return jax.jit(lambda z: inner["w"] * z)(z) + x  # constants of a program inside
+        return jax.jit(lambda z: inner["w"] * z)(z) + x  # these are constants inside the program
 
     same = {
         "closure": lambda z, x: w * z + x,
@@ -69,9 +69,9 @@ def test_the_weights_of_this_call():
         w = held.w = inner["w"] = jnp.full(3, 0.7)
         sizes = programs()
         assert_allclose(radii(f), 0.7, rtol=1e-6)
-        # Constants of a program inside are part of the code.
+        # Constants inside a program are part of its code.
         assert programs() == sizes or name == "inner", name
-    # A new function of the same code, too.
+    # A new function with the same code shares the program, too.
     sizes = programs()
     assert_allclose(radii(lambda z, x: w * z + x), 0.7, rtol=1e-6)
     assert programs() == sizes
@@ -79,8 +79,8 @@ def test_the_weights_of_this_call():
 
 def programs() -> list[int]:
     return [
-        each._cached._cache_size()  # pyright: ignore[reportFunctionMemberAccess]
-        for each in (
+        function._cached._cache_size()  # pyright: ignore[reportFunctionMemberAccess]
+        for function in (
             _orbits._iterate_chunk,
             _orbits._iterate_to_tolerance,
             _orbits._returns,
@@ -90,7 +90,7 @@ def programs() -> list[int]:
 
 
 def test_code_that_differs_in_its_derivative_alone():
-    """Custom rules are no part of the value."""
+    """A custom derivative rule does not change the value of a function."""
 
     def rounded(slope):
         @jax.custom_jvp
@@ -103,7 +103,7 @@ def test_code_that_differs_in_its_derivative_alone():
     z = jnp.ones(3)
     one, two, again = (closed(rounded(slope), z, z) for slope in (0.25, 0.5, 0.25))
     assert jax.jvp(lambda z: two(z, z), (z,), (z,))[1].tolist() == [1.5] * 3
-    codes = [each.code for each in (one, two, again)]  # pyright: ignore[reportFunctionMemberAccess]
+    codes = [function.code for function in (one, two, again)]  # pyright: ignore[reportFunctionMemberAccess]
     assert codes[0] is codes[2] is not codes[1]
 
 
@@ -111,34 +111,35 @@ def test_code_that_differs_in_its_derivative_alone():
 
 
 def test_without_recall(x64):
-    """`z* = P (x + 2)` through the start alone: smooth where P is not zero, and the prediction that
-    it is locally constant fails."""
+    """`z* = P (x + 2)` depends on x through the start alone: it is smooth where P is not zero, and
+    the prediction that it is locally constant fails."""
     xs = jr.normal(jr.key(1), (16, 2))
     line = jnp.full((2, 2), 0.5)
     cases = {
         "identity": (jnp.eye(2), 0.0, "smooth in the input", False),
         "line": (line + 0.8 * (jnp.eye(2) - line), 0.0, "smooth in the input", False),
-        # Orthogonal to the line, so that the loop stays on it: the start still matters more.
+        # The input is orthogonal to the line, so that the loop stays on it: the start still matters
+        # more.
         "line and input": (line + 0.8 * (jnp.eye(2) - line), 1e-3, "smooth in the input", False),
         "recall": (0.5 * jnp.eye(2), 1.0, "smooth in the input", False),
     }
     for name, (a, strength, verdict, agrees) in cases.items():
         f = maps.Affine(a, strength * (jnp.eye(2) - line))
-        said, depend = input_dependence(f, lambda x: x + 2, xs)
-        assert said.verdict == verdict, name
+        statement, depend = input_dependence(f, lambda x: x + 2, xs)
+        assert statement.verdict == verdict, name
         compared = compare(
             predict("none", "post", "add"),
-            dict.fromkeys(("reachability", "input_dependence", "geometry"), said),
+            dict.fromkeys(("reachability", "input_dependence", "geometry"), statement),
         )
         assert compared["input_dependence"]["agrees"] is agrees, name
         assert depend.recall == (strength > 0)
         if verdict == "smooth in the input":
             assert_allclose(depend.through_start.values, 1, rtol=1e-6)
-        assert ("does not see x" in said.because) == (strength == 0)
-        assert ("does not explain it" in said.because) == (name == "line and input")
-    said, _ = input_dependence(maps.Affine(jnp.eye(2), jnp.zeros((2, 2))), xs + 2, xs)
-    assert said.verdict == "not measurable"
-    assert "z0s as a function" in said.because
+        assert ("does not see x" in statement.because) == (strength == 0)
+        assert ("does not explain it" in statement.because) == (name == "line and input")
+    statement, _ = input_dependence(maps.Affine(jnp.eye(2), jnp.zeros((2, 2))), xs + 2, xs)
+    assert statement.verdict == "not measurable"
+    assert "z0s as a function" in statement.because
 
 
 def input_dependence(f, z0s, xs):
@@ -149,7 +150,7 @@ def input_dependence(f, z0s, xs):
 
 
 def ring(z, x):
-    """To the unit circle, along the ray."""
+    """A map that moves z to the unit circle along its ray."""
     r = jnp.linalg.norm(z)
     return z * (1 + 0.3 * (1 - r) / r)
 
@@ -158,39 +159,39 @@ def wells(z, x):
     return z + 0.3 * (jnp.sign(z) - z)
 
 
-@pytest.mark.parametrize(("f", "kept"), [(ring, True), (wells, False)])
-def test_attractors_without_recall(f, kept, x64):
+@pytest.mark.parametrize(("f", "sensitive"), [(ring, True), (wells, False)])
+def test_attractors_without_recall(f, sensitive, x64):
     """`z* = (x + 2) / |x + 2|` has the derivative `(1 - z* z*^T) / |x + 2|`; that of signs is 0."""
     xs = jr.normal(jr.key(1), (16, 2))
-    said, depend = input_dependence(f, lambda x: x + 2, xs)
+    statement, depend = input_dependence(f, lambda x: x + 2, xs)
     assert not depend.recall
-    if kept:
-        assert said.verdict == "smooth in the input"
+    if sensitive:
+        assert statement.verdict == "smooth in the input"
         assert_allclose(depend.through_start.values, 1, rtol=5e-2)
     else:
-        assert said.verdict in ("few fixed points", "one fixed point, whatever the input")
+        assert statement.verdict in ("few fixed points", "one fixed point, whatever the input")
         assert depend.kept.median < 1e-9
     claims = predict("none", "post", "add")
-    compared = compare(claims, dict.fromkeys(claims, said))
-    assert compared["input_dependence"]["agrees"] is not kept
+    compared = compare(claims, dict.fromkeys(claims, statement))
+    assert compared["input_dependence"]["agrees"] is not sensitive
 
 
 def test_agreement_takes_a_sensitivity_that_is_gone():
-    """Jumps of z* that still moves with x bear out neither."""
+    """Jumps of a z* that still moves with x support neither claim."""
     claims = predict("none", "post", "add")
-    for kept, agrees in ((1e-9, True), (0.4, None), (float("nan"), None)):
-        said = stability.Statement(
-            stability.Verdict.NOT_SMOOTH, "", {"input_dependence.kept": kept}
+    for sensitivity, agrees in ((1e-9, True), (0.4, None), (float("nan"), None)):
+        statement = stability.Statement(
+            stability.Verdict.NOT_SMOOTH, "", {"input_dependence.kept": sensitivity}
         )
-        found = compare(claims, dict.fromkeys(claims, said))
-        assert found["input_dependence"]["agrees"] is agrees
+        comparison = compare(claims, dict.fromkeys(claims, statement))
+        assert comparison["input_dependence"]["agrees"] is agrees
 
 
 # --- Slow loops
 
 
 def slow(name, rate, near, x64):
-    """`z* = 1` of `near` relative distance; what `follow_orbits` says of it."""
+    """Follow orbits that begin at a relative distance `near` from `z* = 1`."""
     matrices = {
         "line": rate * np.eye(2),
         "pair": maps.turn(rate, 5e-5),
@@ -201,7 +202,8 @@ def slow(name, rate, near, x64):
 
 @pytest.mark.parametrize("precise", [True, False])
 def test_slow_loops_are_not_at_fixed_points(precise, request):
-    """The residual is below the tolerance from the beginning. What is said to be left is left."""
+    """The residual is below the tolerance from the beginning, and the reported remaining distance
+    is the true one."""
     if precise:
         request.getfixturevalue("x64")
     for name, rate, near, outcome in (
@@ -217,13 +219,13 @@ def test_slow_loops_are_not_at_fixed_points(precise, request):
         if rate < 0.9999:
             assert_allclose(limits.remaining, left, rtol=0.1)
         assert np.all(limits.remaining > 0.9 * left)
-    said = judge_reachability(stability.reachability(limits, key=jr.key(0)))
-    assert said.verdict == "not measurable"
-    assert "4 of 4 have such a residual too" in said.because
+    statement = judge_reachability(stability.reachability(limits, key=jr.key(0)))
+    assert statement.verdict == "not measurable"
+    assert "4 of 4 have such a residual too" in statement.because
 
 
 def test_slower_than_any_rate(x64):
-    """`z - c (z - 1)^3` comes near like `t^(-1/2)`, by steps below the tolerance."""
+    """`z - c (z - 1)^3` approaches 1 like `t^(-1/2)`, by steps below the tolerance."""
     cube = np.array([1.0, -3, 3, -1])  # (1 - z)^3
     coefficients = np.array([[0, 1, 0, 0] + c * cube for c in (1.0, 2.0)])
     limits = stability.follow_orbits(
@@ -256,7 +258,8 @@ def test_chaos_in_tiny_steps_is_not_at_rest():
 
 
 def test_radii_that_rounding_hides(x64):
-    """A Jordan block of 20: by LAPACK in float64, too, the radius of 0.5 is 0.66."""
+    """The matrix is a Jordan block of 20: LAPACK in float64, too, gives 0.66 for the radius of
+    0.5."""
     blocks = [
         maps.dense(64, maps.jordan(0.5, 20)),
         np.eye(64, k=1),
@@ -264,12 +267,12 @@ def test_radii_that_rounding_hides(x64):
     ]
     blocks += [maps.dense(64, 0.9, skew=1.0)]
     zs, xs = maps.stack(blocks)
-    found = leading_eigenvalues(Jacobian(maps.by_matrix), zs, xs, key=jr.key(0))
-    assert found.converged[:, 0].tolist() == [False, False, True, True]
-    assert np.all(found.errors[:2, 0] > 0.05)
-    off = np.abs(np.abs(found.values[2:, 0]) - 0.9)
-    assert np.all(off <= np.maximum(found.errors[2:, 0], 1e-9))
+    eigenpairs = leading_eigenvalues(Jacobian(maps.by_matrix), zs, xs, key=jr.key(0))
+    assert eigenpairs.converged[:, 0].tolist() == [False, False, True, True]
+    assert np.all(eigenpairs.errors[:2, 0] > 0.05)
+    off = np.abs(np.abs(eigenpairs.values[2:, 0]) - 0.9)
+    assert np.all(off <= np.maximum(eigenpairs.errors[2:, 0], 1e-9))
     small = [np.array([[0.5, 100], [0, 0.5]]), np.array([[0.9, 1000], [0, 0.85]])]
-    found = leading_eigenvalues(Jacobian(maps.by_matrix), *maps.stack(small), key=jr.key(0))
-    assert found.converged[:, 0].all()
-    assert_allclose(np.abs(found.values[:, 0]), [0.5, 0.9], rtol=1e-6)
+    eigenpairs = leading_eigenvalues(Jacobian(maps.by_matrix), *maps.stack(small), key=jr.key(0))
+    assert eigenpairs.converged[:, 0].all()
+    assert_allclose(np.abs(eigenpairs.values[:, 0]), [0.5, 0.9], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Laws of the initial state: what they draw, from what key, and what training makes of them."""
+"""Laws of the initial state: what they draw from which key, and how training uses the draws."""
 
 import functools
 
@@ -9,8 +9,7 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 from scipy import stats
-from tiny_task import Tiny
-from tiny_task import tiny_spec as spec
+from tiny_task import Tiny, tiny_spec
 
 import eqloop
 from eqloop import BackwardReport, starts
@@ -40,8 +39,8 @@ def test_a_fixed_start_is_one_vector_for_all_rows_cells_grids_and_keys():
     np.testing.assert_array_equal(small, jnp.broadcast_to(small[0], (3, 512)))
     np.testing.assert_array_equal(large, jnp.broadcast_to(small[0], (4, 5, 512)))
     assert stats.kstest(np.asarray(small[0]) / 2, "norm").pvalue > 1e-3
-    other = starts.FixedNormal(2.0, seed=1)(jnp.zeros((3, 512)), jr.key(1))
-    assert abs(np.corrcoef(small[0], other[0])[0, 1]) < 0.2
+    other_seed = starts.FixedNormal(2.0, seed=1)(jnp.zeros((3, 512)), jr.key(1))
+    assert abs(np.corrcoef(small[0], other_seed[0])[0, 1]) < 0.2
     assert law(jnp.zeros(()), jr.key(0)).shape == ()
 
 
@@ -91,7 +90,7 @@ def test_a_solution_as_a_start_has_no_derivatives():
 
 
 def method_of(*settings, **shortcuts):
-    return make_method(spec(*settings, **shortcuts))
+    return make_method(tiny_spec(*settings, **shortcuts))
 
 
 def batch(count):
@@ -119,7 +118,7 @@ def test_embeddings_are_the_default_and_need_no_states():
 
 
 def test_rows_that_start_at_their_embeddings_are_as_if_all_did():
-    model, (inputs, targets) = make_model(spec().model, jr.key(0)), batch(64)
+    model, (inputs, targets) = make_model(tiny_spec().model, jr.key(0)), batch(64)
     method = method_of("solver.start=zeros", "solver.start_share=0.25")
     probes = jax.tree.map(lambda leaf: jnp.zeros(64), BackwardReport.zeros())
     options = {"solver": eqloop.Unroll(4), "gradient": eqloop.Backprop(), "max_steps": 4}
@@ -143,7 +142,7 @@ def test_rows_that_start_at_their_embeddings_are_as_if_all_did():
 def test_the_gradient_passes_through_the_embeddings_alone():
     """The embedding is `W x + b`: the gradient of `sum c z_0` with respect to W is `sum c x^T` over
     the rows that start there."""
-    model, (inputs, _) = make_model(spec().model, jr.key(0)), batch(8)
+    model, (inputs, _) = make_model(tiny_spec().model, jr.key(0)), batch(8)
     method, weights = method_of("solver.start=normal"), jr.normal(jr.key(1), (8, 6, 16))
 
     @jax.jit
@@ -153,17 +152,17 @@ def test_the_gradient_passes_through_the_embeddings_alone():
         assert states is not None
         return jnp.sum(weights * states), (states, jax.vmap(model.embed)(inputs))
 
-    found, (states, embeddings) = gradient(model)
+    gradients, (states, embeddings) = gradient(model)
     embedded = np.isclose(states, embeddings, atol=1e-6).all((1, 2))
     assert 0 < embedded.sum() < 8
     expected = np.einsum("bcw,bci->wi", weights[embedded], inputs[embedded])
-    np.testing.assert_allclose(found.prelude.weight, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradients.prelude.weight, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_anchor_rows_begin_where_the_solver_stops():
     settings = ("solver.start=solution", "solver.max_steps=400", "solver.rtol=1e-2")
     method = method_of(*settings, solver="anderson")
-    model, (inputs, targets) = make_model(spec().model, jr.key(0)), batch(16)
+    model, (inputs, targets) = make_model(tiny_spec().model, jr.key(0)), batch(16)
     probes = jax.tree.map(lambda leaf: jnp.zeros(16), BackwardReport.zeros())
 
     @jax.jit

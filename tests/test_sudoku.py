@@ -1,4 +1,5 @@
-"""Sudoku: symmetries map solutions to solutions, puzzles have one solution, files come back."""
+"""Sudoku: symmetries map solutions to solutions, puzzles have one solution, files are read as
+written."""
 
 import dataclasses
 import json
@@ -43,7 +44,7 @@ def cache(tmp_path_factory, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[int, Split]:
+def generated() -> dict[int, Split]:
     return {box: Sudoku(box=box, givens=GIVENS[box]).generate(40, 7) for box in BOXES}
 
 
@@ -62,19 +63,19 @@ def slow_solutions(grid: list[list[int]], box: int, limit: int = 2) -> list[list
                     best = r, c, choices
     if best is None:
         return [[list(row) for row in grid]]
-    found = []
+    solutions = []
     r, c, choices = best
     for digit in choices:
         grid[r][c] = digit
-        found += slow_solutions(grid, box, limit - len(found))
+        solutions += slow_solutions(grid, box, limit - len(solutions))
         grid[r][c] = 0
-        if len(found) >= limit:
+        if len(solutions) >= limit:
             break
-    return found
+    return solutions
 
 
 def is_solution(grid: np.ndarray, box: int) -> bool:
-    """By sets, not by bits as in the package."""
+    """Check a solution by sets, not by bits as the package does."""
     n = box * box
     digits = set(range(1, n + 1))
     blocks = [
@@ -91,8 +92,8 @@ def plain(task: Sudoku, split: Split, prediction=None) -> str:
 
 
 @pytest.mark.parametrize("box", BOXES)
-def test_generated_puzzles_have_exactly_one_solution(made, box):
-    split = made[box]
+def test_generated_puzzles_have_exactly_one_solution(generated, box):
+    split = generated[box]
     for tokens, answer in list(zip(split.inputs, split.targets, strict=True))[:12]:
         assert np.sum(tokens != 0) == GIVENS[box]
         assert slow_solutions(tokens.tolist(), box) == [answer.tolist()]
@@ -102,19 +103,19 @@ def test_generated_puzzles_have_exactly_one_solution(made, box):
 
 
 @pytest.mark.parametrize("box", BOXES)
-def test_generation_is_a_function_of_the_seed(made, box):
+def test_generation_is_a_function_of_the_seed(generated, box):
     task = Sudoku(box=box, givens=GIVENS[box])
-    again, fewer, other = task.generate(40, 7), task.generate(13, 7), task.generate(40, 8)
-    np.testing.assert_array_equal(again.inputs, made[box].inputs)
-    np.testing.assert_array_equal(again.targets, made[box].targets)
-    np.testing.assert_array_equal(fewer.inputs, made[box].inputs[:13])
-    assert not set(other.puzzles.tolist()) >= set(again.puzzles.tolist())
+    again, fewer, other_seed = task.generate(40, 7), task.generate(13, 7), task.generate(40, 8)
+    np.testing.assert_array_equal(again.inputs, generated[box].inputs)
+    np.testing.assert_array_equal(again.targets, generated[box].targets)
+    np.testing.assert_array_equal(fewer.inputs, generated[box].inputs[:13])
+    assert not set(other_seed.puzzles.tolist()) >= set(again.puzzles.tolist())
 
 
-def test_the_stream_of_puzzles_stays_what_it_was(made):
-    """A change here needs a new `Sudoku.version`."""
-    assert made[2].puzzles[:2].tolist() == [b"4....2.1....142.", b".2434.....1...3."]
-    assert made[3].puzzles[0] == (
+def test_the_stream_of_puzzles_stays_what_it_was(generated):
+    """A change of these puzzles needs a new `Sudoku.version`."""
+    assert generated[2].puzzles[:2].tolist() == [b"4....2.1....142.", b".2434.....1...3."]
+    assert generated[3].puzzles[0] == (
         b".857..2.1.......85..6.8..4.....378.4..4....5....9423..24.1.65..13...............9"
     )
 
@@ -171,8 +172,8 @@ def test_there_are_288_grids_of_4x4():
 
 
 @pytest.mark.parametrize("box", BOXES)
-def test_a_symmetry_maps_puzzles_to_puzzles(made, box):
-    task, split = Sudoku(box=box), made[box]
+def test_a_symmetry_maps_puzzles_to_puzzles(generated, box):
+    task, split = Sudoku(box=box), generated[box]
     n = box * box
     keys = jax.random.split(jax.random.key(0), len(split))
     move = jax.jit(jax.vmap(task.transform))
@@ -195,7 +196,7 @@ def test_a_symmetry_maps_puzzles_to_puzzles(made, box):
 
 @pytest.mark.parametrize("box", BOXES)
 def test_a_symmetry_moves_both_grids_alike(box):
-    """Cell by cell: where tokens and targets are equal, so are their images."""
+    """The grids are moved cell by cell: where tokens and targets are equal, so are their images."""
     n = box * box
     grid = jax.random.randint(jax.random.key(1), (n, n), 0, n + 1).astype(jnp.uint8)
     move = jax.jit(jax.vmap(lambda key: Sudoku(box=box).transform(key, grid, grid)))
@@ -209,9 +210,10 @@ def test_a_symmetry_moves_both_grids_alike(box):
 
 
 def test_every_symmetry_comes_up_and_none_else():
-    """Against the orbit under swaps of digits, of rows and of bands and the transposition."""
+    """The images are the orbit under swaps of digits, of rows and of bands, and the
+    transposition."""
     task = Sudoku(box=2)
-    # No symmetry but the identity leaves this as it is.
+    # The identity is the only symmetry that leaves this grid as it is.
     start = np.array([[1, 1, 2, 0], [0, 3, 0, 0], [1, 0, 0, 4], [0, 0, 0, 0]], np.uint8)
     names = [[0, 2, 1, 3, 4], [0, 1, 3, 2, 4], [0, 1, 2, 4, 3]]
     lines = [[1, 0, 2, 3], [0, 1, 3, 2], [2, 3, 0, 1]]
@@ -229,7 +231,7 @@ def test_every_symmetry_comes_up_and_none_else():
     images, counts = np.unique(np.asarray(moved).reshape(len(keys), -1), axis=0, return_counts=True)
     assert {image.tobytes() for image in images} == orbit
     mean = len(keys) / len(orbit)
-    assert np.var(counts) == pytest.approx(mean, rel=0.15)  # as of a Poisson distribution
+    assert np.var(counts) == pytest.approx(mean, rel=0.15)  # as for a Poisson distribution
 
 
 @pytest.mark.parametrize("box", BOXES)
@@ -245,8 +247,8 @@ def test_the_orders_of_lines_are_all_there_are(box):
 
 
 @pytest.mark.parametrize("box", BOXES)
-def test_encoding_prediction_and_score(made, box):
-    task, split = Sudoku(box=box), made[box]
+def test_encoding_prediction_and_score(generated, box):
+    task, split = Sudoku(box=box), generated[box]
     tokens, targets = jnp.asarray(split.inputs[0]), jnp.asarray(split.targets[0])
     x = task.encode(tokens)
     assert x.shape == (*task.grid, task.channels)
@@ -273,17 +275,17 @@ def test_encoding_prediction_and_score(made, box):
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".csv.zst"])
 @pytest.mark.parametrize("box", BOXES)
-def test_what_is_written_is_read_back(tmp_path, made, box, suffix):
-    task, split = Sudoku(box=box), made[box]
+def test_what_is_written_is_read_back(tmp_path, generated, box, suffix):
+    task, split = Sudoku(box=box), generated[box]
     path = tmp_path / f"s{suffix}"
     task.write(split, path)
-    seen: list[tuple[int, int | None]] = []
-    back = task.read(path, on_bad=_files.refuse, progress=lambda *at: seen.append(at))
+    progress: list[tuple[int, int | None]] = []
+    back = task.read(path, on_bad=_files.refuse, progress=lambda *at: progress.append(at))
     for field in ("inputs", "targets", "difficulty", "puzzles"):
         np.testing.assert_array_equal(getattr(back, field), getattr(split, field))
     for name in ("scale", "source", "guesses"):
         np.testing.assert_array_equal(back.columns[name], split.columns[name])
-    assert seen
+    assert progress
 
 
 QUESTION = ".234341221434321"
@@ -399,8 +401,8 @@ def write_folder(folder: Path, split: Split, copies: int = 1, **changes: object)
 
 
 @pytest.mark.parametrize("box", BOXES)
-def test_a_folder_is_read(tmp_path, made, box):
-    task, split = Sudoku(box=box), made[box]
+def test_a_folder_is_read(tmp_path, generated, box):
+    task, split = Sudoku(box=box), generated[box]
     folder = write_folder(tmp_path / "train", split)
     back = task.read(folder, on_bad=_files.refuse)
     for field in ("inputs", "targets", "difficulty", "puzzles"):
@@ -409,19 +411,19 @@ def test_a_folder_is_read(tmp_path, made, box):
         dataclasses.replace(task, data=str(tmp_path)).load()
 
 
-def test_only_the_first_copy_of_a_group_is_used(tmp_path, made):
-    task = Sudoku(data=str(write_folder(tmp_path / "train", made[3], copies=2)))
+def test_only_the_first_copy_of_a_group_is_used(tmp_path, generated):
+    task = Sudoku(data=str(write_folder(tmp_path / "train", generated[3], copies=2)))
     split = task.read(Path(task.data), on_bad=_files.refuse)
     np.testing.assert_array_equal(split.columns["group"], np.repeat(np.arange(20), 2))
     np.testing.assert_array_equal(split.difficulty[::2], split.difficulty[1::2])
     loaded = task.load()
     assert loaded.manifest["read"]["duplicates"] == 20  # pyright: ignore[reportIndexIssue]
     used = np.concatenate([part.puzzles for part in loaded.splits.values()])
-    assert set(used.tolist()) <= set(made[3].puzzles[::2].tolist())
+    assert set(used.tolist()) <= set(generated[3].puzzles[::2].tolist())
 
 
-def test_folders_that_cannot_be_used(tmp_path, made):
-    split, task = made[3], Sudoku()
+def test_folders_that_cannot_be_used(tmp_path, generated):
+    split, task = generated[3], Sudoku()
     whole = split.inputs.reshape(40, -1).astype(np.int64) + 1
     cases = {
         "rows": ({"labels": whole[:-1]}, "40 inputs but 39 labels"),
@@ -450,10 +452,10 @@ def test_folders_that_cannot_be_used(tmp_path, made):
         task.read(tmp_path / "other", on_bad=_files.refuse)
 
 
-def test_bad_rows_of_a_folder(tmp_path, made):
-    inputs = made[3].inputs.reshape(40, -1).astype(np.int64) + 1
+def test_bad_rows_of_a_folder(tmp_path, generated):
+    inputs = generated[3].inputs.reshape(40, -1).astype(np.int64) + 1
     inputs[3, 0], inputs[5, 0] = 0, 11
-    folder = write_folder(tmp_path / "train", made[3], inputs=inputs)
+    folder = write_folder(tmp_path / "train", generated[3], inputs=inputs)
     tally = _files.Tally()
     assert len(Sudoku().read(folder, on_bad=tally)) == 38
     assert [bad.where.rpartition(":")[2] for bad in tally.first] == ["row 3", "row 5"]
@@ -480,8 +482,8 @@ def test_generated_splits(box):
     assert hard < easy
     assert first.manifest["splits"] == again.manifest["splits"]
     json.dumps(first.manifest)
-    other = dataclasses.replace(task, seed=1).load()
-    assert other.manifest["splits"] != first.manifest["splits"]
+    other_seed = dataclasses.replace(task, seed=1).load()
+    assert other_seed.manifest["splits"] != first.manifest["splits"]
 
 
 def test_the_hard_split_has_fewer_givens():
@@ -492,7 +494,7 @@ def test_the_hard_split_has_fewer_givens():
 
 @pytest.fixture
 def rated(tmp_path) -> Path:
-    """300 puzzles rated 0, 0.1, ..., the first 10 of them twice in the file."""
+    """A file of 300 puzzles rated 0, 0.1, ..., the first 10 of which occur twice."""
     split = Sudoku().generate(300, 0)
     ratings = np.random.RandomState(0).permutation(300).astype(np.float32) / 10
     split = dataclasses.replace(split, columns=dict(split.columns) | {"guesses": ratings})
@@ -552,8 +554,8 @@ def test_bad_rows_are_refused_or_counted_in_the_manifest(rated):
     assert "rated.csv:312" in read["first_bad"][0]
 
 
-def test_bands_part_a_split(made):
-    for split in made.values():
+def test_bands_part_a_split(generated):
+    for split in generated.values():
         masks = np.stack(list(Sudoku().bands(split).values()))
         np.testing.assert_array_equal(masks.sum(0), 1)
 
@@ -575,16 +577,16 @@ def test_the_real_file(shared, tmp_path):
 
 
 @pytest.mark.parametrize("box", BOXES)
-def test_parsing_gives_the_tokens_back(made, box):
-    task, split = Sudoku(box=box), made[box]
+def test_parsing_gives_the_tokens_back(generated, box):
+    task, split = Sudoku(box=box), generated[box]
     for row in range(5):
-        one = split.take(slice(row, row + 1))
-        parsed = task.parse(one.puzzles[0].decode().replace(".", "0" if row % 2 else "."))
-        np.testing.assert_array_equal(parsed.inputs, one.inputs)
-        np.testing.assert_array_equal(parsed.targets, one.targets)
-        np.testing.assert_array_equal(parsed.difficulty, one.difficulty)
+        puzzle = split.take(slice(row, row + 1))
+        parsed = task.parse(puzzle.puzzles[0].decode().replace(".", "0" if row % 2 else "."))
+        np.testing.assert_array_equal(parsed.inputs, puzzle.inputs)
+        np.testing.assert_array_equal(parsed.targets, puzzle.targets)
+        np.testing.assert_array_equal(parsed.difficulty, puzzle.difficulty)
         assert parsed.columns["answered"].tolist() == [True]
-        assert parsed.puzzles[0] == one.puzzles[0]
+        assert parsed.puzzles[0] == puzzle.puzzles[0]
 
 
 def test_parsing_over_several_lines():
@@ -631,20 +633,20 @@ def test_anything_typed_is_a_puzzle_or_one_line(text):
     assert "\n" not in refused
 
 
-def test_the_checker(made):
-    task, one = Sudoku(), made[3].take(slice(1))
-    answer = one.targets[0]
-    assert task.check(one, answer) == (True, "a valid completion of the 28 givens")
-    row, column = np.argwhere(one.inputs[0] != 0)[0]
+def test_the_checker(generated):
+    task, puzzle = Sudoku(), generated[3].take(slice(1))
+    answer = puzzle.targets[0]
+    assert task.check(puzzle, answer) == (True, "a valid completion of the 28 givens")
+    row, column = np.argwhere(puzzle.inputs[0] != 0)[0]
     wrong = answer.copy()
     wrong[row, column] = answer[row, column] % 9 + 1
-    assert task.check(one, wrong)[0] is False
-    assert f"row {row + 1}, column {column + 1}" in task.check(one, wrong)[1]
-    row, column = np.argwhere(one.inputs[0] == 0)[0]
+    assert task.check(puzzle, wrong)[0] is False
+    assert f"row {row + 1}, column {column + 1}" in task.check(puzzle, wrong)[1]
+    row, column = np.argwhere(puzzle.inputs[0] == 0)[0]
     for digit, message in ((0, "leaves row"), (answer[row, column] % 9 + 1, "twice")):
         wrong = answer.copy()
         wrong[row, column] = digit
-        valid, why = task.check(one, wrong)
+        valid, why = task.check(puzzle, wrong)
         assert valid is False
         assert message in why
 
@@ -675,9 +677,10 @@ def test_the_board():
 
 
 @pytest.mark.parametrize("box", BOXES)
-def test_the_drawing(made, box):
-    """Givens bold, predictions not, whatever is wrong struck through: also a changed given."""
-    task, split = Sudoku(box=box), made[box].take(slice(0, 1))
+def test_the_drawing(generated, box):
+    """Givens are bold and predictions are not; wrong digits are struck through, a changed given
+    among them."""
+    task, split = Sudoku(box=box), generated[box].take(slice(0, 1))
     n = box * box
     givens, answer = split.inputs[0], split.targets[0]
 

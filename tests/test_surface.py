@@ -1,4 +1,4 @@
-"""What `import eqloop` opens: rooms by name, models in one line, weights in one file."""
+"""What `import eqloop` offers: rooms by name, models in one line, weights in one file."""
 
 import json
 import subprocess
@@ -27,8 +27,10 @@ for name in "train evaluate audit tasks report claims sweep run stability nn int
     assert isinstance(getattr(eqloop, name), types.ModuleType), name
 assert isinstance(eqloop.train, types.ModuleType)
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_a_report_of_any_map_prints_saves_and_draws_itself(tmp_path):

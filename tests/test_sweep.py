@@ -1,4 +1,5 @@
-"""Grids, the cells that they amount to, and sweeps that are killed, failed and taken up again."""
+"""Grids, the cells that they expand to, and sweeps that are killed, that fail, and that are
+resumed."""
 
 import contextlib
 import dataclasses
@@ -78,7 +79,7 @@ def grid(axes: str, before: str = SMALL):
 
 
 def test_cells_are_the_product_of_the_axes():
-    found = grid("""
+    parsed = grid("""
 [axes]
 seed = [0, 1]
 lr = [1e-3, 1e-2]
@@ -92,8 +93,8 @@ lr = [1e-2]
 when = { norm = ["post"], seed = 1 }
 set = { "train.clip" = 0.5, "train.lr" = 7e-3 }
 """)
-    assert found.axes == ("seed", "lr", "norm")
-    assert [cell.name for cell in found.cells] == [
+    assert parsed.axes == ("seed", "lr", "norm")
+    assert [cell.name for cell in parsed.cells] == [
         "seed-0_lr-0.001_norm-post",
         "seed-0_lr-0.001_norm-gru",
         "seed-0_lr-0.01_norm-post",
@@ -101,26 +102,26 @@ set = { "train.clip" = 0.5, "train.lr" = 7e-3 }
         "seed-1_lr-0.001_norm-gru",
         "seed-1_lr-0.01_norm-post",
     ]
-    cells = {cell.name: cell for cell in found.cells}
+    cells = {cell.name: cell for cell in parsed.cells}
     gru = cells["seed-1_lr-0.001_norm-gru"]
     assert gru.axes == {"seed": 1, "lr": 1e-3, "norm": "gru"}
     assert (gru.spec.model.norm, gru.spec.model.residual) == ("peri", "gru")
     assert (gru.spec.train.seed, gru.spec.train.lr, gru.spec.train.clip) == (1, 1e-3, 1.0)
     assert (gru.evaluate.rows, gru.evaluate.iterations) == (4, 8)
-    # What overrides comes last, even after an axis.
+    # Overrides come last, even after an axis.
     post = cells["seed-1_lr-0.01_norm-post"]
     assert (post.spec.train.lr, post.spec.train.clip, post.evaluate.rows) == (7e-3, 0.5, 16)
     assert cells["seed-0_lr-0.01_norm-post"].spec.train.clip == 1.0
 
 
 def test_any_field_can_be_an_axis():
-    found = grid("""
+    parsed = grid("""
 [axes]
 solver = ["unroll", "fixed-point"]
 gradient = ["backprop"]
 "train.ema" = [0.0, 0.9]
 """)
-    assert [(c.spec.solver.name, c.spec.train.ema) for c in found.cells] == [
+    assert [(c.spec.solver.name, c.spec.train.ema) for c in parsed.cells] == [
         ("unroll", 0.0),
         ("unroll", 0.9),
         ("fixed-point", 0.0),
@@ -131,7 +132,7 @@ gradient = ["backprop"]
 
 
 @pytest.mark.parametrize(
-    ("axes", "said"),
+    ("axes", "message"),
     [
         ("", "must name at least one axis"),
         ("[axes]\nseed = []", "must name at least one axis"),
@@ -169,11 +170,11 @@ gradient = ["backprop"]
         ("[axes.x]\na = { 'evaluate.splits' = ['test', 'test'] }", "at least one split"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_file(axes, said):
+def test_a_mistake_is_one_line_that_names_the_file(axes, message):
     with pytest.raises(InputError) as raised:
         grid(axes)
     assert str(raised.value).startswith("small.toml")
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -181,7 +182,7 @@ HUNDRED = ", ".join(f"v{number} = {{}}" for number in range(100))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
         ("a = " + "{a=" * 3000 + "1" + "}" * 3000, "nested too deeply"),
@@ -200,13 +201,13 @@ HUNDRED = ", ".join(f"v{number} = {{}}" for number in range(100))
     ],
     ids=range(11),
 )
-def test_a_grid_out_of_bounds_is_one_line_at_once(text, said):
+def test_a_grid_out_of_bounds_is_one_line_at_once(text, message):
     began = time.process_time()
     with pytest.raises(InputError) as raised:
         parse_grid(text, "small", "small.toml", make_task=make_task)
     assert time.process_time() - began < 5
     assert str(raised.value).startswith("small.toml")
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert len(str(raised.value)) < 300
 
 
@@ -218,9 +219,10 @@ def test_the_name_of_a_grid_leads_nowhere_else(name):
 
 
 def test_a_field_and_its_short_name_are_the_same():
-    """Wherever a grid names one: the axis is called by the short name, and the later one wins."""
+    """The two names are equal wherever a grid uses one: the axis has the short name, and the later
+    value wins."""
     before = SMALL.replace("[evaluate]", '"train.lr" = 0.5\n[evaluate]')
-    found = grid(
+    parsed = grid(
         """
 [axes]
 "train.seed" = [0, 1]
@@ -232,13 +234,14 @@ set = { lr = 0.25 }
 """,
         before,
     )
-    assert found.axes == ("seed",)
-    assert [(cell.name, cell.spec.train.lr) for cell in found.cells] == [("seed-1", 0.25)]
+    assert parsed.axes == ("seed",)
+    assert [(cell.name, cell.spec.train.lr) for cell in parsed.cells] == [("seed-1", 0.25)]
 
 
 def test_a_grid_begins_as_another_one():
-    """An axis takes the place of its namesake or comes last, fields go on top, lists add up."""
-    found = parse_grid(
+    """An axis replaces that of the same name or comes last, fields override, and lists are
+    joined."""
+    parsed = parse_grid(
         """
 base = "paper/sudoku"
 set = { "train.steps" = 100 }
@@ -257,18 +260,18 @@ rows = 10
         make_task=make_task,
     )
     paper = read_grid("paper/sudoku", make_task=make_task)
-    assert found.name == "mine"
-    assert found.axes == (*paper.axes, "train.ema")
-    assert len(found.cells) == 3 * 3 * 2 * 1 * 2
-    assert {(cell.axes["lr"], cell.spec.train.lr) for cell in found.cells} == {(2e-3, 2e-3)}
-    cell, whole = found.cells[0], paper.cells[0]
-    changed = {"train": dataclasses.replace(whole.spec.train, steps=100, lr=2e-3)}
-    assert cell.spec == dataclasses.replace(whole.spec, **changed)
+    assert parsed.name == "mine"
+    assert parsed.axes == (*paper.axes, "train.ema")
+    assert len(parsed.cells) == 3 * 3 * 2 * 1 * 2
+    assert {(cell.axes["lr"], cell.spec.train.lr) for cell in parsed.cells} == {(2e-3, 2e-3)}
+    cell, whole = parsed.cells[0], paper.cells[0]
+    changes = {"train": dataclasses.replace(whole.spec.train, steps=100, lr=2e-3)}
+    assert cell.spec == dataclasses.replace(whole.spec, **changes)
     assert cell.evaluate == dataclasses.replace(whole.evaluate, rows=10)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('base = "paper/sudoko"', "base: no grid 'paper/sudoko' comes with eqloop; did you mean"),
         ("base = [3]", "base: no grid [3] comes with eqloop"),
@@ -277,11 +280,11 @@ rows = 10
         ('base = "paper/chess"\nexclude = 1', "exclude must be a list of tables"),
     ],
 )
-def test_a_mistake_on_a_base_is_one_line_too(text, said):
+def test_a_mistake_on_a_base_is_one_line_too(text, message):
     with pytest.raises(InputError) as raised:
         parse_grid(text, "mine", "mine.toml", make_task=make_task)
     assert str(raised.value).startswith("mine.toml: ")
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_unknown_grids_name_the_nearest():
@@ -293,7 +296,8 @@ def test_unknown_grids_name_the_nearest():
 
 
 def test_the_papers_grid_is_432_runs():
-    """Section 3 of the paper's set-up: recalls x placements x rates x seeds x tasks."""
+    """The grid is that of section 3 of the paper's set-up: recalls x placements x rates x seeds x
+    tasks."""
     assert {f"{size}/{task}" for size in ("paper", "paper-small")
             for task in ("chess", "prefix-sums", "sudoku")} == set(grids())  # fmt: skip
     total = 0
@@ -301,8 +305,8 @@ def test_the_papers_grid_is_432_runs():
         paper = read_grid(f"paper/{task}", make_task=make_task)
         small = read_grid(f"paper-small/{task}", make_task=make_task)
         total += len(paper.cells)
-        for found in (paper, small):
-            axes = {axis: {cell.axes[axis] for cell in found.cells} for axis in found.axes}
+        for parsed in (paper, small):
+            axes = {axis: {cell.axes[axis] for cell in parsed.cells} for axis in parsed.axes}
             assert axes["recall"] == {"internal", "external", "none", "fixed"}
             assert axes["norm"] == {"peri", "pre", "gru", "post"}
             assert axes["seed"] == {0, 1, 2}
@@ -319,7 +323,7 @@ def test_the_papers_grid_is_432_runs():
             assert spec.train.loss == ("last" if fixed else "progressive")
             assert (spec.model.residual == "gru") == (cell.axes["norm"] == "gru")
             assert cell.evaluate.checkpoint == "last"
-            # A model without a loop is never run for longer than it was trained.
+            # A model without a loop is never run for more iterations than it was trained for.
             assert cell.evaluate.iterations == (1 if fixed else 500)
             assert spec.train.validation_iterations == (1 if fixed else 30)
     assert total == 432
@@ -329,14 +333,14 @@ def test_the_papers_grid_is_432_runs():
 
 
 def test_operations_are_those_of_the_formula():
-    """Products of a block with full attention: 2 n d^2 (4 + 2 mlp + recall) + 4 n^2 d."""
+    """The products of a block with full attention are 2 n d^2 (4 + 2 mlp + recall) + 4 n^2 d."""
     n, d = 81, 256
     shape = ModelSpec(recall="internal", grid=(9, 9), channels=10, classes=10, attention="full")
     for recall, products in (("none", 0), ("external", 1), ("internal", 2)):
-        found = count(dataclasses.replace(shape, recall=recall))
+        cost = count(dataclasses.replace(shape, recall=recall))
         products = 2 * n * d**2 * (4 + 2 * 4 + products) + 4 * n**2 * d
-        assert products <= found.iteration <= 1.05 * products
-    assert count(shape).parameters == 992_074  # that of the paper's code, for sudoku
+        assert products <= cost.iteration <= 1.05 * products
+    assert count(shape).parameters == 992_074  # the number of the paper's code, for sudoku
 
 
 def test_a_training_example_is_counted_as_the_loss_draws():
@@ -350,7 +354,7 @@ def test_a_training_example_is_counted_as_the_loss_draws():
     passes = forward + 3 * differentiated
     total = 8000 * 500 * (passes * cost.iteration + 3 * cost.ends)
     assert cost.training(spec) == pytest.approx(total)
-    # The loss over every iteration reads each of them; an implicit gradient comes on top.
+    # The loss over every iteration reads each of them; an implicit gradient costs more.
     mean = resolve("sudoku", "quick", make_task=make_task)
     assert iterations(mean) == (16 / 2, 8, 8)
     implicit = resolve("sudoku", "quick", make_task=make_task, solver="fixed-point")
@@ -363,62 +367,62 @@ def test_a_training_example_is_counted_as_the_loss_draws():
 
 
 def end(sweep: Sweep, cell: Cell) -> CellResult:
-    found = sweep.ended(cell)
-    assert found is not None, cell.name
-    return found
+    result = sweep.ended(cell)
+    assert result is not None, cell.name
+    return result
 
 
 def evaluations(path: Path) -> dict[str, dict]:
-    """What the table of a sweep is made of, without the times."""
-    found = {}
+    """Return the tables that the results of a sweep come from, without the times."""
+    tables = {}
     for file in sorted(path.glob("runs/*/eval/*.json")):
         table = read_json(file, "")
         del table["seconds"]
-        found[f"{file.parent.parent.name}/{file.name}"] = table
-    return found
+        tables[f"{file.parent.parent.name}/{file.name}"] = table
+    return tables
 
 
 @pytest.mark.slow
 def test_a_sweep_does_what_is_missing_or_failed_and_no_more(tmp_path):
     axes = "[axes]\nlr = [1e-3, 1e30]\nseed = [0, 1]\n[[exclude]]\nlr = 1e30\nseed = 1\n"
     sweep = create_sweep(tmp_path / "s", grid(axes))
-    seen = []
-    assert work(sweep, make_task=make_task, ending=lambda cell, _: seen.append(cell.name))
-    good, other, bad = sweep.grid.cells
-    assert (bad.name, len(seen)) == ("lr-1e+30_seed-0", 3)
+    ended_names = []
+    assert work(sweep, make_task=make_task, ending=lambda cell, _: ended_names.append(cell.name))
+    good, second, bad = sweep.grid.cells
+    assert (bad.name, len(ended_names)) == ("lr-1e+30_seed-0", 3)
     ended = {cell.name: end(sweep, cell) for cell in sweep.grid.cells}
-    assert [ended[c.name].status for c in (good, other, bad)] == ["finished", "finished", "failed"]
+    assert [ended[c.name].status for c in (good, second, bad)] == ["finished", "finished", "failed"]
     assert str(ended[bad.name].error).startswith("the loss became nan at step")
-    for cell in (good, other):
-        told = ended[cell.name]
-        assert min(*told.seconds.values(), *told.flops.values()) > 0
-        assert told.flops["train"] == flops(cell)[0]
-        assert told.flops["evaluate"] <= flops(cell)[1]
-        assert told.parameters == count(cell.spec.model).parameters
-        assert told.rho_w_x is not None
-        assert 0 < told.rho_w_x < 3
+    for cell in (good, second):
+        result = ended[cell.name]
+        assert min(*result.seconds.values(), *result.flops.values()) > 0
+        assert result.flops["train"] == flops(cell)[0]
+        assert result.flops["evaluate"] <= flops(cell)[1]
+        assert result.parameters == count(cell.spec.model).parameters
+        assert result.rho_w_x is not None
+        assert 0 < result.rho_w_x < 3
         assert {p.name for p in (sweep.run(cell) / "eval").iterdir()} == {"test.json", "hard.json"}
 
-    # By itself the same cell is the same, bit for bit.
+    # The same cell, trained alone, is the same bit for bit.
     alone = tmp_path / "alone"
-    train(other.spec, make_task("prefix-sums", other.spec.task_fields), alone)
-    ours = open_run(sweep.run(other))
+    train(second.spec, make_task("prefix-sums", second.spec.task_fields), alone)
+    ours = open_run(sweep.run(second))
     assert ours.checkpoint(20).read_bytes() == open_run(alone).checkpoint(20).read_bytes()
 
-    # Nothing is left to do; a failed cell is done again where somebody asks for it.
+    # Nothing is left to do; a failed cell is done again only after it is forgotten.
     again = open_sweep(tmp_path / "s", make_task=make_task)
-    seen.clear()
-    assert work(again, make_task=make_task, ending=lambda cell, _: seen.append(cell.name))
-    assert seen == []
+    ended_names.clear()
+    assert work(again, make_task=make_task, ending=lambda cell, _: ended_names.append(cell.name))
+    assert ended_names == []
     again.forget(bad)
-    work(again, make_task=make_task, ending=lambda cell, _: seen.append(cell.name))
-    assert seen == [bad.name]
+    work(again, make_task=make_task, ending=lambda cell, _: ended_names.append(cell.name))
+    assert ended_names == [bad.name]
 
-    # A grid that has grown: the new cell is missing, the old ones stay.
+    # In a grid that has grown, the new cell is missing and the old ones stay.
     grown = create_sweep(tmp_path / "s", grid("[axes]\nlr = [1e-3]\nseed = [0, 1, 2]"))
-    seen.clear()
-    work(grown, make_task=make_task, ending=lambda cell, _: seen.append(cell.name))
-    assert seen == ["lr-0.001_seed-2"]
+    ended_names.clear()
+    work(grown, make_task=make_task, ending=lambda cell, _: ended_names.append(cell.name))
+    assert ended_names == ["lr-0.001_seed-2"]
     with pytest.raises(InputError, match=r"train.steps: 20 -> 30"):
         create_sweep(tmp_path / "s", grid(axes, SMALL.replace('steps" = 20', 'steps" = 30')))
 
@@ -538,19 +542,20 @@ print(json.dumps({"killed": killed, "together": together}))
 
 
 def test_a_sweep_killed_while_it_is_created_is_begun_by_the_same_command(tmp_path):
-    """At every event at which the file system is touched; and three at once create one sweep."""
+    """The process is killed at every event at which the file system is touched; and three processes
+    at once create one sweep."""
     text = SMALL + "[axes]\nseed = [0, 1]\n"
-    ran = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", _CREATION, str(tmp_path), text],
         capture_output=True,
         text=True,
         timeout=240,
     )
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
-    assert found["together"] == 20
-    # Among what they left are all the stages that there are.
-    stages = [None if left is None else set(left) for left in found["killed"]]
+    assert completed.returncode == 0, completed.stderr
+    outcome = json.loads(completed.stdout)
+    assert outcome["together"] == 20
+    # The killed processes left every stage of a creation.
+    stages = [None if left is None else set(left) for left in outcome["killed"]]
     assert None in stages
     assert any(left and all(name.endswith(".tmp") for name in left) for left in stages)
     for last in ("sweep.toml", "state", "runs"):
@@ -568,7 +573,7 @@ def test_what_is_damaged_or_gone_concerns_its_cell_alone(tmp_path):
         assert ended is not None
         assert ended.status == "failed"
         assert "seed-0.json is damaged: delete it" in str(ended.error)
-    # A byte that has changed is seen, whatever it stands for.
+    # A changed byte is detected, whatever it stands for.
     finished = CellResult(
         "finished", seconds={"train": 1.5}, evaluated={"splits": []}, parameters=123
     )
@@ -581,14 +586,14 @@ def test_what_is_damaged_or_gone_concerns_its_cell_alone(tmp_path):
         state.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         assert (ended := sweep.ended(cell)) is not None
         assert "seed-0.json is damaged: delete it" in str(ended.error), place
-    # Whoever asks again has it done again.
+    # `retry` has the cell done again.
     sweep.retry()
     assert not state.exists()
     shutil.rmtree(sweep.run(cell))
-    # A run that was deleted is missing, whatever was said of it.
+    # A run that was deleted is missing, whatever its cell recorded.
     sweep.end(cell, CellResult("finished", evaluated={"splits": ["test"]}))
     assert sweep.ended(cell) is None
-    # A damaged run does not stop the sweep from being taken up, only itself.
+    # A damaged run fails its own cell alone: the sweep is resumed.
     sweep.run(cell).mkdir()
     (sweep.run(cell) / "spec.toml").write_text("damaged")
     work(create_sweep(tmp_path / "s", sweep.grid), make_task=make_task)
@@ -635,14 +640,14 @@ def no_process_is_left():
 
 
 def start(path: Path, jobs: int) -> Child:
-    """What starts workers and waits for them."""
+    """Start the process that starts workers and waits for them."""
     parent = Child(path.with_suffix(".output"), sweep_child.main, path, str(jobs))
     running.append(parent)
     return parent
 
 
 def start_worker(path: Path, environment: dict[str, str]) -> subprocess.Popen:
-    """A worker ends when its standard input is closed, as that of a forked process is."""
+    """Start a worker; it ends when its standard input is closed, as that of a forked process is."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", str(CHILD), str(path), "worker"],
         env=environment,
@@ -659,23 +664,23 @@ def environment(compiled) -> dict[str, str]:
     return {**os.environ, **compiled}
 
 
-AXES = "[axes]\nseed = [0, 1, 2, 3, 4, 5]"  # all of one program
+AXES = "[axes]\nseed = [0, 1, 2, 3, 4, 5]"  # all cells share one program
 
 
 @pytest.fixture(scope="module")
 def never_killed(tmp_path_factory, environment):
-    """By two workers that are started at once and know nothing of each other."""
+    """A sweep by two workers that start at once and do not know of each other."""
     path = tmp_path_factory.mktemp("sweep") / "whole"
     sweep = create_sweep(path, grid(AXES))
-    with start_worker(path, environment) as one, start_worker(path, environment) as other:
-        assert [worker.wait(timeout=300) for worker in (one, other)] == [0, 0]
+    with start_worker(path, environment) as first, start_worker(path, environment) as second:
+        assert [worker.wait(timeout=300) for worker in (first, second)] == [0, 0]
     assert all(end(sweep, cell).status == "finished" for cell in sweep.grid.cells)
     return path
 
 
 @pytest.mark.slow
 def test_two_workers_do_no_cell_twice(never_killed):
-    """A cell done twice would have a step twice in its log."""
+    """If a cell were done twice, its log would contain a step twice."""
     for log in never_killed.glob("runs/*/metrics.jsonl"):
         rows = [json.loads(line) for line in log.read_text().splitlines()]
         steps = Counter(row["step"] for row in rows if row["kind"] == "train")
@@ -686,8 +691,8 @@ def test_two_workers_do_no_cell_twice(never_killed):
 @pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_a_sweep_killed_many_times_ends_with_the_same_table(never_killed, tmp_path):
-    """SIGKILL for everything, for the workers alone, or for what started them; or Ctrl-C. Each kind
-    once; benchmarks/sweep_kills.py does more of them, to the command itself."""
+    """SIGKILL hits all processes, the workers alone, or their parent; or Ctrl-C is sent. Each kind
+    occurs once; benchmarks/sweep_kills.py makes more, with the command itself."""
     path, chance = tmp_path / "killed", random.Random(0)
     sweep = create_sweep(path, grid(AXES))
     kinds = ["all", "parent", "worker", "interrupt"]
@@ -705,12 +710,14 @@ def test_a_sweep_killed_many_times_ends_with_the_same_table(never_killed, tmp_pa
             kill(parent.pid, signal.SIGINT)
             parent.wait(60)
         if kind == "worker":
-            time.sleep(0.7)  # it is noticed, and replaced
+            time.sleep(0.7)  # the parent notices it, and starts another worker
             kill(parent.pid, signal.SIGTERM)
             parent.wait(60)
         parent.wait(60)
         deadline = time.monotonic() + 60
-        while any(alive(pid) for pid in workers):  # that nobody is left behind is part of the test
+        while any(
+            alive(pid) for pid in workers
+        ):  # the test also asserts that no process is left behind
             assert time.monotonic() < deadline, kind
             time.sleep(0.05)
         for cell in sweep.grid.cells:
@@ -726,8 +733,8 @@ def test_a_sweep_killed_many_times_ends_with_the_same_table(never_killed, tmp_pa
 
 
 def children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(each) for each in found.read_text().split()] if found.exists() else []
+    file = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in file.read_text().split()] if file.exists() else []
 
 
 def kill(pid: int, number: int) -> None:
@@ -763,7 +770,8 @@ def test_a_worker_that_dies_fails_its_cell_and_not_the_others(tmp_path):
 
 
 def test_a_worker_that_dies_without_a_cell_is_replaced(tmp_path):
-    """As long as others get on; three deaths in a row without an end of a cell are the last."""
+    """Workers are replaced as long as others make progress; the sweep stops after three deaths in a
+    row without the end of a cell."""
     sweep = create_sweep(tmp_path / "s", grid("[axes]\nseed = [0]"))
     count, state = tmp_path / "count", sweep.path / "state" / "seed-0.json"
     code = """
@@ -784,14 +792,14 @@ state.write_text('{"format": 1, "status": "failed"}')
 
 
 def test_gpus_are_divided_among_the_processes(tmp_path, monkeypatch):
-    """None is idle, and none has more processes than it must."""
+    """No GPU is idle, and none has more processes than necessary."""
     code = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'])"
     for jobs, gpus, shares in ((2, "0,1,2,3", ["0,2", "1,3"]), (3, "4,5", ["4", "5", "4"])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         sweep = create_sweep(tmp_path / str(jobs), grid("[axes]\nseed = [0]"))
         run_local(sweep, [sys.executable, "-c", code], jobs, watch=lambda: None)
         logs = [(sweep.path / "logs" / f"worker-{n}.txt").read_text() for n in range(jobs)]
-        assert [each.strip() for each in logs] == shares
+        assert [log.strip() for log in logs] == shares
 
 
 # --- the command
@@ -810,17 +818,17 @@ def test_dry_run_writes_nothing(small, cli):
     assert (code, err) == (0, "")
     assert "seed-1" in out
     assert "2 of 2 cells to do" in out
-    assert [each.name for each in small.parent.iterdir()] == ["small.toml"]
+    assert [file.name for file in small.parent.iterdir()] == ["small.toml"]
     code, out, _ = cli("sweep", small, "--dry-run", "--json")
-    told = json.loads(out)
+    plan = json.loads(out)
     assert code == 0
-    assert [each["state"] for each in told["cells"]] == ["missing", "missing"]
-    assert told["flops"] == sum(c["train_flops"] + c["evaluate_flops"] for c in told["cells"])
-    assert told["seconds"] > told["flops"] / told["flops_per_s"] > 0
+    assert [cell["state"] for cell in plan["cells"]] == ["missing", "missing"]
+    assert plan["flops"] == sum(c["train_flops"] + c["evaluate_flops"] for c in plan["cells"])
+    assert plan["seconds"] > plan["flops"] / plan["flops_per_s"] > 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nothing.toml"], "there is no file nothing.toml"),
         (["small.toml", "--executor", "cloud"], "--executor must be local or slurm"),
@@ -834,16 +842,16 @@ def test_dry_run_writes_nothing(small, cli):
         (["."], ". is neither a file nor a sweep folder"),
     ],
 )
-def test_bad_options(small, cli, arguments, said):
+def test_bad_options(small, cli, arguments, message):
     if arguments == ["fifo"]:
         os.mkfifo("fifo")
     if arguments == ["loop"]:
         Path("loop").symlink_to("loop")
     code, out, err = cli("sweep", *arguments)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
-    assert {each.name for each in small.parent.iterdir()} <= {"small.toml", *arguments}
+    assert {file.name for file in small.parent.iterdir()} <= {"small.toml", *arguments}
 
 
 @pytest.mark.slow
@@ -854,7 +862,7 @@ def test_the_command_from_begin_to_end(small, cli, compiled_apart, monkeypatch):
     assert (code, "2 of 2 cells finished, 0 failed" in out) == (0, True)
     assert "2/2 seed-" in err
     path = small.parent / "sweeps" / "small"
-    before = {each: each.stat().st_mtime_ns for each in path.glob("runs/*/checkpoints/step-*")}
+    before = {file: file.stat().st_mtime_ns for file in path.glob("runs/*/checkpoints/step-*")}
     code, out, _ = cli("sweep", path, "--json")
     assert code == 0
     assert json.loads(out) == {
@@ -865,11 +873,11 @@ def test_the_command_from_begin_to_end(small, cli, compiled_apart, monkeypatch):
         "busy": [],
         "interrupted": False,
     }
-    # Another evaluation is done again, on the runs as they are.
+    # A changed evaluation is done again, on the runs as they are.
     text = (path / "sweep.toml").read_text().replace("iterations = 8", "iterations = 16")
     small.write_text(text)
-    told = json.loads(cli("sweep", small, "--dry-run", "--json")[1])
-    assert [each["state"] for each in told["cells"]] == ["evaluate again"] * 2
+    plan = json.loads(cli("sweep", small, "--dry-run", "--json")[1])
+    assert [cell["state"] for cell in plan["cells"]] == ["evaluate again"] * 2
     small.write_text(text.replace('steps" = 20', 'steps" = 30'))
     code, out, err = cli("sweep", small, "--dry-run")
     assert (code, out) == (2, "")
@@ -877,7 +885,7 @@ def test_the_command_from_begin_to_end(small, cli, compiled_apart, monkeypatch):
     small.write_text(text)
     assert cli("sweep", small, "--jobs", "2")[0] == 0
     assert before == {
-        each: each.stat().st_mtime_ns for each in path.glob("runs/*/checkpoints/step-*")
+        file: file.stat().st_mtime_ns for file in path.glob("runs/*/checkpoints/step-*")
     }
     table = json.loads((path / "runs" / "seed-0" / "eval" / "hard.json").read_text())
     assert table["iterations"][-1] == 16
@@ -886,15 +894,15 @@ def test_the_command_from_begin_to_end(small, cli, compiled_apart, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_workers_as_submitted_jobs(small, cli, compiled_apart, monkeypatch):
-    """submitit's local executor in place of SLURM: processes that nobody waits for."""
+    """submitit's local executor replaces SLURM: nobody waits for its processes."""
     for name, value in compiled_apart.items():
         monkeypatch.setenv(name, value)
     small.write_text(small.read_text() + '[slurm]\ncluster = "local"\ntimeout_min = 5\n')
     code, out, err = cli("sweep", small, "--executor", "slurm", "--jobs", "2", "--json")
     assert code == 0, err
-    told = json.loads(out)
-    assert len(told["jobs"]) == 2
-    sweep = open_sweep(Path(told["sweep"]), make_task=make_task)
+    submitted = json.loads(out)
+    assert len(submitted["jobs"]) == 2
+    sweep = open_sweep(Path(submitted["sweep"]), make_task=make_task)
     deadline = time.monotonic() + 200
     while not all(sweep.ended(cell) for cell in sweep.grid.cells):
         assert time.monotonic() < deadline
@@ -905,14 +913,14 @@ def test_workers_as_submitted_jobs(small, cli, compiled_apart, monkeypatch):
 # submitit leaves its logs open.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_command_of_a_worker_is_what_is_submitted(tmp_path):
-    """submitit's debug executor runs it in this process, where somebody asks for the result."""
-    begun = create_sweep(tmp_path / "s", grid('[axes]\nseed = [0]\n[slurm]\ncluster = "debug"'))
-    jobs = submit(begun, [sys.executable, "-c", "print('a worker')"], 2)
+    """submitit's debug executor runs the command in this process when the result is requested."""
+    sweep = create_sweep(tmp_path / "s", grid('[axes]\nseed = [0]\n[slurm]\ncluster = "debug"'))
+    jobs = submit(sweep, [sys.executable, "-c", "print('a worker')"], 2)
     assert [job.result().strip() for job in jobs] == ["a worker", "a worker"]
     for wrong in ({"what": 3}, {"cluster": "cloud"}, {"timeout_min": 1.5}):
-        other = dataclasses.replace(begun, grid=dataclasses.replace(begun.grid, slurm=wrong))
+        changed = dataclasses.replace(sweep, grid=dataclasses.replace(sweep.grid, slurm=wrong))
         with pytest.raises(InputError, match=r"^\[slurm\]: "):
-            submit(other, ["true"], 1)
+            submit(changed, ["true"], 1)
 
 
 def test_without_slurm_it_says_so(small, cli):
@@ -923,6 +931,6 @@ def test_without_slurm_it_says_so(small, cli):
 
 def test_the_fields_of_an_evaluation_are_compared(small):
     cell = grid("[axes]\nseed = [0]").cells[0]
-    kept = json.loads(json.dumps(dataclasses.asdict(cell.evaluate)))
-    assert is_up_to_date(CellResult("finished", evaluated=kept), cell)
-    assert not is_up_to_date(CellResult("finished", evaluated=kept | {"rows": 3}), cell)
+    options = json.loads(json.dumps(dataclasses.asdict(cell.evaluate)))
+    assert is_up_to_date(CellResult("finished", evaluated=options), cell)
+    assert not is_up_to_date(CellResult("finished", evaluated=options | {"rows": 3}), cell)

@@ -1,4 +1,5 @@
-"""The laws that every task keeps: the table is `TASKS`, so a new task is tested as it is named."""
+"""The laws that every task obeys: the table is `TASKS`, so that a new task is tested as soon as it
+is named."""
 
 import dataclasses
 import re
@@ -26,17 +27,17 @@ def task(request) -> Task:
 
 
 @pytest.fixture(scope="module")
-def made(task) -> Split:
+def generated(task) -> Split:
     return task.generate(ROWS, 7)
 
 
-def test_name_and_shapes(task, made):
+def test_name_and_shapes(task, generated):
     assert TASKS[task.name] is type(task)
-    assert made.inputs.shape == made.targets.shape == (ROWS, *task.grid)
-    assert made.inputs.dtype == made.targets.dtype == np.uint8
-    assert made.difficulty.shape == made.puzzles.shape == (ROWS,)
-    assert made.targets.max() < task.classes
-    encoded = jax.eval_shape(task.encode, made.inputs[0])
+    assert generated.inputs.shape == generated.targets.shape == (ROWS, *task.grid)
+    assert generated.inputs.dtype == generated.targets.dtype == np.uint8
+    assert generated.difficulty.shape == generated.puzzles.shape == (ROWS,)
+    assert generated.targets.max() < task.classes
+    encoded = jax.eval_shape(task.encode, generated.inputs[0])
     assert encoded.shape == (*task.grid, task.channels)
     assert encoded.dtype == np.float32
 
@@ -51,42 +52,42 @@ def test_a_new_task_has_the_general_one():
     assert (spec.task_name, spec.train.loss, spec.model.grid) == ("tiny", "mean", (6,))
 
 
-def test_generation_is_a_pure_function(task, made):
+def test_generation_is_a_pure_function(task, generated):
     again = task.generate(ROWS, 7)
-    np.testing.assert_array_equal(again.inputs, made.inputs)
-    np.testing.assert_array_equal(again.targets, made.targets)
-    assert (task.generate(ROWS, 8).inputs != made.inputs).any()
-    assert len(set(made.puzzles.tolist())) == ROWS
+    np.testing.assert_array_equal(again.inputs, generated.inputs)
+    np.testing.assert_array_equal(again.targets, generated.targets)
+    assert (task.generate(ROWS, 8).inputs != generated.inputs).any()
+    assert len(set(generated.puzzles.tolist())) == ROWS
 
 
-def test_the_target_is_the_answer(task, made):
-    """Certain logits for the target are predicted, score full marks and pass the checker."""
-    logits = 20 * jax.nn.one_hot(made.targets, task.classes)
-    predictions = np.asarray(jax.vmap(task.predict)(logits, made.inputs))
-    np.testing.assert_array_equal(predictions, made.targets)
-    scores = jax.vmap(task.score)(predictions, made.inputs, made.targets)
+def test_the_target_is_the_answer(task, generated):
+    """Logits that are certain of the target predict it, have full scores and pass the checker."""
+    logits = 20 * jax.nn.one_hot(generated.targets, task.classes)
+    predictions = np.asarray(jax.vmap(task.predict)(logits, generated.inputs))
+    np.testing.assert_array_equal(predictions, generated.targets)
+    scores = jax.vmap(task.score)(predictions, generated.inputs, generated.targets)
     assert {"exact", "cells"} <= set(scores)
     for values in scores.values():
         assert np.all(np.asarray(values, np.float32) == 1)
     for index in range(ROWS):
-        answered, why = task.check(made.take(slice(index, index + 1)), predictions[index])
+        answered, why = task.check(generated.take(slice(index, index + 1)), predictions[index])
         assert answered is True, why
 
 
-def test_a_wrong_cell_is_no_answer(task, made):
-    wrong = made.targets.copy()
+def test_a_wrong_cell_is_no_answer(task, generated):
+    wrong = generated.targets.copy()
     wrong[:, *(0 for _ in task.grid)] ^= 1
-    scores = jax.vmap(task.score)(wrong, made.inputs, made.targets)
+    scores = jax.vmap(task.score)(wrong, generated.inputs, generated.targets)
     assert not np.any(np.asarray(scores["exact"]))
     assert np.all(np.asarray(scores["cells"]) < 1)
 
 
-def test_a_puzzle_is_parsed_as_it_is_written(task, made):
+def test_a_puzzle_is_parsed_as_it_is_written(task, generated):
     for index in range(4):
-        one = task.parse(made.puzzles[index].decode())
-        assert len(one) == 1
-        np.testing.assert_array_equal(one.inputs[0], made.inputs[index])
-        assert one.puzzles[0] == made.puzzles[index]
+        parsed = task.parse(generated.puzzles[index].decode())
+        assert len(parsed) == 1
+        np.testing.assert_array_equal(parsed.inputs[0], generated.inputs[index])
+        assert parsed.puzzles[0] == generated.puzzles[index]
 
 
 @pytest.mark.parametrize("text", ["", "?", "\x00", "12" * 2500, "é" * 81, "[bold]"])
@@ -99,46 +100,47 @@ def test_a_malformed_puzzle_is_one_line(task, text):
     assert len(line) < 300
 
 
-def test_a_file_is_read_as_it_was_written(task, made, tmp_path):
-    task.write(made, tmp_path / "set.csv.gz")
+def test_a_file_is_read_as_it_was_written(task, generated, tmp_path):
+    task.write(generated, tmp_path / "set.csv.gz")
     back = task.read(tmp_path / "set.csv.gz", on_bad=refuse)
-    np.testing.assert_array_equal(back.inputs, made.inputs)
-    np.testing.assert_array_equal(back.targets, made.targets)
-    np.testing.assert_array_equal(back.difficulty, made.difficulty)
+    np.testing.assert_array_equal(back.inputs, generated.inputs)
+    np.testing.assert_array_equal(back.targets, generated.targets)
+    np.testing.assert_array_equal(back.difficulty, generated.difficulty)
 
 
-def test_a_symmetry_maps_examples_to_examples(task, made):
+def test_a_symmetry_maps_examples_to_examples(task, generated):
     keys = jr.split(jr.key(0), ROWS)
-    inputs, targets = jax.vmap(task.transform)(keys, made.inputs, made.targets)
+    inputs, targets = jax.vmap(task.transform)(keys, generated.inputs, generated.targets)
     assert inputs.dtype == targets.dtype == np.uint8
-    assert inputs.shape == targets.shape == made.inputs.shape
-    # Still solvable cell by cell from what is there: a given is where it was answered.
+    assert inputs.shape == targets.shape == generated.inputs.shape
+    # The images have the classes of the task.
     assert np.asarray(targets).max() < task.classes
 
 
-def test_remarks_count_rows(task, made):
-    assert all(0 <= count <= ROWS for count in task.remarks(made).values())
-    assert task.remarks(made.take(slice(0))) == {}
+def test_remarks_count_rows(task, generated):
+    assert all(0 <= count <= ROWS for count in task.remarks(generated).values())
+    assert task.remarks(generated.take(slice(0))) == {}
 
 
-def test_bands_and_board(task, made):
-    bands = task.bands(made)
+def test_bands_and_board(task, generated):
+    bands = task.bands(generated)
     assert bands
     assert all(mask.shape == (ROWS,) and mask.dtype == bool for mask in bands.values())
     assert np.any(list(bands.values()), axis=0).all()
-    one = made.take(slice(0, 1))
-    assert task.render(one).strip()
-    assert task.render(one, one.targets[0]) != task.render(one)
+    puzzle = generated.take(slice(0, 1))
+    assert task.render(puzzle).strip()
+    assert task.render(puzzle, puzzle.targets[0]) != task.render(puzzle)
 
 
-def test_drawing(task, made):
-    """An SVG that needs nothing else, has no size of its own, and shows what is wrong."""
-    one = made.take(slice(0, 1))
-    wrong = one.targets[0].copy()
+def test_drawing(task, generated):
+    """The drawing is an SVG that needs nothing else, has no size of its own, and marks wrong
+    cells."""
+    puzzle = generated.take(slice(0, 1))
+    wrong = puzzle.targets[0].copy()
     wrong.flat[:2] ^= 1
-    drawn = [task.draw(one), task.draw(one, one.targets[0]), task.draw(one, wrong)]
-    assert len(set(drawn)) == 3
-    for text in drawn:
+    drawings = [task.draw(puzzle), task.draw(puzzle, puzzle.targets[0]), task.draw(puzzle, wrong)]
+    assert len(set(drawings)) == 3
+    for text in drawings:
         svg = ET.fromstring(text)
         assert svg.tag == f"{SVG}svg"
         assert svg.get("role") == "img"
@@ -146,21 +148,21 @@ def test_drawing(task, made):
         assert svg.get("width") is svg.get("height") is None
         assert (svg.findtext(f"{SVG}title") or "").strip()
         assert set(re.findall(r"https?://[^\"]*", text)) <= {SVG[1:-1], XLINK}
-        assert all(each.get("href", "#").startswith("#") for each in svg.iter())
-        assert not {each.tag for each in svg.iter()} & {f"{SVG}style", f"{SVG}script"}
+        assert all(element.get("href", "#").startswith("#") for element in svg.iter())
+        assert not {element.tag for element in svg.iter()} & {f"{SVG}style", f"{SVG}script"}
         assert len(text) < 20_000
-    assert "wrong" in drawn[2].lower()
+    assert "wrong" in drawings[2].lower()
 
 
-def test_where_the_answer_is_not_known_nothing_is_wrong(task, made):
-    one = made.take(slice(0, 1))
+def test_where_the_answer_is_not_known_nothing_is_wrong(task, generated):
+    puzzle = generated.take(slice(0, 1))
     unknown = dataclasses.replace(
-        one,
-        targets=np.zeros_like(one.targets),
-        columns={**one.columns, "answered": np.array([False])},
+        puzzle,
+        targets=np.zeros_like(puzzle.targets),
+        columns={**puzzle.columns, "answered": np.array([False])},
     )
     for mark in ("var(--wrong", "#xx", "stroke-dasharray"):
-        assert mark not in task.draw(unknown, one.targets[0])
+        assert mark not in task.draw(unknown, puzzle.targets[0])
 
 
 def test_splits_and_manifest(task):

@@ -1,8 +1,6 @@
-"""Text from files, through everything that writes it: it only ever is text.
-
-`HOSTILE` holds what may stand in a theme, a folder, a cell of a sweep or an error that quotes a
-file, and what it would do to the format that it is written in.
-"""
+"""Text from files is only ever text, in every output that contains it. `HOSTILE` lists texts that
+may be a theme, a folder, a cell of a sweep or an error that quotes a file, and that the format of
+an output would interpret."""
 
 import csv
 import html
@@ -62,7 +60,8 @@ def test_printable_shows_what_is_not_seen():
 def printed(text: object, encoding: str = "utf-8", **options) -> str:
     raw = io.BytesIO()
     out = SafeConsole()
-    out.file = io.TextIOWrapper(raw, encoding)  # strict: what it lacks would raise
+    # Strict: a character that the encoding lacks would raise.
+    out.file = io.TextIOWrapper(raw, encoding)
     out.print(text, soft_wrap=True, **options)
     out.file.flush()
     return raw.getvalue().decode(encoding)
@@ -71,10 +70,10 @@ def printed(text: object, encoding: str = "utf-8", **options) -> str:
 @hostile
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_the_console_prints_text_as_it_is(text, encoding):
-    shown = printed(text, encoding)
-    assert not CONTROL.search(shown)
+    output = printed(text, encoding)
+    assert not CONTROL.search(output)
     if text.isascii() and text.isprintable():
-        assert shown == f"{text}\n"
+        assert output == f"{text}\n"
     cells = printed(table(("name", text), [(text, "1")]), encoding).splitlines()
     assert [line.split()[0] for line in cells] == ["name", one_line(text).split()[0]]
     assert not CONTROL.search("\n".join(cells))
@@ -87,7 +86,7 @@ def test_a_board_has_markup():
 @pytest.mark.parametrize("name", ["markup", "escape"])
 @pytest.mark.parametrize("command", ["check", "show"])
 def test_themes_of_chess(name, command, shared, cli):
-    """The two files that outsiders made."""
+    """The two files are from a collection that outsiders made."""
     path = shared / "data" / "faults" / f"chess-theme-{name}.csv"
     code, out, err = cli("data", command, path, "--task", "chess")
     assert (code, err) == (0, "")
@@ -115,7 +114,7 @@ def test_ascii_has_readable_substitutes():
 
 
 def test_commands_on_a_terminal_of_ascii(tmp_path):
-    """One process, whose streams are ASCII from the start."""
+    """The streams of the process are ASCII from the start."""
     name = str(tmp_path / "é±.csv")
     Path(name).write_text(f"source,question,answer,rating\na,{PUZZLE},{ANSWER},0\n")
     commands = [
@@ -131,13 +130,13 @@ def test_commands_on_a_terminal_of_ascii(tmp_path):
         "import json, sys; from eqloop.cli import main\n"
         "print([main(command) for command in json.loads(sys.argv[1])])"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program, json.dumps(commands)],
         capture_output=True,
         check=False,
         env=os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C"},
     )
-    out, err = done.stdout.decode("ascii"), done.stderr.decode("ascii")
+    out, err = completed.stdout.decode("ascii"), completed.stderr.decode("ascii")
     assert out.splitlines()[-1] == str([0] * 9 + [2, 2]), err
     assert "+---------+---------+---------+" in out
     assert r"\xe9+/-.csv: 1 rows" in out
@@ -150,8 +149,8 @@ def test_commands_on_a_terminal_of_ascii(tmp_path):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> dict[str, str]:
-    """A report on a sweep, in a folder of a hostile name, whose axis, bands and errors are the
-    texts: name of each file -> what is in it."""
+    """A report on a sweep in a folder with a hostile name, whose axis, bands and errors are the
+    texts; returns the text of each file by name."""
     sweep = tmp_path_factory.mktemp("sweeps") / "a\n\\input{x}\x1b[31m\udcff|$x_"
     write_sweep(sweep, "hostile", ["kind"], [])
     listed = [{"name": f"cell-{n}", "axes": {"kind": text}} for n, text in enumerate(HOSTILE)]
@@ -176,7 +175,7 @@ def test_no_file_of_a_report_commands_a_terminal(written):
 
 
 def test_csv_holds_no_formula(written):
-    """Text that looks like one has an apostrophe before it; a negative number is a number."""
+    """Text that looks like a formula has an apostrophe before it; a negative number is a number."""
     rows = list(csv.DictReader(io.StringIO(written["results.csv"])))
     assert len(rows) == 2 * len(HOSTILE)
     assert not [cell for row in rows for cell in row.values() if cell[:1] in tuple("=+-@")]
@@ -187,14 +186,14 @@ def test_csv_holds_no_formula(written):
 
 
 def test_markdown_keeps_to_its_cell(written):
-    """Every row of a table has as many cells as the line below its head."""
+    """Every row of a table has as many cells as the line below its header."""
     text = written["results.md"]
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) >= 4
     for rows in tables:
         for row in rows:
             assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) == rows[1].count("|"), row
-    assert all(f"| {markdown_text(each)} |" in text for each in HOSTILE)
+    assert all(f"| {markdown_text(value)} |" in text for value in HOSTILE)
 
 
 def test_markdown_escapes_what_it_reads_as_marks():
@@ -225,11 +224,11 @@ def test_pages_escape_text(text, written):
 
 
 def test_figures_draw_text_as_it_is():
-    """Each has its line in the legend, and none is read as mathematics (which may not parse)."""
+    """Each text has its line in the legend, and none is parsed as mathematics (which may fail)."""
     curves = {text: [0.1 * number] for number, text in enumerate(HOSTILE)}
     figure = accuracy_figure(curves, [1], title="$\\frac{ \x1b_")
     figure.canvas.draw()
-    labels = [each.get_text() for each in figure.legends[0].get_texts()]
+    labels = [label.get_text() for label in figure.legends[0].get_texts()]
     assert labels == [figure_text(text) for text in HOSTILE]
 
 
@@ -237,21 +236,21 @@ def test_figures_draw_text_as_it_is():
 
 
 def test_all_output_of_commands_goes_through_one_place():
-    """`print` and consoles of Rich's own are for `_output`, `_console` and the entry point, whose
-    texts pass `printable` or JSON."""
+    """Only `_output`, `_console` and the entry point use `print` and Rich's own consoles; their
+    texts go through `printable` or JSON."""
     root = Path(__file__).resolve().parents[1]
     bare = re.compile(r"(?<![.\w])print\(|typer\.echo|(?<!Safe)Console\(|sys\.std(out|err)\.write")
-    found = [
+    calls = [
         f"{path.relative_to(root)}: {match[0]}"
         for folder in ("cli", "eqloop", "tasks")
         for path in sorted((root / folder).rglob("*.py"))
         if not any(parent.is_symlink() for parent in path.parents)
         for match in bare.finditer(re.sub(r'"""(?s:.*?)"""', "", path.read_text("utf-8")))
     ]
-    assert found == [
+    assert calls == [
         "cli/_main.py: print(",  # the version
         "cli/_main.py: print(",  # help
-        "cli/_main.py: print(",  # an error, by one_line
+        "cli/_main.py: print(",  # an error, through one_line
         "cli/_output.py: print(",  # JSON, in ASCII
-        "eqloop/train/_loop.py: Console(",  # a quiet one
+        "eqloop/train/_loop.py: Console(",  # a console that prints nothing
     ]

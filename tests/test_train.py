@@ -14,8 +14,7 @@ import optax
 import pytest
 from report_example import an_evaluation
 from rich.console import Console
-from tiny_task import Tiny, make_task
-from tiny_task import tiny_spec as spec
+from tiny_task import Tiny, make_task, tiny_spec
 
 import eqloop
 from eqloop import InputError
@@ -29,8 +28,8 @@ from eqloop.train._step import METRICS, Order, put
 from eqloop.train._trainer import Hook, Trainer, improves, validation_line
 
 
-def batch(made: Spec, size: int = 8):
-    task = make_task("tiny", made.task_fields)
+def batch(spec: Spec, size: int = 8):
+    task = make_task("tiny", spec.task_fields)
     split = task.generate(size, 0)
     inputs = jax.vmap(task.encode)(jnp.asarray(split.inputs))
     return inputs, jnp.asarray(split.targets)
@@ -49,8 +48,8 @@ def test_the_order_is_a_pure_function_of_seed_epoch_and_index():
     jumped = Order(3, 20, 6)
     assert [jumped(step).tolist() for step in (8, 0, 5)] == [first[8], first[0], first[5]]
     for epoch in range(3):
-        seen = {each for part in first[3 * epoch : 3 * epoch + 3] for each in part}
-        assert len(seen) == 18, "no example twice in an epoch"
+        examples = {example for part in first[3 * epoch : 3 * epoch + 3] for example in part}
+        assert len(examples) == 18, "no example twice in an epoch"
     assert first[:3] != first[3:6]
     assert [Order(4, 20, 6)(step).tolist() for step in range(3)] != first[:3]
 
@@ -64,27 +63,27 @@ def test_a_batch_larger_than_the_data_is_refused():
 
 
 def test_the_schedule_of_the_paper():
-    made = spec("train.schedule=paper", "train.steps=8000", "train.epochs=100")
-    rate = np.asarray(jax.vmap(make_schedule(made.train))(jnp.arange(8000))) / made.train.lr
+    spec = tiny_spec("train.schedule=paper", "train.steps=8000", "train.epochs=100")
+    rate = np.asarray(jax.vmap(make_schedule(spec.train))(jnp.arange(8000))) / spec.train.lr
     epoch = np.arange(8000) // 80
-    wanted = np.where(epoch < 10, 1 - np.exp(-(epoch + 1) / 10), 1.0)
-    wanted = np.where(epoch >= 60, 0.1, wanted)
-    np.testing.assert_allclose(rate, wanted, rtol=1e-6)
+    expected = np.where(epoch < 10, 1 - np.exp(-(epoch + 1) / 10), 1.0)
+    expected = np.where(epoch >= 60, 0.1, expected)
+    np.testing.assert_allclose(rate, expected, rtol=1e-6)
 
 
 def test_the_schedule_of_many_short_epochs():
-    """Where steps x epochs is no int32."""
-    made = spec("train.schedule=paper", "train.steps=100_000", "train.epochs=30_000")
+    """The product steps x epochs does not fit into an int32."""
+    spec = tiny_spec("train.schedule=paper", "train.steps=100_000", "train.epochs=30_000")
     steps = np.array([0, 17, 71_000, 72_000, 99_999])
-    rate = np.asarray([make_schedule(made.train)(step) for step in steps]) / made.train.lr
+    rate = np.asarray([make_schedule(spec.train)(step) for step in steps]) / spec.train.lr
     epoch = steps * 30_000 // 100_000
-    wanted = np.where(epoch < 3000, 1 - np.exp(-(epoch + 1) / 10), 1.0)
-    np.testing.assert_allclose(rate, np.where(epoch >= 18_000, 0.1, wanted), rtol=1e-6)
+    expected = np.where(epoch < 3000, 1 - np.exp(-(epoch + 1) / 10), 1.0)
+    np.testing.assert_allclose(rate, np.where(epoch >= 18_000, 0.1, expected), rtol=1e-6)
 
 
 def test_warmup_and_cosine():
-    made = spec("train.steps=100", "train.warmup=9", "train.lr=1")
-    rate = np.asarray(jax.vmap(make_schedule(made.train))(jnp.arange(100)))
+    spec = tiny_spec("train.steps=100", "train.warmup=9", "train.lr=1")
+    rate = np.asarray(jax.vmap(make_schedule(spec.train))(jnp.arange(100)))
     np.testing.assert_allclose(rate[:9], np.arange(1, 10) / 10, rtol=1e-6)
     assert rate[9] == 1
     assert np.all(np.diff(rate[9:]) < 0)
@@ -92,13 +91,13 @@ def test_warmup_and_cosine():
 
 
 def test_the_decay_spares_biases_and_gains():
-    """With a zero gradient AdamW only decays: matrices shrink, what has one axis stays."""
-    made = spec("train.schedule=constant", "train.lr=0.1", "train.weight_decay=0.5")
-    state = init_state(made)
+    """With a zero gradient AdamW only decays: matrices shrink, and parameters of one axis stay."""
+    spec = tiny_spec("train.schedule=constant", "train.lr=0.1", "train.weight_decay=0.5")
+    state = init_state(spec)
     weights = eqx.filter(state.model, eqx.is_inexact_array)
     zero = jax.tree.map(jnp.zeros_like, weights)
     with jax.numpy_dtype_promotion("standard"):
-        updates, _ = make_optimiser(made.train).update(zero, state.optimiser, weights)
+        updates, _ = make_optimiser(spec.train).update(zero, state.optimiser, weights)
     for leaf, update in zip(jax.tree.leaves(weights), jax.tree.leaves(updates), strict=True):
         np.testing.assert_allclose(update, -0.05 * leaf if leaf.ndim > 1 else 0, rtol=1e-5)
 
@@ -110,43 +109,43 @@ def test_cross_entropy_is_the_mean_over_cells():
     logits = jr.normal(jr.key(0), (2, 3, 4))
     targets = jr.randint(jr.key(1), (2, 3), 0, 4).astype(jnp.uint8)
     chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    wanted = -np.mean([np.log(chances[i, j, targets[i, j]]) for i in (0, 1) for j in range(3)])
-    np.testing.assert_allclose(cross_entropy(logits, targets), wanted, rtol=1e-5)
+    expected = -np.mean([np.log(chances[i, j, targets[i, j]]) for i in (0, 1) for j in range(3)])
+    np.testing.assert_allclose(cross_entropy(logits, targets), expected, rtol=1e-5)
 
 
 def test_the_mean_loss_is_the_mean_of_last_losses():
-    made = spec("train.loss=mean")
-    inputs, targets = batch(made)
-    model = init_state(made).model
+    spec = tiny_spec("train.loss=mean")
+    inputs, targets = batch(spec)
+    model = init_state(spec).model
 
-    def value(made):
-        return batch_loss(model, probes(), inputs, targets, jr.key(0), make_method(made))
+    def value(spec):
+        return batch_loss(model, probes(), inputs, targets, jr.key(0), make_method(spec))
 
-    mean, told = value(made)
-    each = [value(spec("train.loss=last", f"solver.steps={n}")) for n in (1, 2, 3, 4)]
-    np.testing.assert_allclose(mean, np.mean([loss for loss, _ in each]), rtol=1e-5)
-    np.testing.assert_allclose(told.residual, each[-1][1].residual, rtol=1e-4)
-    assert told.iterations.tolist() == [4] * 8
+    mean, mean_losses = value(spec)
+    last_losses = [value(tiny_spec("train.loss=last", f"solver.steps={n}")) for n in (1, 2, 3, 4)]
+    np.testing.assert_allclose(mean, np.mean([loss for loss, _ in last_losses]), rtol=1e-5)
+    np.testing.assert_allclose(mean_losses.residual, last_losses[-1][1].residual, rtol=1e-4)
+    assert mean_losses.iterations.tolist() == [4] * 8
 
 
 def test_burn_in_runs_without_gradient_before_what_counts():
-    made = spec("train.loss=mean", "train.burn_in=5")
-    inputs, targets = batch(made)
-    model = init_state(made).model
-    seen = {}
-    value, method = eqx.filter_jit(batch_loss), make_method(made)
+    spec = tiny_spec("train.loss=mean", "train.burn_in=5")
+    inputs, targets = batch(spec)
+    model = init_state(spec).model
+    loss_by_steps = {}
+    value, method = eqx.filter_jit(batch_loss), make_method(spec)
     for key in jr.split(jr.key(0), 20):
-        loss, told = value(model, probes(), inputs, targets, key, method)
-        seen[int(told.iterations[0]) - 4] = float(loss)
-    assert seen.keys() <= set(range(6))
-    assert len(seen) > 3
-    no_burn_in = make_method(spec("train.loss=mean"))
+        loss, losses = value(model, probes(), inputs, targets, key, method)
+        loss_by_steps[int(losses.iterations[0]) - 4] = float(loss)
+    assert loss_by_steps.keys() <= set(range(6))
+    assert len(loss_by_steps) > 3
+    no_burn_in = make_method(tiny_spec("train.loss=mean"))
     plain, _ = value(model, probes(), inputs, targets, jr.key(0), no_burn_in)
-    np.testing.assert_allclose(seen[0], plain, rtol=1e-6)
+    np.testing.assert_allclose(loss_by_steps[0], plain, rtol=1e-6)
 
 
 def test_progressive_draws_what_the_paper_draws():
-    """Means 14.5 and 8.25 for T = 30."""
+    """The means are 14.5 and 8.25 for T = 30."""
     n, k = map(np.asarray, jax.vmap(lambda key: draw(30, key))(jr.split(jr.key(0), 20_000)))
     assert (n.min(), n.max(), k.min(), k.max()) == (0, 29, 1, 30)
     assert (n + k).max() == 30
@@ -155,37 +154,37 @@ def test_progressive_draws_what_the_paper_draws():
 
 def test_progressive_is_n_iterations_without_and_k_with_gradient():
     few = ["train.loss=progressive"]
-    made = spec(*few)
-    inputs, targets = batch(made)
-    model = init_state(made).model
+    spec = tiny_spec(*few)
+    inputs, targets = batch(spec)
+    model = init_state(spec).model
     keys = list(jr.split(jr.key(0), 20))
     draws = [tuple(map(int, draw(4, key))) for key in keys]
-    n, k = next(drawn for drawn in draws if drawn[0] > 0 and drawn[1] > 1)
+    n, k = next(pair for pair in draws if pair[0] > 0 and pair[1] > 1)
     key = keys[draws.index((n, k))]
 
     def by_hand(model):
         f = model.loop()
 
-        def one(x, wanted):
+        def example_loss(x, target):
             e = model.embed(x)
             r, z = f.inject(e), e
             for _ in range(n):
                 z = jax.lax.stop_gradient(f(z, r))
             for _ in range(k):
                 z = f(z, r)
-            return cross_entropy(model.coda(z), wanted)
+            return cross_entropy(model.coda(z), target)
 
-        return jnp.mean(jax.vmap(one)(inputs, targets))
+        return jnp.mean(jax.vmap(example_loss)(inputs, targets))
 
-    def by_loss(made):
-        method = make_method(made)
+    def by_loss(spec):
+        method = make_method(spec)
         return lambda model: batch_loss(model, probes(), inputs, targets, key, method)[0]
 
-    wanted, got, cut = (
+    expected, actual, checkpointed = (
         eqx.filter_jit(eqx.filter_grad(f))(model)
-        for f in (by_hand, by_loss(made), by_loss(spec(*few, "solver.gradient_checkpoints=2")))
+        for f in (by_hand, by_loss(spec), by_loss(tiny_spec(*few, "solver.gradient_checkpoints=2")))
     )
-    for a, b, c in zip(*map(jax.tree.leaves, (wanted, got, cut)), strict=True):
+    for a, b, c in zip(*map(jax.tree.leaves, (expected, actual, checkpointed)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(c, b, rtol=1e-5, atol=1e-7)
 
@@ -193,14 +192,14 @@ def test_progressive_is_n_iterations_without_and_k_with_gradient():
 @pytest.mark.usefixtures("compiled_anew")
 def test_checkpoints_take_less_memory_where_the_loss_is_progressive():
     def bytes_of(*settings):
-        made = spec("train.loss=progressive", "solver.steps=64", *settings)
-        inputs, targets = batch(made)
+        spec = tiny_spec("train.loss=progressive", "solver.steps=64", *settings)
+        inputs, targets = batch(spec)
 
         def loss(weights):
-            whole = eqx.combine(weights, static)
-            return batch_loss(whole, probes(), inputs, targets, jr.key(0), make_method(made))[0]
+            model = eqx.combine(weights, static)
+            return batch_loss(model, probes(), inputs, targets, jr.key(0), make_method(spec))[0]
 
-        weights, static = eqx.partition(init_state(made).model, eqx.is_array)
+        weights, static = eqx.partition(init_state(spec).model, eqx.is_array)
         memory = jax.jit(jax.grad(loss)).lower(weights).compile().memory_analysis()
         assert memory is not None
         return memory.temp_size_in_bytes
@@ -226,17 +225,17 @@ WAYS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_one_program_serves_every_step(way, monkeypatch):
-    """Traced once, whatever is drawn; the weights move and stay float32."""
-    made = spec("task.augment=true", *WAYS[way])
+    """The step is traced once, whatever is drawn; the weights change and stay float32."""
+    spec = tiny_spec("task.augment=true", *WAYS[way])
     traces = []
     _step._program.cache_clear()
     original = _step.batch_loss
     monkeypatch.setattr(_step, "batch_loss", lambda *a: (traces.append(1), original(*a))[1])
-    task = make_task("tiny", made.task_fields)
-    step, order = make_step(made, task), Order(0, 64, 8)
+    task = make_task("tiny", spec.task_fields)
+    step, order = make_step(spec, task), Order(0, 64, 8)
     data = put(task.load().splits["train"])
-    before = init_state(made)
-    state = jax.tree.map(jnp.array, before)  # the step takes the memory of what it is given
+    before = init_state(spec)
+    state = jax.tree.map(jnp.array, before)  # the step donates the memory of its arguments
     metrics = {}
     for index in range(4):
         state, metrics = step(data, state, order(index))
@@ -254,13 +253,14 @@ def test_one_program_serves_every_step(way, monkeypatch):
 
 @pytest.mark.usefixtures("compiled_anew")
 def test_the_memory_of_the_state_is_given_to_the_next_one():
-    """All of it and nothing else: a donation that cannot be used is a warning, here an error."""
-    made = spec("train.ema=0.9", "model.precision=bfloat16")
-    task = make_task("tiny", made.task_fields)
-    data, state = put(task.load().splits["train"]), init_state(made)
+    """All of it is donated and nothing else: an unusable donation is a warning, and here an
+    error."""
+    spec = tiny_spec("train.ema=0.9", "model.precision=bfloat16")
+    task = make_task("tiny", spec.task_fields)
+    data, state = put(task.load().splits["train"]), init_state(spec)
     begin = jnp.zeros((), jnp.int32)
     fixed = _step._Fixed(data, jnp.arange(8), jax.random.key(0), jnp.ones(()), begin)
-    program = _step._program(_step._shared(made), task, None, None).lower(fixed, state).compile()
+    program = _step._program(_step._shared(spec), task, None, None).lower(fixed, state).compile()
     arrays = [leaf for leaf in jax.tree.leaves(state) if eqx.is_array(leaf)]
     assert program.compiled.as_text().count("may-alias") == len(arrays)
     floats = {a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)}
@@ -271,61 +271,63 @@ def test_the_memory_of_the_state_is_given_to_the_next_one():
 
 def test_the_share_of_fallback_gradients_is_told():
     """One matrix product cannot solve the backward system to 1e-6: every gradient falls back."""
-    told = {}
+    fallback = {}
     for rtol, restart, cycles in ((1e-6, 1, 1), (1e-2, 10, 5)):
-        made = spec(
+        spec = tiny_spec(
             "solver.name=fixed-point",
             f"solver.gradient_rtol={rtol}",
             f"solver.gradient_restart={restart}",
             f"solver.gradient_cycles={cycles}",
         )
-        task = make_task("tiny", made.task_fields)
+        task = make_task("tiny", spec.task_fields)
         data = put(task.load().splits["train"])
-        _, metrics = make_step(made, task)(data, init_state(made), Order(0, 64, 8)(0))
-        told[restart] = float(metrics["fallback"])
-    assert told == {1: 1.0, 10: 0.0}
+        _, metrics = make_step(spec, task)(data, init_state(spec), Order(0, 64, 8)(0))
+        fallback[restart] = float(metrics["fallback"])
+    assert fallback == {1: 1.0, 10: 0.0}
 
 
 def test_seeds_and_rates_share_one_program(monkeypatch):
-    """Seed and rate are values: traced once for three runs, each of which is itself."""
+    """Seed and rate are runtime values: the step is traced once for three runs that differ."""
     traces = []
     _step._program.cache_clear()
     original = _step.batch_loss
     monkeypatch.setattr(_step, "batch_loss", lambda *a: (traces.append(1), original(*a))[1])
-    ends = []
-    for other in ("train.seed=0", "train.seed=1", "train.lr=0.02"):
-        made = spec("train.loss=progressive", other)
-        task = make_task("tiny", made.task_fields)
-        step, data = make_step(made, task), put(task.load().splits["train"])
-        state, metrics = step(data, init_state(spec()), Order(0, 64, 8)(0))
-        ends.append(float(state.model.prelude.weight[0, 0]))
-        assert metrics["lr"] == make_schedule(made.train)(0)
+    weights = []
+    for setting in ("train.seed=0", "train.seed=1", "train.lr=0.02"):
+        spec = tiny_spec("train.loss=progressive", setting)
+        task = make_task("tiny", spec.task_fields)
+        step, data = make_step(spec, task), put(task.load().splits["train"])
+        state, metrics = step(data, init_state(tiny_spec()), Order(0, 64, 8)(0))
+        weights.append(float(state.model.prelude.weight[0, 0]))
+        assert metrics["lr"] == make_schedule(spec.train)(0)
     assert len(traces) == 1
-    assert len(set(ends)) == 3
+    assert len(set(weights)) == 3
 
 
 def test_adamw_is_optax_adamw():
-    """The step against a plain loop written with optax, by hand."""
-    made = spec("train.loss=last", "train.schedule=constant", "train.clip=0.1")
-    task = make_task("tiny", made.task_fields)
+    """The step equals that of a plain loop written with optax."""
+    spec = tiny_spec("train.loss=last", "train.schedule=constant", "train.clip=0.1")
+    task = make_task("tiny", spec.task_fields)
     order = Order(0, 64, 8)
-    step, data = make_step(made, task), put(task.load().splits["train"])
-    state = init_state(made)
+    step, data = make_step(spec, task), put(task.load().splits["train"])
+    state = init_state(spec)
     model = jax.tree.map(jnp.array, state.model)
     mask = jax.tree.map(lambda leaf: leaf.ndim > 1, model)
     optimiser = optax.chain(
         optax.clip_by_global_norm(0.1),
-        optax.adamw(made.train.lr, weight_decay=0.01, mask=mask),
+        optax.adamw(spec.train.lr, weight_decay=0.01, mask=mask),
     )
     memory = optimiser.init(eqx.filter(model, eqx.is_array))  # pyright: ignore[reportArgumentType]
 
     def objective(model, index):
-        def one(tokens, targets):
+        def example_loss(tokens, targets):
             out = model(task.encode(tokens), solver=eqloop.Unroll(4))
             return cross_entropy(out.logits, targets)
 
         return jnp.mean(
-            jax.vmap(one)(jnp.asarray(data.inputs[index]), jnp.asarray(data.targets[index]))
+            jax.vmap(example_loss)(
+                jnp.asarray(data.inputs[index]), jnp.asarray(data.targets[index])
+            )
         )
 
     differentiate = eqx.filter_jit(eqx.filter_grad(objective))
@@ -348,16 +350,16 @@ def test_validation_iterates_as_often_as_training_may(tmp_path):
         (["train.loss=progressive"], 4),
         (["train.burn_in=5"], 9),
     ):
-        made = spec("train.steps=1", "train.validation_iterations=0", *settings)
-        assert trained_iterations(made)[1] == most
-    train(made, Tiny(), tmp_path / "run")
+        spec = tiny_spec("train.steps=1", "train.validation_iterations=0", *settings)
+        assert trained_iterations(spec)[1] == most
+    train(spec, Tiny(), tmp_path / "run")
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert next(row for row in rows if row["kind"] == "validation")["iterations"][-1] == most
 
 
 def run(path, *settings, **options):
-    made = spec("train.validate_every=10", "train.checkpoint_every=7", *settings)
-    return train(made, make_task("tiny", made.task_fields), path, **options)
+    spec = tiny_spec("train.validate_every=10", "train.checkpoint_every=7", *settings)
+    return train(spec, make_task("tiny", spec.task_fields), path, **options)
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +371,7 @@ def trained(tmp_path_factory):
 
 
 def test_a_run_is_what_it_says(trained):
-    outcome, shown = trained
+    outcome, output = trained
     path = outcome.run.path
     assert (outcome.status, outcome.step) == ("finished", 20)
     rows = read_metrics(path / "metrics.jsonl")
@@ -382,7 +384,7 @@ def test_a_run_is_what_it_says(trained):
     assert json.loads((path / "data.json").read_text())["task"] == "tiny"
     assert outcome.run.steps()[-1] == 20
     assert outcome.best.step in outcome.run.steps()
-    assert "step 20: validation after 24 iterations: exact" in shown
+    assert "step 20: validation after 24 iterations: exact" in output
     assert list((path / "tensorboard").glob("events*"))
 
 
@@ -414,8 +416,8 @@ def test_when_a_hook_is_due():
 
 
 def test_what_follows_each_step(tmp_path, monkeypatch):
-    """Validation, audit and checkpoint in this order, each after all steps so far are logged; a
-    validation that is the best so far is saved."""
+    """Validation, audit and checkpoint follow in this order, each after all steps so far are
+    logged; the best validation so far is saved."""
     calls = []
 
     def recorded(name: str, better_at: int = 0):
@@ -428,13 +430,13 @@ def test_what_follows_each_step(tmp_path, monkeypatch):
 
     metrics = dict.fromkeys(METRICS, jnp.zeros(()))
     step = lambda data, state, order: (state, metrics)  # noqa: E731
-    monkeypatch.setattr(_trainer, "make_step", lambda *arguments, **named: step)
+    monkeypatch.setattr(_trainer, "make_step", lambda *arguments, **options: step)
     monkeypatch.setattr(Trainer, "_validate", recorded("validate", better_at=4))
     monkeypatch.setattr(Trainer, "_audit", recorded("audit"))
     monkeypatch.setattr(Trainer, "_save", recorded("save"))
     every = ("train.validate_every=2", "train.audit_every=3", "train.checkpoint_every=3")
-    made = spec("train.steps=7", *every)
-    outcome = train(made, make_task("tiny", made.task_fields), tmp_path / "run")
+    spec = tiny_spec("train.steps=7", *every)
+    outcome = train(spec, make_task("tiny", spec.task_fields), tmp_path / "run")
     assert (outcome.status, outcome.step) == ("finished", 7)
     assert calls == [
         *((2, "validate"), (3, "audit"), (3, "save"), (4, "validate"), (4, "save")),
@@ -448,9 +450,9 @@ def test_a_score_by_the_name_of_another_quantity_is_refused():
     assert (line.scores["exact"], line.best) == ([0.5, 0.75], True)
     scores = {**evaluation.overall.scores, "residual": [0.0, 0.0]}
     overall = dataclasses.replace(evaluation.overall, scores=scores)
-    changed = dataclasses.replace(evaluation, overall=overall)
+    misnamed = dataclasses.replace(evaluation, overall=overall)
     with pytest.raises(InputError, match="score 'residual', which is the name of another"):
-        validation_line(3, "validation", changed, True)
+        validation_line(3, "validation", misnamed, True)
 
 
 def test_the_loss_falls(trained):
@@ -461,10 +463,10 @@ def test_the_loss_falls(trained):
 
 def test_a_finished_run_has_nothing_left_to_do(trained):
     path = trained[0].run.path
-    before = {each: each.read_bytes() for each in path.glob("checkpoints/*")}
+    before = {file: file.read_bytes() for file in path.glob("checkpoints/*")}
     outcome = train(None, Tiny(), path, resume=True)
     assert (outcome.status, outcome.step, outcome.best) == ("finished", 20, trained[0].best)
-    assert {each: each.read_bytes() for each in path.glob("checkpoints/*")} == before
+    assert {file: file.read_bytes() for file in path.glob("checkpoints/*")} == before
 
 
 def test_a_run_is_not_written_over(trained):
@@ -474,20 +476,20 @@ def test_a_run_is_not_written_over(trained):
 
 def test_resuming_with_another_spec_or_other_data_is_refused(trained):
     path = trained[0].run.path
-    made = trained[0].run.spec
-    longer = dataclasses.replace(made, train=dataclasses.replace(made.train, steps=30))
+    spec = trained[0].run.spec
+    longer = dataclasses.replace(spec, train=dataclasses.replace(spec.train, steps=30))
     with pytest.raises(InputError, match=r"begun with another spec \(train.steps: 20 -> 30\)"):
         train(longer, Tiny(), path, resume=True)
     with pytest.raises(InputError, match=r"the data has changed .*'fields'"):
-        train(made, Tiny(rows=32), path, resume=True)
+        train(spec, Tiny(rows=32), path, resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     path = tmp_path / "run"
 
-    made = spec("train.checkpoint_every=2", "train.schedule=constant", "train.lr=1e30")
+    spec = tiny_spec("train.checkpoint_every=2", "train.schedule=constant", "train.lr=1e30")
     with pytest.raises(Diverged) as caught:
-        train(made, Tiny(), path)
+        train(spec, Tiny(), path)
     message = str(caught.value)
     assert "at step" in message
     assert "train.lr (now 1e+30)" in message
@@ -497,7 +499,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         state, _ = run.load(step, skeleton(run.spec))
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.model))
     last = read_metrics(path / "metrics.jsonl")[-1]
-    assert last["loss"] is None or last["grad_norm"] is None  # not a number, in JSON
+    assert last["loss"] is None or last["grad_norm"] is None  # JSON has no NaN, so this is null
 
 
 def test_a_validation_split_that_is_not_there(tmp_path):

@@ -65,7 +65,7 @@ class Tiny(Task):
 
 
 def make_task(name: str, fields: Any) -> Task:
-    """As `eqloop.tasks.make_task`, for this one task under any name."""
+    """A replacement for `eqloop.tasks.make_task` that returns this one task under any name."""
     return build(Tiny, "task", fields)
 
 
@@ -85,7 +85,7 @@ TABLES = {
 
 
 def slow_steps(pause: float) -> None:
-    """From now on each training step of this process begins with so many seconds of sleep."""
+    """Sleep for `pause` seconds at the beginning of each further training step of this process."""
     order = Order.__call__
 
     def slow(self, step):
@@ -96,5 +96,5 @@ def slow_steps(pause: float) -> None:
 
 
 def tiny_spec(*settings: str, **shortcuts: str | int | None) -> Spec:
-    """A spec that trains in a moment, with settings as on the command line."""
+    """Return a spec that trains in a moment, with settings as on the command line."""
     return overlay(TABLES, "tiny", settings, make_task=make_task, **shortcuts)
