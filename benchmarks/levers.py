@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eqloop.run import METRICS, is_sweep, read_metrics, read_run, read_sweep
+from eqloop.run import METRICS, is_sweep, read_cell_result, read_metrics, read_run, read_sweep
 
 RISEN = 0.95
 """Share of the cells of a batch that a run has right after its rise."""
@@ -65,13 +65,13 @@ def main() -> None:
     runs: dict[str, list[dict[str, float]]] = defaultdict(list)
     for name, cell in read_sweep(options.sweep).cells.items():
         run = options.sweep / "runs" / name
-        splits = read_run(run).splits
-        if not splits:
+        ended = read_cell_result(options.sweep, name)
+        if ended is None or ended.error is not None:
             continue
         lines = [line for line in read_metrics(run / METRICS) if line["kind"] == "train"]
         scores = {
             f"{split} %": 100 * record.evaluation.overall.scores["exact"][-1]
-            for split, record in splits.items()
+            for split, record in read_run(run).splits.items()
         }
         runs[str(cell["lever"])].append(scores | figures(lines))
     names = ["test %", "hard %", "rise", "converged %", "fallback %", "iterations", "seconds"]
