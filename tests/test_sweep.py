@@ -463,6 +463,28 @@ def test_a_defect_is_kept_with_its_traceback(tmp_path, monkeypatch):
     assert "Traceback" in (tmp_path / "s" / "state" / "seed-0.txt").read_text()
 
 
+def test_a_worker_holds_the_programs_of_few_settings(tmp_path, monkeypatch):
+    """XLA aborts a process that has used up its memory maps. Cells that differ in seed and rate
+    alone share their programs, so that they count once."""
+    many = grid("[axes]\nseed = [0, 1]\n'train.warmup' = [0, 1, 2, 3, 4, 5, 6]")
+    sweep, order, clears = create_sweep(tmp_path / "out", many), [], []
+    monkeypatch.setattr("eqloop.sweep._worker.MOST_PROGRAMS", 3)
+    monkeypatch.setattr(jax, "clear_caches", lambda: clears.append(len(order)))
+
+    def attempt(sweep, cell, make_task):
+        order.append(cell.spec.train.warmup)
+        return CellResult("failed", error="not tried")
+
+    monkeypatch.setattr("eqloop.sweep._worker._attempt", attempt)
+    assert work(sweep, make_task=make_task)
+    begins = [0]
+    for number in range(len(order)):
+        if len(set(order[begins[-1] : number + 1])) > 3:
+            begins.append(number)
+    assert clears == begins
+    assert len(begins) > 2
+
+
 def test_folders_that_are_no_sweep(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.txt").write_text("a")

@@ -260,7 +260,7 @@ def test_the_memory_of_the_state_is_given_to_the_next_one():
     data, state = put(task.load().splits["train"]), init_state(spec)
     begin = jnp.zeros((), jnp.int32)
     fixed = _step._Fixed(data, jnp.arange(8), jax.random.key(0), jnp.ones(()), begin)
-    program = _step._program(_step._shared(spec), task, None, None).lower(fixed, state).compile()
+    program = _step._program(spec.of_all_seeds, task, None, None).lower(fixed, state).compile()
     arrays = [leaf for leaf in jax.tree.leaves(state) if eqx.is_array(leaf)]
     assert program.compiled.as_text().count("may-alias") == len(arrays)
     floats = {a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)}

@@ -698,6 +698,12 @@ class Spec:
         """The fields of the task, without its name."""
         return {name: value for name, value in self.task.items() if name != "name"}
 
+    @property
+    def of_all_seeds(self) -> "Spec":
+        """The spec with the seed 0 and the rate 1: runs that differ in nothing else share their
+        compiled programs."""
+        return dataclasses.replace(self, train=dataclasses.replace(self.train, seed=0, lr=1.0))
+
     def with_steps(self, steps: int) -> "Spec":
         """The same spec with another number of optimiser steps.
 

@@ -20,6 +20,10 @@ from ._grid import Cell
 
 Ending = Callable[[Cell, CellResult], None]
 
+MOST_PROGRAMS = 5
+"""Settings whose compiled programs a worker holds at a time. Those of one setting took up to 9,000
+of the 65,530 memory maps that Linux gives a process, and XLA aborts the process without one."""
+
 
 def work(sweep: Sweep, *, make_task: MakeTask, ending: Ending | None = None) -> bool:
     """Run the unfinished cells of a sweep one by one, skipping those that other processes have
@@ -50,7 +54,7 @@ def work(sweep: Sweep, *, make_task: MakeTask, ending: Ending | None = None) -> 
 
     ```
     """
-    shape = None
+    shape, settings = None, set()
     for cell in sweep.grid.cells:
         if sweep.ended(cell) is not None:
             continue
@@ -58,9 +62,11 @@ def work(sweep: Sweep, *, make_task: MakeTask, ending: Ending | None = None) -> 
             # It may have ended between the check and the claim.
             if not ours or sweep.ended(cell) is not None:
                 continue
-            if cell.spec.model != shape:
+            setting = cell.spec.of_all_seeds
+            if cell.spec.model != shape or len(settings | {setting}) > MOST_PROGRAMS:
                 jax.clear_caches()  # otherwise the programs of all shapes take gigabytes
-                shape = cell.spec.model
+                shape, settings = cell.spec.model, set()
+            settings.add(setting)
             sweep.forget(cell)  # a result may be left of a run that was deleted
             ended = _attempt(sweep, cell, make_task)
             if ended is None:

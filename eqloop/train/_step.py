@@ -280,17 +280,12 @@ def make_step(
     key, lr = training_key(spec.train.seed), jnp.asarray(spec.train.lr, jnp.float32)
     everywhere = None if devices is None else devices.everywhere
     place = jnp.asarray if devices is None else devices.split
-    compiled = _program(_shared(spec), task, everywhere, method)
+    compiled = _program(spec.of_all_seeds, task, everywhere, method)
 
     def step(data: Data, state: TrainState, index: np.ndarray) -> tuple[TrainState, Metrics]:
         return compiled(_Fixed(data, place(index), key, lr, begin), state)
 
     return step
-
-
-def _shared(spec: Spec) -> Spec:
-    """The parts of a spec that are the same for all runs of one program."""
-    return dataclasses.replace(spec, train=dataclasses.replace(spec.train, seed=0, lr=1.0))
 
 
 @functools.lru_cache(maxsize=4)
