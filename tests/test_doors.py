@@ -28,7 +28,7 @@ from eqloop.nn import NormPlaces, RecallPlaces
 from eqloop.run import Spec, open_run
 from eqloop.sweep._cost import iterations
 from eqloop.tasks import TASKS
-from eqloop.train import JacobianNorm, Last, Mean, Progressive, TerminalResidual, train
+from eqloop.train import JacobianNorm, Last, Mean, Objects, Progressive, TerminalResidual, train
 from eqloop.train._method import make_method
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs/examples"
@@ -206,6 +206,37 @@ def test_a_run_trained_by_objects_goes_on_with_equal_ones(tmp_path):
         others: dict[str, Any] = {**objects, **change}
         with pytest.raises(InputError, match=message):
             train(None, task, path, resume=True, **others)
+
+
+class FromEmbeddings(Last):
+    """A loss of a user that begins every loop from the embeddings, in a program of its own."""
+
+    def __call__(self, *args, starts=None, **options):
+        @jax.jit
+        def examples(starts):
+            del starts
+            return super(FromEmbeddings, self).__call__(*args, **options)
+
+        return examples(starts)
+
+
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [
+        ("train.carry_steps=2", "train.carry_steps = 1"),
+        ("solver.start=zeros", 'solver.start = "embed"'),
+    ],
+)
+def test_a_loss_that_ignores_the_states_it_is_given_is_refused(setting, remedy, tmp_path):
+    made, path = spec(*SHORT, setting), tmp_path / "run"
+    task = make_task("tiny", made.task_fields)
+    where = f"loss {__name__}:FromEmbeddings ignores its argument starts"
+    with pytest.raises(InputError, match=f"{where}.* {setting.split('=')[0]} = .*{remedy}$"):
+        train(made, task, path, loss=FromEmbeddings())
+    assert not path.exists()
+    for loss, settings in ((Scaled(factor=2.0), [setting]), (FromEmbeddings(), [])):
+        own = Objects(loss=loss)
+        own.check_starts(own.recorded(spec(*SHORT, *settings)))
 
 
 class Scaled(Last):

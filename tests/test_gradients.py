@@ -116,7 +116,7 @@ def _jacobian(f, z, x):
 
 FULLY = [
     # Programs as users get them run each solver once and each gradient once.
-    ("anderson", "backprop"),  # with a ridge of 0, the last bit decides whether this is NaN
+    ("anderson", "backprop"),
     ("reversible", "backprop"),
     ("unroll", "implicit"),
     ("fixed-point", "last-steps"),
@@ -192,6 +192,54 @@ def test_gradients_of_the_parameters_against_finite_differences(solver, gradient
     )
     numeric = (value(*move(1)) - value(*move(-1))) / (2 * step)
     np.testing.assert_allclose(0.7 * df.rate + direction @ dx, numeric, rtol=1e-6)
+
+
+def _backpropagated(f, unknowns, solver):
+    """`(x, rest) -> ((sum of z*, (whether it converged, steps)), its derivative by x)`."""
+
+    def total(x, rest):
+        options = {"solver": solver, "gradient": Backprop(), "max_steps": 40}
+        out = eqloop.equilibrium(f, jnp.zeros(unknowns), (x, rest), **options)
+        return jnp.sum(out.state), (out.result == RESULTS.successful, out.steps)
+
+    return jax.jit(jax.vmap(jax.value_and_grad(total, has_aux=True), (None, 0)))
+
+
+def test_the_gradient_of_a_step_whose_gram_matrix_is_singular(x64):
+    """Five differences of two unknowns are dependent: with a ridge of zero, their Gram matrix has
+    no Cholesky factor, and the step is not accepted."""
+    solve = _backpropagated(
+        lambda z, given: jnp.cos(given[1] * z + given[0]), 2, SOLVERS["anderson"](1e-12)
+    )
+    x, step, w = 0.6, 1e-5, jnp.array([[0.5, 1.0], [0.7, 0.9], [0.2, -0.8], [1.0, 1.1]])
+    (_, (has_converged, _)), gradient = solve(x, w)
+    above, below = (solve(x + sign * step, w)[0][0] for sign in (1, -1))
+    assert jnp.all(has_converged)
+    np.testing.assert_allclose(gradient, (above - below) / (2 * step), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("solver", "radii"),
+    [
+        (eqloop.Anderson(1e-10), [0.6, 0.85]),
+        (eqloop.Broyden(1e-10), [0.75, 2.15]),
+    ],
+)
+def test_values_that_are_not_finite_have_no_part_in_the_gradient(solver, radii, x64):
+    """A linear map without a value at one of the proposals, whose norm is about one of `radii`."""
+    c, s = 1.3 * np.cos(1.2), 1.3 * np.sin(1.2)
+    a, v = np.array([[c, -s, 0], [s, c, 0.2], [0.1, 0, 0.8]]), np.array([1, -0.5, 0.3])
+
+    def f(z, given):
+        x, radius = given
+        is_missing = jnp.abs(jnp.sqrt(jnp.sum(z * z)) - radius) < 0.025
+        return jnp.where(is_missing, jnp.nan, a @ z + x * v)
+
+    solve = _backpropagated(f, 3, solver)
+    (_, (has_converged, steps)), gradient = solve(0.6, jnp.array([*radii, 99]))
+    assert jnp.all(has_converged)
+    assert jnp.all(steps[:-1] > steps[-1])  # a proposal was rejected
+    np.testing.assert_allclose(gradient, np.sum(np.linalg.solve(np.eye(3) - a, v)), rtol=1e-9)
 
 
 def test_checkpoints_change_memory_and_not_the_gradient(x64):

@@ -100,13 +100,15 @@ class Anderson(AbstractSolver):
         z, unravel = ravel_pytree(at.z)
         value, _ = ravel_pytree(at.value)
         residual = value - z
-        # A single reduction checks finiteness. NaNs must not enter the history: `0 * nan` is still
-        # `nan`.
+        # A single reduction checks finiteness. NaNs must enter neither the history nor the mixture
+        # that is not accepted: `0 * nan` is still `nan`, in derivatives too.
         is_finite = _sum_is_finite(residual)
-        history = self._record(at, state, value, residual, is_finite)
-        mixed = self._mix(at, history, value, residual)
-        accepted = is_finite & _sum_is_finite(mixed)
-        fallback = jnp.where(at.steps > 0, history.value, value)
+        last_value = jnp.where(is_finite, value, state.value)
+        residual = jnp.where(is_finite, residual, state.residual)
+        history = self._record(at, state, last_value, residual)
+        mixed, is_mixed = self._mix(at, history)
+        accepted = is_finite & is_mixed & _sum_is_finite(mixed)
+        fallback = jnp.where(at.steps > 0, last_value, value)
         history = history._replace(used=jnp.where(accepted, history.used, 0))
         return Proposal(unravel(jnp.where(accepted, mixed, fallback)), history, 0)
 
@@ -116,20 +118,18 @@ class Anderson(AbstractSolver):
         history: _History,
         value: Float[Array, " n"],
         residual: Float[Array, " n"],
-        is_finite: Bool[Array, ""],
     ) -> _History:
-        """Write the last step's differences to the newest row. A value that is not finite is
-        replaced by the one before."""
+        """Write the last step's differences to the newest row."""
         slot = at.count % self.memory
-        change = jnp.where(is_finite, residual - history.residual, 0)
+        change = residual - history.residual
         scale = scale_of(change)
         change = change / scale
-        value_change = jnp.where(is_finite, value - history.value, 0) / scale
+        value_change = (value - history.value) / scale
         residual_changes = history.residual_changes.at[slot].set(change)
         row = residual_changes @ change
         return _History(
-            value=jnp.where(is_finite, value, history.value),
-            residual=jnp.where(is_finite, residual, history.residual),
+            value=value,
+            residual=residual,
             value_changes=history.value_changes.at[slot].set(value_change),
             residual_changes=residual_changes,
             products=history.products.at[slot].set(row).at[:, slot].set(row),
@@ -137,15 +137,10 @@ class Anderson(AbstractSolver):
             used=jnp.minimum(history.used + jnp.where(at.steps > 0, 1, 0), self.memory),
         )
 
-    def _mix(
-        self,
-        at: Iterate,
-        history: _History,
-        value: Float[Array, " n"],
-        residual: Float[Array, " n"],
-    ) -> Float[Array, " n"]:
-        """Combine the recorded differences so that the residual has the least norm."""
-        dtype = value.dtype
+    def _mix(self, at: Iterate, history: _History) -> tuple[Float[Array, " n"], Bool[Array, ""]]:
+        """Combine the recorded differences so that the residual has the least norm; False if their
+        Gram matrix cannot be factorised."""
+        value, residual, dtype = history.value, history.residual, history.value.dtype
         scale = scale_of(residual)
         projections = history.residual_changes @ (residual / scale)
         valid = newest(at.count % self.memory, self.memory, history.used)
@@ -156,18 +151,34 @@ class Anderson(AbstractSolver):
         gram = jnp.where(both_valid, history.products / (norms[:, None] * norms[None, :]), identity)
         ridge = jnp.asarray(self.ridge, dtype) + jnp.finfo(dtype).eps
         right = jnp.where(valid, projections / norms, 0)
-        c = _solve(gram + ridge * identity, right) / norms
-        c = scale * jnp.where(valid, c, 0)
+        c, is_solved = _solve(gram + ridge * identity, right)
+        c = scale * jnp.where(valid, c / norms, 0)
         mixed = value - c @ history.value_changes
         if self.damping:
             mixed = mixed - self.damping * (residual - c @ history.residual_changes)
-        return mixed
+        return mixed, is_solved
 
 
-def _sum_is_finite(x: Float[Array, " n"]) -> Bool[Array, ""]:
+def _sum_is_finite(x: Float[Array, "..."]) -> Bool[Array, ""]:
     return jnp.isfinite(jax.lax.stop_gradient(jnp.sum(x)))
 
 
-def _solve(a: Float[Array, "m m"], b: Float[Array, " m"]) -> Float[Array, " m"]:
-    """`a^-1 b` by Cholesky factorisation; NaN if `a` is not positive definite."""
-    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(a), b)
+def _solve(
+    a: Float[Array, "m m"], b: Float[Array, " m"]
+) -> tuple[Float[Array, " m"], Bool[Array, ""]]:
+    """`a^-1 b` by Cholesky factorisation; `b` and False if `a` is not positive definite.
+
+    The derivative is that of the linear system, not of the factorisation: where the factor is NaN,
+    so would be its derivative, also where the solution is not used.
+    """
+    factor, lower = jax.scipy.linalg.cho_factor(jax.lax.stop_gradient(a))
+    is_definite = _sum_is_finite(factor)
+    factor = jnp.where(is_definite, factor, jnp.eye(len(b), dtype=b.dtype))
+    a = jnp.where(is_definite, a, jnp.eye(len(b), dtype=b.dtype))
+    solution = jax.lax.custom_linear_solve(
+        lambda v: a @ v,
+        b,
+        lambda _, right: jax.scipy.linalg.cho_solve((factor, lower), right),
+        symmetric=True,
+    )
+    return solution, is_definite

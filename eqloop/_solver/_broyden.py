@@ -84,6 +84,10 @@ class Broyden(AbstractSolver):
         value, _ = ravel_pytree(at.value)
         residual = value - z
         is_finite = jnp.isfinite(jax.lax.stop_gradient(jnp.sum(residual)))
+        # NaNs enter neither the state nor the step that is not accepted: `0 * nan` is still `nan`,
+        # in derivatives too.
+        last_value = jnp.where(is_finite, value, state.value)
+        residual = jnp.where(is_finite, residual, state.residual)
         slot = at.count % self.memory
         # Dropping the oldest terms of a full ring would invalidate the later ones, which were
         # computed with them. Restart instead.
@@ -96,7 +100,7 @@ class Broyden(AbstractSolver):
         # The update does not depend on the size of the last step, whose products would underflow.
         scale = scale_of(state.step)
         last_step = state.step / scale
-        change = jnp.where(is_finite, residual - state.residual, 0) / scale
+        change = (residual - state.residual) / scale
         image = inverse(change)
         covector = (valid * (state.left @ last_step)) @ state.right - last_step
         slope = jnp.sum(covector * change)
@@ -107,12 +111,11 @@ class Broyden(AbstractSolver):
         # -B r, with B including the new term.
         step = -(inverse(residual) + term * jnp.sum(covector * residual))
         accepted = is_finite & jnp.isfinite(jax.lax.stop_gradient(jnp.sum(step)))
-        last_value = jnp.where(is_finite, value, state.value)
         fallback = jnp.where(at.steps > 0, last_value, value)
         z_next = jnp.where(accepted, z + step, fallback)
         next_state = _BroydenState(
             value=last_value,
-            residual=jnp.where(is_finite, residual, state.residual),
+            residual=residual,
             step=jnp.where(is_finite, z_next - z, 0),
             left=state.left.at[slot].set(term),
             right=state.right.at[slot].set(covector),

@@ -134,6 +134,7 @@ def train(
         own_spec = spec if spec is None or steps is None else spec.with_steps(steps)
         begun = same_spec(own_spec if old is None else old.spec)
         raise_on_all(lambda: objects.method(begun))
+        raise_on_all(lambda: objects.check_starts(begun))
         # One example of each device, before the data is made; the batch once it is known to exist.
         smallest = dataclasses.replace(begun.train, batch=1)
         raise_on_all(lambda: check_memory(dataclasses.replace(begun, train=smallest)))

@@ -103,7 +103,8 @@ class AbstractLoss(eqx.Module):
         - `targets`: the class of each cell, of shape (batch, *grid).
         - `key`: for what is drawn, once for the whole batch.
         - `starts`: the initial states, of shape (batch, *grid, width); None for the embeddings of
-          the inputs.
+          the inputs. Carried states and `solver.start` come this way: a loss that ignores them is
+          refused.
         - `solver`, `gradient`: how the loop is run and differentiated.
         - `max_steps`: the most steps of a solver that converges. With a drawn budget it is traced,
           as is `solver.steps` of an `Unroll`.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -17,6 +18,7 @@ from .._build import (
     construct,
     described,
     make_gradient,
+    make_model,
     make_solver,
     reference_of,
     same_name,
@@ -28,6 +30,7 @@ from .._solution import BackwardReport
 from .._solver import AbstractSolver, Solver, Unroll
 from ..run import LOSSES, OBJECTS, SolverSpec, Spec, is_outside
 from ._budget import Budget
+from ._dependence import depends_on_first
 from ._loss import AbstractLoss, Examples
 
 
@@ -119,6 +122,24 @@ class Objects:
         is_custom = any(item is not None for item in (self.solver, self.gradient, self.loss))
         return method if is_custom else None
 
+    def check_starts(self, spec: Spec) -> None:
+        """**Raises** `InputError` if the loss ignores the initial states that it is given, so that
+        a part of the run would begin every loop from the embeddings after all."""
+        for stage in (stage.spec for stage in spec.stages):
+            own = self.in_stage(spec, stage)
+            carry_steps, start = stage.train.carry_steps, stage.solver.start
+            if own.loss is None or (carry_steps == 1 and start == "embed"):
+                continue
+            if not _uses_starts(make_method(stage, own), stage):
+                carried = f"train.carry_steps = {carry_steps}", "train.carry_steps = 1"
+                begun = f"solver.start = {start!r}", 'solver.start = "embed"'
+                setting, default = carried if carry_steps > 1 else begun
+                raise InputError(
+                    f"loss {reference_of(type(own.loss))} ignores its argument starts, so that "
+                    f"{setting} has no effect: begin the loops at starts (model(x, start=...)), or "
+                    f"set {default}"
+                )
+
     def _places(self) -> list[tuple[tuple[str, str], tuple[str, str], Any]]:
         """For each object: the field of its name, the field of its text, and the object."""
         objects = (self.solver, self.gradient, self.loss)
@@ -173,6 +194,25 @@ class Method:
             return self.start(model.embed(x), key, solve)
 
         return jax.vmap(one)(inputs, jr.split(key, len(inputs)))
+
+
+def _uses_starts(method: Method, spec: Spec) -> bool:
+    """Whether what the loss returns depends on the states that it is given to start from."""
+    model, batch, key = spec.model, spec.train.batch, jr.key(0)
+
+    def outcome(starts, made, probes, inputs, targets):
+        drawn = method.with_drawn_steps(key)
+        return batch_loss(made, probes, inputs, targets, key, drawn, starts)
+
+    shaped = jax.ShapeDtypeStruct
+    return depends_on_first(
+        outcome,
+        shaped((batch, *model.grid, model.width), jnp.float32),
+        eqx.filter_eval_shape(make_model, model, key),
+        jax.tree.map(lambda leaf: shaped((batch,), leaf.dtype), BackwardReport.zeros()),
+        shaped((batch, *model.grid, model.channels), jnp.float32),
+        shaped((batch, *model.grid), jnp.uint8),
+    )
 
 
 def make_method(spec: Spec, objects: Objects | None = None) -> Method:
