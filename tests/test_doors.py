@@ -228,15 +228,15 @@ class FromEmbeddings(Last):
     ],
 )
 def test_a_loss_that_ignores_the_states_it_is_given_is_refused(setting, remedy, tmp_path):
-    made, path = spec(*SHORT, setting), tmp_path / "run"
-    task = make_task("tiny", made.task_fields)
+    spec, path = tiny_spec(*SHORT, setting), tmp_path / "run"
+    task = make_task("tiny", spec.task_fields)
     where = f"loss {__name__}:FromEmbeddings ignores its argument starts"
     with pytest.raises(InputError, match=f"{where}.* {setting.split('=')[0]} = .*{remedy}$"):
-        train(made, task, path, loss=FromEmbeddings())
+        train(spec, task, path, loss=FromEmbeddings())
     assert not path.exists()
     for loss, settings in ((Scaled(factor=2.0), [setting]), (FromEmbeddings(), [])):
         own = Objects(loss=loss)
-        own.check_starts(own.recorded(spec(*SHORT, *settings)))
+        own.check_starts(own.recorded(tiny_spec(*SHORT, *settings)))
 
 
 class Scaled(Last):

@@ -43,7 +43,7 @@ def player(
     >>> [example] = eqloop.evaluate.player(
     ...     model, task, split, names=["first"], iterations=3, rtol=1e-4
     ... ).examples
-    >>> [frame.iterations for frame in example.frames], example.target_svg[:4]
+    >>> [frame.iterations for frame in example.frames], example.puzzle_svg[:4]
     ([1, 2, 3], '<svg')
 
     ```

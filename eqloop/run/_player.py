@@ -17,16 +17,16 @@ class Frame:
     **Attributes:**
 
     - `iterations`: number of iterations.
-    - `residual`: the relative residual of the last one.
+    - `residual`: the relative residual of the last one; NaN where it is not known.
     - `svg`: the picture of the answer; None if it is that of the frame before.
-    - `right`: number of cells of the answer that are correct.
+    - `right`: number of cells of the answer that are correct; None where the target is not known.
     - `cells`: number of cells.
     """
 
     iterations: int
     residual: float
     svg: str | None
-    right: int
+    right: int | None
     cells: int
 
 
@@ -38,13 +38,13 @@ class PlayedExample:
 
     - `title`: its title.
     - `puzzle_svg`: a picture of the puzzle.
-    - `target_svg`: a picture of the target.
+    - `target_svg`: a picture of the target; None where it is not known.
     - `frames`: its frames, in order.
     """
 
     title: str
     puzzle_svg: str
-    target_svg: str
+    target_svg: str | None
     frames: tuple[Frame, ...]
 
 
