@@ -18,7 +18,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eqloop.run import METRICS, is_sweep, read_cell_result, read_metrics, read_run, read_sweep
+from eqloop.run import (
+    METRICS,
+    RUNS,
+    is_sweep,
+    read_cell_result,
+    read_metrics,
+    read_run,
+    read_sweep,
+)
 
 RISEN = 0.95
 """Share of the cells of a batch that a run has right after its rise."""
@@ -26,10 +34,11 @@ LAST = 1 / 3
 """Share of the training whose loops and gradients are counted."""
 
 
-def figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def figures(lines: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, float]:
     """The figures of one run from the lines of its training steps.
 
     - `lines`: the lines with the kind `train`, in order.
+    - `seconds`: wall time of the training, over all the processes that worked on the run.
 
     **Returns** name -> number: `rise` is NaN where no batch reaches `RISEN`.
     """
@@ -43,7 +52,7 @@ def figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "converged %": 100 * mean("converged"),
         "fallback %": 100 * mean("fallback"),
         "iterations": mean("iterations"),
-        "seconds": lines[-1]["seconds"],
+        "seconds": seconds,
     }
 
 
@@ -64,7 +73,7 @@ def main() -> None:
 
     runs: dict[str, list[dict[str, float]]] = defaultdict(list)
     for name, cell in read_sweep(options.sweep).cells.items():
-        run = options.sweep / "runs" / name
+        run = options.sweep / RUNS / name
         ended = read_cell_result(options.sweep, name)
         if ended is None or ended.error is not None:
             continue
@@ -73,7 +82,7 @@ def main() -> None:
             f"{split} %": 100 * record.evaluation.overall.scores["exact"][-1]
             for split, record in read_run(run).splits.items()
         }
-        runs[str(cell["lever"])].append(scores | figures(lines))
+        runs[str(cell["lever"])].append(scores | figures(lines, ended.seconds["train"]))
     names = ["test %", "hard %", "rise", "converged %", "fallback %", "iterations", "seconds"]
     print(f"| lever | seeds | {' | '.join(names)} |")
     print("|---" * (len(names) + 2) + "|")

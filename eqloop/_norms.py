@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 
 def two_norm(tree: PyTree[Array]) -> Float[Array, ""]:
@@ -45,6 +45,11 @@ def scale_of(x: Float[Array, "..."]) -> Float[Array, ""]:
     # `ldexp` returns inf for the largest power of two, so stay one below it.
     exponent = jnp.minimum(jnp.frexp(largest)[1] - 1, jnp.finfo(largest.dtype).maxexp - 2)
     return jnp.ldexp(jnp.ones_like(largest), exponent)
+
+
+def sum_is_finite(x: Float[Array, "..."]) -> Bool[Array, ""]:
+    """Whether no element of `x` is NaN or infinite, nor their sum, without a gradient."""
+    return jnp.isfinite(jax.lax.stop_gradient(jnp.sum(x)))
 
 
 def _leaf_norm(x: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:

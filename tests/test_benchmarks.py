@@ -353,11 +353,10 @@ def test_the_figures_of_a_lever(benchmark_module):
     levers = benchmark_module("levers")
     lines = [
         {"step": step, "cells": cells, "converged": 1.0, "fallback": 0.5, "iterations": 9.0}
-        | {"seconds": 2.0 * step}
         for step, cells in ((1, 0.5), (2, 0.95), (3, 0.9))
     ]
-    assert levers.figures(lines) == {
+    assert levers.figures(lines, 6.0) == {
         **{"rise": 2, "converged %": 100.0, "fallback %": 50.0, "iterations": 9.0, "seconds": 6.0}
     }
-    assert math.isnan(levers.figures(lines[:1])["rise"])
+    assert math.isnan(levers.figures(lines[:1], 2.0)["rise"])
     assert levers.spread([1.0, math.nan, 3.0]) == "2.0 (1.0-3.0)"

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._iteration import Scalar
-from .._norms import scale_of, two_norm
+from .._norms import scale_of, sum_is_finite, two_norm
 from ._iterative import AbstractSolver, Iterate, Norm, Proposal, newest
 from ._traced import traced_float
 
@@ -102,12 +102,12 @@ class Anderson(AbstractSolver):
         residual = value - z
         # A single reduction checks finiteness. NaNs must enter neither the history nor the mixture
         # that is not accepted: `0 * nan` is still `nan`, in derivatives too.
-        is_finite = _sum_is_finite(residual)
+        is_finite = sum_is_finite(residual)
         last_value = jnp.where(is_finite, value, state.value)
         residual = jnp.where(is_finite, residual, state.residual)
         history = self._record(at, state, last_value, residual)
         mixed, is_mixed = self._mix(at, history)
-        accepted = is_finite & is_mixed & _sum_is_finite(mixed)
+        accepted = is_finite & is_mixed & sum_is_finite(mixed)
         fallback = jnp.where(at.steps > 0, last_value, value)
         history = history._replace(used=jnp.where(accepted, history.used, 0))
         return Proposal(unravel(jnp.where(accepted, mixed, fallback)), history, 0)
@@ -159,10 +159,6 @@ class Anderson(AbstractSolver):
         return mixed, is_solved
 
 
-def _sum_is_finite(x: Float[Array, "..."]) -> Bool[Array, ""]:
-    return jnp.isfinite(jax.lax.stop_gradient(jnp.sum(x)))
-
-
 def _solve(
     a: Float[Array, "m m"], b: Float[Array, " m"]
 ) -> tuple[Float[Array, " m"], Bool[Array, ""]]:
@@ -172,7 +168,7 @@ def _solve(
     so would be its derivative, also where the solution is not used.
     """
     factor, lower = jax.scipy.linalg.cho_factor(jax.lax.stop_gradient(a))
-    is_definite = _sum_is_finite(factor)
+    is_definite = sum_is_finite(factor)
     factor = jnp.where(is_definite, factor, jnp.eye(len(b), dtype=b.dtype))
     a = jnp.where(is_definite, a, jnp.eye(len(b), dtype=b.dtype))
     solution = jax.lax.custom_linear_solve(

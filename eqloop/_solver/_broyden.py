@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._iteration import Scalar
-from .._norms import scale_of, two_norm
+from .._norms import scale_of, sum_is_finite, two_norm
 from ._iterative import AbstractSolver, Iterate, Norm, Proposal, newest
 from ._traced import traced_float
 
@@ -83,7 +82,7 @@ class Broyden(AbstractSolver):
         z, unravel = ravel_pytree(at.z)
         value, _ = ravel_pytree(at.value)
         residual = value - z
-        is_finite = jnp.isfinite(jax.lax.stop_gradient(jnp.sum(residual)))
+        is_finite = sum_is_finite(residual)
         # NaNs enter neither the state nor the step that is not accepted: `0 * nan` is still `nan`,
         # in derivatives too.
         last_value = jnp.where(is_finite, value, state.value)
@@ -106,11 +105,11 @@ class Broyden(AbstractSolver):
         slope = jnp.sum(covector * change)
         has_update = (at.steps > 0) & is_finite & (slope != 0)
         term = (last_step - image) / jnp.where(has_update, slope, 1)
-        has_update &= jnp.isfinite(jax.lax.stop_gradient(jnp.sum(term)))
+        has_update &= sum_is_finite(term)
         term, covector = jnp.where(has_update, term, 0), jnp.where(has_update, covector, 0)
         # -B r, with B including the new term.
         step = -(inverse(residual) + term * jnp.sum(covector * residual))
-        accepted = is_finite & jnp.isfinite(jax.lax.stop_gradient(jnp.sum(step)))
+        accepted = is_finite & sum_is_finite(step)
         fallback = jnp.where(at.steps > 0, last_value, value)
         z_next = jnp.where(accepted, z + step, fallback)
         next_state = _BroydenState(

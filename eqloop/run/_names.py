@@ -7,7 +7,7 @@ class is and which arguments it takes; `eqloop._build.construct` imports the cla
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .._errors import InputError
 from .._fields import nearest
@@ -15,6 +15,8 @@ from .._precision import steps_backwards
 
 if TYPE_CHECKING:
     from ._spec import SolverSpec, Spec
+
+Facts = TypeVar("Facts")
 
 
 class Call:
@@ -419,11 +421,7 @@ def solver_facts(name: str) -> SolverFacts:
 
     ```
     """
-    if is_outside(name):
-        return _OUTSIDE_SOLVER
-    if name not in SOLVERS:
-        raise InputError(f"solver {name!r} is unknown{nearest(name, SOLVERS)}")
-    return SOLVERS[name]
+    return _facts("solver", name, SOLVERS, _OUTSIDE_SOLVER)
 
 
 def gradient_facts(name: str) -> GradientFacts:
@@ -445,11 +443,15 @@ def gradient_facts(name: str) -> GradientFacts:
 
     ```
     """
+    return _facts("gradient", name, GRADIENTS, _OUTSIDE_GRADIENT)
+
+
+def _facts(option: str, name: str, table: Mapping[str, Facts], outside: Facts) -> Facts:
     if is_outside(name):
-        return _OUTSIDE_GRADIENT
-    if name not in GRADIENTS:
-        raise InputError(f"gradient {name!r} is unknown{nearest(name, GRADIENTS)}")
-    return GRADIENTS[name]
+        return outside
+    if name not in table:
+        raise InputError(f"{option} {name!r} is unknown{nearest(name, table)}")
+    return table[name]
 
 
 def meanings(table: Mapping[str, Any]) -> str:

@@ -116,10 +116,11 @@ def read_run(run: Path) -> RunResults:
     records = {name: read_evaluation(run, name) for name in SPLITS}
     splits = {name: record for name, record in records.items() if record is not None}
     best, stability = read_best(run), None
-    if (run / "stability" / "report.json").exists():
-        report = read_stability(run / "stability")
+    path = run / STABILITY / REPORT
+    if path.exists():
+        report = read_stability(path.parent)
         again = f"measure it again: eqloop stability {run}"
-        stability = understood(run / "stability" / "report.json", again, _stability, report)
+        stability = understood(path, again, _stability, report)
     return RunResults(
         splits=splits,
         best=None if best is None else best.step,

@@ -56,7 +56,7 @@ def start_from(start: Start, spec: Spec) -> tuple[TrainState, Origin]:
     checkpoint lacks the moments.
     """
     source = open_run(start.path)
-    mine, theirs = (dataclasses.asdict(made.model) for made in (spec, source.spec))
+    mine, theirs = (dataclasses.asdict(model) for model in (spec.model, source.spec.model))
     for field in mine.keys() - _FREE:
         if mine[field] != theirs[field]:
             raise InputError(
