@@ -53,6 +53,7 @@ def make_model(spec: ModelSpec, key: PRNGKeyArray) -> LoopedTransformer:
         blocks=spec.blocks,
         attention=spec.attention,  # pyright: ignore[reportArgumentType] (resolved: not "task")
         mlp_ratio=spec.mlp_ratio,
+        rotary_base=spec.rotary_base,
         dtype=jnp.dtype(spec.precision),
         key=key,
     )
@@ -73,6 +74,7 @@ def model_spec(model: LoopedTransformer) -> ModelSpec:
         blocks=len(model.blocks),
         mlp_ratio=block.feedforward.hidden.weight.shape[0] // model.prelude.weight.shape[0],
         attention=block.attention.window,
+        rotary_base=block.attention.rotary_base,
         precision=typed("model.precision", str(model.dtype), field_types(ModelSpec)["precision"]),
         grid=model.grid,
         channels=model.prelude.weight.shape[1],

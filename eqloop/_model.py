@@ -17,7 +17,17 @@ from ._iteration import Count
 from ._noise import PathNoise
 from ._solution import RESULTS, BackwardReport
 from ._solver import Solver, Unroll
-from .nn import Block, Linear, Loop, NormKind, RecallKind, ResidualKind, RMSNorm, gelu
+from .nn import (
+    ROTARY_BASE,
+    Block,
+    Linear,
+    Loop,
+    NormKind,
+    RecallKind,
+    ResidualKind,
+    RMSNorm,
+    gelu,
+)
 
 ITERATIONS = 30
 """How often a model that is called without a solver iterates its loop."""
@@ -97,6 +107,7 @@ class LoopedTransformer(eqx.Module):
     - `blocks`: number of distinct blocks in one iteration.
     - `attention`: "full", or the window of neighbourhood attention in cells; see `nn.Attention`.
     - `mlp_ratio`: width of the hidden MLP layer, in units of `width`.
+    - `rotary_base`: see `nn.Attention`.
     - `dtype`: precision of the matrix products, float32 or bfloat16. Weights, norms and the state
         of the loop stay in float32.
     - `key`: a random key for the initial weights.
@@ -135,6 +146,7 @@ class LoopedTransformer(eqx.Module):
         blocks: int = 1,
         attention: Literal["full"] | int = "full",
         mlp_ratio: int = 4,
+        rotary_base: float = ROTARY_BASE,
         dtype: DTypeLike = jnp.float32,
         key: PRNGKeyArray,
     ):
@@ -159,6 +171,7 @@ class LoopedTransformer(eqx.Module):
                 residual=residual,
                 attention=attention,
                 mlp_ratio=mlp_ratio,
+                rotary_base=rotary_base,
                 key=block_key,
             )
             for block_key in block_keys

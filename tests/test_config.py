@@ -118,6 +118,7 @@ def test_the_gradient_and_the_loss_follow_the_solver():
         (["model.heads=0"], "model.heads must be at least 1, got 0"),
         (["model.attention=4"], 'model.attention must be "full" or an odd window, got 4'),
         (["model.attention=none"], "must be a whole number or one of task, full, got 'none'"),
+        (["model.rotary_base=1"], "model.rotary_base must be above 1, got 1.0"),
         (["model.channels=3"], "model.channels is given by the task"),
         (["task.name=chess"], "name the task with --task"),
         (["model.norm=pots"], "must be one of pre, peri, post, sandwich, got 'pots'; did you mean"),

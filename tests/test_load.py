@@ -50,7 +50,7 @@ SETTINGS: list[dict[str, Any]] = [
     for recall, norm, residual in itertools.product(*map(choices, ("recall", "norm", "residual")))
 ] + [
     {"grid": (5, 5), "width": 32, "attention": 3},
-    {"blocks": 3, "mlp_ratio": 2, "dtype": jnp.bfloat16},
+    {"blocks": 3, "mlp_ratio": 2, "rotary_base": 10.0, "dtype": jnp.bfloat16},
 ]
 
 

@@ -77,7 +77,8 @@ def dense_neighbourhood(attention: nn.Attention, x):
         layer(x).reshape(*grid, heads, -1)
         for layer in (attention.query, attention.key, attention.value)
     )
-    q, k = attention.query_norm(nn.rotate(q)), attention.key_norm(nn.rotate(k))
+    base = attention.rotary_base
+    q, k = attention.query_norm(nn.rotate(q, base)), attention.key_norm(nn.rotate(k, base))
     q, k, v = (a.reshape(-1, heads, a.shape[-1]) for a in (q, k, v))
     places = np.stack(np.indices(grid), -1).reshape(-1, len(grid))
     start = np.clip(places - attention.window // 2, 0, np.array(grid) - attention.window)
@@ -91,7 +92,7 @@ def dense_neighbourhood(attention: nn.Attention, x):
 
 @pytest.mark.parametrize(("grid", "window"), [((11,), 5), ((5,), 5), ((6, 7), 3), ((3, 5), 3)])
 def test_neighbourhood_attention_is_masked_full_attention(grid, window, x64):
-    attention = double(nn.Attention(16, 2, window, key=jr.key(0)))
+    attention = double(nn.Attention(16, 2, window, rotary_base=10.0, key=jr.key(0)))
     x = jr.normal(jr.key(1), (*grid, 16))
     near = eqx.filter_jit(lambda a, x: a(x))(attention, x)
     dense = eqx.filter_jit(dense_neighbourhood)(attention, x)
@@ -121,10 +122,11 @@ def test_attention_depends_on_relative_positions_alone():
     np.testing.assert_allclose(out[2:-3], shifted[3:-2], atol=1e-5)
 
 
-def test_rotary_tables_are_cosine_and_sine():
-    cos, sin = nn.rotary_tables((300,), 8)
+@pytest.mark.parametrize("base", [10.0, nn.ROTARY_BASE])
+def test_rotary_tables_are_cosine_and_sine(base):
+    cos, sin = nn.rotary_tables((300,), 8, base)
     np.testing.assert_allclose(cos**2 + sin**2, 1, atol=3e-7)
-    angles = np.arange(300)[:, None] * 10000.0 ** (-np.arange(4) / 4)
+    angles = np.arange(300)[:, None] * base ** (-np.arange(4) / 4)
     # The angles themselves are float32, as in the paper's code.
     np.testing.assert_allclose(cos, np.cos(angles), atol=3e-5)
     np.testing.assert_allclose(sin, np.sin(angles), atol=3e-5)
@@ -193,6 +195,7 @@ def test_outer_normalisation_keeps_the_state_on_a_sphere():
         ({"heads": 8}, "width = 16 must be a multiple of 2 x 2 grid axes x heads = 8"),
         ({"blocks": 0}, "blocks = 0"),
         ({"attention": 4}, "attention = 4"),
+        ({"rotary_base": 1.0}, "rotary_base = 1.0 must be above 1"),
     ],
 )
 def test_wrong_arguments_are_named(overrides, message):

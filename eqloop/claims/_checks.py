@@ -387,6 +387,7 @@ def _placed(model: LoopedTransformer, norm: NormKind) -> LoopedTransformer:
         recall=block.recall_kind,
         norm=norm,
         attention=block.attention.window,
+        rotary_base=block.attention.rotary_base,
         key=jr.key(0),
     )
     return eqx.tree_at(lambda m: m.blocks[0].norms, model, other.blocks[0].norms)

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 
 from .._model import LoopedTransformer
-from ..nn import GRU, NormKind, RecallKind, ResidualKind
+from ..nn import GRU, ROTARY_BASE, NormKind, RecallKind, ResidualKind
 
 NEIGHBOURHOOD = 5
 """Cells in the neighbourhood of the paper's code, along each axis."""
@@ -112,6 +112,8 @@ def to_paper_state_dict(model: LoopedTransformer) -> dict[str, np.ndarray]:
 
     A dictionary from names to arrays.
 
+    **Raises** `ValueError` for a model whose rotary positions have another base than the paper's.
+
     ```python
     >>> import eqloop, jax.random as jr
     >>> model = eqloop.LoopedTransformer((3, 3), 2, 5, width=8, heads=2, key=jr.key(0))
@@ -121,6 +123,9 @@ def to_paper_state_dict(model: LoopedTransformer) -> dict[str, np.ndarray]:
 
     ```
     """
+    base = model.blocks[0].attention.rotary_base
+    if base != ROTARY_BASE:
+        raise ValueError(f"rotary_base = {base}: the paper's code has {ROTARY_BASE:g}")
     return {
         name: np.concatenate([np.asarray(piece) for piece in pieces])
         for pieces, name in _names(model)

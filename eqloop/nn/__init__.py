@@ -21,5 +21,6 @@ from ._recall import RecallKind as RecallKind
 from ._residual import GRU as GRU
 from ._residual import Add as Add
 from ._residual import ResidualKind as ResidualKind
+from ._rotary import ROTARY_BASE as ROTARY_BASE
 from ._rotary import rotary_tables as rotary_tables
 from ._rotary import rotate as rotate

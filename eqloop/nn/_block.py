@@ -16,6 +16,7 @@ from ._linear import Linear
 from ._norm_placement import NormKind, NormPlacement
 from ._recall import Recall, RecallKind
 from ._residual import GRU, Add, ResidualKind, make_residual
+from ._rotary import ROTARY_BASE
 
 
 class Block(eqx.Module):
@@ -34,6 +35,7 @@ class Block(eqx.Module):
     - `residual`: "add" or "gru".
     - `attention`: "full", or the window of neighbourhood attention in cells.
     - `mlp_ratio`: width of the hidden MLP layer, in units of `width`.
+    - `rotary_base`: see `Attention`.
     - `key`: a random key for the initial weights.
 
     **Raises** `ValueError` for an argument out of range.
@@ -68,10 +70,13 @@ class Block(eqx.Module):
         residual: ResidualKind = "add",
         attention: Literal["full"] | int = "full",
         mlp_ratio: int = 4,
+        rotary_base: float = ROTARY_BASE,
         key: PRNGKeyArray,
     ):
         attention_key, feedforward_key, residual_key, recall_key = jr.split(key, 4)
-        self.attention = Attention(width, heads, attention, key=attention_key)
+        self.attention = Attention(
+            width, heads, attention, rotary_base=rotary_base, key=attention_key
+        )
         self.feedforward = FeedForward(width, mlp_ratio, key=feedforward_key)
         self.norms = NormPlacement(norm, width)
         self.residual = make_residual(residual, width, key=residual_key)

@@ -1,6 +1,7 @@
 """Axial rotary position embedding."""
 
 import functools
+from typing import Final
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +9,13 @@ from jaxtyping import Array, Float
 
 from ._float32_trig import cos_sin
 
+ROTARY_BASE: Final = 10000.0
+"""The base of the paper's code, that of language models with thousands of positions."""
+
 
 @functools.lru_cache(maxsize=32)
 def rotary_tables(
-    grid: tuple[int, ...], head_width: int, base: float = 10000.0
+    grid: tuple[int, ...], head_width: int, base: float = ROTARY_BASE
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return cosine and sine of the rotation angle of each cell and pair of features.
 
@@ -57,7 +61,7 @@ def rotary_tables(
 
 
 def rotate(
-    x: Float[Array, "*grid heads head_width"],
+    x: Float[Array, "*grid heads head_width"], base: float = ROTARY_BASE
 ) -> Float[Array, "*grid heads head_width"]:
     """Rotate each pair of neighbouring features `(x_2i, x_2i+1)` by its cell's angle.
 
@@ -68,6 +72,7 @@ def rotate(
     **Arguments:**
 
     - `x`: queries or keys, shape `(*grid, heads, head_width)`.
+    - `base`: see `rotary_tables`.
 
     **Returns:**
 
@@ -85,7 +90,7 @@ def rotate(
     ```
     """
     *grid, _, head_width = x.shape
-    cos, sin = rotary_tables(tuple(grid), head_width)
+    cos, sin = rotary_tables(tuple(grid), head_width, base)
     cos, sin = np.repeat(cos, 2, axis=-1), np.stack([-sin, sin], axis=-1).reshape(*grid, -1)
     swapped = jnp.flip(x.reshape(*x.shape[:-1], -1, 2), axis=-1).reshape(x.shape)
     c, s = (

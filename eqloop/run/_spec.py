@@ -86,6 +86,9 @@ class ModelSpec:
     attention: int | Literal["task", "full"] = "task"
     """A cell attends to all cells (`full`), to a neighbourhood of this width in cells, or as the
     task asks (`task`). A stored spec has the choice of the task in place of `task`."""
+    rotary_base: float = 10000.0
+    """Rotary positions turn by 1 to nearly 1 / `rotary_base` radians per cell (see
+    `eqloop.nn.rotary_tables`). The paper has 10,000; on a grid of a dozen cells, try 10."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Matrix products in the loop have this precision. Weights are float32 in any case."""
     grid: tuple[int, ...] = ()
@@ -99,6 +102,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         _check_counts("model", self, {1: ("width", "heads", "blocks", "mlp_ratio")})
         _check(self.blocks <= _MOST_BLOCKS, "model.blocks", self.blocks, f"at most {_MOST_BLOCKS}")
+        base_fits = math.isfinite(self.rotary_base) and self.rotary_base > 1
+        _check(base_fits, "model.rotary_base", self.rotary_base, "above 1")
         # Rotary positions turn pairs of channels of each head, along each axis.
         pairs = 2 * max(len(self.grid), 1)
         _check(
