@@ -1,6 +1,7 @@
 """`report.json`: the classes that it is written from and read into. Importing them loads no JAX."""
 
 from ._report import FORMAT as FORMAT
+from ._report import Agreement as Agreement
 from ._report import Band as Band
 from ._report import Geometry as Geometry
 from ._report import InputDependence as InputDependence
@@ -11,5 +12,9 @@ from ._report import Start as Start
 from ._report import Statement as Statement
 from ._statistics import Share as Share
 from ._statistics import Summary as Summary
+from ._task import Accuracy as Accuracy
+from ._task import ComparedGradient as ComparedGradient
+from ._task import EquilibriumTest as EquilibriumTest
+from ._task import WeightNoise as WeightNoise
 from ._words import Outcome as Outcome
 from ._words import Verdict as Verdict
