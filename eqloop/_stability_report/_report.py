@@ -89,6 +89,9 @@ class Reachability:
         tested direction.
     - `basin_limit`: the largest tested perturbation.
     - `accuracy`: the share of the examples solved over iterations; None for a map without a task.
+
+    **Raises** `ValueError` if `shares` lacks "converged", and if a band is not as long as
+    `iterations`.
     """
 
     tolerance: float
@@ -306,6 +309,8 @@ class StabilityReport:
     - `settings`: the arguments of the measurement, with `format` and `seconds`.
     - `computes`: whether the equilibria compute the answer or the loop only settles: "t1" to "t4"
         -> `EquilibriumTest`, see `eqloop.claims.four_tests`; None for a map without a task.
+
+    **Raises** `ValueError` if `verdict` lacks an axis.
     """
 
     reachability: Reachability
