@@ -1,11 +1,13 @@
 """`eqloop stability CKPT`: does the loop converge, depend on the input, and have good gradients?"""
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .. import InputError
+from .._stability_report import StabilityReport
 from ._check import check_claim
 from ._compare import AXES, compare_runs, numbers_table, tests_table
 from ._output import Json, console, emit, finishing, notes, progress_of_work
@@ -196,12 +198,8 @@ def _report(
             progress=show,
             concurrent=True,
         )
-        report["settings"] |= {
-            "run": str(opened.path),
-            "step": step,
-            "task": task.name,
-            "seed": seed,
-        }
+        source = {"run": str(opened.path), "step": step, "task": task.name, "seed": seed}
+        report = dataclasses.replace(report, settings=report.settings | source)
         bar(total_work - plan["player"], total_work, "player")
         played_examples = splits[split].evenly(_PLAYED)
         names = [
@@ -213,7 +211,7 @@ def _report(
         folder = save_stability(opened.path, report, played)
         written = write_stability(folder) if has_matplotlib else []
     if as_json:
-        emit({"run": opened.path, **report})
+        emit({"run": opened.path, **report.tables()})
     else:
         _print_report(opened.path, report)
     wrote = [folder / "report.json", *written[:1]]
@@ -222,9 +220,9 @@ def _report(
         warn_no_matplotlib()
 
 
-def _print_report(run: Path, report: dict[str, Any]) -> None:
+def _print_report(run: Path, report: StabilityReport) -> None:
     out = console()
-    settings = report["settings"]
+    settings = report.settings
     out.print(
         f"{run}: {settings['task']}, step {settings['step']}; {settings['examples']} examples of "
         f"{settings['split']}, {settings['iterations']} iterations, {settings['seconds']:.0f} s\n",
@@ -232,14 +230,14 @@ def _print_report(run: Path, report: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     for axis, name in AXES.items():
-        statement = report["verdict"][axis]
-        out.print(f"{name}: {statement['verdict']}", style="bold")
-        out.print(f"  {statement['because']}", markup=False, soft_wrap=True)
-        claim = (report["predicted"] or {}).get(axis)
+        statement = report.verdict[axis]
+        out.print(f"{name}: {statement.verdict}", style="bold")
+        out.print(f"  {statement.because}", markup=False, soft_wrap=True)
+        claim = (report.predicted or {}).get(axis)
         if claim is not None:
             agrees = {True: "confirmed", False: "contradicted", None: "undecided"}
             out.print(
-                f"  predicted: {claim['claim']} ({agrees[claim['agrees']]})",
+                f"  predicted: {claim.claim} ({agrees[claim.agrees]})",
                 markup=False,
                 soft_wrap=True,
             )

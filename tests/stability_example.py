@@ -1,14 +1,17 @@
 """An invented stability report and an invented player, in the format of a measurement."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eqloop._tables import plain
+from eqloop._schema import from_table
 from eqloop._task import Task
+from eqloop.claims import Accuracy, ComparedGradient, EquilibriumTest, WeightNoise
 from eqloop.stability import (
+    Agreement,
     Band,
     Geometry,
     InputDependence,
@@ -27,8 +30,8 @@ EXAMPLES = 24
 GRID = [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256]
 
 
-def a_report() -> dict[str, Any]:
-    """The tables of `report.json` for a loop with recall that mostly converges."""
+def a_report() -> StabilityReport:
+    """The report on a loop with recall that mostly converges."""
     random = np.random.default_rng(0)
     settled = np.arange(EXAMPLES) % 8 != 7
     rates = np.where(settled, random.uniform(0.8, 0.93, EXAMPLES), 0.999)
@@ -51,7 +54,7 @@ def a_report() -> dict[str, Any]:
     points = random.normal(0, 1, (EXAMPLES, 2)) * [3, 1.5]
     cosines = {"backprop": 0.998, "truncated-4": 0.81, "phantom-4": 0.84, "one-step": 0.42}
     kinds = ("converged", "unresolved", "cycle", "slow", "wandering", "diverged")
-    report = StabilityReport(
+    return StabilityReport(
         reachability=Reachability(
             tolerance=1e-4,
             outcomes=outcomes,  # pyright: ignore[reportArgumentType]
@@ -72,6 +75,14 @@ def a_report() -> dict[str, Any]:
             },
             basin=spread(1.0, 0.0),
             basin_limit=1.0,
+            accuracy=Accuracy(
+                iterations=[1, 2, 4, 8, 16, 32, 64, 128, 256],
+                splits={
+                    "test": [0, 0, 0.02, 0.2, 0.61, 0.88, 0.93, 0.94, 0.94],
+                    "hard": [0, 0, 0, 0.03, 0.18, 0.42, 0.55, 0.6, 0.61],
+                },
+                trained=(1, 30),
+            ),
         ),
         input_dependence=InputDependence(
             tolerance=1e-2,
@@ -108,6 +119,22 @@ def a_report() -> dict[str, Any]:
             return_factor=spread(0.87, 0.03),
             return_predicted=spread(0.868, 0.03),
             returned=share(settled),
+            weight_noise=WeightNoise(
+                levels=[0, 0.01, 0.02, 0.05],
+                accuracy=[0.94, 0.93, 0.81, 0.2],
+                low=[0.9, 0.88, 0.75, 0.14],
+                high=[0.96, 0.95, 0.86, 0.27],
+            ),
+            audit={
+                name: ComparedGradient(
+                    cosine_backprop=value,
+                    cosine_implicit=value - 0.01,
+                    ratio_backprop=value,
+                    ratio_implicit=math.nan,
+                    seconds=0.7,
+                )
+                for name, value in cosines.items()
+            },
         ),
         spectrum=Spectrum(
             eigenvalues=np.stack(
@@ -126,6 +153,7 @@ def a_report() -> dict[str, Any]:
                 "marginal": share(~settled),
                 "expanding": share(settled & ~settled),
             },
+            weights={"rho(W_x)": 0.82, "|W_x|/|W_h|": 1.3},
         ),
         verdict={
             "reachability": Statement(
@@ -144,21 +172,21 @@ def a_report() -> dict[str, Any]:
             ),
         },
         predicted={
-            "reachability": {
-                "claim": "Recall with outer normalisation has reachable fixed points.",
-                "agrees": True,
-                "because": "87 % converged.",
-            },
-            "input_dependence": {
-                "claim": "The fixed points depend on the input.",
-                "agrees": False,
-                "because": "they were all the same.",
-            },
-            "geometry": {
-                "claim": "Back-propagation is stable.",
-                "agrees": None,
-                "because": "nothing was measured.",
-            },
+            "reachability": Agreement(
+                claim="Recall with outer normalisation has reachable fixed points.",
+                agrees=True,
+                because="87 % converged.",
+            ),
+            "input_dependence": Agreement(
+                claim="The fixed points depend on the input.",
+                agrees=False,
+                because="they were all the same.",
+            ),
+            "geometry": Agreement(
+                claim="Back-propagation is stable.",
+                agrees=None,
+                because="nothing was measured.",
+            ),
         },
         settings={
             "format": 1,
@@ -171,68 +199,49 @@ def a_report() -> dict[str, Any]:
             "tolerance": 1e-4,
             "seconds": 41.3,
         },
-    )
-    tables = plain(report.tables())
-    tables["reachability"]["accuracy"] = {
-        "iterations": [1, 2, 4, 8, 16, 32, 64, 128, 256],
-        "splits": {
-            "test": [0, 0, 0.02, 0.2, 0.61, 0.88, 0.93, 0.94, 0.94],
-            "hard": [0, 0, 0, 0.03, 0.18, 0.42, 0.55, 0.6, 0.61],
+        computes={
+            name: EquilibriumTest(
+                claim=f"The claim of {name}",
+                measure="a share",
+                value=0.9,
+                low=0.8,
+                high=0.95,
+                limit=0.5,
+                count=16,
+                verdict="passed",
+                numbers={"slope": 0.5},
+            )
+            for name in ("t1", "t2", "t3", "t4")
         },
-        "trained": [1, 30],
-    }
-    tables["geometry"]["audit"] = {
-        name: {
-            "cosine_backprop": value,
-            "cosine_implicit": value - 0.01,
-            "ratio_backprop": value,
-            "ratio_implicit": None,
-            "seconds": 0.7,
-        }
-        for name, value in cosines.items()
-    }
-    tables["geometry"]["weight_noise"] = {
-        "levels": [0, 0.01, 0.02, 0.05],
-        "accuracy": [0.94, 0.93, 0.81, 0.2],
-        "low": [0.9, 0.88, 0.75, 0.14],
-        "high": [0.96, 0.95, 0.86, 0.27],
-    }
-    tables["computes"] = {
-        name: {
-            "claim": f"The claim of {name}",
-            "measure": "a share",
-            "value": 0.9,
-            "low": 0.8,
-            "high": 0.95,
-            "limit": 0.5,
-            "count": 16,
-            "verdict": "passed",
-            "numbers": {"slope": 0.5},
-        }
-        for name in ("t1", "t2", "t3", "t4")
-    }
-    tables["spectrum"]["weights"] = {"rho(W_x)": 0.82, "|W_x|/|W_h|": 1.3}
-    return json.loads(json.dumps(tables))
+    )
 
 
-KEPT = {"iterations", "inputs", "tolerance", "trained", "settings", "verdict", "limit"}
-COUNTS = {"hits", "count"}
+def report_tables() -> dict[str, Any]:
+    """The content of `report.json` of `a_report`."""
+    return json.loads(json.dumps(a_report().tables()))
 
 
-def without_numbers(tables: Any) -> Any:
-    """The same tables for a loop that never converged: counts are 0, other measured numbers
-    null."""
+KEPT = {"iterations", "inputs", "tolerance", "trained", "settings", "verdict", "limit", "periods"}
+KEPT |= {"recall", "at_fixed_point"}
+
+
+def without_numbers() -> StabilityReport:
+    """The report on a loop that never converged: counts are 0, other measured numbers NaN."""
+    return from_table(StabilityReport, _without_numbers(report_tables()))
+
+
+def _without_numbers(tables: Any) -> Any:
     if isinstance(tables, dict):
         return {
             name: value
             if name in KEPT
             else 0
             if name in ("hits", "count")
-            else without_numbers(value)
+            else _without_numbers(value)
             for name, value in tables.items()
         }
     if isinstance(tables, list):
-        return [without_numbers(item) for item in tables]
+        return [_without_numbers(item) for item in tables]
     return None if isinstance(tables, float | int) else tables
 
 
@@ -281,7 +290,7 @@ def _two_squares(target: np.ndarray, order: np.ndarray, *, solved: bool) -> np.n
 def write_example(folder: Path, task: Task | None = None) -> Path:
     """Write a folder as `eqloop stability` leaves it before it writes the page."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(a_report()))
+    (folder / "report.json").write_text(json.dumps(report_tables()))
     if task is not None:
         (folder / "player.json").write_text(json.dumps(a_player(task)))
     return folder

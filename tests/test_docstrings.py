@@ -34,6 +34,7 @@ WITHOUT_EXAMPLE = (
     *(
         eqloop.claims.examine,
         eqloop.report.write_stability,
+        eqloop.run.save_stability,
     ),  # these take tens of seconds; tests of the commands run them
 )
 
@@ -56,8 +57,10 @@ def exported(room: str) -> list[Any]:
     module = importlib.import_module(room)
     items = [getattr(module, name) for name in dir(module) if not name.startswith("_")]
     home = r"eqloop\._(?!task)" if room == "eqloop" else re.escape(room)
-    if room == "eqloop.nn":
-        home += r"|eqloop\._places"
+    home += {
+        "eqloop.nn": r"|eqloop\._places",
+        **dict.fromkeys(("eqloop.claims", "eqloop.stability"), r"|eqloop\._stability_report"),
+    }.get(room, "")
     return [item for item in items if callable(item) and re.match(home, item.__module__)]
 
 

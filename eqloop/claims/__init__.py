@@ -1,12 +1,15 @@
 """The paper's claims: its theory, checks of single claims, and a whole report on a model."""
 
+from .._stability_report import Accuracy as Accuracy
+from .._stability_report import ComparedGradient as ComparedGradient
+from .._stability_report import EquilibriumTest as EquilibriumTest
+from .._stability_report import WeightNoise as WeightNoise
 from ._checks import CHECKS as CHECKS
 from ._checks import Check as Check
 from ._checks import Subject as Subject
 from ._checks import random_subjects as random_subjects
 from ._examine import examine as examine
 from ._examine import planned as planned
-from ._four_tests import EquilibriumTest as EquilibriumTest
 from ._four_tests import Followed as Followed
 from ._four_tests import follow as follow
 from ._four_tests import four_tests as four_tests
