@@ -47,16 +47,20 @@ compile_quickly(True)
 
 
 LONGEST = (
-    "test_distributed",
-    "test_solvers",
-    "test_examine",
     "test_gradients",
-    "test_stability_axes",
+    "test_distributed",
     "test_sweep",
+    "test_solvers",
+    "test_stability_axes",
+    "test_examine",
     "test_resume",
-    "test_cli",
-    "test_second_derivatives",
     "test_model",
+    "test_audit",
+    "test_second_derivatives",
+    "test_train",
+    "test_cli",
+    "test_stability",
+    "test_report",
 )
 """Files that take longest. One process runs all tests of a file, so that what its tests share is
 made once; where these files come first, all processes end at about the same time."""
