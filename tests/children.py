@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compiled_programs import share_programs
+from jax._src.xla_bridge import backends_are_initialized
 
 HERE = Path(__file__).parent
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["distributed_child", "resume_child", "sweep_child"])
+_CONTEXT.set_forkserver_preload(["children", "distributed_child", "resume_child", "sweep_child"])
 
 
 def start_server(variables: Mapping[str, str]) -> None:
@@ -84,4 +86,6 @@ def _run(output: Path, main: Callable[..., int], arguments: Any, variables: Any)
     with output.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    assert not backends_are_initialized(), "a preloaded module has started JAX's threads"
+    share_programs()
     sys.exit(main(*arguments))

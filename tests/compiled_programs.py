@@ -1,8 +1,8 @@
 """How tests compile: quickly, and each program once.
 
 Programs that a test compiles are kept in one folder, from which every process of the tests loads
-what another one has compiled. A loaded program is the same machine code, so its results are the
-same to the bit.
+what another one has compiled; what Numba compiles for the tasks is there too. A loaded program is
+the same machine code, so its results are the same to the bit.
 
 The folder is `$EQLOOP_TEST_PROGRAMS`, which outlives the session, or else one of the session alone.
 """
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import jax
-from jax._src import compiler, lru_cache
+from jax._src import compiler, distributed, lru_cache
 
 VARIABLE = "EQLOOP_TEST_PROGRAMS"
 SETTINGS = {
@@ -35,11 +35,9 @@ def folder() -> Path:
 
 
 def variables(path: Path) -> dict[str, str]:
-    """Environment variables by which a child process compiles quickly, once, and into `path`."""
+    """Environment variables by which a child process keeps its programs in `path`."""
     settings = {"jax_compilation_cache_dir": path} | SETTINGS
-    return {name.upper(): str(value) for name, value in settings.items()} | {
-        "XLA_FLAGS": OLDER_EMITTERS
-    }
+    return {name.upper(): str(value) for name, value in settings.items()}
 
 
 def compile_quickly(quickly: bool) -> None:
@@ -65,16 +63,33 @@ def choose_emitters() -> None:
 
 
 def keep_programs(path: Path) -> None:
-    """Keep the programs of this process in `path`."""
-    write_whole_programs()
+    """Keep the programs of this process in `path`, and what Numba compiles there too."""
+    os.environ["NUMBA_CACHE_DIR"] = str(path / "numba")
+    share_programs()
     jax.config.update("jax_compilation_cache_dir", str(path))
     for name, value in SETTINGS.items():
         jax.config.update(name, value)
 
 
+def share_programs() -> None:
+    """Compile and write programs as all processes of the tests do that call this."""
+    choose_emitters()
+    write_whole_programs()
+
+
 def write_whole_programs() -> None:
     """Write a program to the folder whole or not at all: JAX writes it in place, so that another
-    process could read half of it, and a process that is killed would leave half of it for ever."""
+    process could read half of it, and a process that is killed would leave half of it for ever.
+    Where several processes share a run, JAX lets only the first of them write, so that the others
+    compile anew each time; here, all of them write."""
+    write, state = compiler._cache_write, distributed.global_state
+
+    def write_as_first(*args):
+        number, state.process_id = state.process_id, 0
+        try:
+            write(*args)
+        finally:
+            state.process_id = number
 
     def put(self, key: str, value: bytes) -> None:
         path = Path(self.path) / f"{key}-cache"
@@ -85,3 +100,4 @@ def write_whole_programs() -> None:
             Path(temporary).replace(path)
 
     lru_cache.LRUCache.put = put
+    compiler._cache_write = write_as_first

@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 import jax
 import pytest
-from compiled_programs import choose_emitters, compile_quickly, folder, keep_programs, variables
+from compiled_programs import OLDER_EMITTERS, compile_quickly, folder, keep_programs, variables
 from jax.experimental.compilation_cache import compilation_cache
 
 from eqloop.cli import main
@@ -43,21 +43,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 keep_programs(folder())
-choose_emitters()
 compile_quickly(True)
 
 
 LONGEST = (
-    "test_distributed",
-    "test_solvers",
-    "test_examine",
     "test_gradients",
-    "test_stability_axes",
+    "test_distributed",
     "test_sweep",
+    "test_solvers",
+    "test_stability_axes",
+    "test_examine",
     "test_resume",
-    "test_cli",
-    "test_second_derivatives",
     "test_model",
+    "test_audit",
+    "test_second_derivatives",
+    "test_train",
+    "test_cli",
+    "test_stability",
+    "test_report",
 )
 """Files that take longest. One process runs all tests of a file, so that what its tests share is
 made once; where these files come first, all processes end at about the same time."""
@@ -99,8 +102,7 @@ def compiled_anew() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def compiled() -> dict[str, str]:
-    """Variables for child processes that call `write_whole_programs`, to share compiled programs
-    with all others."""
+    """Variables for child processes that call `share_programs`."""
     return variables(folder())
 
 
@@ -108,7 +110,7 @@ def compiled() -> dict[str, str]:
 def compiled_apart(tmp_path_factory) -> dict[str, str]:
     """Variables for all other child processes, `eqloop` itself among them, to share compiled
     programs."""
-    return variables(tmp_path_factory.mktemp("compiled"))
+    return variables(tmp_path_factory.mktemp("compiled")) | {"XLA_FLAGS": OLDER_EMITTERS}
 
 
 @pytest.fixture

@@ -1,17 +1,23 @@
 """Functions that real processes run on several devices, or as one of several processes."""
 
 import json
+import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from compiled_programs import write_whole_programs
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tiny_task import make_task, slow_steps, tiny_spec
 
+import eqloop
+from eqloop.cli import main as command
 from eqloop.run import Spec
 from eqloop.train import (
     LostProcess,
@@ -24,8 +30,8 @@ from eqloop.train import (
     train,
 )
 from eqloop.train._devices import Devices
-from eqloop.train._state import place
-from eqloop.train._step import Order, _Fixed, _program, make_step, put, training_key
+from eqloop.train._state import TrainState, place
+from eqloop.train._step import Order, _Fixed, _program, put, training_key
 
 STEPS = 20
 SETTINGS = (
@@ -49,7 +55,6 @@ def make_spec(*settings: str) -> Spec:
 def main(path: Path, pause: float, *processes: str) -> int:
     """Begin a run or go on with it, as one of `processes` (address, count, number), where they are
     given. Each step is slowed down by `pause` seconds."""
-    write_whole_programs()
     slow_steps(pause)
     if processes:
         address, count, number = processes
@@ -67,63 +72,88 @@ def main(path: Path, pause: float, *processes: str) -> int:
     return 0 if outcome.status == "finished" else 128 + (outcome.signal or signal.SIGTERM)
 
 
-def compare_steps(pairs: list[tuple[str, str]]) -> int:
-    """Print the metrics and the weights after a step on one device and on four, for each pair of a
-    solver and a gradient."""
-    write_whole_programs()
-    steps = {}
-    for solver, gradient in pairs:
-        spec = tiny_spec(
-            "task.augment=true",
-            "train.loss=last",
-            "train.schedule=constant",
-            "solver.max_steps=8",
-            f"solver.name={solver}",
-            f"solver.gradient={gradient}",
-        )
-        task = make_task("tiny", spec.task_fields)
-        for devices in (None, Devices(8)):
-            data, state = put(task.load().splits["train"]), init_state(spec)
-            if devices is not None:
-                data, state = devices.copy((data, state))
-            state, metrics = make_step(spec, task, devices)(data, state, Order(0, 64, 8)(0))
-            if devices is not None:
-                for leaf in jax.tree.leaves(state):
-                    assert leaf.sharding.is_fully_replicated
-                    assert len(leaf.sharding.device_set) == 4
-                state = devices.here(state)
-            numbers = {name: float(metric) for name, metric in metrics.items()}
-            weights = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.model)])
-            steps.setdefault(f"{solver} {gradient}", []).append((numbers, weights.tolist()))
-    print(json.dumps(steps))
+def run_command(output: Path, arguments: list[str]) -> int:
+    """Run `eqloop` with `arguments` in the folder of the file that its stdout goes to."""
+    os.chdir(output.parent)
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+    return command(arguments)
+
+
+def compare_devices() -> int:
+    """Print, as JSON: the metrics and the weights after a step with a solver and a gradient, on one
+    device and on four; and, for a step with carried states, the ratio of the arithmetic of one
+    device to that of one of four, and the number of operations that gather more than sums."""
+    solved = ["solver.name=fixed-point", "solver.gradient=implicit", "solver.max_steps=8"]
+    results = []
+    for program, fixed, state, where in _steps(8, *solved):
+        state, metrics = program(fixed, state)
+        if where is not None:
+            for leaf in jax.tree.leaves(state):
+                assert leaf.sharding.is_fully_replicated
+                assert len(leaf.sharding.device_set) == 4
+            state = where.here(state)
+        numbers = {name: float(metric) for name, metric in metrics.items()}
+        weights = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.model)])
+        results.append((numbers, weights.tolist()))
+    # A program loaded from the cache has no cost analysis.
+    jax.config.update("jax_enable_compilation_cache", False)
+    single, four = (
+        program.lower(fixed, state).compile().compiled
+        for program, fixed, state, _ in _steps(32, "model.width=64", "train.carry_steps=3")
+    )
+    ratio = single.cost_analysis()["flops"] / four.cost_analysis()["flops"]
+    gathered = re.findall(r" all-(?:gather|to-all)", four.as_text())
+    print(json.dumps([results, ratio, len(gathered)]))
     return 0
 
 
-def divide_work() -> int:
-    """Print, for a step without and with carried states, the ratio of the arithmetic of one device
-    to that of one of four, and the number of operations that gather more than sums."""
-    # A program loaded from the cache has no cost analysis.
-    jax.config.update("jax_enable_compilation_cache", False)
-    results = []
-    for carried in (1, 3):
-        spec = tiny_spec(
-            "task.augment=true",
-            "train.batch=32",
-            "model.width=64",
-            "train.loss=last",
-            f"train.carry_steps={carried}",
-        )
-        task, devices = make_task("tiny", spec.task_fields), Devices(32)
-        programs = []
-        for where in (None, devices):
-            copy, split = (lambda x: x, jnp.asarray) if where is None else (where.copy, where.split)
-            data, rows = copy(put(task.load().splits["train"])), split(Order(0, 64, 32)(0))
-            fixed = _Fixed(data, rows, training_key(0), jnp.float32(1), jnp.int32(0))
-            program = _program(spec, task, where and where.everywhere, None)
-            state = init_state(spec) if where is None else place(init_state(spec), where)
-            programs.append(program.lower(fixed, state).compile().compiled)
-        single, four = (program.cost_analysis()["flops"] for program in programs)
-        gathered = re.findall(r" all-(?:gather|to-all)", programs[-1].as_text())
-        results.append((single / four, len(gathered)))
+def _steps(batch: int, *settings: str) -> Iterator[tuple[Any, _Fixed, TrainState, Devices | None]]:
+    """Yield the program of a step and its arguments, for one device and for four."""
+    common = ["task.augment=true", "train.loss=last", "train.schedule=constant"]
+    spec = tiny_spec(*common, f"train.batch={batch}", *settings)
+    task, devices = make_task("tiny", spec.task_fields), Devices(batch)
+    for where in (None, devices):
+        data, state = put(task.load().splits["train"]), init_state(spec)
+        rows = Order(0, 64, batch)(0)
+        if where is not None:
+            data, state, rows = where.copy(data), place(state, where), where.split(rows)
+        lr = jnp.asarray(spec.train.lr, jnp.float32)
+        fixed = _Fixed(data, jnp.asarray(rows), training_key(0), lr, jnp.int32(0))
+        yield _program(spec, task, where and where.everywhere, None), fixed, state, where
+
+
+def compare_solves(pairs: list[tuple[str, str]]) -> int:
+    """Print, for each pair of a solver and a gradient, what a batch of solves without a model gives
+    on one device and on four: the gradient of the map, the states and the steps."""
+    # This module computes when it is imported, which the process that is forked must not.
+    from problems import GRADIENTS, PROBLEMS, SOLVERS, weighted
+
+    f, z0, x = next(problem for problem in PROBLEMS if problem.name == "tanh").make(jnp.float32)
+    xs = x * jnp.linspace(0.1, 1.5, 8)[:, None]
+
+    def split(count: int) -> jax.Array:
+        devices = jax.devices()[:count]
+        mesh = jax.make_mesh((count,), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
+        return jax.device_put(xs, NamedSharding(mesh, PartitionSpec("batch")))
+
+    @eqx.filter_jit
+    def run(f, xs, solver, gradient):
+        def loss(f):
+            def one(x):
+                return eqloop.equilibrium(f, z0, x, solver=solver, gradient=gradient, max_steps=60)
+
+            out = jax.vmap(one)(xs)
+            return jnp.sum(jax.vmap(weighted)(out.state)), out
+
+        return jax.grad(loss, has_aux=True)(f)
+
+    results = {}
+    for solver, gradient in pairs:
+        for count in (1, 4):
+            df, out = run(f, split(count), SOLVERS[solver](1e-5), GRADIENTS[gradient](1e-4))
+            assert len(out.state.sharding.device_set) == count
+            numbers = [df.w.tolist(), out.state.tolist(), out.steps.tolist()]
+            results.setdefault(f"{solver} {gradient}", []).append(numbers)
     print(json.dumps(results))
     return 0

@@ -154,10 +154,10 @@ PROBLEMS = [
     Problem("tanh", tanh_network, ("fixed-point", "anderson")),
     # test_solvers runs every solver on it in Optimistix, and test_gradients every gradient.
     Problem("pytree", pytree, ("fixed-point", "newton")),
-    # Blocks: each recall, norm placement and residual once, and each solver once.
+    # Blocks: each recall, norm placement and residual once, and each class of solver once.
     Problem("external-pre", injected("external", "pre"), ("fixed-point",)),
     Problem("external-post", injected("external", "post"), ("chord",)),
-    Problem("internal-post", injected("internal", "post"), ("damped", "steady-state")),
+    Problem("internal-post", injected("internal", "post"), ("steady-state",)),
     Problem("internal-sandwich", injected("internal", "sandwich"), ("broyden",)),
     Problem("none-post", injected("none", "post"), ("anderson",)),
     Problem("external-gru", injected("external", "peri", "gru"), ("newton",)),

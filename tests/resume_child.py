@@ -6,7 +6,6 @@ import signal
 import time
 from pathlib import Path
 
-from compiled_programs import write_whole_programs
 from tiny_task import make_task, slow_steps, tiny_spec
 
 from eqloop.run import Spec, _checkpoint
@@ -18,8 +17,6 @@ SOLVERS = {
         "solver.name=fixed-point",
         "solver.gradient=implicit",
         "solver.max_steps=12",
-        "phases.1.until=17",
-        "phases.1.solver.name=unroll",
         "train.carry_steps=5",
         "train.carry_least=2",
         "train.carry_residual=0.01",
@@ -56,7 +53,6 @@ def slow_writes(pause: float) -> None:
 
 
 def main(path: Path, solver: str, pause: float) -> int:
-    write_whole_programs()
     slow_writes(pause)
     slow_steps(2 * pause)
     spec = make_spec(solver)

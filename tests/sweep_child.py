@@ -5,7 +5,7 @@ are slowed down, so that a signal from outside arrives while they run."""
 import sys
 from pathlib import Path
 
-from compiled_programs import write_whole_programs
+from compiled_programs import share_programs
 from tiny_task import slow_steps
 
 from eqloop.sweep import open_sweep, run_local, stop_with_parent, work
@@ -15,7 +15,6 @@ PAUSE = 0.02
 
 
 def main(path: Path, how: str) -> int:
-    write_whole_programs()
     sweep = open_sweep(path, make_task=make_task)
     if how != "worker":
         command = [sys.executable, __file__, str(path), "worker"]
@@ -27,4 +26,5 @@ def main(path: Path, how: str) -> int:
 
 
 if __name__ == "__main__":
+    share_programs()
     sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

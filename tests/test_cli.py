@@ -203,7 +203,7 @@ def test_default_run_folders_are_numbered(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, compiled_apart):
     run = tmp_path / "run"
     small = [
         "task.length=8",
@@ -217,7 +217,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         command + [f"--set={setting}" for setting in small],
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | compiled_apart | {"JAX_PLATFORMS": "cpu"},
     )
     log = run / "metrics.jsonl"
     deadline = time.monotonic() + 120

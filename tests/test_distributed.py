@@ -16,8 +16,7 @@ import jax
 import numpy as np
 import pytest
 from children import Child, start_server
-from compiled_programs import OLDER_EMITTERS
-from distributed_child import STEPS, make_spec
+from distributed_child import STEPS, make_spec, run_command
 from tiny_task import Tiny, make_task
 
 from eqloop import InputError
@@ -38,7 +37,7 @@ def environment(compiled) -> dict[str, str]:
 
 
 def simulated(count: int) -> dict[str, str]:
-    return {"XLA_FLAGS": f"{OLDER_EMITTERS} --xla_force_host_platform_device_count={count}"}
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,34 +131,19 @@ def test_devices_of_one_process(alone, tmp_path):
     same_up_to_rounding(alone, run)
 
 
-PAIRS = [("anderson", "implicit")]
-"""A solve forwards and one backwards; the runs below are of the unrolled loop. That other solvers
-and gradients compute on four devices what they do on one is held in test_gradients, without a model
-around them."""
-
-
 @pytest.mark.slow
-def test_a_step_with_a_solver_and_a_gradient(tmp_path):
+def test_a_step_on_four_devices(tmp_path):
+    """With a solve forwards and one backwards, four devices compute what one does: that other
+    solvers and gradients do so is held in test_gradients, without a model around them. Each does a
+    quarter of the arithmetic and gathers nothing but sums: carried states stay where they are."""
     output = tmp_path / "output"
-    child = Child(output, distributed_child.compare_steps, PAIRS, variables=simulated(4))
-    steps = json.loads(finish(child))
-    assert len(steps) == len(PAIRS)
-    for pair, ((single, weights), (four, spread)) in steps.items():
-        for name, value in single.items():
-            np.testing.assert_allclose(four[name], value, rtol=1e-3, err_msg=f"{pair}: {name}")
-        np.testing.assert_allclose(spread, weights, rtol=1e-4, atol=1e-5, err_msg=pair)
-
-
-def test_the_work_is_divided(tmp_path):
-    """Each of four devices does a quarter of the arithmetic and gathers nothing but sums: carried
-    states stay where they are."""
-    output = tmp_path / "output"
-    child = Child(output, distributed_child.divide_work, variables=simulated(4))
-    results = json.loads(finish(child))
-    assert len(results) == 2
-    for ratio, gathered in results:
-        assert ratio > 3.8
-        assert gathered == 0
+    child = Child(output, distributed_child.compare_devices, variables=simulated(4))
+    ((single, weights), (four, spread)), ratio, gathered = json.loads(finish(child))
+    for name, value in single.items():
+        np.testing.assert_allclose(four[name], value, rtol=1e-3, err_msg=name)
+    np.testing.assert_allclose(spread, weights, rtol=1e-4, atol=1e-5)
+    assert ratio > 3.8
+    assert gathered == 0
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch, tmp_path):
@@ -260,7 +244,7 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on(killed, alone, tmp_pa
 
 
 @pytest.mark.slow
-def test_slurm_says_who_is_who(compiled_apart, tmp_path):
+def test_slurm_says_who_is_who(tmp_path):
     """The environment is that of srun for the two tasks of a step: no option is needed, and one
     process prints the table."""
     step = {
@@ -274,27 +258,17 @@ def test_slurm_says_who_is_who(compiled_apart, tmp_path):
     settings += ["task.length=8", "task.validation_length=0", "task.hard_length=8"]
     settings += ["train.burn_in=0", "train.batch=8", "train.validation_iterations=4"]
     options = [f"--set={setting}" for setting in (*settings, "solver.steps=4")]
-    command = [sys.executable, "-m", "eqloop.cli", "train", "--steps=2", "--json", "--out=run"]
-    tasks: list[subprocess.Popen] = []
-    for number in range(2):
-        rank = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
-        child = subprocess.Popen(
-            [*command, *options],
-            env=os.environ | compiled_apart | step | rank,
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        tasks.append(child)
-    try:
-        answers = [child.communicate(timeout=240)[0] for child in tasks]
-    finally:
-        for child in tasks:
-            child.kill()
-            child.communicate()
-    assert [child.returncode for child in tasks] == [0, 0]
-    assert json.loads(answers[0])["steps"] == 2
-    assert answers[1] == ""
+    command = ["train", "--steps=2", "--json", "--out=run", *options]
+    stdouts = [tmp_path / f"{number}.json" for number in range(2)]
+    for number, stdout in enumerate(stdouts):
+        variables = step | {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
+        output = stdout.with_suffix(".output")
+        started.append(Child(output, run_command, stdout, command, variables=variables))
+    for child in started:
+        finish(child)
+    table, nothing = (stdout.read_text() for stdout in stdouts)
+    assert json.loads(table)["steps"] == 2
+    assert nothing == ""
 
 
 def test_jax_ending_a_process_is_told_in_one_line(environment):

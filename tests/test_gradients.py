@@ -5,12 +5,9 @@ import dataclasses
 import functools
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
+import distributed_child
 import equinox as eqx
 import hypothesis
 import hypothesis.strategies as st
@@ -20,7 +17,7 @@ import jax.random as jr
 import numpy as np
 import optimistix as optx
 import pytest
-from compiled_programs import OLDER_EMITTERS
+from children import Child, start_server
 from jax.flatten_util import ravel_pytree
 from problems import (
     GRADIENTS,
@@ -656,60 +653,23 @@ def test_no_map_raises_and_every_one_has_a_result(pair, kind, seed, scale):
 
 # --- several devices
 
-_DEVICES = """
-import json, sys
-import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr
-import eqloop
-from compiled_programs import write_whole_programs
-from problems import GRADIENTS, SOLVERS, PROBLEMS, weighted
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
-
-write_whole_programs()
-f, z0, x = next(each for each in PROBLEMS if each.name == "tanh").make(jnp.float32)
-xs = x * jnp.linspace(0.1, 1.5, 8)[:, None]
-
-def split(count):
-    devices = jax.devices()[:count]
-    mesh = jax.make_mesh((count,), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
-    return jax.device_put(xs, NamedSharding(mesh, PartitionSpec("batch")))
-
-@eqx.filter_jit
-def run(f, xs, solver, gradient):
-    def loss(f):
-        def one(x):
-            return eqloop.equilibrium(f, z0, x, solver=solver, gradient=gradient, max_steps=60)
-        out = jax.vmap(one)(xs)
-        return jnp.sum(jax.vmap(weighted)(out.state)), out
-    return jax.grad(loss, has_aux=True)(f)
-
-found = {}
-for solver, gradient in json.loads(sys.argv[1]):
-    for count in (1, 4):
-        df, out = run(f, split(count), SOLVERS[solver](1e-5), GRADIENTS[gradient](1e-4))
-        assert len(out.state.sharding.device_set) == count
-        told = [df.w.tolist(), out.state.tolist(), out.steps.tolist()]
-        found.setdefault(f"{solver} {gradient}", []).append(told)
-print(json.dumps(found))
-"""
-
 
 @pytest.mark.slow
-def test_four_devices_compute_what_one_does(compiled):
+def test_four_devices_compute_what_one_does(compiled, tmp_path):
     """Each solver and each gradient occurs once, since each pair is compiled for, and a solver
     treats a distributed batch the same whatever the gradient."""
     pairs = [
         (solver or "fixed-point", gradient or "implicit")
         for solver, gradient in itertools.zip_longest(SOLVERS, GRADIENTS)
     ]
-    flags = f"{OLDER_EMITTERS} --xla_force_host_platform_device_count=4"
-    completed = subprocess.run(
-        [sys.executable, "-c", _DEVICES, json.dumps(pairs)],
-        env=os.environ | compiled | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True,
-        text=True,
+    start_server(compiled)
+    four_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    child = Child(
+        tmp_path / "output", distributed_child.compare_solves, pairs, variables=four_devices
     )
-    assert completed.returncode == 0, completed.stderr
-    steps = json.loads(completed.stdout)
+    code, output = child.wait(600)
+    assert code == 0, output
+    steps = json.loads(output)
     assert len(steps) == len(pairs)
     for pair, (single, four) in steps.items():
         for a, b in zip(single, four, strict=True):

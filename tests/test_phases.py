@@ -130,7 +130,7 @@ def test_training_changes_with_the_phase_and_resumes_bit_for_bit_across_its_bord
 
 
 def test_the_schedule_goes_over_the_whole_run_unless_it_is_one_per_phase(tmp_path):
-    spec = phased()
+    spec = tiny_spec("train.steps=8", "phases.1.until=5", "phases.1.train.lr=1e-2")
     train(spec, Tiny(), tmp_path / "run")
     schedule = make_schedule(spec.train)
     expected = [jnp.asarray(schedule(jnp.asarray(step))) for step in range(5, 8)]

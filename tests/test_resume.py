@@ -78,7 +78,7 @@ def same_run(expected: Path, actual: Path) -> None:
 def test_killed_anywhere_ends_bit_identical(solver, never_stopped, tmp_path):
     """Two kills are enough per solver, one of them during the write of a checkpoint: the point
     of a kill does not depend on the solver, but the restored state does. benchmarks/kills.py
-    makes more."""
+    makes more; test_carry has a run of phases."""
     whole, killed = never_stopped(solver), tmp_path / "killed"
     rng = random.Random(solver)
     kills = in_a_write = 0

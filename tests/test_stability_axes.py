@@ -122,6 +122,19 @@ def test_an_affine_loop(x64):
     assert report.verdict["geometry"].verdict == "stable"
 
 
+def test_a_report_prints_saves_and_draws_itself(tmp_path, x64):
+    report = analyse(*affine())
+    text = str(report)
+    assert len(text.splitlines()) <= 24
+    for statement in report.verdict.values():
+        assert statement.verdict in text
+    saved = json.loads(report.save(tmp_path / "new" / "folder").read_text())
+    assert saved["verdict"]["reachability"]["verdict"] == report.verdict["reachability"].verdict
+    page = report.page(tmp_path / "page")
+    assert page.name == "report.html"
+    assert report.verdict["reachability"].verdict in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("a", "reachability", "dependence", "geometry"),
     [

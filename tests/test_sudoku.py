@@ -43,6 +43,20 @@ def cache(tmp_path_factory, monkeypatch) -> Path:
     return folder
 
 
+def test_machine_code_is_cached_beside_the_data(cache, monkeypatch):
+    """The folder that the user names for Numba goes first."""
+    config = _sudoku_generator._CONFIG
+    for named, expected in (("", cache / "numba"), (str(cache / "mine"), cache / "mine")):
+        monkeypatch.setattr(config, "CACHE_DIR", named)
+        dispatcher = _sudoku_generator.compiled(turn)
+        assert Path(dispatcher.stats.cache_path).is_relative_to(expected)
+        assert named == config.CACHE_DIR
+
+
+def turn(number):
+    return -number
+
+
 @pytest.fixture(scope="module")
 def generated() -> dict[int, Split]:
     return {box: Sudoku(box=box, givens=GIVENS[box]).generate(40, 7) for box in BOXES}

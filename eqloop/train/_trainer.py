@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -352,7 +351,7 @@ class Trainer:
         self._flush()
         state = self.devices.here(self.state)
         for leaf in jax.tree.leaves(eqx.filter(state.model, eqx.is_inexact_array)):
-            if not bool(jnp.isfinite(leaf).all()):
+            if not np.isfinite(leaf).all():
                 self._diverged("weights", self.done, float("nan"))
         with self._writing():
             self.log.sync()
