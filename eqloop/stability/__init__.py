@@ -5,6 +5,7 @@ returns.
 """
 
 from ._analyse import analyse as analyse
+from ._analyse import analyse_orbits as analyse_orbits
 from ._eigenvalues import Eigenvalues as Eigenvalues
 from ._eigenvalues import leading_eigenvalues as leading_eigenvalues
 from ._geometry import geometry as geometry
@@ -22,6 +23,10 @@ from ._orbits import Orbits as Orbits
 from ._orbits import classify as classify
 from ._orbits import follow_orbits as follow_orbits
 from ._orbits import iterate_to_tolerance as iterate_to_tolerance
+from ._ranks import Auroc as Auroc
+from ._ranks import RankCorrelation as RankCorrelation
+from ._ranks import auroc as auroc
+from ._ranks import rank_correlation as rank_correlation
 from ._reachability import basin_radius as basin_radius
 from ._reachability import rates as rates
 from ._reachability import reachability as reachability
