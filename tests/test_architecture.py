@@ -42,6 +42,9 @@ ARROWS: dict[str, set[str]] = {
     "_tables": WORDS | {"_files"},
     # Dataclasses as the schemas of such tables.
     "_schema": WORDS | {"_fields", "_tables"},
+    # The schema of a stability report: `stability` and `claims` make one, `run` writes and reads
+    # it. A report saves itself; `report` draws it and gets its folder.
+    "_stability_report": WORDS | {"_tables", "report"},
     # Classes from files and installed distributions.
     "_plugins": WORDS | {"_fields", "_files"},
     # What a task is, and what tasks share: splits, their cache, files of puzzles, pictures.
@@ -49,13 +52,15 @@ ARROWS: dict[str, set[str]] = {
     "nn": WORDS | {"_places"},
     # Solvers, gradients and stability see a function f(z, x) and never a model.
     **{name: WORDS | set(PIECES[:number]) for number, name in enumerate(PIECES)},
-    # A report saves itself; `report` draws it and gets its folder.
-    "stability": WORDS | LOOP | {"_tables", "report"},
+    "stability": WORDS | LOOP | {"_stability_report"},
     "_model": WORDS | LOOP | {"nn"},
     "_cross_entropy": WORDS | {"nn"},
     "interop": WORDS | {"nn", "_model"},
     # The files of a run; this part knows no model. It uses `_task` only for types of arguments.
-    "run": WORDS | FILING | {"_arrays", "_fields", "_places", "_schema", "_task"},
+    "run": WORDS
+    | FILING
+    | {"_arrays", "_fields", "_places", "_schema", "_task"}
+    | {"_stability_report"},
     # This part makes the objects that a spec names.
     "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "run"},
     "evaluate": WORDS | MODEL | {"_task", "_build", "run"},
@@ -91,7 +96,7 @@ FILES |= {"zipfile"}
 MAY_TOUCH_FILES = {*FILING, "_load", "_plugins", "_task", "run", "train", "sweep", "report"}
 MAY_TOUCH_FILES |= {"tasks", "cli"}
 # The caller gives a stability report the folder to save itself in.
-MAY_NAME_FILES = MAY_TOUCH_FILES | {"stability"}
+MAY_NAME_FILES = MAY_TOUCH_FILES | {"_stability_report"}
 
 
 def sources() -> list[Path]:

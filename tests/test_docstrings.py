@@ -56,8 +56,10 @@ def exported(room: str) -> list[Any]:
     module = importlib.import_module(room)
     items = [getattr(module, name) for name in dir(module) if not name.startswith("_")]
     home = r"eqloop\._(?!task)" if room == "eqloop" else re.escape(room)
-    if room == "eqloop.nn":
-        home += r"|eqloop\._places"
+    home += {
+        "eqloop.nn": r"|eqloop\._places",
+        "eqloop.stability": r"|eqloop\._stability_report",
+    }.get(room, "")
     return [item for item in items if callable(item) and re.match(home, item.__module__)]
 
 

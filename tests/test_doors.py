@@ -165,10 +165,6 @@ def test_the_help_lists_every_name(option, table, cli):
         assert f"{name}(" in text
 
 
-def test_the_writer_and_the_reader_of_a_stability_report_know_one_format():
-    assert eqloop.stability.FORMAT == run._records.STABILITY_FORMAT
-
-
 def test_a_spec_is_read_without_jax():
     code = "import sys, eqloop.run; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

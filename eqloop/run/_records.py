@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
+from .._stability_report import FORMAT as STABILITY_FORMAT
 from .._tables import parse_toml, plain, read_json, read_text
 from ._evaluations import SPLITS, EvaluationRecord, read_evaluation
 from ._history import History
@@ -31,8 +32,6 @@ _LOG = logging.getLogger(__name__)
 STABILITY = "stability"
 REPORT, PLAYER = "report.json", "player.json"
 """In the folder `STABILITY`."""
-STABILITY_FORMAT = 1
-"""Version of `report.json`, which `eqloop.stability` writes."""
 STABILITY_AGAIN = "measure it again: eqloop stability RUN"
 _STABILITY_TABLES = (
     "reachability",

@@ -4,6 +4,19 @@
 returns.
 """
 
+from .._stability_report import FORMAT as FORMAT
+from .._stability_report import Band as Band
+from .._stability_report import Geometry as Geometry
+from .._stability_report import InputDependence as InputDependence
+from .._stability_report import Outcome as Outcome
+from .._stability_report import Reachability as Reachability
+from .._stability_report import Share as Share
+from .._stability_report import Spectrum as Spectrum
+from .._stability_report import StabilityReport as StabilityReport
+from .._stability_report import Start as Start
+from .._stability_report import Statement as Statement
+from .._stability_report import Summary as Summary
+from .._stability_report import Verdict as Verdict
 from ._analyse import analyse as analyse
 from ._analyse import analyse_orbits as analyse_orbits
 from ._eigenvalues import Eigenvalues as Eigenvalues
@@ -30,15 +43,6 @@ from ._ranks import rank_correlation as rank_correlation
 from ._reachability import basin_radius as basin_radius
 from ._reachability import rates as rates
 from ._reachability import reachability as reachability
-from ._report import FORMAT as FORMAT
-from ._report import Band as Band
-from ._report import Geometry as Geometry
-from ._report import InputDependence as InputDependence
-from ._report import Reachability as Reachability
-from ._report import Spectrum as Spectrum
-from ._report import StabilityReport as StabilityReport
-from ._report import Start as Start
-from ._report import Statement as Statement
 from ._scalar import ScalarCase as ScalarCase
 from ._scalar import ScalarReport as ScalarReport
 from ._scalar import anisotropy as anisotropy
@@ -51,14 +55,10 @@ from ._spectrum import jacobian_eigenvalues as jacobian_eigenvalues
 from ._spectrum import lyapunov_exponents as lyapunov_exponents
 from ._spectrum import spectrum as spectrum
 from ._statistics import NORMAL_95 as NORMAL_95
-from ._statistics import Share as Share
-from ._statistics import Summary as Summary
 from ._statistics import bootstrap as bootstrap
 from ._statistics import share as share
 from ._statistics import summary as summary
 from ._verdict import CONSTANT as CONSTANT
 from ._verdict import judge as judge
-from ._words import Outcome as Outcome
-from ._words import Verdict as Verdict
 from ._work import COMPILE as COMPILE
 from ._work import planned as planned

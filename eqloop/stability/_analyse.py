@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._iteration import Map
+from .._stability_report import FORMAT, StabilityReport
 from ._geometry import Loss, geometry
 from ._input_dependence import input_dependence
 from ._orbits import Orbits, Progress, follow_orbits
 from ._reachability import reachability
-from ._report import FORMAT, StabilityReport
 from ._spectrum import jacobian_eigenvalues, spectrum
 from ._verdict import judge
 from ._work import Tick, Work, planned, silent

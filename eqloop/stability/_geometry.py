@@ -15,14 +15,14 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._linear import solve_identity_minus
 from .._norms import two_norm
+from .._stability_report import Geometry, Summary
 from ._closed import closed
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
 from ._operators import Gram, InverseGram, state_jacobian
 from ._orbits import Orbits, distance, iterate_to_tolerance
 from ._reachability import band
-from ._report import Geometry
 from ._spectrum import jacobian_eigenvalues
-from ._statistics import Summary, share, summary
+from ._statistics import share, summary
 from ._trees import head, inner, take
 from ._work import Tick, silent
 

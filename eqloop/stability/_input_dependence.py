@@ -15,10 +15,10 @@ from scipy.spatial.distance import pdist, squareform
 from .._linear import solve_identity_minus
 from .._noise import normal_like
 from .._norms import two_norm
+from .._stability_report import InputDependence
 from ._operators import input_jacobian, state_jacobian
 from ._orbits import SAME, Orbits, converge_from, iterate_to_tolerance, starts
 from ._reachability import band, geometric_grid
-from ._report import InputDependence
 from ._statistics import CONFIDENCE, summary
 from ._trees import subtract, take
 from ._work import Tick, silent

@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._iteration import Map
 from .._norms import largest_cell_norm, relative, two_norm
 from .._solver import FixedPoint, iterate
+from .._stability_report import Outcome
 from ._closed import closed
-from ._report import Outcome
 from ._trees import head, subtract, take
 
 Progress = Callable[[int, int | None], None]

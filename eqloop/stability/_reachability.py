@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._noise import normal_like
 from .._norms import two_norm
+from .._stability_report import Band, Reachability, Start
 from ._orbits import OUTCOMES, SAME, Orbits, converge_from, distance, settle_steps
-from ._report import Band, Reachability, Start
 from ._statistics import share, summary
 from ._trees import inner, take
 from ._work import Tick, silent

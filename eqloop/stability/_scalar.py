@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ._statistics import LEVELS, NORMAL_95, Share, share
+from .._stability_report import Share
+from ._statistics import LEVELS, NORMAL_95, share
 
 RECALLS = ("external", "internal")
 SHOWN = 60

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from scipy.special import stdtrit
 
 from .._iteration import Map
+from .._stability_report import Spectrum
 from ._closed import closed
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
 from ._operators import Gram, Jacobian
 from ._orbits import Orbits
-from ._report import Spectrum
 from ._statistics import share, summary
 from ._trees import head
 from ._work import Tick, silent

@@ -1,10 +1,17 @@
 """Three statements from numbers, each with its evidence. There is no score."""
 
 from .._numbers import format_number
+from .._stability_report import (
+    Geometry,
+    InputDependence,
+    Reachability,
+    Share,
+    Spectrum,
+    Statement,
+    Summary,
+    Verdict,
+)
 from ._orbits import NEAR
-from ._report import Geometry, InputDependence, Reachability, Spectrum, Statement
-from ._statistics import Share, Summary
-from ._words import Verdict
 
 MOST, FEW = 0.9, 0.1
 """Shares of the examples above which a property holds for most, or below which for few."""

@@ -1,0 +1,15 @@
+"""`report.json`: the classes that it is written from and read into. Importing them loads no JAX."""
+
+from ._report import FORMAT as FORMAT
+from ._report import Band as Band
+from ._report import Geometry as Geometry
+from ._report import InputDependence as InputDependence
+from ._report import Reachability as Reachability
+from ._report import Spectrum as Spectrum
+from ._report import StabilityReport as StabilityReport
+from ._report import Start as Start
+from ._report import Statement as Statement
+from ._statistics import Share as Share
+from ._statistics import Summary as Summary
+from ._words import Outcome as Outcome
+from ._words import Verdict as Verdict
