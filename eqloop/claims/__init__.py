@@ -1,9 +1,11 @@
 """The paper's claims: its theory, checks of single claims, and a whole report on a model."""
 
+from ._census import census as census
 from ._checks import CHECKS as CHECKS
 from ._checks import Check as Check
 from ._checks import Subject as Subject
 from ._checks import random_subjects as random_subjects
+from ._decoder import Decoder as Decoder
 from ._examine import examine as examine
 from ._examine import planned as planned
 from ._four_tests import EquilibriumTest as EquilibriumTest

@@ -407,15 +407,49 @@ def converge_from(
 
 
 def settle_steps(orbits: Orbits) -> Float[np.ndarray, " examples"]:
-    """The first iteration, counted from 1, whose residual is at most the tolerance; NaN if the
-    orbit did not end at a fixed point."""
+    """The first iteration, counted from 1, whose residual is at most the tolerance.
+
+    **Arguments:**
+
+    - `orbits`: from `follow_orbits`.
+
+    **Returns:**
+
+    An array of shape `(examples,)`; NaN if the orbit did not end at a fixed point.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> f, z0s = lambda z, x: x * z + 1, jnp.zeros((2, 1))
+    >>> xs = jnp.array([[0.5], [0.25]])
+    >>> orbits = eqloop.stability.follow_orbits(f, z0s, xs, iterations=32)
+    >>> eqloop.stability.settle_steps(orbits)       # the residual is x^(t - 1) or less
+    array([14.,  8.])
+
+    ```
+    """
     below = orbits.residuals <= orbits.rtol
     first = np.where(below.any(1), below.argmax(1) + 1.0, math.nan)
     return np.where(orbits.converged, first, math.nan)
 
 
 def distance(a: PyTree, b: PyTree) -> Float[np.ndarray, " examples"]:
-    """`|a - b| / |b|` of each example, or `|a|` if b is zero."""
+    """The relative distance `|a - b| / |b|` of each example, `|a|` if b is zero, in the 2-norm.
+
+    **Arguments:**
+
+    - `a`, `b`: states, stacked along a first axis.
+
+    **Returns:**
+
+    An array of shape `(examples,)`.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> eqloop.stability.distance(jnp.array([[3.0], [3.0]]), jnp.array([[2.0], [0.0]]))
+    array([0.5, 3. ])
+
+    ```
+    """
     return np.asarray(_distance(a, b), np.float64)
 
 

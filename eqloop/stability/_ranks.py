@@ -1,11 +1,11 @@
 """Statistics of ranks: does a score separate two groups, and do two numbers rise together?"""
 
-import dataclasses
 import math
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from .._stability_report import Auroc, RankCorrelation
 from ._statistics import CONFIDENCE, NORMAL_95
 
 PERMUTATIONS = 1999
@@ -15,35 +15,11 @@ _BLOCK = 1 << 20
 """Maximum number of ranks that are permuted at once."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Auroc:
-    """The area under the ROC curve of a score that is to tell positive from negative examples; see
-    `auroc`.
-
-    **Attributes:**
-
-    - `value`: the probability that a positive example has a higher score than a negative one; 0.5
-        by chance, NaN if it is not measurable.
-    - `low`, `high`: the ends of its 95 % interval.
-    - `positives`, `negatives`: numbers of examples whose score is known.
-    - `p`: the share of permutations of the labels whose area is as far from 0.5.
-    - `null_low`, `null_high`: the 2.5 % and 97.5 % quantiles of the area under permutation.
-    - `because`: why it is not measurable; None if it is.
-    """
-
-    value: float
-    low: float
-    high: float
-    positives: int
-    negatives: int
-    p: float
-    null_low: float
-    null_high: float
-    because: str | None
-
-
 def auroc(
-    scores: Shaped[np.ndarray, " examples"], positive: Bool[np.ndarray, " examples"]
+    scores: Shaped[np.ndarray, " examples"],
+    positive: Bool[np.ndarray, " examples"],
+    *,
+    groups: tuple[str, str] = ("positive", "negative"),
 ) -> Auroc:
     """Compute the area under the ROC curve, with an interval and a permutation test.
 
@@ -58,6 +34,7 @@ def auroc(
     - `scores`: one number per example, shape `(examples,)`. Infinite scores have a rank; examples
         whose score is NaN are left out.
     - `positive`: whether each example is positive, booleans of shape `(examples,)`.
+    - `groups`: names of positive and negative examples, for `Auroc.because`.
 
     **Returns:**
 
@@ -84,8 +61,9 @@ def auroc(
         if not known.any():
             because = "the score is not known for any example"
         else:
-            because = f"all {m or n} examples with a score are {'positive' if m else 'negative'}"
-        return Auroc(*[math.nan] * 3, m, n, *[math.nan] * 3, because)
+            because = f"all {m or n} examples with a score are {groups[0] if m else groups[1]}"
+        nan = math.nan
+        return Auroc(nan, nan, nan, m, n, nan, nan, nan, because)
     ranks = rankdata(scores)
     value = _area(ranks[positive].sum(), m, n)
     # Of each positive example the share of negative ones below it, and the reverse.
@@ -154,23 +132,6 @@ def _permuted_sums(
         rows = np.tile(ranks, (min(at_once, PERMUTATIONS - done), 1))
         sums.append(random.permuted(rows, axis=1)[:, :m].sum(axis=1))
     return np.concatenate(sums)
-
-
-@dataclasses.dataclass(frozen=True)
-class RankCorrelation:
-    """Spearman's rank correlation of two numbers over examples; see `rank_correlation`.
-
-    **Attributes:**
-
-    - `value`: the correlation, in [-1, 1]; NaN if it is not measurable.
-    - `low`, `high`: the ends of its 95 % interval.
-    - `count`: number of examples for which both numbers are finite.
-    """
-
-    value: float
-    low: float
-    high: float
-    count: int
 
 
 def rank_correlation(
