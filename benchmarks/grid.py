@@ -13,10 +13,10 @@ interval. The baseline of fixed depth has no loop to examine.
 Each goes on where it stopped. Machine and last results: benchmarks/results/.
 """
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.random as jr
@@ -25,7 +25,7 @@ from eqloop._build import restore
 from eqloop.claims import compare, make_problem, predict, weight_figures
 from eqloop.report import read_results
 from eqloop.run import Player, open_run, save_stability
-from eqloop.stability import analyse
+from eqloop.stability import StabilityReport, analyse
 from eqloop.tasks import make_task
 
 ITERATIONS, EXAMPLES, DETAIL = 256, 32, 8
@@ -37,7 +37,7 @@ def runs(sweep: Path) -> list[Path]:
     return [sweep / "runs" / cell.name for cell in cells if cell.axes["recall"] != "fixed"]
 
 
-def measure(path: Path) -> dict[str, Any]:
+def measure(path: Path) -> StabilityReport:
     """Measure as `eqloop.claims.examine` does, without the parts for the page of one model."""
     run = open_run(path)
     model, step = restore(run, "best")
@@ -49,11 +49,15 @@ def measure(path: Path) -> dict[str, Any]:
     )  # fmt: skip
     weights, spec = weight_figures(model), run.spec.model
     claims = predict(spec.recall, spec.norm, spec.residual, weights.get("rho_w_x"))
-    tables = report.tables() | {"predicted": compare(claims, report.verdict)}
-    tables["spectrum"]["weights"] = weights
-    tables["settings"] |= {"run": str(path), "step": step, "task": task.name, "split": "hard"}
-    save_stability(run.path, tables, Player())
-    return tables
+    source = {"run": str(path), "step": step, "task": task.name, "split": "hard"}
+    report = dataclasses.replace(
+        report,
+        spectrum=dataclasses.replace(report.spectrum, weights=weights),
+        predicted=compare(claims, report.verdict),
+        settings=report.settings | source,
+    )
+    save_stability(run.path, report, Player())
+    return report
 
 
 def main(sweep: Path) -> None:
@@ -65,10 +69,10 @@ def main(sweep: Path) -> None:
         if (spec := open_run(path).spec.model) != shape:
             jax.clear_caches()  # otherwise the programs of all shapes add up to gigabytes
             shape = spec
-        verdict = measure(path)["verdict"]
+        verdict = measure(path).verdict
         print(
             f"{number}/{len(todo)} {path.name}: "
-            + ", ".join(statement["verdict"] for statement in verdict.values())
+            + ", ".join(statement.verdict for statement in verdict.values())
             + f", {time.perf_counter() - start:.0f} s",
             flush=True,
         )

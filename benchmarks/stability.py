@@ -37,8 +37,8 @@ def main() -> None:
         model, task, splits, spec, split="hard", examples=64, iterations=256, progress=show
     )
     print(f"{time.perf_counter() - start:6.1f} s  done")
-    for axis, statement in report["verdict"].items():
-        print(f"{axis}: {statement['verdict']}")
+    for axis, statement in report.verdict.items():
+        print(f"{axis}: {statement.verdict}")
 
 
 if __name__ == "__main__":

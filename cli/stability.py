@@ -1,5 +1,6 @@
 """`eqloop stability CKPT`: does the loop converge, depend on the input, and have good gradients?"""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -196,12 +197,8 @@ def _report(
             progress=show,
             concurrent=True,
         )
-        report["settings"] |= {
-            "run": str(opened.path),
-            "step": step,
-            "task": task.name,
-            "seed": seed,
-        }
+        source = {"run": str(opened.path), "step": step, "task": task.name, "seed": seed}
+        report = dataclasses.replace(report, settings=report.settings | source)
         bar(total_work - plan["player"], total_work, "player")
         played_examples = splits[split].evenly(_PLAYED)
         names = [
@@ -213,9 +210,9 @@ def _report(
         folder = save_stability(opened.path, report, played)
         written = write_stability(folder) if has_matplotlib else []
     if as_json:
-        emit({"run": opened.path, **report})
+        emit({"run": opened.path, **report.tables()})
     else:
-        _print_report(opened.path, report)
+        _print_report(opened.path, report.tables())
     wrote = [folder / "report.json", *written[:1]]
     notes().print("wrote " + ", ".join(map(str, wrote)), markup=False, soft_wrap=True)
     if not has_matplotlib:

@@ -42,6 +42,8 @@ NOT_STORED = {"stored": False}
 FLAT = {"flat": True}
 """Metadata of a field that holds a dataclass whose own fields lie in the same table, or a mapping
 of all keys that no other field has."""
+OPTIONAL = {"optional": True}
+"""Metadata of a field whose key is left out of the table where its value is the default."""
 
 
 def to_table(record: Any) -> dict[str, Any]:
@@ -53,9 +55,11 @@ def _encode(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         table = {}
         for field in dataclasses.fields(value):
-            part = _encode(getattr(value, field.name))
-            if field.metadata != NOT_STORED:
-                table |= part if field.metadata == FLAT else {field.name: part}
+            part = getattr(value, field.name)
+            left_out = field.metadata == OPTIONAL and part is field.default
+            if field.metadata != NOT_STORED and not left_out:
+                encoded = _encode(part)
+                table |= encoded if field.metadata == FLAT else {field.name: encoded}
         return table
     if isinstance(value, Mapping):
         return {name: _encode(part) for name, part in value.items()}
@@ -101,8 +105,9 @@ def _decode(wanted: Any, value: Any, where: str) -> Any:
     if origin in (types.UnionType, Union):
         if value is None and types.NoneType in args:
             return None
-        fitting = (part for part in args if part is not types.NoneType)
-        return _first(fitting, value, where)
+        kinds = [part for part in args if part is not types.NoneType]
+        one = len(kinds) == 1  # whose message names the place inside `value`
+        return _decode(kinds[0], value, where) if one else _first(kinds, value, where)
     if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
         return from_table(wanted, value, where)
     if origin in (dict, Mapping) and isinstance(value, Mapping):

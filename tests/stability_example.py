@@ -1,14 +1,16 @@
 """An invented stability report and an invented player, in the format of a measurement."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eqloop._tables import plain
 from eqloop._task import Task
+from eqloop.claims import Accuracy, ComparedGradient, EquilibriumTest, WeightNoise
 from eqloop.stability import (
+    Agreement,
     Band,
     Geometry,
     InputDependence,
@@ -72,6 +74,14 @@ def a_report() -> dict[str, Any]:
             },
             basin=spread(1.0, 0.0),
             basin_limit=1.0,
+            accuracy=Accuracy(
+                iterations=[1, 2, 4, 8, 16, 32, 64, 128, 256],
+                splits={
+                    "test": [0, 0, 0.02, 0.2, 0.61, 0.88, 0.93, 0.94, 0.94],
+                    "hard": [0, 0, 0, 0.03, 0.18, 0.42, 0.55, 0.6, 0.61],
+                },
+                trained=(1, 30),
+            ),
         ),
         input_dependence=InputDependence(
             tolerance=1e-2,
@@ -108,6 +118,22 @@ def a_report() -> dict[str, Any]:
             return_factor=spread(0.87, 0.03),
             return_predicted=spread(0.868, 0.03),
             returned=share(settled),
+            weight_noise=WeightNoise(
+                levels=[0, 0.01, 0.02, 0.05],
+                accuracy=[0.94, 0.93, 0.81, 0.2],
+                low=[0.9, 0.88, 0.75, 0.14],
+                high=[0.96, 0.95, 0.86, 0.27],
+            ),
+            audit={
+                name: ComparedGradient(
+                    cosine_backprop=value,
+                    cosine_implicit=value - 0.01,
+                    ratio_backprop=value,
+                    ratio_implicit=math.nan,
+                    seconds=0.7,
+                )
+                for name, value in cosines.items()
+            },
         ),
         spectrum=Spectrum(
             eigenvalues=np.stack(
@@ -126,6 +152,7 @@ def a_report() -> dict[str, Any]:
                 "marginal": share(~settled),
                 "expanding": share(settled & ~settled),
             },
+            weights={"rho(W_x)": 0.82, "|W_x|/|W_h|": 1.3},
         ),
         verdict={
             "reachability": Statement(
@@ -144,21 +171,21 @@ def a_report() -> dict[str, Any]:
             ),
         },
         predicted={
-            "reachability": {
-                "claim": "Recall with outer normalisation has reachable fixed points.",
-                "agrees": True,
-                "because": "87 % converged.",
-            },
-            "input_dependence": {
-                "claim": "The fixed points depend on the input.",
-                "agrees": False,
-                "because": "they were all the same.",
-            },
-            "geometry": {
-                "claim": "Back-propagation is stable.",
-                "agrees": None,
-                "because": "nothing was measured.",
-            },
+            "reachability": Agreement(
+                claim="Recall with outer normalisation has reachable fixed points.",
+                agrees=True,
+                because="87 % converged.",
+            ),
+            "input_dependence": Agreement(
+                claim="The fixed points depend on the input.",
+                agrees=False,
+                because="they were all the same.",
+            ),
+            "geometry": Agreement(
+                claim="Back-propagation is stable.",
+                agrees=None,
+                because="nothing was measured.",
+            ),
         },
         settings={
             "format": 1,
@@ -171,48 +198,22 @@ def a_report() -> dict[str, Any]:
             "tolerance": 1e-4,
             "seconds": 41.3,
         },
-    )
-    tables = plain(report.tables())
-    tables["reachability"]["accuracy"] = {
-        "iterations": [1, 2, 4, 8, 16, 32, 64, 128, 256],
-        "splits": {
-            "test": [0, 0, 0.02, 0.2, 0.61, 0.88, 0.93, 0.94, 0.94],
-            "hard": [0, 0, 0, 0.03, 0.18, 0.42, 0.55, 0.6, 0.61],
+        computes={
+            name: EquilibriumTest(
+                claim=f"The claim of {name}",
+                measure="a share",
+                value=0.9,
+                low=0.8,
+                high=0.95,
+                limit=0.5,
+                count=16,
+                verdict="passed",
+                numbers={"slope": 0.5},
+            )
+            for name in ("t1", "t2", "t3", "t4")
         },
-        "trained": [1, 30],
-    }
-    tables["geometry"]["audit"] = {
-        name: {
-            "cosine_backprop": value,
-            "cosine_implicit": value - 0.01,
-            "ratio_backprop": value,
-            "ratio_implicit": None,
-            "seconds": 0.7,
-        }
-        for name, value in cosines.items()
-    }
-    tables["geometry"]["weight_noise"] = {
-        "levels": [0, 0.01, 0.02, 0.05],
-        "accuracy": [0.94, 0.93, 0.81, 0.2],
-        "low": [0.9, 0.88, 0.75, 0.14],
-        "high": [0.96, 0.95, 0.86, 0.27],
-    }
-    tables["computes"] = {
-        name: {
-            "claim": f"The claim of {name}",
-            "measure": "a share",
-            "value": 0.9,
-            "low": 0.8,
-            "high": 0.95,
-            "limit": 0.5,
-            "count": 16,
-            "verdict": "passed",
-            "numbers": {"slope": 0.5},
-        }
-        for name in ("t1", "t2", "t3", "t4")
-    }
-    tables["spectrum"]["weights"] = {"rho(W_x)": 0.82, "|W_x|/|W_h|": 1.3}
-    return json.loads(json.dumps(tables))
+    )
+    return json.loads(json.dumps(report.tables()))
 
 
 KEPT = {"iterations", "inputs", "tolerance", "trained", "settings", "verdict", "limit"}

@@ -44,7 +44,7 @@ ARROWS: dict[str, set[str]] = {
     "_schema": WORDS | {"_fields", "_tables"},
     # The schema of a stability report: `stability` and `claims` make one, `run` writes and reads
     # it. A report saves itself; `report` draws it and gets its folder.
-    "_stability_report": WORDS | {"_tables", "report"},
+    "_stability_report": WORDS | {"_schema", "_tables", "report"},
     # Classes from files and installed distributions.
     "_plugins": WORDS | {"_fields", "_files"},
     # What a task is, and what tasks share: splits, their cache, files of puzzles, pictures.
@@ -70,7 +70,9 @@ ARROWS: dict[str, set[str]] = {
     | FILING
     | {"_arrays", "_fields", "_task", "_build", "run", "evaluate", "audit"},
     # This part presents a model on its task as the map that stability measures.
-    "claims": WORDS | MODEL | {"_task", "run", "evaluate", "audit", "stability"},
+    "claims": WORDS
+    | MODEL
+    | {"_stability_report", "_task", "run", "evaluate", "audit", "stability"},
     # A sweep is the runs of a grid, each in its own folder.
     "sweep": WORDS
     | FILING

@@ -34,6 +34,7 @@ WITHOUT_EXAMPLE = (
     *(
         eqloop.claims.examine,
         eqloop.report.write_stability,
+        eqloop.run.save_stability,
     ),  # these take tens of seconds; tests of the commands run them
 )
 
@@ -58,7 +59,7 @@ def exported(room: str) -> list[Any]:
     home = r"eqloop\._(?!task)" if room == "eqloop" else re.escape(room)
     home += {
         "eqloop.nn": r"|eqloop\._places",
-        "eqloop.stability": r"|eqloop\._stability_report",
+        **dict.fromkeys(("eqloop.claims", "eqloop.stability"), r"|eqloop\._stability_report"),
     }.get(room, "")
     return [item for item in items if callable(item) and re.match(home, item.__module__)]
 

@@ -297,15 +297,14 @@ def test_theory_against_verdicts():
     statements["reachability"] = Statement(REACHED[0], "", {})
     statements["geometry"] = Statement(Verdict.EXPLODING, "", {})
     agrees = compare(predict("internal", "post", "add"), statements)
-    assert [agrees[axis]["agrees"] for axis in AXES] == [True, True, False]
+    assert [agrees[axis].agrees for axis in AXES] == [True, True, False]
     none = compare(predict("none", "post", "add"), statements)
-    assert [none[axis]["agrees"] for axis in AXES] == [None, False, None]
+    assert [none[axis].agrees for axis in AXES] == [None, False, None]
     statements["input_dependence"] = Statement(Verdict.NOT_MEASURABLE, "", {})
-    assert compare(predict("none", "post", "add"), statements)["input_dependence"]["agrees"] is None
+    assert compare(predict("none", "post", "add"), statements)["input_dependence"].agrees is None
     statements["input_dependence"] = Statement(Verdict.SMOOTHNESS_UNKNOWN, "", {})
     assert (
-        compare(predict("internal", "post", "add"), statements)["input_dependence"]["agrees"]
-        is None
+        compare(predict("internal", "post", "add"), statements)["input_dependence"].agrees is None
     )
     # The threshold of an external loop without normalisation.
     assert predict("external", "pre", "add", 0.9)["reachability"].expects == REACHED

@@ -1,9 +1,9 @@
 """What `analyse` returns: the schema of `report.json`, version `FORMAT`.
 
-`StabilityReport.tables()` gives nested plain values, NaN and infinities as they are (JSON has null
-for them). A `Summary` is an object `{values, count, mean, low, high, quantiles}` and a `Share` is
-`{hits, count, share, low, high}`; a `Band` is three lists as long as the list of iterations beside
-it. Lists over examples are in the order of the examples.
+The fields of the classes are the keys of the file, which has null for NaN and infinities. A `Band`
+is three lists as long as the list of iterations beside it. Lists over examples are in the order of
+the examples. A field with a default is missing in the files of earlier versions, which did not
+measure it, or of a map without a task; `OPTIONAL` leaves out its key.
 """
 
 import dataclasses
@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
+from .._schema import OPTIONAL, to_table
 from .._tables import write_json
-from ._statistics import Share, Summary
+from ._statistics import NOT_MEASURED, Share, Summary
+from ._task import Accuracy, ComparedGradient, EquilibriumTest, WeightNoise
 from ._words import Outcome, Verdict
 
 FORMAT = 1
@@ -54,7 +56,7 @@ class Start:
     cosine: Summary
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Reachability:
     """Does iteration get to a fixed point? See `reachability`.
 
@@ -79,6 +81,7 @@ class Reachability:
     - `basin`: the largest perturbation, relative to `|z*|`, from which the loop returned in every
         tested direction.
     - `basin_limit`: the largest tested perturbation.
+    - `accuracy`: the share of the examples solved over iterations; None for a map without a task.
     """
 
     tolerance: float
@@ -91,15 +94,16 @@ class Reachability:
     curves: list[list[float]]
     settle_step: Summary
     rate: Summary
-    remaining: Summary
+    remaining: Summary = dataclasses.field(default=NOT_MEASURED, metadata=OPTIONAL)
     predicted_rate: Summary
     growth: Summary
     starts: dict[str, Start]
     basin: Summary
     basin_limit: float
+    accuracy: Accuracy | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class InputDependence:
     """Do the limits depend on the input, and how? See `input_dependence`.
 
@@ -113,7 +117,8 @@ class InputDependence:
     - `spread`: mean pairwise distance of the fixed points, relative to their mean norm, over that
         of the inputs.
     - `spread_low`, `spread_high`: the ends of its 95 % interval, by resampling the examples.
-    - `recall`: whether f depends on the input at all, other than through the start.
+    - `recall`: whether f depends on the input at all, other than through the start; None in
+        reports of earlier versions.
     - `iterations`: a geometric grid of iteration counts.
     - `sensitivity`: `|dz_t/dx|_F` on the grid; includes the derivative of the start if the start is
         a function of the input.
@@ -139,20 +144,20 @@ class InputDependence:
     spread: float
     spread_low: float
     spread_high: float
-    recall: bool
+    recall: bool | None = dataclasses.field(default=None, metadata=OPTIONAL)
     iterations: list[int]
     sensitivity: Band
-    kept: Summary
+    kept: Summary = dataclasses.field(default=NOT_MEASURED, metadata=OPTIONAL)
     implicit: Summary
     agreement: Summary
     smoothness: Summary
-    through_start: Summary
+    through_start: Summary = dataclasses.field(default=NOT_MEASURED, metadata=OPTIONAL)
     probe: float | None
     points: list[list[float] | None]
     plane: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Geometry:
     """The backward pass: gradient norms, conditioning of I - J, local stability. See `geometry`.
 
@@ -169,6 +174,9 @@ class Geometry:
     - `return_factor`: measured growth per iteration of a small push along the leading eigenvector.
     - `return_predicted`: the modulus of its eigenvalue.
     - `returned`: share of pushes that returned, among examples with a known eigenvector.
+    - `weight_noise`: the share of the examples solved with noise on all weights; None for a map
+        without a task.
+    - `audit`: gradient -> its likeness to two reference gradients; None for a map without a task.
     """
 
     iterations: list[int]
@@ -183,9 +191,11 @@ class Geometry:
     return_factor: Summary
     return_predicted: Summary
     returned: Share
+    weight_noise: WeightNoise | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    audit: dict[str, ComparedGradient] | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Spectrum:
     """The Jacobian df/dz where the loop ended. See `spectrum`.
 
@@ -205,18 +215,21 @@ class Spectrum:
     - `regimes`: "contracting", "marginal", "expanding" or "unknown" for each example, by the
         leading exponent and its error (see `spectrum`).
     - `regime_shares`: regime -> share of the examples.
+    - `weights`: numbers of the weights alone (see `eqloop.claims.weight_figures`), and the entropy
+        of the attention; None for a map without a model.
     """
 
     eigenvalues: list[list[list[float]]]
     radius: Summary
-    radius_error: Summary
-    radius_at_fixed_points: Summary
+    radius_error: Summary = dataclasses.field(default=NOT_MEASURED, metadata=OPTIONAL)
+    radius_at_fixed_points: Summary = dataclasses.field(default=NOT_MEASURED, metadata=OPTIONAL)
     sigma_max: Summary
     non_normality: Summary
     at_fixed_point: list[bool]
     lyapunov: list[Summary]
     regimes: list[str]
     regime_shares: dict[str, Share]
+    weights: dict[str, float] | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +250,23 @@ class Statement:
 
 
 @dataclasses.dataclass(frozen=True)
+class Agreement:
+    """A prediction of a theory for one axis, and whether the measurement agrees with it.
+
+    **Attributes:**
+
+    - `claim`: the prediction in words.
+    - `because`: the argument for it.
+    - `agrees`: whether the verdict agrees; None if the theory claims nothing, if the axis could not
+        be measured, and if the measurement is inconclusive.
+    """
+
+    claim: str
+    because: str
+    agrees: bool | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StabilityReport:
     """The three axes of stability, and their measurements. There is no overall score.
 
@@ -244,9 +274,11 @@ class StabilityReport:
 
     - `reachability`, `input_dependence`, `geometry`, `spectrum`: see their types.
     - `verdict`: axis -> `Statement`.
-    - `predicted`: axis -> `{"claim", "agrees", "because"}`, the predictions of a theory; None for a
-        map without a theory.
+    - `predicted`: axis -> `Agreement`, the predictions of a theory; None for a map without a
+        theory.
     - `settings`: the arguments of the measurement, with `format` and `seconds`.
+    - `computes`: whether the equilibria compute the answer or the loop only settles: "t1" to "t4"
+        -> `EquilibriumTest`, see `eqloop.claims.four_tests`; None for a map without a task.
     """
 
     reachability: Reachability
@@ -254,12 +286,13 @@ class StabilityReport:
     geometry: Geometry
     spectrum: Spectrum
     verdict: dict[str, Statement]
-    predicted: Mapping[str, Any] | None
+    predicted: Mapping[str, Agreement] | None
     settings: dict[str, Any]
+    computes: dict[str, EquilibriumTest] | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     def tables(self) -> dict[str, Any]:
-        """Return the attributes as nested plain values."""
-        return dataclasses.asdict(self)
+        """The content of `report.json`: nested tables of plain values; NaN becomes None."""
+        return to_table(self)
 
     def __str__(self) -> str:
         """A summary of one screen: the verdicts with the numbers they rest on."""
@@ -268,7 +301,7 @@ class StabilityReport:
             title = f"{axis.replace('_', ' ')}: {statement.verdict}"
             lines += ["", title, _paragraph(statement.because)]
             if self.predicted is not None and axis in self.predicted:
-                because = f"theory: {self.predicted[axis]['because']}"
+                because = f"theory: {self.predicted[axis].because}"
                 lines.append(_paragraph(because))
         return "\n".join(lines)
 

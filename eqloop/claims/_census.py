@@ -109,12 +109,12 @@ def census(
 
     ```python
     >>> import eqloop, jax, jax.numpy as jnp, numpy as np
-    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 4})
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 5})
     >>> # The state is the difference of the logits: it settles with the sign of the input.
     >>> f = lambda z, x: 0.5 * z + x
     >>> decoder = eqloop.claims.Decoder(lambda z: jnp.stack([-z, z], -1), task)
-    >>> targets = np.array([[0, 1, 0, 1], [1, 1, 1, 1]], np.uint8)
-    >>> x = np.float32([[-1, 1, -1, 1], [1, -1, 1, 1]])     # right, and wrong in one cell
+    >>> targets = np.array([[0, 1, 0, 1, 0], [1, 1, 1, 1, 1]], np.uint8)
+    >>> x = np.float32([[-1, 1, -1, 1, -1], [1, -1, 1, 1, 1]])  # right, and wrong in one cell
     >>> counted = eqloop.claims.census(
     ...     f, jnp.zeros_like, decoder, (x, targets, targets), np.ones(2), key=jax.random.key(0)
     ... )

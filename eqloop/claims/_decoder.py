@@ -22,12 +22,12 @@ class Decoder(eqx.Module):
 
     ```python
     >>> import eqloop, jax.numpy as jnp, numpy as np
-    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 2})
+    >>> task = eqloop.tasks.make_task("prefix-sums", {"length": 5})
     >>> decoder = eqloop.claims.Decoder(lambda z: z, task)      # the state is the logits
-    >>> logits, targets = jnp.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 1], np.uint8)
+    >>> logits, targets = jnp.array([[2.0, 1.0]] * 5), np.array([0, 0, 0, 0, 1], np.uint8)
     >>> answer, right = decoder.read(logits, (targets, targets))
     >>> print(answer, right)
-    [0 1] True
+    [0 0 0 0 0] False
 
     ```
     """

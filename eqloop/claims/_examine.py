@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax.random as jr
 from jaxtyping import PRNGKeyArray
@@ -40,7 +40,7 @@ def examine(
     key: PRNGKeyArray | None = None,
     progress: Progress | None = None,
     concurrent: bool = False,
-) -> dict[str, Any]:
+) -> StabilityReport:
     """Measure the stability of a model on one split, and its behaviour on its task.
 
     `eqloop stability RUN` does this for a run folder and draws the result.
@@ -62,19 +62,9 @@ def examine(
 
     **Returns:**
 
-    The tables of a `StabilityReport`, with these entries more:
-
-    - `reachability.accuracy`: `{"iterations", "splits": split -> share solved, "trained"}`;
-    - `geometry.audit`: gradient -> cosine and ratio of norms to both references, and seconds (see
-      `eqloop.gradient_audit`);
-    - `geometry.weight_noise`: `{"levels", "accuracy", "low", "high"}`, the share solved with
-      Gaussian noise on all weights, relative to the root mean square of each array;
-    - `spectrum.weights`: see `weight_figures`, and the entropy of the attention at the start and
-      at the end of the loop;
-    - `computes`: whether the equilibria compute the answer or the loop only settles: "t1" to "t4",
-      the tables of `EquilibriumTest`;
-    - `predicted`: what the paper claims for this recall and placement, and whether the
-      measurement agrees.
+    A `StabilityReport` with the parts for a model on a task: `reachability.accuracy`,
+    `geometry.audit`, `geometry.weight_noise`, `spectrum.weights`, `computes`, and in `predicted`
+    what the paper claims for this recall and placement, and whether the measurement agrees.
 
     **Raises** `KeyError` if `split` is not in `splits`, `InputError` as `eqloop.evaluate.evaluate`,
     and `ValueError` as `eqloop.stability.analyse`.
@@ -114,15 +104,21 @@ def examine(
         )
 
     if concurrent:
-        report, measurements = _in_two_threads(analyse_map, measure_task, stop=work.stop)
+        report, measured = _in_two_threads(analyse_map, measure_task, stop=work.stop)
     else:
-        report, measurements = analyse_map(), measure_task()
+        report, measured = analyse_map(), measure_task()
     weights = weight_figures(model)
     claims = predict(
         spec.model.recall, spec.model.norm, spec.model.residual, weights.get("rho_w_x")
     )
-    report = dataclasses.replace(
+    entropy = entropy_figures(model, problem.inputs[:AUDITED], iterations)
+    return dataclasses.replace(
         report,
+        reachability=dataclasses.replace(report.reachability, accuracy=measured.accuracy),
+        geometry=dataclasses.replace(
+            report.geometry, weight_noise=measured.weight_noise, audit=measured.audit
+        ),
+        spectrum=dataclasses.replace(report.spectrum, weights=weights | entropy),
         predicted=compare(claims, report.verdict),
         settings={
             **report.settings,
@@ -130,26 +126,8 @@ def examine(
             "model": dataclasses.asdict(spec.model),
             "seconds": time.perf_counter() - began,
         },
+        computes=four_tests(measured.followed, split, measured.stays, report.reachability.starts),
     )
-    entropy = entropy_figures(model, problem.inputs[:AUDITED], iterations)
-    return report_tables(report, measurements, weights | entropy, split)
-
-
-def report_tables(
-    report: StabilityReport,
-    measurements: TaskMeasurements,
-    weights: Mapping[str, float],
-    split: str,
-) -> dict[str, Any]:
-    """The tables of `report.json` for a model with a task; see `examine`."""
-    tables = report.tables()
-    tables["reachability"]["accuracy"] = measurements.accuracy
-    tables["geometry"]["weight_noise"] = measurements.weight_noise
-    tables["geometry"]["audit"] = measurements.audit
-    tables["spectrum"]["weights"] = dict(weights)
-    tests = four_tests(measurements.followed, split, measurements.stays, report.reachability.starts)
-    tables["computes"] = {name: dataclasses.asdict(test) for name, test in tests.items()}
-    return tables
 
 
 def planned(

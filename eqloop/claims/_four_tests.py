@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 from .._iteration import Map, advance
 from .._norms import two_norm
 from .._solver import FixedPoint, iterate
-from ..stability import Share, Start, rank_correlation, share
+from .._stability_report import EquilibriumTest, Share, Start
+from ..stability import rank_correlation, share
 
 PUSHED = 8
 """Number of examples that are iterated further, and pushed."""
@@ -30,34 +31,6 @@ Solved = Callable[[Any, Any, Any], Bool[Array, ""]]
 
 Examples = tuple[Shaped[Array | np.ndarray, "examples ..."], ...]
 """The inputs of f, and tokens and targets for `Solved`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class EquilibriumTest:
-    """One of the four tests; see `four_tests`.
-
-    **Attributes:**
-
-    - `claim`: what holds if it is passed.
-    - `measure`: what `value` is.
-    - `value`: that number; NaN if it was not measured.
-    - `low`: the lower end of its 95 % interval.
-    - `high`: the upper end.
-    - `limit`: it is passed if `low` is above this number, and failed if `high` is not.
-    - `count`: number of examples, or of pairs of starts.
-    - `verdict`: "passed", "failed", "undecided" or "not measured".
-    - `numbers`: further numbers, by name.
-    """
-
-    claim: str
-    measure: str
-    value: float
-    low: float
-    high: float
-    limit: float
-    count: int
-    verdict: Literal["passed", "failed", "undecided", "not measured"]
-    numbers: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,6 @@ whether its equilibria compute the answer."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,8 +14,9 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 from .._adjoint import AbstractGradient, Implicit, OneStep, Phantom, Truncated
 from .._model import LoopedTransformer
 from .._norms import relative_residual
+from .._stability_report import Accuracy, ComparedGradient, WeightNoise
 from .._task import Progress, Split, Task
-from ..audit import GradientAudit, audit_batch, audited_iterations, gradient_audit
+from ..audit import audit_batch, audited_iterations, gradient_audit
 from ..evaluate import evaluate
 from ..run import Spec, trained_iterations
 from ..stability import share
@@ -39,18 +39,15 @@ GRADIENTS: dict[str, AbstractGradient] = {
 
 @dataclasses.dataclass(frozen=True)
 class TaskMeasurements:
-    """**Attributes:** (as nested plain values)
+    """**Attributes:**
 
-    - `accuracy`: `{"iterations", "splits", "trained"}`: iteration counts, split -> share of
-        examples solved at each of them, and the least and most iterations in training.
-    - `weight_noise`: see `weight_noise`.
-    - `audit`: see `audit_table`.
+    - `accuracy`, `weight_noise`, `audit`: parts of the report.
     - `followed`, `stays`: see `four_tests`.
     """
 
-    accuracy: dict[str, Any]
-    weight_noise: dict[str, list[float]]
-    audit: dict[str, dict[str, float]]
+    accuracy: Accuracy
+    weight_noise: WeightNoise
+    audit: dict[str, ComparedGradient]
     followed: dict[str, Followed]
     stays: Bool[np.ndarray, "examples 3"]
 
@@ -103,14 +100,11 @@ def weight_noise(
     iterations: int,
     rtol: float = 1e-4,
     progress: Progress | None = None,
-) -> dict[str, list[float]]:
+) -> WeightNoise:
     """The share of examples solved with Gaussian noise added to all weights.
 
     The noise of a weight is relative to the root mean square of its array and is drawn once per
     level. The loop runs for `iterations` iterations, or until all residuals are at most `rtol`.
-
-    **Returns** `{"levels", "accuracy", "low", "high"}`: the levels, and the share solved at each
-    level with its 95 % interval.
     """
     tokens, targets = jnp.asarray(split.inputs), jnp.asarray(split.targets)
     shares = []
@@ -122,26 +116,12 @@ def weight_noise(
         shares.append(share(np.asarray(solved)))
         if progress is not None:
             progress(number + 1, len(NOISE))
-    return {
-        "levels": list(NOISE),
-        "accuracy": [solved.share for solved in shares],
-        "low": [solved.low for solved in shares],
-        "high": [solved.high for solved in shares],
-    }
-
-
-def audit_table(audit: GradientAudit) -> dict[str, dict[str, float]]:
-    """Gradient -> cosine and ratio of norms to both references, and its seconds."""
-    return {
-        name: {
-            "cosine_backprop": gradient.total.backprop.cosine,
-            "cosine_implicit": gradient.total.implicit.cosine,
-            "ratio_backprop": gradient.total.backprop.ratio,
-            "ratio_implicit": gradient.total.implicit.ratio,
-            "seconds": gradient.seconds,
-        }
-        for name, gradient in audit.gradients.items()
-    }
+    return WeightNoise(
+        levels=list(NOISE),
+        accuracy=[solved.share for solved in shares],
+        low=[solved.low for solved in shares],
+        high=[solved.high for solved in shares],
+    )
 
 
 def _accuracy(
@@ -151,7 +131,7 @@ def _accuracy(
     spec: Spec,
     iterations: int,
     progress: Progress,
-) -> dict[str, Any]:
+) -> Accuracy:
     curves, counts = {}, []
     for number, (name, split) in enumerate(splits.items()):
 
@@ -161,7 +141,7 @@ def _accuracy(
         evaluation = evaluate(model, task, split, iterations=iterations, progress=report)
         curves[name], counts = evaluation.overall.exact, evaluation.iterations
     progress(1, 1)
-    return {"iterations": counts, "splits": curves, "trained": list(trained_iterations(spec))}
+    return Accuracy(counts, curves, trained_iterations(spec))
 
 
 def _audit(
@@ -171,7 +151,7 @@ def _audit(
     spec: Spec,
     max_steps: int,
     progress: Progress,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, ComparedGradient]:
     iterations = audited_iterations(spec.solver)
     audit = gradient_audit(
         model,
@@ -186,7 +166,16 @@ def _audit(
         repeats=1,
         progress=progress,
     )
-    return audit_table(audit)
+    return {
+        name: ComparedGradient(
+            cosine_backprop=gradient.total.backprop.cosine,
+            cosine_implicit=gradient.total.implicit.cosine,
+            ratio_backprop=gradient.total.backprop.ratio,
+            ratio_implicit=gradient.total.implicit.ratio,
+            seconds=gradient.seconds,
+        )
+        for name, gradient in audit.gradients.items()
+    }
 
 
 def _equilibria(

@@ -3,10 +3,9 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from ..nn import NORMS, NormKind, RecallKind, ResidualKind
-from ..stability import CONSTANT, Statement, Verdict
+from ..stability import CONSTANT, Agreement, Statement, Verdict
 
 REACHED = (Verdict.REACHED_FROM_EVERY_START, Verdict.REACHED_FROM_OWN_START)
 """The verdicts that confirm that fixed points are reached."""
@@ -111,7 +110,7 @@ def predict(
 
 def compare(
     predicted: Mapping[str, Prediction], verdict: Mapping[str, Statement]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Agreement]:
     """Whether the verdicts of a report agree with predictions.
 
     **Arguments:**
@@ -121,8 +120,7 @@ def compare(
 
     **Returns:**
 
-    Axis -> `{"claim", "because", "agrees"}`. `agrees` is None if the theory claims nothing, if the
-    axis could not be measured, and if the measurement is inconclusive.
+    Axis -> `eqloop.stability.Agreement`.
 
     **Raises** `KeyError` if `verdict` lacks an axis of `predicted`.
 
@@ -132,17 +130,13 @@ def compare(
     >>> smooth = Statement(Verdict.SMOOTH, "z* is differentiable.", {})
     >>> predicted = eqloop.claims.predict("internal", "post", "add")
     >>> only = {"input_dependence": predicted["input_dependence"]}
-    >>> eqloop.claims.compare(only, {"input_dependence": smooth})["input_dependence"]["agrees"]
+    >>> eqloop.claims.compare(only, {"input_dependence": smooth})["input_dependence"].agrees
     True
 
     ```
     """
     return {
-        axis: {
-            "claim": prediction.claim,
-            "because": prediction.because,
-            "agrees": _agrees(prediction, verdict[axis]),
-        }
+        axis: Agreement(prediction.claim, prediction.because, _agrees(prediction, verdict[axis]))
         for axis, prediction in predicted.items()
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from .._errors import InputError
 from .._stability_report import FORMAT as STABILITY_FORMAT
+from .._stability_report import StabilityReport
 from .._tables import parse_toml, plain, read_json, read_text
 from ._evaluations import SPLITS, EvaluationRecord, read_evaluation
 from ._history import History
@@ -23,7 +24,7 @@ from ._layout import (
     read_metadata,
 )
 from ._player import Player, read_player_file
-from ._record import understood, write_record, write_table
+from ._record import understood, write_record
 from ._spec import GROUPS, SPEC_FORMAT
 from ._values import check_format, finite, share
 
@@ -362,30 +363,20 @@ def read_player(folder: Path) -> Player:
     return read_player_file(folder / PLAYER, STABILITY_AGAIN)
 
 
-def save_stability(run: Path, report: Mapping[str, Any], player: Player) -> Path:
+def save_stability(run: Path, report: StabilityReport, player: Player) -> Path:
     """Write `stability/report.json` and `stability/player.json`, in place of older files.
 
     **Arguments:**
 
     - `run`: the run folder, which must exist.
-    - `report`: the tables of a report; see `eqloop.claims.examine`.
+    - `report`: the report; see `eqloop.claims.examine`.
     - `player`: the examples to step through; see `eqloop.evaluate.player`.
 
     **Returns** the folder `stability`.
 
     **Raises** `InputError` if a file cannot be written.
-
-    ```python
-    >>> import eqloop, pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     report = {"settings": {"format": 1}}
-    ...     made = eqloop.run.save_stability(pathlib.Path(folder), report, eqloop.run.Player())
-    ...     sorted(path.name for path in made.iterdir())
-    ['player.json', 'report.json']
-
-    ```
     """
     folder = run / STABILITY
     write_record(folder / PLAYER, player)
-    write_table(folder / REPORT, report)
+    write_record(folder / REPORT, report)
     return folder

@@ -5,6 +5,7 @@ returns.
 """
 
 from .._stability_report import FORMAT as FORMAT
+from .._stability_report import Agreement as Agreement
 from .._stability_report import Auroc as Auroc
 from .._stability_report import Band as Band
 from .._stability_report import Geometry as Geometry

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import jax.random as jr
 import jax.tree_util as jtu
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._iteration import Map
-from .._stability_report import FORMAT, StabilityReport
+from .._stability_report import FORMAT, Agreement, StabilityReport
 from ._geometry import Loss, geometry
 from ._input_dependence import input_dependence
 from ._orbits import Orbits, Progress, follow_orbits
@@ -32,7 +31,7 @@ def analyse(
     detail: int = 16,
     loss: Loss | None = None,
     targets: PyTree = None,
-    predicted: Mapping[str, Any] | None = None,
+    predicted: Mapping[str, Agreement] | None = None,
     progress: Progress | None = None,
 ) -> StabilityReport:
     """Measure reachability, input-dependence, geometry and spectrum of the loop `z <- f(z, x)`.
