@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from ._plot import check_plot, warn_no_matplotlib
 from ._run import Checkpoint, TaskOfRun, open_checkpoint
 
 _PLAYED = 4
+_Census = Literal["off", "quick", "full"]
 
 
 def stability(
@@ -53,6 +54,13 @@ def stability(
         float,
         typer.Option(help="Call a loop settled when its relative residual is below this number."),
     ] = 1e-4,
+    census: Annotated[
+        _Census,
+        typer.Option(
+            help="Compare how loops end with whether their answers are right: quick for the "
+            "examined examples, full for all examples of the split and more restarts, or off."
+        ),
+    ] = "quick",
     seed: Annotated[int, typer.Option(min=0, help="Use this random seed.")] = 0,
     compare: Annotated[
         bool, typer.Option("--compare", help="Print the reports of several runs side by side.")
@@ -136,6 +144,7 @@ def stability(
         detail,
         iterations,
         rtol,
+        census,
         seed,
         as_json,
     )
@@ -151,6 +160,7 @@ def _report(
     detail: int,
     iterations: int,
     rtol: float,
+    census: _Census,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -167,11 +177,12 @@ def _report(
         path, checkpoint, split, task_data, task_class
     )
     counts = {name: min(len(part), examples or len(part)) for name, part in splits.items()}
-    plan = planned(counts, split, detail, iterations)
+    available = len(splits[split])
+    plan = planned(counts, split, detail, iterations, census=census, available=available)
     plan["player"] = _PLAYED * iterations
     total_work = sum(plan.values())
     notes().print(
-        f"measuring {', '.join(plan)}: {counts[split]} of {len(splits[split]):,} examples of "
+        f"measuring {', '.join(plan)}: {counts[split]} of {available:,} examples of "
         f"{split}, {min(detail, counts[split])} of them in detail, {iterations} iterations; "
         f"about the work of {round(total_work, -4):,} evaluations of the loop, with compilation",
         markup=False,
@@ -193,6 +204,7 @@ def _report(
             iterations=iterations,
             rtol=rtol,
             detail=detail,
+            census=census,
             key=jr.key(seed),
             progress=show,
             concurrent=True,

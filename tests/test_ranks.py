@@ -100,7 +100,7 @@ def test_rank_correlation_is_that_of_scipy_and_ignores_what_is_not_finite():
     random = np.random.default_rng(1)
     x, y = random.integers(0, 6, (2, 30)).astype(float)
     correlation = rank_correlation(np.append(x, [1, np.nan]), np.append(y, [np.inf, 1]))
-    assert correlation.value == pytest.approx(spearmanr(x, y).statistic)
+    assert correlation.value == pytest.approx(spearmanr(x, y)[0])
     assert correlation.low < correlation.value < correlation.high
     assert correlation.count == 30
     assert rank_correlation(x, np.ones(30)).value == 0

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -31,6 +31,7 @@ from ..stability import (
 from ._decoder import Decoder
 from ._four_tests import Examples
 
+CensusLevel = Literal["off", "quick", "full"]
 RESTARTS = {"quick": 2, "full": 8}
 """Number of restarts from noise per example, by the level of the census."""
 STILL = 16
@@ -38,6 +39,8 @@ STILL = 16
 the longest period that is recognised as a cycle."""
 PROBED = 16
 """Number of iterations whose states are probed, after the start."""
+_OVERFLOWED = float(np.finfo(np.float32).max)
+"""The residual and the rate of a loop that overflowed; JSON has no infinity."""
 _BATCH = 64
 """Number of loops that are followed at once."""
 
@@ -83,12 +86,14 @@ def census(
 
     The answer of a loop is decoded from its last state. The scores by which it might be verified:
 
-    - `residual`: minus the last relative residual; minus infinity if it is not finite.
+    - `residual`: minus the last relative residual.
     - `rate`: minus the factor per iteration by which the steps decay at the end of the descent, or
       over the second half of the iterations for a loop that did not settle.
     - `agreement`: share of the cells whose answer is the same from other starts, Gaussian noise
       with the size of the own start; the mean over the restarts.
     - `entropy`: minus the entropy of the softmax of the logits in nats, the mean over the cells.
+
+    Residual and rate count as the largest number of float32 if the loop overflowed.
 
     **Arguments:**
 
@@ -179,7 +184,7 @@ def _read(
         outcomes=np.array(orbits.outcomes),
         right=np.stack([right_at_start, right[:, 0], right_at_end], axis=1),
         scores={
-            "residual": -np.where(np.isnan(last), math.inf, last),
+            "residual": -np.where(np.isfinite(last), last, _OVERFLOWED),
             "rate": -_rates(orbits),
             "agreement": agreement.mean(axis=0) if restarts else nothing,
             "entropy": -entropy.astype(np.float64),
@@ -221,7 +226,7 @@ def _rates(orbits: Orbits) -> Float[np.ndarray, " examples"]:
             logs = np.log(np.maximum(steps, 1e-300))
             rates[example] = math.exp(np.polyfit(np.arange(len(logs)), logs, 1)[0])
         else:
-            rates[example] = math.inf
+            rates[example] = _OVERFLOWED
     return rates
 
 
