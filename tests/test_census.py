@@ -1,5 +1,7 @@
 """The census of outcomes against answers, on affine maps whose orbits are known in closed form."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -188,7 +190,14 @@ def test_a_loop_that_overflows_is_counted():
     assert result.outcome_correct.outcomes == ["diverged", "diverged"]
     assert result.scores["residual"] == result.scores["rate"] == [-np.finfo(np.float32).max] * 2
     assert result.bypass.distance.count == result.froze.state.count == 0
-    plain(result)
+    # Also in a file, where infinity would be null, the scores have a rank.
+    saved = plain(dataclasses.asdict(result))
+    assert np.isfinite(saved["scores"]["residual"] + saved["scores"]["rate"]).all()
+    # States that are NaN from the start: one of three answers is right by accident.
+    nothing = counted(np.full((3, 6), np.nan), [True, False, False])
+    assert nothing.outcome_correct.shares["diverged"].count == 3
+    assert nothing.auroc["entropy"].because == "the score is not known for any example"
+    assert nothing.auroc["residual"].value == 0.5
 
 
 def test_batches_and_orbits_that_have_been_followed_give_the_same_census():
