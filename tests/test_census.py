@@ -10,7 +10,10 @@ import pytest
 
 from eqloop._tables import plain
 from eqloop.claims import Census, Decoder, census
-from eqloop.stability import Share, follow_orbits
+from eqloop.report import markdown
+from eqloop.report.figures._census_figures import outcomes_figure, verifiers_figure
+from eqloop.report.tables._census_tables import census_tables, verifiers_table
+from eqloop.stability import Share, auroc, follow_orbits
 
 ITERATIONS = 96
 RTOL = 1e-4
@@ -232,3 +235,48 @@ def test_orbits_hold_what_was_observed():
     plain_orbits = follow_orbits(affine, ones, jnp.asarray(inputs), iterations=70)
     assert plain_orbits.observed is None
     np.testing.assert_allclose(plain_orbits.residuals, orbits.residuals, rtol=1e-4, atol=1e-7)
+
+
+def drawn(figure):
+    (axes,) = figure.axes
+    return axes, {str(line.get_label()): line for line in axes.lines}
+
+
+def test_the_figures_show_the_census():
+    """Bars are as long as the counts and differ without colour. The area under the drawn ROC curve
+    is the AUROC."""
+    random = np.random.default_rng(2)
+    loops = [around(rate, 3) for rate in random.uniform(0.4, 0.9, 10)]
+    loops += [around(rotation(1 + n / 200), 3) for n in range(6)]
+    result = counted(loops, random.random(16) < 0.6)
+    axes, _ = drawn(outcomes_figure(result))
+    right, wrong = axes.containers
+    shares = [part for part in result.outcome_correct.shares.values() if part.count]
+    assert [bar.get_width() for bar in right] == [part.hits for part in shares]
+    assert [bar.get_width() for bar in wrong] == [part.count - part.hits for part in shares]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["converged", "wandering"]
+    assert right[0].get_hatch() != wrong[0].get_hatch()
+    axes, lines = drawn(verifiers_figure(result))
+    assert len(lines) == 1 + len(result.auroc)
+    for name, area in result.auroc.items():
+        (line,) = (line for label, line in lines.items() if label.startswith(name))
+        assert np.trapezoid(line.get_ydata(), line.get_xdata()) == pytest.approx(area.value)
+    nothing = auroc(np.ones(3), np.ones(3, bool))
+    all_right = dataclasses.replace(result, auroc=dict.fromkeys(result.auroc, nothing))
+    axes, lines = drawn(verifiers_figure(all_right))
+    assert "all 3 examples" in axes.texts[0].get_text()
+    assert lines == {}
+
+
+def test_the_tables_say_what_was_counted_and_what_was_not_measurable():
+    loops = [around(0.5, 3)] * 4 + [around(-1, 3)] * 2
+    result = counted(loops, [True, True, True, False, True, False])
+    outcomes, verifiers, settled, does = (markdown(table) for table in census_tables(result))
+    assert outcomes[2] == "| converged | 3 | 1 | 75\xa0% | 30.1 to\xa095.4\xa0% |"
+    assert len(outcomes) == 4
+    assert any("settled but wrong, of those that settled | 25" in line for line in settled)
+    assert any("right at the end | 66.7" in line for line in does)
+    assert any("entropy" in line and "4\xa0of\xa06" in line for line in verifiers)
+    none = verifiers_table(counted(loops, [True] * 6, restarts=0))
+    assert "all 6 examples with a score are right; the score is not known" in none.note
+    assert all(row[1] == "–" for row in none.rows)
