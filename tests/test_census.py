@@ -218,7 +218,10 @@ def test_batches_and_orbits_that_have_been_followed_give_the_same_census():
     assert batched.examples == followed.examples == len(batched.outcome_correct.right) == 70
     assert batched.outcome_correct == followed.outcome_correct
     assert batched.froze.answer.values == followed.froze.answer.values
-    assert batched.bypass == followed.bypass
+    # The probe is of a sample of 64 examples, and of all.
+    probe = followed.bypass.iteration_probe
+    assert batched.bypass.iteration_probe == pytest.approx(probe, abs=0.05)
+    assert dataclasses.replace(batched.bypass, iteration_probe=probe) == followed.bypass
 
 
 def test_orbits_hold_what_was_observed():

@@ -131,32 +131,33 @@ def census(
     """
     xs, tokens, targets = (jnp.asarray(part) for part in examples)
     count = len(xs)
-    if orbits is not None:
-        readings = [_read(orbits, decoder, (tokens, targets), restarts, key)]
-    else:
-        readings = []
-        for begin in range(0, count, _BATCH):
-            if progress is not None:
-                progress(begin, count)
-            # The last batch is filled up with its last example, so that all have one shape.
-            rows = np.minimum(np.arange(begin, begin + min(_BATCH, count)), count - 1)
-            labels = (tokens[rows], targets[rows])
-            orbits = follow_orbits(
-                f,
-                start,
-                xs[rows],
-                iterations=iterations,
-                rtol=rtol,
-                observe=decoder.read,
-                labels=labels,
-            )
-            readings.append(_read(orbits, decoder, labels, restarts, jr.fold_in(key, begin)))
+    order, size = np.arange(count), count
+    if orbits is None:
+        # A random order, so that the first batch, which is probed, is a sample of all.
+        order, size = np.random.default_rng(0).permutation(count), min(_BATCH, count)
+    readings, probe = [], None
+    for begin in range(0, count, size):
+        if progress is not None:
+            progress(begin, count)
+        # The last batch is filled up with its last example, so that all have one shape.
+        rows = order[np.minimum(np.arange(begin, begin + size), count - 1)]
+        labels = (tokens[rows], targets[rows])
+        batch = orbits or follow_orbits(
+            f,
+            start,
+            xs[rows],
+            iterations=iterations,
+            rtol=rtol,
+            observe=decoder.read,
+            labels=labels,
+        )
+        readings.append(_read(batch, decoder, labels, restarts, jr.fold_in(key, begin)))
+        if begin == 0:
+            probe = _probe(batch)
     if progress is not None:
         progress(count, count)
-    spread = np.arange(min(_BATCH, count)) * count // min(_BATCH, count)
-    return _count(
-        _joined(readings, count), np.asarray(difficulty), restarts, _probe(f, start, xs[spread])
-    )
+    joined = _joined(readings, np.argsort(order))
+    return _count(joined, np.asarray(difficulty), restarts, probe)
 
 
 def _read(
@@ -230,27 +231,27 @@ def _rates(orbits: Orbits) -> Float[np.ndarray, " examples"]:
     return rates
 
 
-def _probe(f: Map, start: Callable, xs: PyTree) -> float | None:
+def _probe(orbits: Orbits) -> float | None:
     """R^2 of a linear probe from a state to the number of its iteration. It is trained on three
     quarters of the examples, and tested on the others."""
     # Whole examples are held out only if their number is divisible by four.
-    count = len(xs) // 4 * 4
+    count = len(orbits) // 4 * 4
     if count == 0:
         return None
-    order = np.random.default_rng(0).permutation(len(xs))[:count]
-    states = np.asarray(_first_states(f, start, xs[order]))
+    sample = orbits.take(np.random.default_rng(0).permutation(len(orbits))[:count])
+    states = np.asarray(_first_states(sample.f, sample.z0s, sample.xs))
     states = states.reshape(-1, *states.shape[2:])
     times = np.tile(np.arange(PROBED + 1.0), count).reshape(-1, *[1] * (states.ndim - 1))
     return linear_probe(states, np.broadcast_to(times, (*states.shape[:-1], 1)))
 
 
-def _joined(readings: list[_Readings], count: int) -> _Readings:
-    """The readings of the first `count` examples of all batches."""
+def _joined(readings: list[_Readings], places: np.ndarray) -> _Readings:
+    """The readings of all batches, in the order of the examples."""
 
     def join(parts: list[Any]) -> Any:
         if isinstance(parts[0], dict):
             return {name: join([part[name] for part in parts]) for name in parts[0]}
-        return np.concatenate(parts)[:count]
+        return np.concatenate(parts)[places]
 
     names = [field.name for field in dataclasses.fields(_Readings)]
     return _Readings(*(join([getattr(part, name) for part in readings]) for name in names))
@@ -313,12 +314,12 @@ def _read_out(decoder: Decoder, zs: Array, labels: tuple[Array, Array]):
 
 
 @eqx.filter_jit
-def _first_states(f: Map, start: Callable, xs: PyTree) -> Array:
-    def one(f, x):
+def _first_states(f: Map, z0s: PyTree, xs: PyTree) -> Array:
+    def one(f, z0, x):
         def body(z, _):
             return f(z, x), z
 
-        last, states = jax.lax.scan(body, start(x), length=PROBED)
+        last, states = jax.lax.scan(body, z0, length=PROBED)
         return jnp.concatenate([states, last[None]])
 
-    return eqx.filter_vmap(one, in_axes=(None, 0))(f, xs)
+    return eqx.filter_vmap(one, in_axes=(None, 0, 0))(f, z0s, xs)
