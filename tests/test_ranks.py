@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, spearmanr
 
-from eqloop.stability import auroc, rank_correlation
+from eqloop.stability import auroc, rank_correlation, share
 
 
 def counted(scores, positive):
@@ -106,3 +106,10 @@ def test_rank_correlation_is_that_of_scipy_and_ignores_what_is_not_finite():
     assert rank_correlation(x, np.ones(30)).value == 0
     assert np.isnan(rank_correlation(np.ones(30), y).value)
     assert np.isnan(rank_correlation(x[:4], y[:4]).value)
+
+
+def test_the_interval_of_a_share_ends_at_0_and_1_exactly():
+    for count in range(1, 200):
+        none, every = share(np.zeros(count, bool)), share(np.ones(count, bool))
+        assert (none.low, every.high) == (0, 1)
+        assert none.high == pytest.approx(1 - every.low)
