@@ -1,10 +1,12 @@
 """`eqloop stability --compare`: the numbers of several stability reports side by side."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import InputError
 from .._numbers import format_number, format_with_interval
+from .._stability_report import EquilibriumTest, InputDependence, Share, StabilityReport, Summary
 from ._output import console, emit, table
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ AXES = {"reachability": "Reachability", "input_dependence": "Input-dependence"}
 AXES |= {"geometry": "Geometry"}
 
 
-def numbers_table(reports: dict[str, dict[str, Any]]) -> "Table":
+def numbers_table(reports: Mapping[str, StabilityReport]) -> "Table":
     """One line per number, one column per run: the mean and its 95 % interval."""
     from ..report import QUANTITIES, value_at
 
@@ -25,35 +27,34 @@ def numbers_table(reports: dict[str, dict[str, Any]]) -> "Table":
     return table(("mean [95 % interval]", *reports), rows)
 
 
-def tests_table(reports: dict[str, dict[str, Any]]) -> "Table":
+def tests_table(reports: Mapping[str, StabilityReport]) -> "Table":
     """One line for each of the four tests, one column per run: verdict and value."""
-    measured = [report.get("computes", {}) for report in reports.values()]
+    measured = [report.computes or {} for report in reports.values()]
     tests = next(filter(None, measured), {})
     rows = [
-        (test["claim"], *(_format_test(part.get(name)) for part in measured))
+        (test.claim, *(_format_test(part.get(name)) for part in measured))
         for name, test in tests.items()
     ]
     return table(("does the equilibrium compute, or only settle?", *reports), rows)
 
 
-def _format_test(test: dict[str, Any] | None) -> str:
+def _format_test(test: EquilibriumTest | None) -> str:
     if test is None:
         return "-"
-    value = format_with_interval(test["value"], test["low"], test["high"])
-    return test["verdict"] if value == "-" else f"{test['verdict']}: {value}"
+    value = format_with_interval(test.value, test.low, test.high)
+    return test.verdict if value == "-" else f"{test.verdict}: {value}"
 
 
-def format_measurement(value: Any) -> str:
-    """A number of a report, or a `Summary`, a `Share` or the clusters of an `InputDependence`."""
-    if not isinstance(value, dict):
-        return format_number(value)
-    if "clusters" in value:  # has no interval: the inputs that are counted are no sample
-        clusters, inputs = value["clusters"], value["inputs"]
-        known = clusters and clusters[-1] is not None
-        return f"{clusters[-1]:.0f} of {inputs[-1]}" if known else format_number(None)
-    percent = "share" in value
-    mean = value["share"] if percent else value.get("mean")
-    return format_with_interval(mean, value["low"], value["high"], percent=percent)
+def format_measurement(value: Summary | Share | InputDependence | float | None) -> str:
+    """A value of a report at one of the paths of `QUANTITIES`."""
+    if isinstance(value, Summary):
+        return format_with_interval(value.mean, value.low, value.high)
+    if isinstance(value, Share):
+        return format_with_interval(value.share, value.low, value.high, percent=True)
+    if isinstance(value, InputDependence):
+        part = value.distinct_share
+        return format_number(None) if part is None else f"{part.hits} of {part.count}"
+    return format_number(value)
 
 
 def compare_runs(runs: list[Path], as_json: bool) -> None:
@@ -64,16 +65,16 @@ def compare_runs(runs: list[Path], as_json: bool) -> None:
         raise InputError("--compare needs two runs or more, each with a report: eqloop stability")
     reports = {str(run): read_stability(run / "stability") for run in runs}
     if as_json:
-        emit({"runs": reports})
+        emit({"runs": {run: report.tables() for run, report in reports.items()}})
         return
     out = console()
     verdicts = [
-        (name, *(report["verdict"][axis]["verdict"] for report in reports.values()))
+        (name, *(report.verdict[axis].verdict for report in reports.values()))
         for axis, name in AXES.items()
     ]
     out.print(table(("", *reports), verdicts))
     out.print()
     out.print(numbers_table(reports))
-    if any("computes" in report for report in reports.values()):
+    if any(report.computes for report in reports.values()):
         out.print()
         out.print(tests_table(reports))

@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from .. import InputError
+from .._stability_report import StabilityReport
 from ._check import check_claim
 from ._compare import AXES, compare_runs, numbers_table, tests_table
 from ._output import Json, console, emit, finishing, notes, progress_of_work
@@ -224,16 +225,16 @@ def _report(
     if as_json:
         emit({"run": opened.path, **report.tables()})
     else:
-        _print_report(opened.path, report.tables())
+        _print_report(opened.path, report)
     wrote = [folder / "report.json", *written[:1]]
     notes().print("wrote " + ", ".join(map(str, wrote)), markup=False, soft_wrap=True)
     if not has_matplotlib:
         warn_no_matplotlib()
 
 
-def _print_report(run: Path, report: dict[str, Any]) -> None:
+def _print_report(run: Path, report: StabilityReport) -> None:
     out = console()
-    settings = report["settings"]
+    settings = report.settings
     out.print(
         f"{run}: {settings['task']}, step {settings['step']}; {settings['examples']} examples of "
         f"{settings['split']}, {settings['iterations']} iterations, {settings['seconds']:.0f} s\n",
@@ -241,14 +242,14 @@ def _print_report(run: Path, report: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     for axis, name in AXES.items():
-        statement = report["verdict"][axis]
-        out.print(f"{name}: {statement['verdict']}", style="bold")
-        out.print(f"  {statement['because']}", markup=False, soft_wrap=True)
-        claim = (report["predicted"] or {}).get(axis)
+        statement = report.verdict[axis]
+        out.print(f"{name}: {statement.verdict}", style="bold")
+        out.print(f"  {statement.because}", markup=False, soft_wrap=True)
+        claim = (report.predicted or {}).get(axis)
         if claim is not None:
             agrees = {True: "confirmed", False: "contradicted", None: "undecided"}
             out.print(
-                f"  predicted: {claim['claim']} ({agrees[claim['agrees']]})",
+                f"  predicted: {claim.claim} ({agrees[claim.agrees]})",
                 markup=False,
                 soft_wrap=True,
             )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from eqloop._schema import from_table
 from eqloop._task import Task
 from eqloop.claims import Accuracy, ComparedGradient, EquilibriumTest, WeightNoise
 from eqloop.stability import (
@@ -29,8 +30,8 @@ EXAMPLES = 24
 GRID = [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256]
 
 
-def a_report() -> dict[str, Any]:
-    """The tables of `report.json` for a loop with recall that mostly converges."""
+def a_report() -> StabilityReport:
+    """The report on a loop with recall that mostly converges."""
     random = np.random.default_rng(0)
     settled = np.arange(EXAMPLES) % 8 != 7
     rates = np.where(settled, random.uniform(0.8, 0.93, EXAMPLES), 0.999)
@@ -53,7 +54,7 @@ def a_report() -> dict[str, Any]:
     points = random.normal(0, 1, (EXAMPLES, 2)) * [3, 1.5]
     cosines = {"backprop": 0.998, "truncated-4": 0.81, "phantom-4": 0.84, "one-step": 0.42}
     kinds = ("converged", "unresolved", "cycle", "slow", "wandering", "diverged")
-    report = StabilityReport(
+    return StabilityReport(
         reachability=Reachability(
             tolerance=1e-4,
             outcomes=outcomes,  # pyright: ignore[reportArgumentType]
@@ -213,27 +214,34 @@ def a_report() -> dict[str, Any]:
             for name in ("t1", "t2", "t3", "t4")
         },
     )
-    return json.loads(json.dumps(report.tables()))
 
 
-KEPT = {"iterations", "inputs", "tolerance", "trained", "settings", "verdict", "limit"}
-COUNTS = {"hits", "count"}
+def report_tables() -> dict[str, Any]:
+    """The content of `report.json` of `a_report`."""
+    return json.loads(json.dumps(a_report().tables()))
 
 
-def without_numbers(tables: Any) -> Any:
-    """The same tables for a loop that never converged: counts are 0, other measured numbers
-    null."""
+KEPT = {"iterations", "inputs", "tolerance", "trained", "settings", "verdict", "limit", "periods"}
+KEPT |= {"recall", "at_fixed_point"}
+
+
+def without_numbers() -> StabilityReport:
+    """The report on a loop that never converged: counts are 0, other measured numbers NaN."""
+    return from_table(StabilityReport, _without_numbers(report_tables()))
+
+
+def _without_numbers(tables: Any) -> Any:
     if isinstance(tables, dict):
         return {
             name: value
             if name in KEPT
             else 0
             if name in ("hits", "count")
-            else without_numbers(value)
+            else _without_numbers(value)
             for name, value in tables.items()
         }
     if isinstance(tables, list):
-        return [without_numbers(item) for item in tables]
+        return [_without_numbers(item) for item in tables]
     return None if isinstance(tables, float | int) else tables
 
 
@@ -282,7 +290,7 @@ def _two_squares(target: np.ndarray, order: np.ndarray, *, solved: bool) -> np.n
 def write_example(folder: Path, task: Task | None = None) -> Path:
     """Write a folder as `eqloop stability` leaves it before it writes the page."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(a_report()))
+    (folder / "report.json").write_text(json.dumps(report_tables()))
     if task is not None:
         (folder / "player.json").write_text(json.dumps(a_player(task)))
     return folder

@@ -78,11 +78,11 @@ ARROWS: dict[str, set[str]] = {
     | FILING
     | {"_fields", "_plugins", "_task", "_build", "run", "evaluate", "train", "claims"},
     # `report` reads folders through `run` only; `_files` writes its pages.
-    "report": WORDS | {"_files", "run"},
+    "report": WORDS | {"_files", "_stability_report", "run"},
     "tasks": WORDS | {"_fields", "_files", "_plugins", "_task"},
     "cli": WORDS
     | {"__init__", "_build", "_fields", "_load", "_task", "audit", "claims", "evaluate", "report"}
-    | {"run", "stability", "sweep", "tasks", "train"},
+    | {"_stability_report", "run", "stability", "sweep", "tasks", "train"},
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
     # that come with it, and only when it is called.
     "_load": WORDS | FILING | {"_build", "_fields", "_model", "_task", "run", "tasks"},

@@ -1,12 +1,14 @@
 """The figures of an invented stability report."""
 
+import dataclasses
 import re
 from typing import Any
 
 import numpy as np
 import pytest
-from stability_example import a_report, without_numbers
+from stability_example import a_report, report_tables, without_numbers
 
+from eqloop._schema import from_table
 from eqloop.report.figures._stability_figures import (
     distinct_figure,
     eigenvalue_figure,
@@ -17,6 +19,7 @@ from eqloop.report.figures._stability_figures import (
     solved_figure,
 )
 from eqloop.report.pages._stability_panels import PANELS
+from eqloop.stability import StabilityReport
 
 
 def drawn(figure: Any) -> tuple[Any, dict[str, Any], list[str]]:
@@ -29,11 +32,11 @@ def drawn(figure: Any) -> tuple[Any, dict[str, Any], list[str]]:
 def test_residual_has_median_band_examples_and_tolerance():
     report = a_report()
     axes, lines, _ = drawn(residual_figure(report))
-    part = report["reachability"]
-    np.testing.assert_allclose(lines["median"].get_ydata(), part["residual"]["median"])
-    np.testing.assert_allclose(lines["median"].get_xdata(), part["iterations"])
-    assert set(lines["tolerance"].get_ydata()) == {part["tolerance"]}
-    assert len(axes.lines) == len(part["curves"]) + 2
+    part = report.reachability
+    np.testing.assert_allclose(lines["median"].get_ydata(), part.residual.median)
+    np.testing.assert_allclose(lines["median"].get_xdata(), part.iterations)
+    assert set(lines["tolerance"].get_ydata()) == {part.tolerance}
+    assert len(axes.lines) == len(part.curves) + 2
     assert axes.get_xscale() == axes.get_yscale() == "log"
     assert len(axes.collections) == 1
 
@@ -44,7 +47,7 @@ def test_eigenvalues_are_in_the_plane_with_the_unit_circle():
     circle = lines["unit circle"]
     np.testing.assert_allclose(np.hypot(circle.get_xdata(), circle.get_ydata()), 1)
     assert axes.get_aspect() == 1
-    points = np.concatenate(report["spectrum"]["eigenvalues"])
+    points = np.concatenate(report.spectrum.eigenvalues)
     markers = {collection.get_label(): collection for collection in axes.collections}
     assert len(markers["eigenvalue"].get_offsets()) == (points[:, 2] == 1).sum()
     assert len(markers["did not converge"].get_offsets()) == (points[:, 2] == 0).sum()
@@ -55,46 +58,47 @@ def test_eigenvalues_are_in_the_plane_with_the_unit_circle():
 def test_gradient_norm_and_sensitivity():
     report = a_report()
     axes, lines, _ = drawn(gradient_norm_figure(report))
-    part = report["geometry"]
-    np.testing.assert_allclose(lines["median"].get_ydata(), part["gradient_norm"]["median"])
+    part = report.geometry
+    np.testing.assert_allclose(lines["median"].get_ydata(), part.gradient_norm.median)
     assert lines["median"].get_xdata()[0] == 0
     assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
 
     axes, lines, _ = drawn(sensitivity_figure(report))
-    part = report["input_dependence"]
+    part = report.input_dependence
     (implicit,) = (line for label, line in lines.items() if "I − J" in label)
-    assert set(implicit.get_ydata()) == {part["implicit"]["quantiles"]["0.5"]}
+    assert set(implicit.get_ydata()) == {part.implicit.median}
 
 
 def test_solved_shades_the_iterations_of_training():
     report = a_report()
     axes, lines, _ = drawn(solved_figure(report))
-    part = report["reachability"]["accuracy"]
-    for name, shares in part["splits"].items():
+    part = report.reachability.accuracy
+    assert part is not None
+    assert part.trained is not None
+    for name, shares in part.splits.items():
         np.testing.assert_allclose(lines[name].get_ydata(), shares)
     assert lines["test"].get_marker() != lines["hard"].get_marker()
     (shade,) = axes.patches
-    assert [shade.get_x(), shade.get_x() + shade.get_width()] == part["trained"]
-    del report["reachability"]["accuracy"]
+    assert [shade.get_x(), shade.get_x() + shade.get_width()] == list(part.trained)
+    reachability = dataclasses.replace(report.reachability, accuracy=None)
+    report = dataclasses.replace(report, reachability=reachability)
     assert drawn(solved_figure(report))[2] == ["this map has no task to solve"]
 
 
 def test_fixed_points_and_how_many_are_distinct():
     report = a_report()
     axes, _, _ = drawn(fixed_points_figure(report))
-    points = [point for point in report["input_dependence"]["points"] if point is not None]
+    points = [point for point in report.input_dependence.points if point is not None]
     np.testing.assert_allclose(axes.collections[0].get_offsets(), points)
     _, lines, _ = drawn(distinct_figure(report))
     diagonal = lines["one for every input"]
     np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
-    np.testing.assert_allclose(
-        lines["measured"].get_ydata(), report["input_dependence"]["clusters"]
-    )
+    np.testing.assert_allclose(lines["measured"].get_ydata(), report.input_dependence.clusters)
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.name)
 def test_a_panel_without_numbers_says_so(panel):
-    report = without_numbers(a_report())
+    report = without_numbers()
     figure = panel.draw(report)
     (text,) = drawn(figure)[2]
     assert re.match("no|this map has no", text)
@@ -107,16 +111,16 @@ def test_a_panel_without_numbers_says_so(panel):
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.name)
 def test_one_example_with_exact_zeros_is_drawn(panel):
     """Values without a logarithm cause no warning, and neither does a single point."""
-    report = a_report()
-    reach, dependence = report["reachability"], report["input_dependence"]
+    tables = report_tables()
+    reach, dependence = tables["reachability"], tables["input_dependence"]
     reach["curves"] = reach["curves"][:1]
     for band in (
         reach["residual"],
         dependence["sensitivity"],
-        report["geometry"]["gradient_norm"],
+        tables["geometry"]["gradient_norm"],
     ):
         for values in band.values():
             values[-1] = 0.0
     dependence |= {"points": dependence["points"][:1], "inputs": [1], "clusters": [1]}
     reach["accuracy"] = {"iterations": [1], "splits": {"test": [0.5]}, "trained": None}
-    panel.draw(report).canvas.draw()
+    panel.draw(from_table(StabilityReport, tables)).canvas.draw()

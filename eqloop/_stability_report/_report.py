@@ -7,6 +7,7 @@ measure it, or of a map without a task; `OPTIONAL` leaves out its key.
 """
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,12 @@ class Band:
     median: list[float]
     low: list[float]
     high: list[float]
+
+
+def _check_bands(iterations: list[int], *bands: Band) -> None:
+    lists = [part for band in bands for part in (band.median, band.low, band.high)]
+    if any(len(part) != len(iterations) for part in lists):
+        raise ValueError("a band needs as many values as there are iterations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +110,9 @@ class Reachability:
     basin_limit: float
     accuracy: Accuracy | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
+    def __post_init__(self):
+        _check_bands(self.iterations, self.residual, self.residual_cell)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputDependence:
@@ -157,6 +167,18 @@ class InputDependence:
     points: list[list[float] | None]
     plane: float
 
+    def __post_init__(self):
+        _check_bands(self.iterations, self.sensitivity)
+
+    @property
+    def distinct_share(self) -> Share | None:
+        """`distinct` and its counts, without an interval: the inputs that converged are no sample.
+        None if none did."""
+        if not self.clusters or math.isnan(self.clusters[-1]):
+            return None
+        hits, count = round(self.clusters[-1]), self.inputs[-1]
+        return Share(hits, count, self.distinct, math.nan, math.nan)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -194,6 +216,9 @@ class Geometry:
     returned: Share
     weight_noise: WeightNoise | None = dataclasses.field(default=None, metadata=OPTIONAL)
     audit: dict[str, ComparedGradient] | None = dataclasses.field(default=None, metadata=OPTIONAL)
+
+    def __post_init__(self):
+        _check_bands(self.iterations, self.gradient_norm)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._errors import InputError
+from .._stability_report import StabilityReport
 from ..run import (
     METRICS,
-    REPORT,
     RUNS,
     SPEC,
     SPEC_AXES,
     STABILITY,
-    STABILITY_AGAIN,
     CellResult,
     Evaluation,
     EvaluationRecord,
@@ -31,9 +30,7 @@ from ..run import (
     say_steps,
     spec_axes,
     trained_seconds,
-    understood,
 )
-from ._quantities import check_compared
 
 SILENT = {
     f"train.{name}" for name in ("log_every", "checkpoint_every", "keep", "tracker", "audit_every")
@@ -84,16 +81,13 @@ class Cell:
         return None if self.results is None else self.results.stability
 
     @functools.cached_property
-    def stability_report(self) -> Mapping[str, Any] | None:
-        """The whole of `stability/report.json`; None if the loop was not examined. **Raises**
-        `InputError` if a part that is compared is damaged."""
+    def stability_report(self) -> StabilityReport | None:
+        """The whole of `stability/report.json`; None if the loop was not examined."""
         if self.stability is None:
             return None
         source = Path(self.source)
-        folder = (source / RUNS / self.name if is_sweep(source) else source) / STABILITY
-        report = read_stability(folder)
-        understood(folder / REPORT, STABILITY_AGAIN, check_compared, report)
-        return report
+        run = source / RUNS / self.name if is_sweep(source) else source
+        return read_stability(run / STABILITY)
 
 
 def read_cells(paths: Sequence[Path]) -> list[Cell]:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..run import finite
+from .._numbers import is_known
+from .._stability_report import InputDependence, Share, StabilityReport, Summary
 
 QUANTITIES: Mapping[str, str] = {
     "converged": "reachability.shares.converged",
@@ -35,65 +36,49 @@ cosines are those of the cotangent at a fixed point with that of the implicit gr
 
 
 def value_at(report: Any, path: str) -> Any:
-    """The value at a path of keys and places in lists.
+    """The value at a path of attributes, keys and places in lists.
 
     **Arguments:**
 
-    - `report`: a stability report, as nested tables.
-    - `path`: the keys and places, joined by dots.
+    - `report`: a `StabilityReport`, or a part of one.
+    - `path`: the names and places, joined by dots.
 
     **Returns** the value; None if the report does not have it.
 
     ```python
     >>> import eqloop
-    >>> report = {"spectrum": {"lyapunov": [{"mean": -0.2}]}}
-    >>> eqloop.report.value_at(report, "spectrum.lyapunov.0.mean")
-    -0.2
-    >>> eqloop.report.value_at(report, "spectrum.radius") is None
+    >>> start = eqloop.stability.Share(hits=3, count=4, share=0.75, low=0.3, high=0.95)
+    >>> eqloop.report.value_at({"shares": [start]}, "shares.0.hits")
+    3
+    >>> eqloop.report.value_at({"shares": [start]}, "shares.1.hits") is None
     True
 
     ```
     """
+    value = report
     for name in path.split("."):
-        if isinstance(report, list):
-            report = report[int(name)] if int(name) < len(report) else None
+        if isinstance(value, Mapping):
+            value = value.get(name)
+        elif isinstance(value, list):
+            value = value[int(name)] if int(name) < len(value) else None
         else:
-            report = (report or {}).get(name)
-    return report
+            value = getattr(value, name, None)
+    return value
 
 
-def number_at(report: Any, path: str) -> float | None:
+def number_at(report: StabilityReport | None, path: str) -> float | None:
     """The value at a path as one number: the median of a `Summary`, the share of a `Share`, the
     share of inputs with a fixed point of their own; None if it was not measured."""
     value = value_at(report, path)
-    if not isinstance(value, Mapping):
-        return finite(value)
-    for name in ("share", "distinct"):
-        if name in value:
-            return finite(value[name])
-    return finite((value.get("quantiles") or {}).get("0.5"))
+    if isinstance(value, Summary):
+        value = value.median
+    elif isinstance(value, Share):
+        value = value.share
+    elif isinstance(value, InputDependence):
+        value = value.distinct
+    return value if is_known(value) else None
 
 
-def is_share(report: Any, path: str) -> bool:
+def is_share(report: StabilityReport | None, path: str) -> bool:
     """Whether `number_at` is a share between 0 and 1."""
-    value = value_at(report, path)
-    return isinstance(value, Mapping) and not {"share", "distinct"}.isdisjoint(value)
-
-
-def check_compared(report: Any) -> None:
-    """**Raises** `LookupError`, `TypeError`, `ValueError` or `AttributeError` if a part of the
-    report that is compared is damaged."""
-    for path in QUANTITIES.values():
-        number_at(report, path)
-    for test in report.get("computes", {}).values():
-        finite(test["value"])
-        if not all(isinstance(test[name], str) for name in ("claim", "verdict")):
-            raise TypeError("a test has no verdict")
-    part = report["reachability"]
-    if len(list(map(finite, part["iterations"]))) != len(
-        list(map(finite, part["residual"]["median"]))
-    ):
-        raise ValueError("as many residuals as iterations are needed")
-    for example in report["spectrum"]["eigenvalues"]:
-        for value in example:
-            list(map(finite, value))
+    return isinstance(value_at(report, path), Share | InputDependence)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
-from .._stability_report import FORMAT as STABILITY_FORMAT
-from .._stability_report import StabilityReport
+from .._schema import from_table
+from .._stability_report import FORMAT, StabilityReport
 from .._tables import parse_toml, plain, read_json, read_text
 from ._evaluations import SPLITS, EvaluationRecord, read_evaluation
 from ._history import History
@@ -34,14 +35,6 @@ STABILITY = "stability"
 REPORT, PLAYER = "report.json", "player.json"
 """In the folder `STABILITY`."""
 STABILITY_AGAIN = "measure it again: eqloop stability RUN"
-_STABILITY_TABLES = (
-    "reachability",
-    "input_dependence",
-    "geometry",
-    "spectrum",
-    "verdict",
-    "settings",
-)
 
 SPEC_AXES = {
     "task": "task.name",
@@ -255,44 +248,36 @@ def _validation(best: Best | None) -> tuple[float, float] | None:
     return None if best is None else (share(best.exact), share(best.cells))
 
 
-def _median(summary: Any) -> float | None:
-    return finite(summary["quantiles"]["0.5"])
+def _sensitivity_kept(report: StabilityReport) -> float:
+    median = report.input_dependence.sensitivity.median
+    return median[-1] / median[0] if median[0] else math.nan
 
 
-def _kept(report: Any) -> float | None:
-    median = report["input_dependence"]["sensitivity"]["median"]
-    first, last = finite(median[0]), finite(median[-1])
-    return None if not first or last is None else last / first
-
-
-MEASURES: Mapping[str, Callable[[Any], float | None]] = {
-    "converged": lambda r: finite(r["reachability"]["shares"]["converged"]["share"]),
-    "sensitivity kept": _kept,
-    "Lyapunov exponent": lambda r: _median(r["spectrum"]["lyapunov"][0]),
-    "gradient to the start": lambda r: finite(r["geometry"]["gradient_norm"]["median"][0]),
-    "spectral radius": lambda r: _median(r["spectrum"]["radius"]),
-    "non-normality": lambda r: _median(r["spectrum"]["non_normality"]),
-    "distinct": lambda r: finite(r["input_dependence"]["distinct"]),
-    "condition": lambda r: _median(r["geometry"]["condition"]),
-    "settle step": lambda r: _median(r["reachability"]["settle_step"]),
-    "restarts at the same point": lambda r: finite(
-        r["reachability"]["starts"]["gaussian"]["same"]["share"]
-    ),
-    "backward products": lambda r: _median(r["geometry"]["products"]),
-    "cosine of one-step": lambda r: _median(r["geometry"]["cosines"]["one-step"]),
+MEASURES: Mapping[str, Callable[[StabilityReport], float]] = {
+    "converged": lambda r: r.reachability.shares["converged"].share,
+    "sensitivity kept": _sensitivity_kept,
+    "Lyapunov exponent": lambda r: r.spectrum.lyapunov[0].median,
+    "gradient to the start": lambda r: r.geometry.gradient_norm.median[0],
+    "spectral radius": lambda r: r.spectrum.radius.median,
+    "non-normality": lambda r: r.spectrum.non_normality.median,
+    "distinct": lambda r: r.input_dependence.distinct,
+    "condition": lambda r: r.geometry.condition.median,
+    "settle step": lambda r: r.reachability.settle_step.median,
+    "restarts at the same point": lambda r: r.reachability.starts["gaussian"].same.share,
+    "backward products": lambda r: r.geometry.products.median,
+    "cosine of one-step": lambda r: r.geometry.cosines["one-step"].median,
 }
-"""Of a stability report: what is held against how a model extrapolates."""
+"""Of a stability report: what is held against how a model extrapolates; NaN or an empty list where
+it was not measured."""
 
 
-def _stability(report: Any) -> Stability:
-    predicted = report.get("predicted") or {}
-    weights = report["spectrum"].get("weights") or {}
+def _stability(report: StabilityReport) -> Stability:
     return Stability(
-        verdict={axis: str(statement["verdict"]) for axis, statement in report["verdict"].items()},
-        agrees={axis: claim["agrees"] for axis, claim in predicted.items() if claim},
+        verdict={axis: statement.verdict for axis, statement in report.verdict.items()},
+        agrees={axis: claim.agrees for axis, claim in (report.predicted or {}).items()},
         measures={name: _or_none(of, report) for name, of in MEASURES.items()},
-        rho_w_x=finite(weights.get("rho_w_x")),
-        step=_step(report["settings"]),
+        rho_w_x=plain((report.spectrum.weights or {}).get("rho_w_x")),
+        step=_step(report.settings),
     )
 
 
@@ -301,22 +286,21 @@ def _step(settings: Any) -> int | None:
     return None if step is None else int(step)
 
 
-def _or_none(of: Callable[[Any], float | None], report: Any) -> float | None:
-    """Lists are empty where nothing was measured."""
+def _or_none(of: Callable[[StabilityReport], float], report: StabilityReport) -> float | None:
     try:
-        return of(report)
+        return plain(of(report))
     except IndexError:
         return None
 
 
-def read_stability(folder: Path) -> dict[str, Any]:
+def read_stability(folder: Path) -> StabilityReport:
     """Read `report.json` of a stability report.
 
     **Arguments:**
 
     - `folder`: the folder `stability` of a run.
 
-    **Returns** the report as nested tables.
+    **Returns** the report.
 
     **Raises** `InputError` if the file is missing, damaged or of another format.
 
@@ -331,14 +315,13 @@ def read_stability(folder: Path) -> dict[str, Any]:
     ```
     """
     path = folder / REPORT
-    report = read_json(path, STABILITY_AGAIN)
-    if not isinstance(report.get("settings"), dict):
+    table = read_json(path, STABILITY_AGAIN)
+    if not isinstance(table.get("settings"), dict):
         raise InputError(f"{path}: not a stability report; {STABILITY_AGAIN}")
-    check_format(path, report["settings"].get("format"), STABILITY_FORMAT, STABILITY_AGAIN)
-    for name in _STABILITY_TABLES:
-        if not isinstance(report.get(name), dict):
-            raise InputError(f"{path}: damaged, has no table {name!r}; {STABILITY_AGAIN}")
-    return report
+    check_format(path, table["settings"].get("format"), FORMAT, STABILITY_AGAIN)
+    return understood(
+        path, STABILITY_AGAIN, lambda table: from_table(StabilityReport, table), table
+    )
 
 
 def read_player(folder: Path) -> Player:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from ..._stability_report import StabilityReport
 from .._cells import Cell
 from .._escape import figure_text
 from .._groups import Group, label
@@ -55,12 +56,12 @@ def _residual(axes: "Axes", named: Mapping[str, Group]) -> None:
     """The median over the examples of a run; the line is the median of the runs of a group, the
     band goes from the lowest to the highest."""
     reports = _reports([cell for group in named.values() for cell in group.cells])
-    splits = dict.fromkeys(str(report["settings"].get("split", "")) for report in reports)
+    splits = dict.fromkeys(str(report.settings.get("split", "")) for report in reports)
     axes.set_title(f"residual: {', '.join(splits)}".rstrip(": "), loc="left", fontsize="medium")
     last = 1
     for number, (name, group) in enumerate(named.items()):
-        runs = [part["reachability"] for part in _reports(group.cells)]
-        curves = [dict(zip(r["iterations"], r["residual"]["median"], strict=True)) for r in runs]
+        runs = [report.reachability for report in _reports(group.cells)]
+        curves = [dict(zip(r.iterations, r.residual.median, strict=True)) for r in runs]
         common = sorted(set.intersection(*map(set, curves))) if curves else []
         values = np.array([[curve[n] for n in common] for curve in curves], np.float64)
         if not np.isfinite(values).any():
@@ -90,9 +91,9 @@ def _eigenvalues(axes: "Axes", named: Mapping[str, Group]) -> None:
         points = [
             value[:2]
             for report in _reports(group.cells)
-            for example in report["spectrum"]["eigenvalues"]
+            for example in report.spectrum.eigenvalues
             for value in example
-            if len(value) == 3 and value[2] == 1 and None not in value
+            if len(value) == 3 and value[2] == 1 and np.isfinite(value).all()
         ]
         if points:
             style = line_style(number)
@@ -111,5 +112,5 @@ def _eigenvalues(axes: "Axes", named: Mapping[str, Group]) -> None:
     axes.set_ylabel("imaginary part")
 
 
-def _reports(cells: Sequence[Cell]) -> list[Mapping]:
+def _reports(cells: Sequence[Cell]) -> list[StabilityReport]:
     return [report for cell in cells if (report := cell.stability_report) is not None]

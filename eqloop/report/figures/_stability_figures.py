@@ -1,23 +1,22 @@
-"""The figures of a stability report, from the tables of `report.json`, in which NaN may be None.
+"""The figures of a stability report.
 
 The figures are narrow, so that their text can be read on a phone. An empty panel says why it is
 empty.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from ..._stability_report import Band, StabilityReport
 from ._accuracy import accuracy_lines
 from ._style import COLOURS, iteration_axis, legend_below, new_figure, note, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Tables = Mapping[str, Any]
 
 _SIZE = (4.0, 3.2)
 _THIN_LINES = 64
@@ -27,42 +26,38 @@ _MANY_POINTS = 2000
 _BLUE, _ORANGE, _GREEN, *_ = COLOURS
 
 
-def residual_figure(report: Tables) -> "Figure":
+def residual_figure(report: StabilityReport) -> "Figure":
     """Relative residual against iterations, both logarithmic: median, band, single examples and
     tolerance."""
     figure, axes = _begin("iterations of the loop", "relative residual")
-    part = report["reachability"]
-    iterations = _numbers(part["iterations"])
-    curves = [_numbers(curve) for curve in part["curves"][:_THIN_LINES]]
-    floor = _smallest(part["residual"]["median"], part["residual"]["low"], *curves)
+    part = report.reachability
+    curves = part.curves[:_THIN_LINES]
+    floor = _smallest(part.residual.median, part.residual.low, *curves)
     if floor is None:
         return _empty(axes, "no residual was measured")
     for number, curve in enumerate(curves):
         axes.plot(
-            iterations,
+            part.iterations,
             _positive(curve, floor),
             color="0.35",
             alpha=0.25,
             linewidth=0.5,
             label="" if number else "single examples",
         )
-    _band(axes, iterations, part["residual"], floor)
-    axes.axhline(part["tolerance"], color=_ORANGE, linestyle="--", linewidth=1.4, label="tolerance")
-    iteration_axis(axes, part["iterations"])
+    _band(axes, part.iterations, part.residual, floor)
+    axes.axhline(part.tolerance, color=_ORANGE, linestyle="--", linewidth=1.4, label="tolerance")
+    iteration_axis(axes, part.iterations)
     _log_up(axes)
     return legend_below(figure, [axes], columns=2)
 
 
-def eigenvalue_figure(report: Tables) -> "Figure":
+def eigenvalue_figure(report: StabilityReport) -> "Figure":
     """The leading eigenvalues of df/dz in the complex plane, with the unit circle."""
     figure, axes = _begin("real part", "imaginary part")
     rows = [
-        _numbers(values)
-        for example in report["spectrum"]["eigenvalues"]
-        for values in example
-        if len(values) == 3
+        values for example in report.spectrum.eigenvalues for values in example if len(values) == 3
     ]
-    points = np.array(rows).reshape(-1, 3)
+    points = np.array(rows, np.float64).reshape(-1, 3)
     points = points[np.isfinite(points[:, :2]).all(axis=1)]
     turn = np.linspace(0, 2 * np.pi, 181)
     axes.plot(
@@ -90,71 +85,66 @@ def eigenvalue_figure(report: Tables) -> "Figure":
     return legend_below(figure, [axes], columns=2)
 
 
-def gradient_norm_figure(report: Tables) -> "Figure":
+def gradient_norm_figure(report: StabilityReport) -> "Figure":
     """The norm of the gradient at iteration t, over that at the last iteration."""
     figure, axes = _begin("iteration t", "|dL/dz$_t$| / |dL/dz$_T$|")
-    part = report["geometry"]
-    floor = _smallest(*part["gradient_norm"].values())
+    part = report.geometry
+    floor = _smallest(*_quantiles(part.gradient_norm))
     if floor is None:
         return _empty(axes, "no gradient was measured")
-    _band(axes, _numbers(part["iterations"]), part["gradient_norm"], floor)
+    _band(axes, part.iterations, part.gradient_norm, floor)
     axes.axhline(1, color=_ORANGE, linestyle="--", linewidth=1.2, label="neither grows nor fades")
     _log_up(axes)
     return legend_below(figure, [axes], columns=2)
 
 
-def solved_figure(report: Tables) -> "Figure":
+def solved_figure(report: StabilityReport) -> "Figure":
     """Share solved against iterations, with the range of training shaded."""
     figure, axes = _begin("iterations of the loop", "examples solved")
-    part = report["reachability"].get("accuracy")
-    if not part or not part["iterations"]:
+    part = report.reachability.accuracy
+    if not part or not part.iterations:
         return _empty(axes, "this map has no task to solve")
-    curves = {name: _numbers(shares).tolist() for name, shares in part["splits"].items()}
-    if not np.isfinite(np.concatenate(list(curves.values()))).any():
+    if not np.isfinite(np.concatenate(list(part.splits.values()))).any():
         return _empty(axes, "no score is finite")
-    trained = part.get("trained")
-    accuracy_lines(
-        axes, curves, part["iterations"], trained=(trained[0], trained[1]) if trained else None
-    )
+    accuracy_lines(axes, part.splits, part.iterations, trained=part.trained)
     return legend_below(figure, [axes], columns=2)
 
 
-def fixed_points_figure(report: Tables) -> "Figure":
+def fixed_points_figure(report: StabilityReport) -> "Figure":
     """The fixed points of the inputs in the plane of their two main directions."""
     figure, axes = _begin("first main direction", "second main direction")
-    part = report["input_dependence"]
-    known = [_numbers(point) for point in part["points"] if point is not None]
+    part = report.input_dependence
+    known = [point for point in part.points if point is not None]
     points = np.array([point for point in known if np.isfinite(point).all()]).reshape(-1, 2)
     if not len(points):
         return _empty(axes, "nothing converged")
-    label = f"one point per input ({len(points)} of {len(part['points'])} converged)"
+    label = f"one point per input ({len(points)} of {len(part.points)} converged)"
     axes.scatter(*points.T, s=24, marker="o", facecolors=_BLUE, alpha=0.45, label=label)
     axes.set_aspect("equal", adjustable="datalim")
     return legend_below(figure, [axes], columns=2)
 
 
-def sensitivity_figure(report: Tables) -> "Figure":
+def sensitivity_figure(report: StabilityReport) -> "Figure":
     """|dz_t/dx| against t, and the derivative of the fixed point (implicit function theorem)."""
     figure, axes = _begin("iterations of the loop", "|dz$_t$/dx|")
-    part = report["input_dependence"]
-    floor = _smallest(*part["sensitivity"].values())
+    part = report.input_dependence
+    floor = _smallest(*_quantiles(part.sensitivity))
     if floor is None:
         return _empty(axes, "no sensitivity was measured")
-    _band(axes, _numbers(part["iterations"]), part["sensitivity"], floor)
-    implicit = _numbers([(part["implicit"].get("quantiles") or {}).get("0.5")])[0]
-    if implicit > 0:
+    _band(axes, part.iterations, part.sensitivity, floor)
+    if (implicit := part.implicit.median) > 0:
         label = "|(I − J)$^{-1}$ df/dx|, median"
         axes.axhline(implicit, color=_ORANGE, linestyle="--", linewidth=1.4, label=label)
-    iteration_axis(axes, part["iterations"])
+    iteration_axis(axes, part.iterations)
     _log_up(axes)
     return legend_below(figure, [axes], columns=2)
 
 
-def distinct_figure(report: Tables) -> "Figure":
+def distinct_figure(report: StabilityReport) -> "Figure":
     """Number of distinct fixed points against number of inputs, both on axes of powers of two."""
     figure, axes = _begin("inputs", "distinct fixed points")
-    part = report["input_dependence"]
-    inputs, clusters = _numbers(part["inputs"]), _numbers(part["clusters"])
+    part = report.input_dependence
+    inputs, clusters = np.array(part.inputs), np.array(part.clusters)
     known = np.isfinite(clusters) & (clusters > 0)
     if not known.any():
         return _empty(axes, "nothing converged")
@@ -203,26 +193,25 @@ def _empty(axes: "Axes", text: str) -> "Figure":
     return axes.get_figure(root=True)  # pyright: ignore[reportReturnType]
 
 
-def _band(axes: "Axes", at: NDArray[np.float64], band: Tables, floor: float) -> None:
+def _band(axes: "Axes", at: Sequence[int], band: Band, floor: float) -> None:
     """Draw the median over the examples and a band from the 5 % to the 95 % quantile."""
-    low, median, high = (_positive(_numbers(band[key]), floor) for key in ("low", "median", "high"))
+    low, median, high = (_positive(values, floor) for values in _quantiles(band))
     axes.fill_between(at, low, high, color=_BLUE, alpha=0.2, linewidth=0, label="5 to 95 %")
     marker = "o" if len(at) <= 24 else ""
     axes.plot(at, median, color=_BLUE, linewidth=1.8, marker=marker, markersize=4, label="median")
 
 
-def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
-    """The values as an array, with NaN for None."""
-    return np.array([np.nan if value is None else value for value in values], np.float64)
+def _quantiles(band: Band) -> tuple[list[float], ...]:
+    return band.low, band.median, band.high
 
 
-def _smallest(*lists: Sequence[float | None] | ArrayLike) -> float | None:
+def _smallest(*lists: Sequence[float]) -> float | None:
     """The smallest positive number, the floor of a logarithmic axis; None if there is none."""
-    values = np.concatenate([np.array(numbers, np.float64) for numbers in lists])
+    values = np.concatenate(lists)
     values = values[np.isfinite(values) & (values > 0)]
     return float(values.min()) if values.size else None
 
 
-def _positive(values: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
+def _positive(values: Sequence[float], floor: float) -> NDArray[np.float64]:
     """The values with 0, which has no logarithm, replaced by `floor`."""
-    return np.where(values <= 0, floor, values)
+    return np.where(np.array(values) <= 0, floor, values)

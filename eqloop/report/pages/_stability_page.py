@@ -7,9 +7,10 @@ from typing import Any
 
 from ..._errors import InputError
 from ..._numbers import typeset_number
+from ..._stability_report import StabilityReport
 from ...run import REPORT, STABILITY_AGAIN, Player, read_player, read_stability
 from .._escape import html_text
-from ..tables._stability_tables import Tables, extra_tables, main_table
+from ..tables._stability_tables import extra_tables, main_table
 from ._page import packaged, page, picture, saved, write_files
 from ._stability_panels import PANELS, Panel
 
@@ -56,12 +57,12 @@ def write_stability(folder: Path) -> list[Path]:
     return write_files({folder / PAGE: html, **files})
 
 
-def _page(report: Tables, player: Player, figures: str) -> bytes:
+def _page(report: StabilityReport, player: Player, figures: str) -> bytes:
     sections = "".join(
         f"<section><h2>{html_text(title)}</h2>{html}</section>"
         for title, html in extra_tables(report)
     )
-    settings = {name: value for name, value in report["settings"].items() if name != "format"}
+    settings = {name: value for name, value in report.settings.items() if name != "format"}
     run = settings.get("run")
     parts = {
         "verdict": "".join(_verdict(report)),
@@ -82,23 +83,22 @@ def _page(report: Tables, player: Player, figures: str) -> bytes:
     )
 
 
-def _verdict(report: Tables) -> Iterator[str]:
+def _verdict(report: StabilityReport) -> Iterator[str]:
     """One card per axis; there is no overall score."""
-    predicted = report["predicted"]
-    for axis, statement in report["verdict"].items():
+    for axis, statement in report.verdict.items():
         title, question = _AXES.get(axis, (axis, ""))
         theory = '<p class="theory">No theory speaks of this map.</p>'
-        if claim := (predicted or {}).get(axis):
-            sign, words = _AGREES[claim["agrees"]]
+        if claim := (report.predicted or {}).get(axis):
+            sign, words = _AGREES[claim.agrees]
             theory = (
                 f'<p class="theory"><strong><span aria-hidden="true">{sign}</span> {words}.'
-                f"</strong> Predicted: {html_text(claim['claim'])}; "
-                f"{html_text(claim['because'])}.</p>"
+                f"</strong> Predicted: {html_text(claim.claim)}; "
+                f"{html_text(claim.because)}.</p>"
             )
         yield (
             f"<article><h3>{html_text(title)}</h3><p>{html_text(question)}</p>"
-            f'<p class="verdict">{html_text(statement["verdict"])}</p>'
-            f'<p class="because">{html_text(statement["because"])}</p>{theory}</article>'
+            f'<p class="verdict">{html_text(statement.verdict)}</p>'
+            f'<p class="because">{html_text(statement.because)}</p>{theory}</article>'
         )
 
 

@@ -1,12 +1,13 @@
 """The figures of the page in order: title, formula, how to read it, and a text alternative."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..._numbers import typeset_number, typeset_percent
+from ..._stability_report import StabilityReport
 from ..figures import _stability_figures as figures
-from ..figures._stability_figures import Tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,78 +21,77 @@ class Panel:
 
     - `name`: name of its PNG file, and of its anchor on the page.
     - `title`: its heading.
-    - `draw`: makes the figure from the tables of a report.
+    - `draw`: makes the figure from a report.
     - `formula`: the quantity that it shows, as HTML.
     - `reading`: how to read it, as HTML.
-    - `alt`: makes its text alternative from the tables of a report.
+    - `alt`: makes its text alternative from a report.
     """
 
     name: str
     title: str
-    draw: "Callable[[Tables], Figure]"
+    draw: "Callable[[StabilityReport], Figure]"
     formula: str
     reading: str
-    alt: Callable[[Tables], str]
+    alt: Callable[[StabilityReport], str]
 
 
-def _residual(report: Tables) -> str:
-    part = report["reachability"]
-    median, converged = part["residual"]["median"] or [None], part["shares"]["converged"]
+def _residual(report: StabilityReport) -> str:
+    part = report.reachability
+    median, converged = part.residual.median or [math.nan], part.shares["converged"]
     return (
         f"Relative residual against iterations: the median goes from {typeset_number(median[0])} "
-        f"to {typeset_number(median[-1])}; {converged['hits']} of {converged['count']} examples "
-        f"converged to {typeset_number(part['tolerance'])}."
+        f"to {typeset_number(median[-1])}; {converged.hits} of {converged.count} examples "
+        f"converged to {typeset_number(part.tolerance)}."
     )
 
 
-def _solved(report: Tables) -> str:
-    part = report["reachability"].get("accuracy")
+def _solved(report: StabilityReport) -> str:
+    part = report.reachability.accuracy
     if not part:
         return "Empty: there is no task to solve."
     last = ", ".join(
-        f"{name} {typeset_percent(shares[-1])}" for name, shares in part["splits"].items()
+        f"{name} {typeset_percent(shares[-1])}" for name, shares in part.splits.items()
     )
-    trained = part.get("trained")
-    seen = f", training with {trained[0]} to {trained[1]}" if trained else ""
-    return f"Share solved against iterations: after {part['iterations'][-1]}, {last}{seen}."
+    seen = ", training with {} to {}".format(*part.trained) if part.trained else ""
+    return f"Share solved against iterations: after {part.iterations[-1]}, {last}{seen}."
 
 
-def _eigenvalues(report: Tables) -> str:
-    radius = report["spectrum"]["radius"]
+def _eigenvalues(report: StabilityReport) -> str:
+    radius = report.spectrum.radius
     return (
         "Leading eigenvalues of the Jacobian in the complex plane: the largest modulus is "
-        f"{typeset_number(radius['mean'])} on average over {radius['count']} examples."
+        f"{typeset_number(radius.mean)} on average over {radius.count} examples."
     )
 
 
-def _sensitivity(report: Tables) -> str:
-    part = report["input_dependence"]
-    median = part["sensitivity"]["median"] or [None]
+def _sensitivity(report: StabilityReport) -> str:
+    part = report.input_dependence
+    median = part.sensitivity.median or [math.nan]
     return (
         f"Sensitivity of the state to the input against iterations: the median ends at "
         f"{typeset_number(median[-1])}; the implicit value is "
-        f"{typeset_number(part['implicit']['mean'])} on average."
+        f"{typeset_number(part.implicit.mean)} on average."
     )
 
 
-def _distinct(report: Tables) -> str:
-    part = report["input_dependence"]
-    pairs = zip(part["inputs"], part["clusters"], strict=True)
+def _distinct(report: StabilityReport) -> str:
+    part = report.input_dependence
+    pairs = zip(part.inputs, part.clusters, strict=True)
     counts = ", ".join(f"{typeset_number(count)} of {inputs} inputs" for inputs, count in pairs)
     return f"Distinct fixed points against inputs: {counts or 'none'}."
 
 
-def _points(report: Tables) -> str:
-    part = report["input_dependence"]
-    known = sum(point is not None for point in part["points"])
+def _points(report: StabilityReport) -> str:
+    part = report.input_dependence
+    known = sum(point is not None for point in part.points)
     return (
         f"{known} fixed points in the plane of their two main directions, which holds "
-        f"{typeset_percent(part['plane'])} of their variance."
+        f"{typeset_percent(part.plane)} of their variance."
     )
 
 
-def _gradient(report: Tables) -> str:
-    median = report["geometry"]["gradient_norm"]["median"] or [None]
+def _gradient(report: StabilityReport) -> str:
+    median = report.geometry.gradient_norm.median or [math.nan]
     return (
         "Norm of the gradient at iteration t relative to the last iteration: the median at the "
         f"first is {typeset_number(median[0])}."

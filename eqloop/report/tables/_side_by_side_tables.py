@@ -1,11 +1,12 @@
 """Tables of a few groups of runs side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ..._numbers import DASH, format_percent, typeset_estimate, typeset_number
+from ..._numbers import DASH, format_percent, is_known, typeset_estimate, typeset_number
+from ..._stability_report import EquilibriumTest
 from ...run import SPLITS
 from .._cells import Cell
-from .._groups import Estimate, Group, label
+from .._groups import Estimate, Group, estimate, label
 from .._quantities import QUANTITIES, is_share, number_at
 from ._table import Table
 
@@ -56,7 +57,7 @@ def fixed_points_table(groups: Sequence[Group]) -> Table:
         ]
         typeset = (lambda e: typeset_estimate(e.mean, e.half_width)) if percent else _number
         rows.append((f"{name}, %" if percent else name, *map(typeset, estimates)))
-    claims = {name: test["claim"] for cell in cells for name, test in _tests(cell).items()}
+    claims = {name: test.claim for cell in cells for name, test in _tests(cell).items()}
     rows += [
         (f"{name.upper()}: {claim}", *(_verdict(group, name) for group in groups))
         for name, claim in claims.items()
@@ -84,12 +85,13 @@ def _number(value: Estimate) -> str:
     return typeset_number(value.mean) + half
 
 
-def _tests(cell: Cell) -> dict:
-    return (cell.stability_report or {}).get("computes", {})
+def _tests(cell: Cell) -> Mapping[str, EquilibriumTest]:
+    report = cell.stability_report
+    return {} if report is None else report.computes or {}
 
 
 def _verdict(group: Group, name: str) -> str:
     tests = [test for cell in group.cells if (test := _tests(cell).get(name)) is not None]
-    counts = counted([test["verdict"] for test in tests])
-    value = group.estimate(lambda cell: _tests(cell).get(name, {}).get("value")).mean
+    counts = counted([test.verdict for test in tests])
+    value = estimate([test.value if is_known(test.value) else None for test in tests]).mean
     return f"{counts}: {typeset_number(value)}" if counts else DASH

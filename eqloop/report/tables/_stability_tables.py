@@ -1,14 +1,14 @@
 """The numbers of a stability report as HTML tables."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
-from ..._numbers import typeset_hits, typeset_interval, typeset_number, typeset_percent
+from ..._numbers import DASH, typeset_hits, typeset_interval, typeset_number, typeset_percent
+from ..._stability_report import Share, StabilityReport, Summary
 from .._escape import html_text
 
-Tables = Mapping[str, Any]
-Row = tuple[str, Any]
-"""A label (HTML), and a `Summary`, a `Share` or a number."""
+Value = Summary | Share | tuple[float, float, float] | float | None
+Row = tuple[str, Value]
+"""A label (HTML), and a value; three numbers are a mean and its interval."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
@@ -20,7 +20,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> s
     )
 
 
-def main_table(report: Tables) -> str:
+def main_table(report: StabilityReport) -> str:
     """Every measured number with its interval, in one group per part of the report."""
     bodies = "".join(
         f'<tbody><tr><th scope="rowgroup" colspan="4">{html_text(title)}</th></tr>'
@@ -36,40 +36,39 @@ def main_table(report: Tables) -> str:
     )
 
 
-def extra_tables(report: Tables) -> Iterator[tuple[str, str]]:
+def extra_tables(report: StabilityReport) -> Iterator[tuple[str, str]]:
     """Heading and HTML of the tables for a model with a task: the four tests, gradients, noise,
     weights."""
-    geometry, spectrum = report["geometry"], report["spectrum"]
-    if tests := report.get("computes"):
+    if tests := report.computes:
         rows = [
             (
-                html_text(f"{test['claim']}: {test['measure']}"),
-                typeset_number(test["value"]),
-                typeset_interval(test["low"], test["high"]),
-                str(test["count"]),
-                f"above {test['limit']:g}",
-                test["verdict"],
+                html_text(f"{test.claim}: {test.measure}"),
+                typeset_number(test.value),
+                typeset_interval(test.low, test.high),
+                str(test.count),
+                f"above {test.limit:g}",
+                test.verdict,
             )
             for test in tests.values()
         ]
         heads = ("test", "value", "95 % interval", "examples", "passed", "")
         caption = "Where z* is the start, or one step from it, neither of the first two is passed."
         yield "Does the equilibrium compute?", table(heads, rows, caption)
-    if audit := geometry.get("audit"):
+    if audit := report.geometry.audit:
         rows = [
             (
                 html_text(name),
-                _pair(row["cosine_backprop"], row["ratio_backprop"]),
-                _pair(row["cosine_implicit"], row["ratio_implicit"]),
-                typeset_number(row["seconds"]),
+                _pair(row.cosine_backprop, row.ratio_backprop),
+                _pair(row.cosine_implicit, row.ratio_implicit),
+                typeset_number(row.seconds),
             )
             for name, row in audit.items()
         ]
         heads = ("gradient", "full backprop.", "implicit", "seconds")
         caption = "Cosine to two reference gradients, and ratio of norms (×)."
         yield "Gradients of the weights", table(heads, rows, caption)
-    if noise := geometry.get("weight_noise"):
-        columns = (noise[name] for name in ("levels", "accuracy", "low", "high"))
+    if noise := report.geometry.weight_noise:
+        columns = (noise.levels, noise.accuracy, noise.low, noise.high)
         rows = [
             (
                 typeset_percent(level),
@@ -81,55 +80,48 @@ def extra_tables(report: Tables) -> Iterator[tuple[str, str]]:
         heads = ("relative noise", "solved", "95 % interval")
         caption = "Share solved with noise added to every weight."
         yield "Noise on the weights", table(heads, rows, caption)
-    if weights := spectrum.get("weights"):
+    if weights := report.spectrum.weights:
         rows = [(html_text(name), typeset_number(value)) for name, value in weights.items()]
         yield "Weight matrices", table(("quantity", "value"), rows, "Numbers of the weights alone.")
 
 
-def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
-    reach, dependence = report["reachability"], report["input_dependence"]
-    geometry, spectrum = report["geometry"], report["spectrum"]
+def _groups(report: StabilityReport) -> Iterator[tuple[str, list[Row]]]:
+    reach, dependence = report.reachability, report.input_dependence
+    geometry, spectrum = report.geometry, report.spectrum
     starts: dict[str, str] = {"gaussian": "Gaussian noise", "other": "another fixed point"}
     yield (
         "Reachability",
         [
-            *_named("ended:", reach["shares"]),
-            ("iterations to the tolerance", reach["settle_step"]),
-            ("factor per iteration, measured", reach["rate"]),
-            ("factor per iteration, from ρ(J)", reach["predicted_rate"]),
-            ("remaining distance to the fixed point, estimated", reach.get("remaining")),
-            ("growth |z<sub>T</sub>| / |z<sub>1</sub>|", reach["growth"]),
+            *_named("ended:", reach.shares),
+            ("iterations to the tolerance", reach.settle_step),
+            ("factor per iteration, measured", reach.rate),
+            ("factor per iteration, from ρ(J)", reach.predicted_rate),
+            ("remaining distance to the fixed point, estimated", reach.remaining),
+            ("growth |z<sub>T</sub>| / |z<sub>1</sub>|", reach.growth),
             *(
-                (f"from {html_text(starts.get(str(name), str(name)))}: {label}", start[key])
-                for name, start in reach["starts"].items()
-                for key, label in (
-                    ("converged", "converged"),
-                    ("same", "to the same point"),
-                    ("cosine", "path independence"),
+                (f"from {html_text(starts.get(name, name))}: {label}", value)
+                for name, start in reach.starts.items()
+                for label, value in (
+                    ("converged", start.converged),
+                    ("to the same point", start.same),
+                    ("path independence", start.cosine),
                 )
             ),
-            (f"basin, tried up to {typeset_number(reach['basin_limit'])}", reach["basin"]),
+            (f"basin, tried up to {typeset_number(reach.basin_limit)}", reach.basin),
         ],
     )
-    clusters, inputs = dependence["clusters"], dependence["inputs"]
-    distinct = None
-    if (
-        clusters and clusters[-1] is not None
-    ):  # no interval: the inputs that are counted are no sample
-        distinct = {"hits": round(clusters[-1]), "count": inputs[-1]}
-        distinct |= {"share": dependence["distinct"], "low": None, "high": None}
-    spread = {name: dependence[f"spread{end}"] for name, end in _SPREAD.items()} | {"count": None}
+    spread = (dependence.spread, dependence.spread_low, dependence.spread_high)
     yield (
         "Input-dependence",
         [
-            ("distinct fixed points, of the inputs that converged", distinct),
+            ("distinct fixed points, of the inputs that converged", dependence.distinct_share),
             ("spread of fixed points / of inputs", spread),
-            ("|(I − J)<sup>−1</sup> ∂f/∂x|", dependence["implicit"]),
-            ("|dz<sub>T</sub>/dx| over that", dependence["agreement"]),
-            ("smoothness (1: differentiable)", dependence["smoothness"]),
-            ("the same, through the start as well", dependence.get("through_start")),
-            ("|dz<sub>T</sub>/dx| over |dz<sub>1</sub>/dx|", dependence.get("kept")),
-            ("linear probe of the input, R<sup>2</sup>", dependence["probe"]),
+            ("|(I − J)<sup>−1</sup> ∂f/∂x|", dependence.implicit),
+            ("|dz<sub>T</sub>/dx| over that", dependence.agreement),
+            ("smoothness (1: differentiable)", dependence.smoothness),
+            ("the same, through the start as well", dependence.through_start),
+            ("|dz<sub>T</sub>/dx| over |dz<sub>1</sub>/dx|", dependence.kept),
+            ("linear probe of the input, R<sup>2</sup>", dependence.probe),
         ],
     )
     yield (
@@ -137,61 +129,59 @@ def _groups(report: Tables) -> Iterator[tuple[str, list[Row]]]:
         [
             *(
                 (f"cosine to implicit: {html_text(name)}", cosine)
-                for name, cosine in geometry["cosines"].items()
+                for name, cosine in geometry.cosines.items()
             ),
             *(
                 (f"norm over implicit: {html_text(name)}", ratio)
-                for name, ratio in geometry["ratios"].items()
+                for name, ratio in geometry.ratios.items()
             ),
-            ("σ<sub>min</sub>(I − J)", geometry["sigma_min"]),
-            ("σ<sub>max</sub>(I − J)", geometry["sigma_max"]),
-            ("condition of I − J", geometry["condition"]),
-            ("backward solve: products with J<sup>T</sup>", geometry["products"]),
-            ("backward solve: reached tolerance", geometry["solved"]),
-            ("push along leading eigenvector, factor", geometry["return_factor"]),
-            ("the same, from |λ|", geometry["return_predicted"]),
-            ("came back after the push", geometry["returned"]),
+            ("σ<sub>min</sub>(I − J)", geometry.sigma_min),
+            ("σ<sub>max</sub>(I − J)", geometry.sigma_max),
+            ("condition of I − J", geometry.condition),
+            ("backward solve: products with J<sup>T</sup>", geometry.products),
+            ("backward solve: reached tolerance", geometry.solved),
+            ("push along leading eigenvector, factor", geometry.return_factor),
+            ("the same, from |λ|", geometry.return_predicted),
+            ("came back after the push", geometry.returned),
         ],
     )
-    exponents = enumerate(spectrum["lyapunov"], start=1)
+    exponents = enumerate(spectrum.lyapunov, start=1)
     yield (
         "Spectrum of J",
         [
-            ("spectral radius ρ(J) at fixed points", spectrum.get("radius_at_fixed_points")),
-            ("spectral radius ρ(J) at all last states", spectrum["radius"]),
-            ("its error, estimated", spectrum.get("radius_error")),
-            ("σ<sub>max</sub>(J)", spectrum["sigma_max"]),
-            ("non-normality σ<sub>max</sub> / ρ", spectrum["non_normality"]),
+            ("spectral radius ρ(J) at fixed points", spectrum.radius_at_fixed_points),
+            ("spectral radius ρ(J) at all last states", spectrum.radius),
+            ("its error, estimated", spectrum.radius_error),
+            ("σ<sub>max</sub>(J)", spectrum.sigma_max),
+            ("non-normality σ<sub>max</sub> / ρ", spectrum.non_normality),
             *((f"Lyapunov exponent {rank}", exponent) for rank, exponent in exponents),
             *(
                 (f"regime: {html_text(name)}", share)
-                for name, share in spectrum["regime_shares"].items()
+                for name, share in spectrum.regime_shares.items()
             ),
         ],
     )
 
 
-_SPREAD = {"mean": "", "low": "_low", "high": "_high"}
-
-
-def _named(what: str, values: Tables) -> Iterator[Row]:
+def _named(what: str, values: Mapping[str, Value]) -> Iterator[Row]:
     for name, value in values.items():
         yield f"{what} {html_text(name)}", value
 
 
-def _cells(value: Any) -> tuple[str, str, str]:
-    """Mean, interval and number of examples of a `Summary`, a `Share` or a plain number."""
-    if not isinstance(value, Mapping):
-        return typeset_number(value), "", ""
-    if "hits" in value:
-        interval = typeset_interval(value["low"], value["high"], typeset_percent)
-        return (
-            typeset_percent(value["share"]),
-            interval,
-            typeset_hits(value["hits"], value["count"]),
-        )
-    count = "" if value["count"] is None else str(value["count"])
-    return typeset_number(value["mean"]), typeset_interval(value["low"], value["high"]), count
+def _cells(value: Value) -> tuple[str, str, str]:
+    """Mean, interval and number of examples."""
+    if isinstance(value, Share):
+        interval = typeset_interval(value.low, value.high, typeset_percent)
+        return typeset_percent(value.share), interval, typeset_hits(value.hits, value.count)
+    if isinstance(value, Summary):
+        if not value.values:  # reports of earlier versions did not measure it
+            return DASH, "", ""
+        interval = typeset_interval(value.low, value.high)
+        return typeset_number(value.mean), interval, str(value.count)
+    if isinstance(value, tuple):
+        mean, low, high = value
+        return typeset_number(mean), typeset_interval(low, high), ""
+    return typeset_number(value), "", ""
 
 
 def _pair(cosine: float | None, ratio: float | None) -> str:
