@@ -9,7 +9,7 @@ import typer
 from .. import InputError
 from .._stability_report import StabilityReport
 from ._check import check_claim
-from ._compare import AXES, compare_runs, numbers_table, tests_table
+from ._compare import AXES, compare_runs, numbers_table, outcomes_table, tests_table
 from ._output import Json, console, emit, finishing, notes, progress_of_work
 from ._plot import check_plot, warn_no_matplotlib
 from ._run import Checkpoint, TaskOfRun, open_checkpoint
@@ -91,7 +91,8 @@ def stability(
     The report makes three statements and no score: whether iteration reaches fixed points, whether
     these depend on the input, and what that means for gradients. Each statement has its numbers and
     the prediction of the paper's framework for this recall and norm placement. Four tests say
-    whether the fixed points compute the answer, or whether the loop only settles.
+    whether the fixed points compute the answer, or whether the loop only settles. A census counts
+    how the loops end against whether their answers are right.
 
     The command reads CKPT and its data. It writes RUN/stability/: report.json (all results, example
     by example), report.html (one page, with a player of the boards), and its figures. With
@@ -256,4 +257,7 @@ def _print_report(run: Path, report: StabilityReport) -> None:
     out.print()
     out.print(numbers_table({str(run.name): report}))
     out.print()
+    if report.census is not None:
+        out.print(outcomes_table({str(run.name): report}))
+        out.print()
     out.print(tests_table({str(run.name): report}))

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..._numbers import typeset_hits, typeset_number
+from ..._numbers import is_known, typeset_hits, typeset_number
 from ..._stability_report import Census
-from ._style import COLOURS, legend_below, line_style, new_figure, note, tidy
+from ._stability_figures import _begin, _empty
+from ._style import COLOURS, legend_below, line_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SIZE = (4.0, 3.2)
 _BLUE, _ORANGE, *_ = COLOURS
 
 
@@ -19,9 +19,10 @@ def outcomes_figure(census: Census) -> "Figure":
     """One bar per outcome: right answers solid, wrong ones hatched."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(*_SIZE)
-    axes = figure.add_subplot()
+    figure, axes = _begin("examples", "")
     shares = {name: part for name, part in census.outcome_correct.shares.items() if part.count}
+    if not shares:
+        return _empty(axes, "no loop was counted")
     places = np.arange(len(shares))
     right = np.array([part.hits for part in shares.values()])
     wrong = np.array([part.count - part.hits for part in shares.values()])
@@ -43,26 +44,17 @@ def outcomes_figure(census: Census) -> "Figure":
     axes.set_ylim(len(shares) - 0.4, -0.6)
     axes.set_xlim(0, 1.25 * max(right + wrong))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("examples")
-    tidy(axes)
     axes.grid(axis="y", visible=False)
     return legend_below(figure, [axes], columns=2)
 
 
 def verifiers_figure(census: Census) -> "Figure":
     """The ROC curve of each score for being right."""
-    figure = new_figure(*_SIZE)
-    axes = figure.add_subplot()
-    axes.set_xlabel("wrong answers accepted")
-    axes.set_ylabel("right answers accepted")
-    tidy(axes)
-    measured = {name: area for name, area in census.auroc.items() if area.because is None}
+    figure, axes = _begin("wrong answers accepted", "right answers accepted")
+    measured = {name: area for name, area in census.auroc.items() if is_known(area.value)}
     if not measured:
-        reasons = dict.fromkeys(area.because for area in census.auroc.values())
-        note(axes, "not measurable:\n" + "\n".join(map(str, reasons)))
-        axes.set_xticks([])
-        axes.set_yticks([])
-        return figure
+        reasons = dict.fromkeys(area.because for area in census.auroc.values() if area.because)
+        return _empty(axes, "\n".join(["not measurable", *reasons]))
     right = np.array(census.outcome_correct.right)
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, zorder=0, label="chance")
     for number, (name, area) in enumerate(measured.items()):

@@ -1,10 +1,9 @@
 """The tables of a census: outcomes and answers, scores that verify, what the loop contributes."""
 
 from collections.abc import Iterator
-from typing import Any
 
-from ..._numbers import DASH, typeset_hits, typeset_interval, typeset_number, typeset_percent
-from ..._stability_report import Auroc, Census, RankCorrelation, Share, Summary
+from ..._numbers import typeset_hits, typeset_interval, typeset_number, typeset_percent
+from ..._stability_report import Census, Share, Summary
 from ._table import Table
 
 SCORES = {
@@ -15,34 +14,8 @@ SCORES = {
 }
 """Score of a census -> what it is called."""
 
-
-def census_numbers(census: Census) -> dict[str, list[tuple[str, Any]]]:
-    """The numbers of a census in groups: title -> names and values, which are a `Share`, a
-    `Summary`, an `Auroc`, a `RankCorrelation` or a number."""
-    parts, froze, bypass = census.settled_wrong, census.froze, census.bypass
-    return {
-        "Does settling mean being right?": [
-            ("settled but wrong, of those that settled", parts.wrong_of_settled),
-            ("settled but wrong, of all", parts.settled_and_wrong),
-            ("right but not settled, of those that are right", parts.unsettled_of_right),
-            ("right but not settled, of all", parts.right_and_unsettled),
-            ("iteration at which the answer froze", froze.answer),
-            ("iteration at which the state settled", froze.state),
-            ("the state settled later by", froze.difference),
-            ("the answer froze first", froze.answer_first),
-        ],
-        "Does the loop do anything?": [
-            ("right at the start", bypass.right_at_start),
-            ("right after one iteration", bypass.right_after_one),
-            ("right at the end", bypass.right_at_end),
-            ("distance from start to fixed point, relative", bypass.distance),
-            ("rank correlation of difficulty with iterations", bypass.difficulty),
-            ("number of the iteration read off the state, R²", bypass.iteration_probe),
-        ],
-        "AUROC for being right": [
-            (SCORES.get(name, name), area) for name, area in census.auroc.items()
-        ],
-    }
+Value = Summary | Share | tuple[float, float, float] | float | None
+"""What a table shows with its interval; three numbers are a mean and its interval."""
 
 
 def outcomes_table(census: Census) -> Table:
@@ -87,24 +60,34 @@ def verifiers_table(census: Census) -> Table:
     return Table("verifiers", "Do scores verify the answer?", heads, rows, note)
 
 
-def census_tables(census: Census) -> Iterator[Table]:
-    """The tables of the page."""
-    yield outcomes_table(census)
-    yield verifiers_table(census)
-    heads = ("", "value", "95 % interval", "examples")
-    for number, (title, rows) in enumerate(census_numbers(census).items()):
-        cells = [(name, *_cells(value)) for name, value in rows if not isinstance(value, Auroc)]
-        if cells:
-            yield Table(f"census-{number}", title, heads, cells)
-
-
-def _cells(value: Share | Summary | RankCorrelation | float | None) -> tuple[str, str, str]:
-    if isinstance(value, Share):
-        interval = typeset_interval(value.low, value.high, typeset_percent)
-        return typeset_percent(value.share), interval, typeset_hits(value.hits, value.count)
-    if isinstance(value, Summary):
-        return typeset_number(value.mean), typeset_interval(value.low, value.high), str(value.count)
-    if isinstance(value, RankCorrelation):
-        interval = typeset_interval(value.low, value.high)
-        return typeset_number(value.value), interval, str(value.count)
-    return typeset_number(value), DASH, DASH
+def census_groups(census: Census) -> Iterator[tuple[str, list[tuple[str, Value]]]]:
+    """The other numbers of a census, in groups: title, labels and values."""
+    parts, froze, bypass = census.settled_wrong, census.froze, census.bypass
+    correlation = bypass.difficulty
+    yield (
+        "Does settling mean being right?",
+        [
+            ("settled but wrong, of those that settled", parts.wrong_of_settled),
+            ("settled but wrong, of all", parts.settled_and_wrong),
+            ("right but not settled, of those that are right", parts.unsettled_of_right),
+            ("right but not settled, of all", parts.right_and_unsettled),
+            ("iteration at which the answer froze", froze.answer),
+            ("iteration at which the state settled", froze.state),
+            ("iterations between them", froze.difference),
+            ("the answer froze first", froze.answer_first),
+        ],
+    )
+    yield (
+        "Does the loop do anything?",
+        [
+            ("right at the start", bypass.right_at_start),
+            ("right after one iteration", bypass.right_after_one),
+            ("right at the end", bypass.right_at_end),
+            ("distance from start to fixed point, relative", bypass.distance),
+            (
+                "rank correlation of difficulty with iterations",
+                (correlation.value, correlation.low, correlation.high),
+            ),
+            ("iteration read off the state, R<sup>2</sup>", bypass.iteration_probe),
+        ],
+    )
