@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import html.parser
 import json
+import math
 import re
 
 import pytest
@@ -16,6 +17,7 @@ from eqloop._tables import parse_json
 from eqloop.report import write_stability
 from eqloop.report.pages._census_panels import CENSUS_PANELS
 from eqloop.report.pages._stability_panels import PANELS
+from eqloop.run import read_stability
 from eqloop.tasks import make_task
 
 ALL_PANELS = (*PANELS, *CENSUS_PANELS)
@@ -216,6 +218,31 @@ def test_a_map_without_a_model_has_a_page_too(tmp_path):
     assert "Gradients of the weights" not in text
     assert "Census" not in text
     assert "None" not in re.sub(r"<script.*", "", text, flags=re.DOTALL)
+
+
+OLDER = {
+    "reachability": ("remaining",),
+    "input_dependence": ("kept", "recall", "through_start"),
+    "spectrum": ("radius_at_fixed_points", "radius_error"),
+}
+"""The keys that the first reports did not have."""
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path):
+    tables = report_tables()
+    a_report().save(tmp_path)
+    assert read_stability(tmp_path).tables() == tables
+    for part, names in OLDER.items():
+        for name in names:
+            del tables[part][name]
+    (tmp_path / "report.json").write_text(json.dumps(tables))
+    older = read_stability(tmp_path)
+    assert older.tables() == tables
+    assert math.isnan(older.reachability.remaining.median)
+    tables["reachability"]["residual"]["low"].pop()
+    (tmp_path / "report.json").write_text(json.dumps(tables))
+    with pytest.raises(InputError, match="a band needs as many values as there are iterations"):
+        read_stability(tmp_path)
 
 
 DAMAGED = {
