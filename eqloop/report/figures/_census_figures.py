@@ -35,6 +35,7 @@ def outcomes_figure(census: Census) -> "Figure":
         color="white",
         edgecolor=_ORANGE,
         hatch="////",
+        linewidth=np.where(wrong > 0, 1.0, 0.0),  # no edge of an empty bar
         label="wrong",
     )
     for place, part in enumerate(shares.values()):
