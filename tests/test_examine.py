@@ -106,8 +106,8 @@ def test_one_checkpoint_of_a_run(examined, capsys):
     assert report["settings"]["split"] == "test"
     # A full census is of all examples of the split.
     census = report["census"]
-    assert (census["examples"], census["restarts"]) == (24, 8)
-    assert len(census["outcome_correct"]["right"]) == 24
+    assert (census["examples"], census["restarts"]) == (16, 8)
+    assert len(census["outcome_correct"]["right"]) == 16
     assert report["settings"]["examples"] == len(report["reachability"]["outcomes"]) == 4
 
 
