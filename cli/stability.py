@@ -58,7 +58,7 @@ def stability(
     census: Annotated[
         _Census,
         typer.Option(
-            help="Compare how loops end with whether their answers are right: quick for the "
+            help="Take a census of how loops end and whether their answers are right: quick for the "
             "examined examples, full for all examples of the split and more restarts, or off."
         ),
     ] = "quick",
