@@ -58,7 +58,7 @@ def stability(
     census: Annotated[
         _Census,
         typer.Option(
-            help="Take a census of how loops end and whether their answers are right: quick for the "
+            help="Take a census of how loops end and whether they are right: quick for the "
             "examined examples, full for all examples of the split and more restarts, or off."
         ),
     ] = "quick",
