@@ -125,7 +125,7 @@ def readers() -> dict[str, Reader]:
                 for name, split in splits.items()}  # fmt: skip
 
     def stability(run: Path) -> Any:
-        return read_stability(run / "stability"), read_player(run / "stability")
+        return read_stability(run / "stability").tables(), read_player(run / "stability")
 
     def swept(sweep: Path) -> Any:
         opened = open_sweep(sweep, make_task=make_task)

@@ -59,8 +59,7 @@ ARROWS: dict[str, set[str]] = {
     # The files of a run; this part knows no model. It uses `_task` only for types of arguments.
     "run": WORDS
     | FILING
-    | {"_arrays", "_fields", "_places", "_schema", "_task"}
-    | {"_stability_report"},
+    | {"_arrays", "_fields", "_places", "_schema", "_stability_report", "_task"},
     # This part makes the objects that a spec names.
     "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "run"},
     "evaluate": WORDS | MODEL | {"_task", "_build", "run"},

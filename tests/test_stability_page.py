@@ -239,9 +239,31 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
     older = read_stability(tmp_path)
     assert older.tables() == tables
     assert math.isnan(older.reachability.remaining.median)
-    tables["reachability"]["residual"]["low"].pop()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda tables: tables["reachability"]["residual"]["low"].pop(),
+            "a band needs as many values as there are iterations",
+        ),
+        (
+            lambda tables: tables["reachability"]["shares"].pop("converged"),
+            r"it has no reachability\.shares\.converged",
+        ),
+        (lambda tables: tables["verdict"].pop("geometry"), r"it has no verdict\.geometry"),
+        (
+            lambda tables: tables["geometry"]["audit"]["one-step"].pop("seconds"),
+            r"it has no geometry\.audit\.one-step\.seconds",
+        ),
+    ],
+)
+def test_a_report_that_is_damaged_inside_is_refused_by_its_reader(damage, message, tmp_path):
+    tables = report_tables()
+    damage(tables)
     (tmp_path / "report.json").write_text(json.dumps(tables))
-    with pytest.raises(InputError, match="a band needs as many values as there are iterations"):
+    with pytest.raises(InputError, match=rf"report\.json: damaged .*{message}.*measure it again"):
         read_stability(tmp_path)
 
 

@@ -112,6 +112,8 @@ class Reachability:
 
     def __post_init__(self):
         _check_bands(self.iterations, self.residual, self.residual_cell)
+        if "converged" not in self.shares:
+            raise ValueError("it has no reachability.shares.converged")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -317,6 +319,11 @@ class StabilityReport:
     settings: dict[str, Any]
     computes: dict[str, EquilibriumTest] | None = dataclasses.field(default=None, metadata=OPTIONAL)
     census: Census | None = dataclasses.field(default=None, metadata=OPTIONAL)
+
+    def __post_init__(self):
+        for axis in ("reachability", "input_dependence", "geometry"):
+            if axis not in self.verdict:
+                raise ValueError(f"it has no verdict.{axis}")
 
     def tables(self) -> dict[str, Any]:
         """The content of `report.json`: nested tables of plain values; NaN becomes None."""

@@ -1,6 +1,6 @@
 """One record in one JSON file: how each is written, read and found damaged."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,14 +17,9 @@ def write_record(path: Path, record: Any) -> Path:
 
     **Raises** `InputError` if it cannot be written.
     """
-    return write_table(path, to_table(record))
-
-
-def write_table(path: Path, table: Mapping[str, Any]) -> Path:
-    """Write a table as `write_record` does."""
     try:
         path.parent.mkdir(exist_ok=True)
-        write_json(path, table)
+        write_json(path, to_table(record))
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
     return path

@@ -9,7 +9,7 @@ from typing import Any
 
 from .._errors import InputError
 from .._schema import from_table
-from .._stability_report import FORMAT, StabilityReport
+from .._stability_report import FORMAT, StabilityReport, Verdict
 from .._tables import parse_toml, plain, read_json, read_text
 from ._evaluations import SPLITS, EvaluationRecord, read_evaluation
 from ._history import History
@@ -62,7 +62,7 @@ class Stability:
     - `step`: the step of the checkpoint; None if the report does not say it.
     """
 
-    verdict: Mapping[str, str]
+    verdict: Mapping[str, Verdict]
     agrees: Mapping[str, bool | None]
     measures: Mapping[str, float | None]
     rho_w_x: float | None

@@ -55,7 +55,7 @@ def write_stability(folder: Path) -> list[Path]:
         html = _page(report, player, "".join(figures))
     except InputError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, ValueError) as error:
         raise InputError(f"{folder / REPORT}: damaged ({error!r}); {STABILITY_AGAIN}") from error
     return write_files({folder / PAGE: html, **files})
 
