@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from .. import InputError
 from .._numbers import format_number, format_with_interval
-from .._stability_report import EquilibriumTest, InputDependence, Share, StabilityReport, Summary
+from .._stability_report import (
+    Auroc,
+    EquilibriumTest,
+    InputDependence,
+    Share,
+    StabilityReport,
+    Summary,
+)
 from ._output import console, emit, table
 
 if TYPE_CHECKING:
@@ -38,6 +45,21 @@ def tests_table(reports: Mapping[str, StabilityReport]) -> "Table":
     return table(("does the equilibrium compute, or only settle?", *reports), rows)
 
 
+def outcomes_table(reports: Mapping[str, StabilityReport]) -> "Table":
+    """One line per outcome, one column per run: the loops that end so, and how many are right."""
+    censuses = [report.census for report in reports.values()]
+    shares = [census.outcome_correct.shares if census else {} for census in censuses]
+    outcomes = dict.fromkeys(name for part in shares for name in part if part[name].count)
+    rows = [(name, *(_format_outcome(part.get(name)) for part in shares)) for name in outcomes]
+    return table(("right, by how the loop ends", *reports), rows)
+
+
+def _format_outcome(part: Share | None) -> str:
+    if part is None or not part.count:
+        return "-"
+    return f"{part.hits} of {part.count}: {format_measurement(part)}"
+
+
 def _format_test(test: EquilibriumTest | None) -> str:
     if test is None:
         return "-"
@@ -45,12 +67,14 @@ def _format_test(test: EquilibriumTest | None) -> str:
     return test.verdict if value == "-" else f"{test.verdict}: {value}"
 
 
-def format_measurement(value: Summary | Share | InputDependence | float | None) -> str:
+def format_measurement(value: Summary | Share | Auroc | InputDependence | float | None) -> str:
     """A value of a report at one of the paths of `QUANTITIES`."""
     if isinstance(value, Summary):
         return format_with_interval(value.mean, value.low, value.high)
     if isinstance(value, Share):
         return format_with_interval(value.share, value.low, value.high, percent=True)
+    if isinstance(value, Auroc):
+        return format_with_interval(value.value, value.low, value.high)
     if isinstance(value, InputDependence):
         part = value.distinct_share
         return format_number(None) if part is None else f"{part.hits} of {part.count}"
@@ -75,6 +99,9 @@ def compare_runs(runs: list[Path], as_json: bool) -> None:
     out.print(table(("", *reports), verdicts))
     out.print()
     out.print(numbers_table(reports))
+    if any(report.census for report in reports.values()):
+        out.print()
+        out.print(outcomes_table(reports))
     if any(report.computes for report in reports.values()):
         out.print()
         out.print(tests_table(reports))

@@ -2,19 +2,20 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from .. import InputError
 from .._stability_report import StabilityReport
 from ._check import check_claim
-from ._compare import AXES, compare_runs, numbers_table, tests_table
+from ._compare import AXES, compare_runs, numbers_table, outcomes_table, tests_table
 from ._output import Json, console, emit, finishing, notes, progress_of_work
 from ._plot import check_plot, warn_no_matplotlib
 from ._run import Checkpoint, TaskOfRun, open_checkpoint
 
 _PLAYED = 4
+_Census = Literal["off", "quick", "full"]
 
 
 def stability(
@@ -54,6 +55,13 @@ def stability(
         float,
         typer.Option(help="Call a loop settled when its relative residual is below this number."),
     ] = 1e-4,
+    census: Annotated[
+        _Census,
+        typer.Option(
+            help="Take a census of how loops end and whether they are right: quick for the "
+            "examined examples, full for all examples of the split and more restarts, or off."
+        ),
+    ] = "quick",
     seed: Annotated[int, typer.Option(min=0, help="Use this random seed.")] = 0,
     compare: Annotated[
         bool, typer.Option("--compare", help="Print the reports of several runs side by side.")
@@ -83,7 +91,8 @@ def stability(
     The report makes three statements and no score: whether iteration reaches fixed points, whether
     these depend on the input, and what that means for gradients. Each statement has its numbers and
     the prediction of the paper's framework for this recall and norm placement. Four tests say
-    whether the fixed points compute the answer, or whether the loop only settles.
+    whether the fixed points compute the answer, or whether the loop only settles. A census counts
+    how the loops end against whether their answers are right.
 
     The command reads CKPT and its data. It writes RUN/stability/: report.json (all results, example
     by example), report.html (one page, with a player of the boards), and its figures. With
@@ -137,6 +146,7 @@ def stability(
         detail,
         iterations,
         rtol,
+        census,
         seed,
         as_json,
     )
@@ -152,6 +162,7 @@ def _report(
     detail: int,
     iterations: int,
     rtol: float,
+    census: _Census,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -168,11 +179,12 @@ def _report(
         path, checkpoint, split, task_data, task_class
     )
     counts = {name: min(len(part), examples or len(part)) for name, part in splits.items()}
-    plan = planned(counts, split, detail, iterations)
+    available = len(splits[split])
+    plan = planned(counts, split, detail, iterations, census=census, available=available)
     plan["player"] = _PLAYED * iterations
     total_work = sum(plan.values())
     notes().print(
-        f"measuring {', '.join(plan)}: {counts[split]} of {len(splits[split]):,} examples of "
+        f"measuring {', '.join(plan)}: {counts[split]} of {available:,} examples of "
         f"{split}, {min(detail, counts[split])} of them in detail, {iterations} iterations; "
         f"about the work of {round(total_work, -4):,} evaluations of the loop, with compilation",
         markup=False,
@@ -194,6 +206,7 @@ def _report(
             iterations=iterations,
             rtol=rtol,
             detail=detail,
+            census=census,
             key=jr.key(seed),
             progress=show,
             concurrent=True,
@@ -244,4 +257,7 @@ def _print_report(run: Path, report: StabilityReport) -> None:
     out.print()
     out.print(numbers_table({str(run.name): report}))
     out.print()
+    if report.census is not None:
+        out.print(outcomes_table({str(run.name): report}))
+        out.print()
     out.print(tests_table({str(run.name): report}))

@@ -58,7 +58,7 @@ def test_command(examined):
     folder = examined / "stability"
     report = json.loads((folder / "report.json").read_text())
     assert set(report) == {
-        *AXES, "spectrum", "verdict", "predicted", "settings", "crc32", "computes",
+        *AXES, "spectrum", "verdict", "predicted", "settings", "crc32", "computes", "census",
     }  # fmt: skip
     assert set(report["verdict"]) == set(report["predicted"]) == set(AXES)
     assert report["settings"]["format"] == 1
@@ -73,6 +73,13 @@ def test_command(examined):
     assert weights["attention_entropy_end"] != weights["attention_entropy_start"]
     assert report["geometry"]["audit"]["backprop"]["cosine_backprop"] == pytest.approx(1)
     assert len(report["geometry"]["weight_noise"]["accuracy"]) == 4
+    # A quick census is of the orbits of the report.
+    census = report["census"]
+    assert (census["examples"], census["restarts"]) == (4, 2)
+    assert census["outcome_correct"]["outcomes"] == report["reachability"]["outcomes"]
+    solved = census["bypass"]["right_at_end"]["share"]
+    assert solved == curve["splits"]["hard"][-1]
+    assert census["bypass"]["right_after_one"]["share"] == curve["splits"]["hard"][0]
     player = json.loads((folder / "player.json").read_text())["examples"]
     assert len(player) == 4
     for example in player:
@@ -88,14 +95,20 @@ def test_command(examined):
 
 def test_one_checkpoint_of_a_run(examined, capsys):
     path = next((examined / "checkpoints").glob("step-*2.safetensors"))
-    assert main(["stability", str(path), *SMALL, "--split", "test", "--json"]) == 0
+    arguments = ["--split", "test", "--census", "full", "--json"]
+    assert main(["stability", str(path), *SMALL, *arguments]) == 0
     output = capsys.readouterr()
     report = json.loads(output.out)
-    begins = "measuring stability, accuracy, weight noise, gradients, four tests, player: 4 of "
-    assert output.err.startswith(begins)
+    begins = "measuring orbits, stability, accuracy, weight noise, gradients, four tests, census, "
+    assert output.err.startswith(begins + "player: 4 of ")
     assert "16 iterations" in output.err.splitlines()[0]
     assert report["settings"]["step"] == 2
     assert report["settings"]["split"] == "test"
+    # A full census is of all examples of the split.
+    census = report["census"]
+    assert (census["examples"], census["restarts"]) == (16, 8)
+    assert len(census["outcome_correct"]["right"]) == 16
+    assert report["settings"]["examples"] == len(report["reachability"]["outcomes"]) == 4
 
 
 def test_time_left():
@@ -189,8 +202,9 @@ def test_a_model_that_is_not_finite(examined, monkeypatch, capsys):
     model, step = eqloop._build.restore(open_run(examined))
     nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), model)
     monkeypatch.setattr(eqloop._load, "restore", lambda run, which: (nan, step))
-    assert main(["stability", str(examined), *SMALL, "--json"]) == 0
+    assert main(["stability", str(examined), *SMALL, "--census", "off", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
+    assert "census" not in report
     assert report["verdict"]["reachability"]["verdict"] == "not reached"
     assert "diverged" in report["verdict"]["reachability"]["because"]
     for axis in ("input_dependence", "geometry"):

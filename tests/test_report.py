@@ -660,7 +660,7 @@ def test_numbers_of_a_report_are_medians_and_shares():
     assert number_at(report, QUANTITIES["distinct fixed points"]) == distinct
     assert number_at(report, "geometry.no.such.number") is None
     shares = [name for name, path in QUANTITIES.items() if is_share(report, path)]
-    assert len(shares) == 4
+    assert len(shares) == 6
     assert "settle step" not in shares
 
 

@@ -18,6 +18,7 @@ from eqloop.report.figures._stability_figures import (
     sensitivity_figure,
     solved_figure,
 )
+from eqloop.report.pages._census_panels import CENSUS_PANELS
 from eqloop.report.pages._stability_panels import PANELS
 from eqloop.stability import StabilityReport
 
@@ -106,6 +107,16 @@ def test_a_panel_without_numbers_says_so(panel):
     assert panel.alt(report)
     assert "None" not in panel.alt(report)
     assert "nan" not in panel.alt(report).lower()
+
+
+@pytest.mark.parametrize("panel", CENSUS_PANELS, ids=lambda panel: panel.name)
+def test_a_census_without_numbers_says_so(panel):
+    census = without_numbers().census
+    figure = panel.draw(census)
+    (text,) = drawn(figure)[2]
+    assert text.startswith("no")
+    figure.canvas.draw()
+    assert "nan" not in panel.alt(census).lower()
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.name)

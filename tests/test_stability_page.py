@@ -15,9 +15,12 @@ from eqloop import InputError
 from eqloop._numbers import typeset_number, typeset_percent
 from eqloop._tables import parse_json
 from eqloop.report import write_stability
+from eqloop.report.pages._census_panels import CENSUS_PANELS
 from eqloop.report.pages._stability_panels import PANELS
 from eqloop.run import read_stability
 from eqloop.tasks import make_task
+
+ALL_PANELS = (*PANELS, *CENSUS_PANELS)
 
 # --- numbers as text
 
@@ -95,7 +98,7 @@ def test_what_is_written(folder):
     paths = write_stability(folder)
     assert [path.name for path in paths] == [
         "report.html",
-        *(f"{panel.name}.png" for panel in PANELS),
+        *(f"{panel.name}.png" for panel in ALL_PANELS),
     ]
     for path in paths[1:]:
         assert path.read_bytes().startswith(b"\x89PNG")
@@ -148,13 +151,13 @@ def test_the_verdict_comes_first_and_is_three_statements(text, page):
 
 def test_every_picture_is_described(page):
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(pictures) == len(PANELS)
+    assert len(pictures) == len(ALL_PANELS)
     for attributes in pictures:
         assert len(attributes["alt"] or "") > 40
         svg = base64.b64decode((attributes["src"] or "").removeprefix("data:image/svg+xml;base64,"))
         assert b"<svg" in svg
     headings = page.text("h3")
-    assert all(panel.title in headings for panel in PANELS)
+    assert all(panel.title in headings for panel in ALL_PANELS)
 
 
 def test_text_is_escaped(text, page):
@@ -201,15 +204,19 @@ def test_a_map_without_a_model_has_a_page_too(tmp_path):
         predicted=None,
         settings={name: value for name, value in report.settings.items() if name != "run"},
         computes=None,
+        census=None,
     )
     report.save(tmp_path)
     tables = parse_json((tmp_path / "report.json").read_bytes())
     parts = (tables, *(tables[name] for name in ("reachability", "geometry", "spectrum")))
-    assert not {"accuracy", "audit", "weight_noise", "weights", "computes"} & set().union(*parts)
+    assert not {"accuracy", "audit", "weight_noise", "weights", "computes", "census"} & set().union(
+        *parts
+    )
     text = write_stability(tmp_path)[0].read_text("utf-8")
     assert text.count("No theory speaks of this map.") == 3
     assert "The loop at work" not in text
     assert "Gradients of the weights" not in text
+    assert "Census" not in text
     assert "None" not in re.sub(r"<script.*", "", text, flags=re.DOTALL)
 
 

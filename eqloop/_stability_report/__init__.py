@@ -1,5 +1,10 @@
 """`report.json`: the classes that it is written from and read into. Importing them loads no JAX."""
 
+from ._census import Bypass as Bypass
+from ._census import Census as Census
+from ._census import Froze as Froze
+from ._census import OutcomeCorrect as OutcomeCorrect
+from ._census import SettledWrong as SettledWrong
 from ._report import FORMAT as FORMAT
 from ._report import Agreement as Agreement
 from ._report import Band as Band
@@ -10,6 +15,8 @@ from ._report import Spectrum as Spectrum
 from ._report import StabilityReport as StabilityReport
 from ._report import Start as Start
 from ._report import Statement as Statement
+from ._statistics import Auroc as Auroc
+from ._statistics import RankCorrelation as RankCorrelation
 from ._statistics import Share as Share
 from ._statistics import Summary as Summary
 from ._task import Accuracy as Accuracy

@@ -16,6 +16,7 @@ from typing import Any
 from .._errors import InputError
 from .._schema import OPTIONAL, to_table
 from .._tables import write_json
+from ._census import Census
 from ._statistics import NOT_MEASURED, Share, Summary
 from ._task import Accuracy, ComparedGradient, EquilibriumTest, WeightNoise
 from ._words import Outcome, Verdict
@@ -309,6 +310,7 @@ class StabilityReport:
     - `settings`: the arguments of the measurement, with `format` and `seconds`.
     - `computes`: whether the equilibria compute the answer or the loop only settles: "t1" to "t4"
         -> `EquilibriumTest`, see `eqloop.claims.four_tests`; None for a map without a task.
+    - `census`: how loops end against whether their answers are right; None without a census.
 
     **Raises** `ValueError` if `verdict` lacks an axis.
     """
@@ -321,6 +323,7 @@ class StabilityReport:
     predicted: Mapping[str, Agreement] | None
     settings: dict[str, Any]
     computes: dict[str, EquilibriumTest] | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    census: Census | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self):
         for axis in ("reachability", "input_dependence", "geometry"):

@@ -49,6 +49,51 @@ class Share:
     high: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Auroc:
+    """The area under the ROC curve of a score that is to tell positive from negative examples; see
+    `eqloop.stability.auroc`.
+
+    **Attributes:**
+
+    - `value`: the probability that a positive example has a higher score than a negative one; 0.5
+        by chance, NaN if it is not measurable.
+    - `low`, `high`: the ends of its 95 % interval.
+    - `positives`, `negatives`: numbers of examples whose score is known.
+    - `p`: the share of permutations of the labels whose area is as far from 0.5.
+    - `null_low`, `null_high`: the 2.5 % and 97.5 % quantiles of the area under permutation.
+    - `because`: why it is not measurable; None if it is.
+    """
+
+    value: float
+    low: float
+    high: float
+    positives: int
+    negatives: int
+    p: float
+    null_low: float
+    null_high: float
+    because: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class RankCorrelation:
+    """Spearman's rank correlation of two numbers over examples; see
+    `eqloop.stability.rank_correlation`.
+
+    **Attributes:**
+
+    - `value`: the correlation, in [-1, 1]; NaN if it is not measurable.
+    - `low`, `high`: the ends of its 95 % interval.
+    - `count`: number of examples for which both numbers are finite.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
 NOT_MEASURED = Summary(
     values=[],
     count=0,

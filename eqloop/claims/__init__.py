@@ -1,13 +1,20 @@
 """The paper's claims: its theory, checks of single claims, and a whole report on a model."""
 
 from .._stability_report import Accuracy as Accuracy
+from .._stability_report import Bypass as Bypass
+from .._stability_report import Census as Census
 from .._stability_report import ComparedGradient as ComparedGradient
 from .._stability_report import EquilibriumTest as EquilibriumTest
+from .._stability_report import Froze as Froze
+from .._stability_report import OutcomeCorrect as OutcomeCorrect
+from .._stability_report import SettledWrong as SettledWrong
 from .._stability_report import WeightNoise as WeightNoise
+from ._census import census as census
 from ._checks import CHECKS as CHECKS
 from ._checks import Check as Check
 from ._checks import Subject as Subject
 from ._checks import random_subjects as random_subjects
+from ._decoder import Decoder as Decoder
 from ._examine import examine as examine
 from ._examine import planned as planned
 from ._four_tests import Followed as Followed

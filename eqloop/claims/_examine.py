@@ -3,18 +3,23 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
+import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
 from .. import stability
 from .._model import LoopedTransformer
+from .._stability_report import Census
 from .._task import Split, Task
 from ..evaluate import at_most
 from ..run import Spec
-from ..stability import COMPILE, StabilityReport, analyse
+from ..stability import COMPILE, Orbits, StabilityReport, analyse_orbits, follow_orbits
+from ._census import RESTARTS, CensusLevel
+from ._census import census as census_of
+from ._decoder import Decoder
 from ._four_tests import LONGER, PUSHED, four_tests
 from ._problem import make_problem
 from ._progress import Progress, SharedProgress
@@ -23,7 +28,6 @@ from ._theory import compare, predict
 from ._weights import entropy_figures, weight_figures
 
 A = TypeVar("A")
-B = TypeVar("B")
 
 
 def examine(
@@ -37,6 +41,7 @@ def examine(
     iterations: int = 512,
     rtol: float = 1e-4,
     detail: int = 16,
+    census: CensusLevel = "quick",
     key: PRNGKeyArray | None = None,
     progress: Progress | None = None,
     concurrent: bool = False,
@@ -53,6 +58,8 @@ def examine(
     - `split`: name of the split whose loops are examined.
     - `examples`: maximum number of examples of a split, evenly spread; 0 for all.
     - `iterations`, `rtol`, `detail`, `key`: see `eqloop.stability.analyse`.
+    - `census`: "quick" for a census of the examined loops with 2 restarts each, "full" for one of
+        all examples of the split with 8, or "off"; see `census`.
     - `progress`: called with the name of the part that reports, the work done and the total work,
         both in evaluations of the loop (see `planned`).
     - `concurrent`: measure the task while `analyse` runs in a second thread. On a small model most
@@ -63,31 +70,45 @@ def examine(
     **Returns:**
 
     A `StabilityReport` with the parts for a model on a task: `reachability.accuracy`,
-    `geometry.audit`, `geometry.weight_noise`, `spectrum.weights`, `computes`, and in `predicted`
-    what the paper claims for this recall and placement, and whether the measurement agrees.
+    `geometry.audit`, `geometry.weight_noise`, `spectrum.weights`, `computes`, `census`, and in
+    `predicted` what the paper claims for this recall and placement, and whether the measurement
+    agrees.
 
     **Raises** `KeyError` if `split` is not in `splits`, `InputError` as `eqloop.evaluate.evaluate`,
     and `ValueError` as `eqloop.stability.analyse`.
     """
     began = time.perf_counter()
-    analyse_key, noise_key = jr.split(jr.key(0) if key is None else key)
+    key = jr.key(0) if key is None else key
+    analyse_key, noise_key = jr.split(key)
     chosen = {name: at_most(members, examples) for name, members in splits.items()}
     sizes = {name: len(members) for name, members in chosen.items()}
-    work = SharedProgress(planned(sizes, split, detail, iterations), progress)
-    problem = make_problem(model, task, chosen[split])
+    plan = planned(sizes, split, detail, iterations, census=census, available=len(splits[split]))
+    work = SharedProgress(plan, progress)
+    problem, decoder = make_problem(model, task, chosen[split]), Decoder(model.coda, task)
 
-    def analyse_map() -> StabilityReport:
-        return analyse(
+    def follow_map() -> Orbits:
+        observed: dict[str, Any] = {}
+        if census == "quick":
+            labels = (jnp.asarray(chosen[split].inputs), problem.targets)
+            observed = {"observe": decoder.read, "labels": labels}
+        return follow_orbits(
             problem.f,
             problem.start,
             problem.inputs,
-            key=analyse_key,
             iterations=iterations,
             rtol=rtol,
+            **observed,
+            progress=work.part("orbits"),
+        )
+
+    def analyse_map(orbits: Orbits) -> StabilityReport:
+        return analyse_orbits(
+            orbits,
+            key=analyse_key,
             detail=detail,
             loss=problem.loss,
             targets=problem.targets,
-            progress=work.part("stability"),
+            tick=work.stages("stability", _stages(sizes[split], detail, iterations)),
         )
 
     def measure_task() -> TaskMeasurements:
@@ -103,10 +124,35 @@ def examine(
             part=work.part,
         )
 
-    if concurrent:
-        report, measured = _in_two_threads(analyse_map, measure_task, stop=work.stop)
-    else:
-        report, measured = analyse_map(), measure_task()
+    def take_census(orbits: Orbits) -> Census | None:
+        if census == "off":
+            return None
+        sample = chosen[split] if census == "quick" else splits[split]
+        whole = problem if census == "quick" else make_problem(model, task, sample)
+        return census_of(
+            whole.f,
+            whole.start,
+            decoder,
+            (whole.inputs, sample.inputs, sample.targets),
+            sample.difficulty,
+            key=jr.fold_in(key, 1 << 20),
+            iterations=iterations,
+            rtol=rtol,
+            restarts=RESTARTS[census],
+            orbits=orbits if census == "quick" else None,
+            progress=work.part("census"),
+        )
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        run = pool.submit if concurrent else _at_once
+        try:
+            orbits = run(follow_map)
+            analysed = run(lambda: analyse_map(orbits.result()))
+            measured, counted = measure_task(), take_census(orbits.result())
+            report = analysed.result()
+        except BaseException:
+            work.stop()  # tells the other thread to end
+            raise
     weights = weight_figures(model)
     claims = predict(
         spec.model.recall, spec.model.norm, spec.model.residual, weights.get("rho_w_x")
@@ -123,22 +169,31 @@ def examine(
         settings={
             **report.settings,
             "split": split,
+            "census": census,
             "model": dataclasses.asdict(spec.model),
             "seconds": time.perf_counter() - began,
         },
         computes=four_tests(measured.followed, split, measured.stays, report.reachability.starts),
+        census=counted,
     )
 
 
 def planned(
-    examples: Mapping[str, int], split: str, detail: int, iterations: int
+    examples: Mapping[str, int],
+    split: str,
+    detail: int,
+    iterations: int,
+    *,
+    census: CensusLevel = "quick",
+    available: int = 0,
 ) -> dict[str, int]:
     """The approximate work of `examine`; see `eqloop.stability.planned`.
 
     **Arguments:**
 
     - `examples`: number of examples of each split.
-    - `split`, `detail`, `iterations`: see `examine`.
+    - `split`, `detail`, `iterations`, `census`: see `examine`.
+    - `available`: number of examples that the split has, for a full census.
 
     **Returns:**
 
@@ -148,13 +203,15 @@ def planned(
     >>> import eqloop
     >>> plan = eqloop.claims.planned({"test": 64, "hard": 64}, "hard", detail=16, iterations=256)
     >>> list(plan)
-    ['stability', 'accuracy', 'weight noise', 'gradients', 'four tests']
+    ['orbits', 'stability', 'accuracy', 'weight noise', 'gradients', 'four tests', 'census']
 
     ```
     """
     count, programs = examples[split], len(GRADIENTS) + 2
-    return {
-        "stability": sum(stability.planned(count, min(detail, count), iterations).values()),
+    stages = stability.planned(count, min(detail, count), iterations)
+    plan = {
+        "orbits": stages["orbits"],
+        "stability": sum(_stages(count, detail, iterations).values()),
         "accuracy": sum(examples.values()) * iterations + COMPILE,
         "weight noise": len(NOISE) * count * iterations // 2 + COMPILE,
         "gradients": programs * (min(AUDITED, count) * 100 + COMPILE),
@@ -162,17 +219,23 @@ def planned(
         + min(PUSHED, count) * (LONGER + 1) * iterations
         + (len(examples) + 1) * COMPILE,
     }
+    if census != "off":
+        counted = count if census == "quick" else available
+        plan["census"] = RESTARTS[census] * counted * iterations // 2 + 3 * COMPILE
+        if census == "full":
+            plan["census"] += stability.planned(counted, 1, iterations)["orbits"]
+    return plan
 
 
-def _in_two_threads(
-    background: Callable[[], A], foreground: Callable[[], B], *, stop: Callable[[], None]
-) -> tuple[A, B]:
-    """The results of both calls. If one raises, `stop` tells the other to end."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        future = pool.submit(background)
-        try:
-            result = foreground()
-            return future.result(), result
-        except BaseException:
-            stop()
-            raise
+def _stages(count: int, detail: int, iterations: int) -> dict[str, int]:
+    """The work of `analyse_orbits`."""
+    stages = stability.planned(count, min(detail, count), iterations)
+    del stages["orbits"]
+    return stages
+
+
+def _at_once(call: Callable[[], A]) -> "Future[A]":
+    """As `submit` of an executor, in this thread."""
+    future: Future[A] = Future()
+    future.set_result(call())
+    return future

@@ -15,7 +15,7 @@ from .._iteration import Map, advance
 from .._norms import two_norm
 from .._solver import FixedPoint, iterate
 from .._stability_report import EquilibriumTest, Share, Start
-from ..stability import NORMAL_95, share
+from ..stability import rank_correlation, share
 
 PUSHED = 8
 """Number of examples that are iterated further, and pushed."""
@@ -25,8 +25,6 @@ LONGER = 4
 """Iterations of a loop that is to stay solved, over those of the report."""
 LIMIT = 0.5
 """Value that the tests that are shares must exceed."""
-FEWEST = 5
-"""Minimum number of examples for a rank correlation."""
 
 Solved = Callable[[Any, Any, Any], Bool[Array, ""]]
 """`(state, tokens, targets)` of one example -> whether the state is decoded to the answer."""
@@ -198,29 +196,19 @@ def _needs_iterations(followed: Followed) -> EquilibriumTest:
 
 
 def _takes_longer(followed: list[Followed]) -> EquilibriumTest:
-    """Spearman's rank correlation, with the interval of Bonett and Wright (2000)."""
-    from scipy.stats import rankdata  # slow to import
-
     steps = np.concatenate([group.steps for group in followed])
     difficulty = np.concatenate([group.difficulty for group in followed])
-    known = np.isfinite(steps) & np.isfinite(difficulty)
-    steps, difficulty = steps[known], difficulty[known]
-    value = low = high = slope = math.nan
-    if len(steps) >= FEWEST and np.ptp(difficulty) > 0:
-        slope = float(np.polyfit(difficulty, steps, 1)[0])
-        if np.ptp(steps) > 0:
-            value = float(np.corrcoef(rankdata(difficulty), rankdata(steps))[0, 1])
-            half = NORMAL_95 * math.sqrt((1 + value**2 / 2) / (len(steps) - 3))
-            with np.errstate(divide="ignore"):
-                low, high = np.tanh(np.arctanh(value) + np.array([-half, half])).tolist()
-        else:
-            value = low = high = 0.0
+    correlation = rank_correlation(difficulty, steps)
+    slope = math.nan
+    if math.isfinite(correlation.value):
+        known = np.isfinite(steps) & np.isfinite(difficulty)
+        slope = float(np.polyfit(difficulty[known], steps[known], 1)[0])
     return _verdict(
         "Harder examples take more iterations",
         "rank correlation of iterations to the tolerance with difficulty",
-        (value, low, high),
+        (correlation.value, correlation.low, correlation.high),
         0.0,
-        len(steps),
+        correlation.count,
         {"iterations_per_difficulty": slope},
     )
 

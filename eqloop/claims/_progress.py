@@ -36,6 +36,17 @@ class SharedProgress:
 
         return report
 
+    def stages(self, name: str, plan: Mapping[str, int]) -> Callable[[str], None]:
+        """The callback of a part that consists of the stages of `plan`: it takes the name of a
+        stage that is done."""
+        report, done = self.part(name), set()
+
+        def tick(stage: str) -> None:
+            done.add(stage)
+            report(sum(plan[stage] for stage in done), sum(plan.values()))
+
+        return tick
+
     def stop(self) -> None:
         """Make every part raise `InterruptedError` when it next reports."""
         self._stopped.set()

@@ -12,15 +12,15 @@ import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from .._adjoint import AbstractGradient, Implicit, OneStep, Phantom, Truncated
-from .._model import Coda, LoopedTransformer
+from .._model import LoopedTransformer
 from .._norms import relative_residual
-from .._scores import EXACT
 from .._stability_report import Accuracy, ComparedGradient, WeightNoise
 from .._task import Progress, Split, Task
 from ..audit import audit_batch, audited_iterations, gradient_audit
 from ..evaluate import evaluate
 from ..run import Spec, trained_iterations
 from ..stability import share
+from ._decoder import Decoder
 from ._four_tests import PUSHED, Followed, follow, stays_solved
 from ._problem import make_problem
 
@@ -178,17 +178,6 @@ def _audit(
     }
 
 
-class _Solved(eqx.Module):
-    """Whether a state is decoded to the answer."""
-
-    coda: Coda
-    task: Task = eqx.field(static=True)
-
-    def __call__(self, z: Array, tokens: Array, targets: Array) -> Array:
-        score = self.task.score(self.task.predict(self.coda(z), tokens), tokens, targets)
-        return score[EXACT].astype(bool)
-
-
 def _equilibria(
     model: LoopedTransformer,
     task: Task,
@@ -199,7 +188,7 @@ def _equilibria(
     rtol: float,
     progress: Progress,
 ) -> tuple[dict[str, Followed], Bool[np.ndarray, "examples 3"]]:
-    solved, followed = _Solved(model.coda, task), {}
+    solved, followed = Decoder(model.coda, task).solved, {}
     for number, (name, sample) in enumerate(splits.items(), 1):
         problem = make_problem(model, task, sample)
         followed[name] = follow(
@@ -263,4 +252,4 @@ def _solved(
 
     begin = (e, jnp.zeros((), jnp.int32), jnp.full(len(e), jnp.inf))
     z, _, _ = jax.lax.while_loop(unfinished, body, begin)
-    return jax.vmap(_Solved(model.coda, task))(z, tokens, targets)
+    return jax.vmap(Decoder(model.coda, task).solved)(z, tokens, targets)

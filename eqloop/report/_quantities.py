@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._numbers import is_known
-from .._stability_report import InputDependence, Share, StabilityReport, Summary
+from .._stability_report import Auroc, InputDependence, Share, StabilityReport, Summary
 
 QUANTITIES: Mapping[str, str] = {
     "converged": "reachability.shares.converged",
@@ -30,9 +30,14 @@ QUANTITIES: Mapping[str, str] = {
     "cosine of phantom-8": "geometry.cosines.phantom-8",
     "cosine of neumann-8": "geometry.cosines.neumann-8",
     "rho(W_x)": "spectrum.weights.rho_w_x",
+    "settled but wrong": "census.settled_wrong.wrong_of_settled",
+    "right but not settled": "census.settled_wrong.unsettled_of_right",
+    "answer froze at": "census.froze.answer",
+    "AUROC of the residual": "census.auroc.residual",
 }
-"""Name -> path of a number, a `Summary`, a `Share`, or the clusters of an `InputDependence`. The
-cosines are those of the cotangent at a fixed point with that of the implicit gradient."""
+"""Name -> path of a number, a `Summary`, a `Share`, an `Auroc`, or the clusters of an
+`InputDependence`. The cosines are those of the cotangent at a fixed point with that of the implicit
+gradient."""
 
 
 def value_at(report: Any, path: str) -> Any:
@@ -68,12 +73,15 @@ def value_at(report: Any, path: str) -> Any:
 
 def number_at(report: StabilityReport | None, path: str) -> float | None:
     """The value at a path as one number: the median of a `Summary`, the share of a `Share`, the
-    share of inputs with a fixed point of their own; None if it was not measured."""
+    area of an `Auroc`, the share of inputs with a fixed point of their own; None if it was not
+    measured."""
     value = value_at(report, path)
     if isinstance(value, Summary):
         value = value.median
     elif isinstance(value, Share):
         value = value.share
+    elif isinstance(value, Auroc):
+        value = value.value
     elif isinstance(value, InputDependence):
         value = value.distinct
     return value if is_known(value) else None

@@ -6,10 +6,12 @@ returns.
 
 from .._stability_report import FORMAT as FORMAT
 from .._stability_report import Agreement as Agreement
+from .._stability_report import Auroc as Auroc
 from .._stability_report import Band as Band
 from .._stability_report import Geometry as Geometry
 from .._stability_report import InputDependence as InputDependence
 from .._stability_report import Outcome as Outcome
+from .._stability_report import RankCorrelation as RankCorrelation
 from .._stability_report import Reachability as Reachability
 from .._stability_report import Share as Share
 from .._stability_report import Spectrum as Spectrum
@@ -19,6 +21,7 @@ from .._stability_report import Statement as Statement
 from .._stability_report import Summary as Summary
 from .._stability_report import Verdict as Verdict
 from ._analyse import analyse as analyse
+from ._analyse import analyse_orbits as analyse_orbits
 from ._eigenvalues import Eigenvalues as Eigenvalues
 from ._eigenvalues import leading_eigenvalues as leading_eigenvalues
 from ._geometry import geometry as geometry
@@ -34,9 +37,14 @@ from ._operators import input_jacobian as input_jacobian
 from ._operators import state_jacobian as state_jacobian
 from ._orbits import Orbits as Orbits
 from ._orbits import classify as classify
+from ._orbits import distance as distance
 from ._orbits import follow_orbits as follow_orbits
 from ._orbits import iterate_to_tolerance as iterate_to_tolerance
+from ._orbits import settle_steps as settle_steps
+from ._ranks import auroc as auroc
+from ._ranks import rank_correlation as rank_correlation
 from ._reachability import basin_radius as basin_radius
+from ._reachability import gaussian_starts as gaussian_starts
 from ._reachability import rates as rates
 from ._reachability import reachability as reachability
 from ._scalar import ScalarCase as ScalarCase

@@ -1,5 +1,6 @@
 """`analyse`: measure everything and judge it."""
 
+import dataclasses
 import time
 from collections.abc import Mapping
 
@@ -12,11 +13,11 @@ from .._iteration import Map
 from .._stability_report import FORMAT, Agreement, StabilityReport
 from ._geometry import Loss, geometry
 from ._input_dependence import input_dependence
-from ._orbits import Progress, follow_orbits
+from ._orbits import Orbits, Progress, follow_orbits
 from ._reachability import reachability
 from ._spectrum import jacobian_eigenvalues, spectrum
 from ._verdict import judge
-from ._work import Work, planned
+from ._work import Tick, Work, planned, silent
 
 
 def analyse(
@@ -75,11 +76,8 @@ def analyse(
     ```
     """
     began = time.perf_counter()
-    if detail < 1:
-        raise ValueError(f"detail = {detail} must be at least 1")
     count = len(jtu.tree_leaves(xs if callable(z0s) else z0s)[0])
     work = Work(planned(count, min(detail, count), iterations), progress)
-    eigen_key, spectrum_key, reach_key, input_key, geometry_key = jr.split(key, 5)
     orbits = follow_orbits(
         f,
         z0s,
@@ -89,23 +87,69 @@ def analyse(
         progress=work.part("orbits"),
     )
     work.tick("orbits")
+    report = analyse_orbits(
+        orbits, key=key, detail=detail, loss=loss, targets=targets, tick=work.tick
+    )
+    seconds = time.perf_counter() - began
+    return dataclasses.replace(
+        report, predicted=predicted, settings={**report.settings, "seconds": seconds}
+    )
+
+
+def analyse_orbits(
+    orbits: Orbits,
+    *,
+    key: PRNGKeyArray,
+    detail: int = 16,
+    loss: Loss | None = None,
+    targets: PyTree = None,
+    tick: Tick = silent,
+) -> StabilityReport:
+    """Measure what `analyse` measures, from orbits that have been followed.
+
+    **Arguments:**
+
+    - `orbits`: from `follow_orbits`.
+    - `key`, `detail`, `loss`, `targets`: see `analyse`.
+    - `tick`: called with the name of each stage that is done (see `planned`).
+
+    **Returns:**
+
+    A `StabilityReport`.
+
+    **Raises** `ValueError` if `detail` is below 1.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> f, start = lambda z, x: 0.5 * jnp.tanh(z) + x, lambda x: 0 * x
+    >>> xs = jr.normal(jr.key(0), (4, 2))
+    >>> orbits = eqloop.stability.follow_orbits(f, start, xs, iterations=32)
+    >>> report = eqloop.stability.analyse_orbits(orbits, key=jr.key(1))
+    >>> print(report.verdict["reachability"].verdict)
+    reached from every start
+
+    ```
+    """
+    if detail < 1:
+        raise ValueError(f"detail = {detail} must be at least 1")
+    eigen_key, spectrum_key, reach_key, input_key, geometry_key = jr.split(key, 5)
     index = np.unique(np.arange(min(detail, len(orbits))) * len(orbits) // min(detail, len(orbits)))
     detailed = orbits.take(index)
     if targets is not None:
         targets = jtu.tree_map(lambda leaf: leaf[index], targets)
     leading = jacobian_eigenvalues(detailed, key=eigen_key)
-    work.tick("eigenvalues")
-    spectrum_part = spectrum(detailed, key=spectrum_key, leading=leading, tick=work.tick)
-    input_part = input_dependence(orbits, key=input_key, detail=detailed, tick=work.tick)
+    tick("eigenvalues")
+    spectrum_part = spectrum(detailed, key=spectrum_key, leading=leading, tick=tick)
+    input_part = input_dependence(orbits, key=input_key, detail=detailed, tick=tick)
     geometry_part = geometry(
-        detailed, key=geometry_key, loss=loss, targets=targets, leading=leading, tick=work.tick
+        detailed, key=geometry_key, loss=loss, targets=targets, leading=leading, tick=tick
     )
     reachability_part = reachability(
         orbits,
         key=reach_key,
         detail=detailed,
         predicted_rate=np.array(spectrum_part.radius.values),
-        tick=work.tick,
+        tick=tick,
     )
     return StabilityReport(
         reachability=reachability_part,
@@ -113,13 +157,12 @@ def analyse(
         geometry=geometry_part,
         spectrum=spectrum_part,
         verdict=judge(reachability_part, input_part, geometry_part, spectrum_part),
-        predicted=predicted,
+        predicted=None,
         settings={
             "format": FORMAT,
             "examples": len(orbits),
             "detail": index.tolist(),
-            "iterations": iterations,
-            "rtol": rtol,
-            "seconds": time.perf_counter() - began,
+            "iterations": orbits.iterations,
+            "rtol": orbits.rtol,
         },
     )

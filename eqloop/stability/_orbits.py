@@ -67,6 +67,8 @@ class Orbits:
     - `outcomes`: see `classify`; "unresolved" if the residual is at most `rtol` but `remaining`
         exceeds 0.005.
     - `periods`: period of each cycle, 0 for other outcomes.
+    - `observed`: what `observe` returned after each iteration, arrays of shape `(examples,
+        iterations, ...)`; None without `observe`.
     """
 
     f: Map
@@ -84,6 +86,7 @@ class Orbits:
     remaining: Float[np.ndarray, " examples"]
     outcomes: list[Outcome]
     periods: Int[np.ndarray, " examples"]
+    observed: PyTree = None
 
     def __len__(self) -> int:
         return len(self.outcomes)
@@ -120,6 +123,8 @@ def follow_orbits(
     *,
     iterations: int = 256,
     rtol: float = 1e-4,
+    observe: Callable[[Any, Any], Any] | None = None,
+    labels: PyTree = None,
     progress: Progress | None = None,
 ) -> Orbits:
     """Iterate `z <- f(z, x)` from each start and classify where it ends.
@@ -141,6 +146,9 @@ def follow_orbits(
     - `xs`: the inputs, stacked along a first axis.
     - `iterations`: iterations per orbit, at least 16.
     - `rtol`: relative residual below which a loop has settled, in (0, 1).
+    - `observe`: a function of the state and the label of one example, called after each iteration;
+        it returns a pytree of arrays, for `Orbits.observed`.
+    - `labels`: the labels, stacked along a first axis.
     - `progress`: called with the iterations done and their total.
 
     **Returns:**
@@ -172,12 +180,15 @@ def follow_orbits(
         start = closed(start, head(xs))
         z0s = starts(start, xs)
     f = closed(f, *head((z0s, xs)))
-    z, chunks = z0s, []
+    if observe is not None:
+        observe = closed(observe, *head((z0s, labels)), derivative=False)
+    z, chunks, views = z0s, [], []
     for done in range(0, iterations, CHUNK):
         if progress is not None:
             progress(done, iterations)
-        z, chunk = _iterate_chunk(f, z, xs, min(CHUNK, iterations - done))
+        z, chunk, view = _iterate_chunk(f, observe, z, xs, labels, min(CHUNK, iterations - done))
         chunks.append(jax.device_get(chunk))
+        views.append(jax.device_get(view))
     curves = [np.concatenate(c, axis=1).astype(np.float64) for c in zip(*chunks, strict=True)]
     residuals, _, steps, sizes = curves
     returns = np.asarray(_returns(f, z, xs), np.float64)
@@ -198,6 +209,7 @@ def follow_orbits(
         remaining=remaining,
         outcomes=outcomes,
         periods=periods,
+        observed=jtu.tree_map(lambda *parts: np.concatenate(parts, axis=1), *views),
     )  # fmt: skip
 
 
@@ -395,15 +407,49 @@ def converge_from(
 
 
 def settle_steps(orbits: Orbits) -> Float[np.ndarray, " examples"]:
-    """The first iteration, counted from 1, whose residual is at most the tolerance; NaN if the
-    orbit did not end at a fixed point."""
+    """The first iteration, counted from 1, whose residual is at most the tolerance.
+
+    **Arguments:**
+
+    - `orbits`: from `follow_orbits`.
+
+    **Returns:**
+
+    An array of shape `(examples,)`; NaN if the orbit did not end at a fixed point.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> f, z0s = lambda z, x: x * z + 1, jnp.zeros((2, 1))
+    >>> xs = jnp.array([[0.5], [0.25]])
+    >>> orbits = eqloop.stability.follow_orbits(f, z0s, xs, iterations=32)
+    >>> eqloop.stability.settle_steps(orbits)       # the residual is x^(t - 1) or less
+    array([14.,  8.])
+
+    ```
+    """
     below = orbits.residuals <= orbits.rtol
     first = np.where(below.any(1), below.argmax(1) + 1.0, math.nan)
     return np.where(orbits.converged, first, math.nan)
 
 
 def distance(a: PyTree, b: PyTree) -> Float[np.ndarray, " examples"]:
-    """`|a - b| / |b|` of each example, or `|a|` if b is zero."""
+    """The relative distance `|a - b| / |b|` of each example, `|a|` if b is zero, in the 2-norm.
+
+    **Arguments:**
+
+    - `a`, `b`: states, stacked along a first axis.
+
+    **Returns:**
+
+    An array of shape `(examples,)`.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> eqloop.stability.distance(jnp.array([[3.0], [3.0]]), jnp.array([[2.0], [0.0]]))
+    array([0.5, 3. ])
+
+    ```
+    """
     return np.asarray(_distance(a, b), np.float64)
 
 
@@ -430,17 +476,21 @@ def starts(start: Callable, xs: PyTree) -> PyTree:
 
 
 @eqx.filter_jit
-def _iterate_chunk(f: Map, zs: PyTree, xs: PyTree, steps: int) -> tuple[PyTree, tuple[Array, ...]]:
-    def one(f, z, x):
+def _iterate_chunk(
+    f: Map, observe: Callable | None, zs: PyTree, xs: PyTree, labels: PyTree, steps: int
+) -> tuple[PyTree, tuple[Array, ...], PyTree]:
+    def one(f, observe, z, x, label):
         def body(z, _):
             value = f(z, x)
             step, size, residual = relative(value, z)
             cell = relative(value, z, largest_cell_norm)[2]
-            return value, (residual, cell, step, size)
+            view = None if observe is None else observe(value, label)
+            return value, ((residual, cell, step, size), view)
 
-        return jax.lax.scan(body, z, length=steps)
+        z, (curves, views) = jax.lax.scan(body, z, length=steps)
+        return z, curves, views
 
-    return eqx.filter_vmap(one, in_axes=(None, 0, 0))(f, zs, xs)
+    return eqx.filter_vmap(one, in_axes=(None, None, 0, 0, 0))(f, observe, zs, xs, labels)
 
 
 @eqx.filter_jit

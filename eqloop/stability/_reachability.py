@@ -67,7 +67,7 @@ def reachability(
     others = np.roll(np.arange(len(detail)), 1)
     all_examples = np.ones(len(detail), bool)
     starts = {
-        "gaussian": (_noise(detail.z0s, jr.split(gaussian_key, len(detail))), all_examples),
+        "gaussian": (gaussian_starts(detail.z0s, key=gaussian_key), all_examples),
         # A single example has no other, and one that did not converge has no fixed point.
         "other": (take(detail.state, others), detail.converged[others] & (len(detail) > 1)),
     }
@@ -202,6 +202,29 @@ def basin_radius(
     return radii
 
 
+def gaussian_starts(zs: PyTree, *, key: PRNGKeyArray) -> PyTree:
+    """Draw Gaussian starts whose root mean square is that of the own start, 1 if that is zero.
+
+    **Arguments:**
+
+    - `zs`: the own starts, stacked along a first axis.
+    - `key`: a random key.
+
+    **Returns:**
+
+    Starts of the same shapes.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> noise = eqloop.stability.gaussian_starts(10 * jnp.ones((4, 1000)), key=jr.key(0))
+    >>> print(round(float(jnp.std(noise))))
+    10
+
+    ```
+    """
+    return _gaussian(zs, jr.split(key, len(jtu.tree_leaves(zs)[0])))
+
+
 def comes_back(
     orbits: Orbits, zs: PyTree, home: PyTree, xs: PyTree, rate: Float[np.ndarray, " examples"]
 ) -> Bool[np.ndarray, " examples"]:
@@ -223,9 +246,7 @@ def _compare(orbits: Orbits, zs: PyTree, has_start: Bool[np.ndarray, " examples"
 
 
 @eqx.filter_jit
-def _noise(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
-    """Gaussian starts whose root mean square is that of the own start (1 where that is zero)."""
-
+def _gaussian(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
     def one(z, key):
         def scaled(leaf, noise):
             size = jnp.sqrt(jnp.mean(jnp.square(leaf)))

@@ -11,6 +11,7 @@ from ..._stability_report import StabilityReport
 from ...run import REPORT, STABILITY_AGAIN, Player, read_player, read_stability
 from .._escape import html_text
 from ..tables._stability_tables import extra_tables, main_table
+from ._census_panels import CENSUS_PANELS
 from ._page import packaged, page, picture, saved, write_files
 from ._stability_panels import PANELS, Panel
 
@@ -45,10 +46,12 @@ def write_stability(folder: Path) -> list[Path]:
     files: dict[Path, bytes] = {}
     figures: list[str] = []
     try:
-        for panel in PANELS:
-            figure = panel.draw(report)
+        drawn = [(panel, panel.draw(report), panel.alt(report)) for panel in PANELS]
+        if (census := report.census) is not None:
+            drawn += [(panel, panel.draw(census), panel.alt(census)) for panel in CENSUS_PANELS]
+        for panel, figure, alt in drawn:
             files[folder / f"{panel.name}.png"] = saved(figure, "png")
-            figures.append(_figure(panel, picture(figure, panel.alt(report))))
+            figures.append(_figure(panel, picture(figure, alt)))
         html = _page(report, player, "".join(figures))
     except InputError:
         raise

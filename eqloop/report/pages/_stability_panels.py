@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..._numbers import typeset_number, typeset_percent
 from ..._stability_report import StabilityReport
@@ -13,26 +13,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+T = TypeVar("T")
+
+
 @dataclasses.dataclass(frozen=True)
-class Panel:
-    """A figure of the page.
+class Panel(Generic[T]):
+    """A figure of the page, of a report or of a part of it.
 
     **Attributes:**
 
     - `name`: name of its PNG file, and of its anchor on the page.
     - `title`: its heading.
-    - `draw`: makes the figure from a report.
+    - `draw`: makes the figure.
     - `formula`: the quantity that it shows, as HTML.
     - `reading`: how to read it, as HTML.
-    - `alt`: makes its text alternative from a report.
+    - `alt`: makes its text alternative.
     """
 
     name: str
     title: str
-    draw: "Callable[[StabilityReport], Figure]"
+    draw: "Callable[[T], Figure]"
     formula: str
     reading: str
-    alt: Callable[[StabilityReport], str]
+    alt: Callable[[T], str]
 
 
 def _residual(report: StabilityReport) -> str:

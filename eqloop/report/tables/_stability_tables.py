@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ..._numbers import DASH, typeset_hits, typeset_interval, typeset_number, typeset_percent
 from ..._stability_report import Share, StabilityReport, Summary
 from .._escape import html_text
+from ._census_tables import Value, census_groups, outcomes_table, verifiers_table
 
-Value = Summary | Share | tuple[float, float, float] | float | None
 Row = tuple[str, Value]
-"""A label (HTML), and a value; three numbers are a mean and its interval."""
+"""A label (HTML), and a value."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
@@ -37,8 +37,12 @@ def main_table(report: StabilityReport) -> str:
 
 
 def extra_tables(report: StabilityReport) -> Iterator[tuple[str, str]]:
-    """Heading and HTML of the tables for a model with a task: the four tests, gradients, noise,
-    weights."""
+    """Heading and HTML of the tables for a model with a task: census, the four tests, gradients,
+    noise, weights."""
+    if report.census is not None:
+        for made in (outcomes_table(report.census), verifiers_table(report.census)):
+            rows = [(html_text(label), *cells) for label, *cells in made.rows]
+            yield made.title, table(made.head, rows, made.note)
     if tests := report.computes:
         rows = [
             (
@@ -161,6 +165,8 @@ def _groups(report: StabilityReport) -> Iterator[tuple[str, list[Row]]]:
             ),
         ],
     )
+    if report.census is not None:
+        yield from census_groups(report.census)
 
 
 def _named(what: str, values: Mapping[str, Value]) -> Iterator[Row]:
