@@ -5,6 +5,9 @@ returns.
 """
 
 from ._analyse import analyse as analyse
+from ._branch import Bifurcation as Bifurcation
+from ._branch import Branch as Branch
+from ._continuation import continuation as continuation
 from ._eigenvalues import Eigenvalues as Eigenvalues
 from ._eigenvalues import leading_eigenvalues as leading_eigenvalues
 from ._geometry import geometry as geometry
@@ -22,6 +25,12 @@ from ._orbits import Orbits as Orbits
 from ._orbits import classify as classify
 from ._orbits import follow_orbits as follow_orbits
 from ._orbits import iterate_to_tolerance as iterate_to_tolerance
+from ._parameters import BetweenInputs as BetweenInputs
+from ._parameters import BetweenMaps as BetweenMaps
+from ._parameters import Damping as Damping
+from ._parameters import InputScale as InputScale
+from ._parameters import Noise as Noise
+from ._parameters import Parameter as Parameter
 from ._reachability import basin_radius as basin_radius
 from ._reachability import rates as rates
 from ._reachability import reachability as reachability
