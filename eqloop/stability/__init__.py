@@ -31,6 +31,8 @@ from ._parameters import Damping as Damping
 from ._parameters import InputScale as InputScale
 from ._parameters import Noise as Noise
 from ._parameters import Parameter as Parameter
+from ._precision_check import PrecisionCheck as PrecisionCheck
+from ._precision_check import precision_check as precision_check
 from ._reachability import basin_radius as basin_radius
 from ._reachability import rates as rates
 from ._reachability import reachability as reachability
