@@ -59,6 +59,7 @@ from ._spectrum import spectrum as spectrum
 from ._statistics import NORMAL_95 as NORMAL_95
 from ._statistics import Share as Share
 from ._statistics import Summary as Summary
+from ._statistics import block_means as block_means
 from ._statistics import bootstrap as bootstrap
 from ._statistics import share as share
 from ._statistics import summary as summary

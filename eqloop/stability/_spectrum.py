@@ -9,7 +9,6 @@ import jax.random as jr
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
-from scipy.special import stdtrit
 
 from .._iteration import Map
 from ._closed import closed
@@ -17,7 +16,7 @@ from ._eigenvalues import Eigenvalues, leading_eigenvalues
 from ._operators import Gram, Jacobian
 from ._orbits import Orbits
 from ._report import Spectrum
-from ._statistics import share, summary
+from ._statistics import block_means, share, summary
 from ._trees import head
 from ._work import Tick, silent
 
@@ -213,9 +212,7 @@ def lyapunov_exponents(
         jnp.asarray(iterations // 2 // BLOCKS),
         driven,
     )
-    blocks = np.asarray(blocks, np.float64)
-    error = blocks.std(axis=1, ddof=1) / math.sqrt(BLOCKS) * stdtrit(BLOCKS - 1, 0.975)
-    return blocks.mean(axis=1), error
+    return block_means(np.asarray(blocks))
 
 
 @eqx.filter_jit
