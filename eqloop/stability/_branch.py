@@ -52,7 +52,7 @@ class Branch:
     - `unstable`: number of different eigenvalues outside the unit circle, shape `(points,)`: 0 at a
         stable point. NaN where it is not measurable: an eigenvalue is on the circle within its
         error, or all `count` are outside.
-    - `bifurcations`: the events along the branch, in order.
+    - `bifurcations`: the events along the branch, in order; a fold before others of its step.
     - `ended`: why the branch ends: "reached stop"; "left the range" through the value at which it
         started; "no convergence: ..."; or "not at stop after ... points".
     """

@@ -209,7 +209,7 @@ def _merge(
     event of its own."""
     rest = list(crossed)
     for place in folds:
-        twins = [event for event in rest if event.kind == "branch"]
+        twins = [event for event in rest if event.kind == "branch" and place.kind == "fold"]
         if twins:
             rest.remove(min(twins, key=lambda event: abs(event.parameter - place.parameter)))
     if folds:
