@@ -21,6 +21,10 @@ from ._four_tests import Followed as Followed
 from ._four_tests import follow as follow
 from ._four_tests import four_tests as four_tests
 from ._four_tests import stays_solved as stays_solved
+from ._growth import GrowthByPart as GrowthByPart
+from ._growth import growth_by_part as growth_by_part
+from ._norm_modes import NormModes as NormModes
+from ._norm_modes import norm_modes as norm_modes
 from ._problem import Problem as Problem
 from ._problem import make_problem as make_problem
 from ._theory import compare as compare

@@ -1,5 +1,6 @@
 """The recurrent block: an attention sub-block, then an MLP sub-block, with recall of the input."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -17,6 +18,8 @@ from ._norm_placement import NormKind, NormPlacement
 from ._recall import Recall, RecallKind
 from ._residual import GRU, Add, ResidualKind, make_residual
 from ._rotary import ROTARY_BASE
+
+Stage = Callable[[Float[Array, "*grid width"]], Float[Array, "*grid width"]]
 
 
 class Block(eqx.Module):
@@ -97,10 +100,21 @@ class Block(eqx.Module):
     ) -> Float[Array, "*grid width"]:
         """Return the next state, shape `(*grid, width)`, for a state `z` of this shape and
         `r = block.inject(e)`."""
-        z = self.recalled(z, r)
-        for branch in (self.attention, self.feedforward):
-            z = join(self, z, branch(self.branch_input(z, r)))
+        for _, stage in self.stages(r):
+            z = stage(z)
         return z
+
+    def stages(self, r: Float[Array, "*grid width"] | None) -> list[tuple[str, Stage]]:
+        """Return the functions of the state that the block applies in sequence, with their names:
+        "recall" if it comes before the sub-blocks, "attention" and "feedforward"."""
+
+        def sub_block(branch: Attention | FeedForward) -> Stage:
+            return lambda z: join(self, z, branch(self.branch_input(z, r)))
+
+        stages = [(name, sub_block(getattr(self, name))) for name in ("attention", "feedforward")]
+        if RECALLS[self.recall_kind].before:
+            stages.insert(0, ("recall", lambda z: self.recalled(z, r)))
+        return stages
 
     @jax.named_scope("external_recall")
     def recalled(

@@ -22,6 +22,9 @@ from .._stability_report import Summary as Summary
 from .._stability_report import Verdict as Verdict
 from ._analyse import analyse as analyse
 from ._analyse import analyse_orbits as analyse_orbits
+from ._branch import Bifurcation as Bifurcation
+from ._branch import Branch as Branch
+from ._continuation import continuation as continuation
 from ._eigenvalues import Eigenvalues as Eigenvalues
 from ._eigenvalues import leading_eigenvalues as leading_eigenvalues
 from ._geometry import geometry as geometry
@@ -41,6 +44,14 @@ from ._orbits import distance as distance
 from ._orbits import follow_orbits as follow_orbits
 from ._orbits import iterate_to_tolerance as iterate_to_tolerance
 from ._orbits import settle_steps as settle_steps
+from ._parameters import BetweenInputs as BetweenInputs
+from ._parameters import BetweenMaps as BetweenMaps
+from ._parameters import Damping as Damping
+from ._parameters import InputScale as InputScale
+from ._parameters import Noise as Noise
+from ._parameters import Parameter as Parameter
+from ._precision_check import PrecisionCheck as PrecisionCheck
+from ._precision_check import precision_check as precision_check
 from ._ranks import auroc as auroc
 from ._ranks import rank_correlation as rank_correlation
 from ._reachability import basin_radius as basin_radius
@@ -59,6 +70,7 @@ from ._spectrum import jacobian_eigenvalues as jacobian_eigenvalues
 from ._spectrum import lyapunov_exponents as lyapunov_exponents
 from ._spectrum import spectrum as spectrum
 from ._statistics import NORMAL_95 as NORMAL_95
+from ._statistics import block_means as block_means
 from ._statistics import bootstrap as bootstrap
 from ._statistics import share as share
 from ._statistics import summary as summary

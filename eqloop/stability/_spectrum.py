@@ -9,7 +9,6 @@ import jax.random as jr
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
-from scipy.special import stdtrit
 
 from .._iteration import Map
 from .._stability_report import Spectrum
@@ -17,7 +16,7 @@ from ._closed import closed
 from ._eigenvalues import Eigenvalues, leading_eigenvalues
 from ._operators import Gram, Jacobian
 from ._orbits import Orbits
-from ._statistics import share, summary
+from ._statistics import block_means, share, summary
 from ._trees import head
 from ._work import Tick, silent
 
@@ -148,7 +147,14 @@ def regime(exponent: float, error: float) -> str:
 
 
 def lyapunov_exponents(
-    f: Map, z0s: PyTree, xs: PyTree, *, key: PRNGKeyArray, count: int = 2, iterations: int = 256
+    f: Map,
+    z0s: PyTree,
+    xs: PyTree,
+    *,
+    key: PRNGKeyArray,
+    count: int = 2,
+    iterations: int = 256,
+    driven: bool = False,
 ) -> tuple[Float[np.ndarray, "examples count"], Float[np.ndarray, "examples count"]]:
     """Measure the `count` largest Lyapunov exponents of each orbit, per iteration.
 
@@ -157,18 +163,25 @@ def lyapunov_exponents(
     half of the iterations is discarded as a transient; the second half is split into 8 blocks,
     whose means give the interval.
 
+    With `driven`, iteration t uses the input x_t of a sequence. The exponents are then conditional
+    on it: below 0, orbits from all nearby states come together, and the state becomes a function of
+    the inputs (an echo state).
+
     **Arguments:**
 
     - `f`: the map, of a state and an input of one example.
     - `z0s`, `xs`: the starts and the inputs, stacked along a first axis.
     - `key`: a random key.
     - `count`: number of exponents; at most the size of the state is used.
-    - `iterations`: iterations per orbit.
+    - `iterations`: iterations per orbit, at least 16.
+    - `driven`: whether the arrays of `xs` have a second axis, of at least `iterations` inputs.
 
     **Returns:**
 
     The exponents, largest first, and half of their 95 % intervals, both of shape `(examples,
     count)`.
+
+    **Raises** `ValueError` for fewer than 16 iterations, or fewer inputs than iterations.
 
     **Source:** Benettin et al. 1980, doi:10.1007/BF02128237.
 
@@ -181,10 +194,14 @@ def lyapunov_exponents(
 
     ```
     """
-    f = closed(f, *head((z0s, xs)))
-    size = ravel_pytree(head(z0s))[0].size
+    if iterations < 2 * BLOCKS:
+        raise ValueError(f"iterations = {iterations} must be at least {2 * BLOCKS}")
+    if driven and min((leaf.shape[1] for leaf in jax.tree.leaves(xs)), default=0) < iterations:
+        raise ValueError(f"xs: a driven map needs as many inputs as iterations, {iterations}")
+    z, x = head((z0s, xs))
+    f = closed(f, z, head(x) if driven else x)
+    size = ravel_pytree(z)[0].size
     examples = len(jax.tree.leaves(z0s)[0])
-    block = max(1, iterations // 2 // BLOCKS)
     blocks = _push(
         f,
         z0s,
@@ -192,23 +209,30 @@ def lyapunov_exponents(
         jr.split(key, examples),
         min(count, size),
         jnp.asarray(iterations // 2),
-        jnp.asarray(block),
+        jnp.asarray(iterations // 2 // BLOCKS),
+        driven,
     )
-    blocks = np.asarray(blocks, np.float64)
-    error = blocks.std(axis=1, ddof=1) / math.sqrt(BLOCKS) * stdtrit(BLOCKS - 1, 0.975)
-    return blocks.mean(axis=1), error
+    return block_means(np.asarray(blocks))
 
 
 @eqx.filter_jit
 def _push(
-    f: Map, z0s: PyTree, xs: PyTree, keys: PRNGKeyArray, count: int, burn: Array, block: Array
+    f: Map,
+    z0s: PyTree,
+    xs: PyTree,
+    keys: PRNGKeyArray,
+    count: int,
+    burn: Array,
+    block: Array,
+    driven: bool,
 ) -> Float[Array, "examples blocks count"]:
     def one(f, z, x, key):
         _, unravel = ravel_pytree(z)
 
-        def step(_, carry):
+        def step(t, carry):
             z, q, logs = carry
-            value, product = jax.linearize(lambda z: f(z, x), z)
+            now = jax.tree.map(lambda leaf: leaf[t], x) if driven else x
+            value, product = jax.linearize(lambda z: f(z, now), z)
             pushed = jax.vmap(lambda v: ravel_pytree(product(unravel(v)))[0])(q)
             q, sizes = _orthonormal(pushed)
             return value, q, logs + jnp.log(jnp.maximum(sizes, jnp.finfo(sizes.dtype).tiny))
@@ -218,11 +242,12 @@ def _push(
         none = jnp.zeros(count, flat.dtype)
         z, q, _ = jax.lax.fori_loop(0, burn, step, (z, q, none))
 
-        def run_block(carry, _):
-            z, q, logs = jax.lax.fori_loop(0, block, step, (*carry, none))
+        def run_block(carry, number):
+            first = burn + number * block
+            z, q, logs = jax.lax.fori_loop(first, first + block, step, (*carry, none))
             return (z, q), logs / block.astype(logs.dtype)
 
-        return jax.lax.scan(run_block, (z, q), length=BLOCKS)[1]
+        return jax.lax.scan(run_block, (z, q), jnp.arange(BLOCKS, dtype=burn.dtype))[1]
 
     return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, z0s, xs, keys)
 

@@ -98,6 +98,36 @@ def bootstrap(values: Float[np.ndarray, " examples"]) -> tuple[float, float]:
     return float(mean - above * error), float(mean - below * error)
 
 
+def block_means(
+    blocks: Float[np.ndarray, "examples blocks *shape"],
+) -> tuple[Float[np.ndarray, "examples *shape"], Float[np.ndarray, "examples *shape"]]:
+    """Compute the mean over the blocks of a series, and half of its 95 % interval.
+
+    The interval is that of Student for independent blocks: a block must be longer than the series
+    remembers.
+
+    **Arguments:**
+
+    - `blocks`: the mean of each of at least two blocks, shape `(examples, blocks, ...)`.
+
+    **Returns:**
+
+    The means and the half-widths, both of shape `(examples, ...)`.
+
+    ```python
+    >>> import eqloop, numpy as np
+    >>> mean, half = eqloop.stability.block_means(np.array([[1.0, 2.0, 3.0]]))
+    >>> print(f"{mean[0]:.2f} -+ {half[0]:.2f}")          # 4.30 / sqrt(3), by Student
+    2.00 -+ 2.48
+
+    ```
+    """
+    blocks = np.asarray(blocks, np.float64)
+    count = blocks.shape[1]
+    error = blocks.std(axis=1, ddof=1) / math.sqrt(count)
+    return blocks.mean(axis=1), error * stdtrit(count - 1, (1 + CONFIDENCE) / 2)
+
+
 def share(hits: Bool[np.ndarray, " examples"]) -> Share:
     """Compute the share of the examples that have a property, with Wilson's 95 % interval. At
     shares of 0 and 1 it does not collapse, unlike that of the bootstrap.
