@@ -22,6 +22,9 @@ from ._orbits import Orbits as Orbits
 from ._orbits import classify as classify
 from ._orbits import follow_orbits as follow_orbits
 from ._orbits import iterate_to_tolerance as iterate_to_tolerance
+from ._points import Point as Point
+from ._points import find_points as find_points
+from ._points import points as points
 from ._reachability import basin_radius as basin_radius
 from ._reachability import rates as rates
 from ._reachability import reachability as reachability
