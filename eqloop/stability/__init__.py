@@ -5,6 +5,11 @@ returns.
 """
 
 from ._analyse import analyse as analyse
+from ._basins import Basins as Basins
+from ._basins import basin_shares as basin_shares
+from ._basins import basins as basins
+from ._edge import EdgeState as EdgeState
+from ._edge import edge_state as edge_state
 from ._eigenvalues import Eigenvalues as Eigenvalues
 from ._eigenvalues import leading_eigenvalues as leading_eigenvalues
 from ._geometry import geometry as geometry
@@ -22,7 +27,7 @@ from ._orbits import Orbits as Orbits
 from ._orbits import classify as classify
 from ._orbits import follow_orbits as follow_orbits
 from ._orbits import iterate_to_tolerance as iterate_to_tolerance
-from ._points import Point as Point
+from ._point import Point as Point
 from ._points import find_points as find_points
 from ._points import points as points
 from ._reachability import basin_radius as basin_radius

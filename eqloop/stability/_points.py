@@ -1,8 +1,8 @@
 """Fixed points and slow points of a map, those that no orbit reaches included."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,73 +10,20 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._iteration import Map
 from .._noise import normal_like
 from ._orbits import MIN_RESIDUAL_ULPS, ROUNDING_ULPS, Orbits, closed_problem, precision
+from ._point import OUTSIDE, SAME_POINT, Point, at_once, chunks, describe, flattened
 from ._reachability import geometric_grid
 from ._searches import measure, minimise, newton
-from ._trees import subtract, take
-from ._unstable import MOST, Unstable, left_vectors, unstable_directions
+from ._trees import take
 
-SAME = 1e-3
-"""Distance below which two points are one, relative to the size of the states."""
-OUTSIDE = 10.0
-"""Points further than this from the states of the orbit, relative to their size, are dropped."""
 STEPS = 100
 """Maximum number of steps of each search."""
-BYTES = 2**28
-"""Memory for the Krylov spaces of the rows that are searched or measured at once."""
-COPIES = 32
-"""Copies of the state that a row needs."""
 SEARCHES = (newton, minimise)
 ORDER = ("stable", "saddle", "slow", "undecided")
-
-Kind = Literal["stable", "saddle", "slow", "undecided"]
-"""The kind of a point; see `Point`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """A fixed point or a slow point of `z <- f(z, x)`, for the input of one example.
-
-    **Attributes:**
-
-    - `kind`: "stable" or "saddle" for a fixed point without or with unstable directions; "slow" for
-        a local minimum of `|f(z) - z|` that is not a fixed point; "undecided" for a fixed point
-        with an eigenvalue whose modulus is 1 within its error.
-    - `because`: why it is of that kind, with the numbers.
-    - `z`: the point, a pytree like one start.
-    - `x`: its input, a pytree like one input.
-    - `example`: index of the input.
-    - `unstable`: number of eigenvalues of `J = df/dz` whose modulus exceeds 1 by more than their
-        error, with multiplicity.
-    - `eigenvalues`: the leading eigenvalues, largest modulus first; of equal ones inside the unit
-        circle, at least one.
-    - `errors`: estimate of the error of each eigenvalue.
-    - `right`: unit vector v with `J v = eigenvalues[0] v`, flattened.
-    - `left`: unit vector w with `J^T w = eigenvalues[0] w`, flattened; NaN if it is not known.
-    - `directions`: orthonormal basis of the unstable directions, shape `(unstable, size)`.
-    - `residual`: `|f(z) - z|` over the size of the states along the orbit.
-    - `q`: `|f(z) - z|^2 / 2`.
-    - `candidates`: number of searches that ended at this point.
-    """
-
-    kind: Kind
-    because: str
-    z: PyTree
-    x: PyTree
-    example: int
-    unstable: int
-    eigenvalues: Complex[np.ndarray, " count"]
-    errors: Float[np.ndarray, " count"]
-    right: Complex[np.ndarray, " size"]
-    left: Complex[np.ndarray, " size"]
-    directions: Float[np.ndarray, "unstable size"]
-    residual: float
-    q: float
-    candidates: int
 
 
 def find_points(
@@ -132,6 +79,7 @@ def find_points(
     >>> for p in points:
     ...     print(p.kind, p.unstable, p.z.round(3), p.eigenvalues.real.round(3))
     stable 0 [0.958] [0.166]
+    stable 0 [-0.958] [0.166]
     saddle 1 [0.] [2.]
 
     ```
@@ -224,7 +172,7 @@ def _cloud(states: Float[np.ndarray, "times size"]) -> _Cloud:
         return _Cloud(np.zeros(states.shape[1]), 1.0, members)
     size = float(np.sqrt(np.mean(norms[members] ** 2))) or 1.0
     centre = states[members].mean(axis=0)
-    moved = np.linalg.norm(states[members] - states[members[-1]], axis=1) > SAME * size
+    moved = np.linalg.norm(states[members] - states[members[-1]], axis=1) > SAME_POINT * size
     return _Cloud(centre, size, np.append(members[moved], members[-1]))
 
 
@@ -243,8 +191,8 @@ def _points(
         raise ValueError(f"noise = {noise} must be at least 0")
     if count < 1:
         raise ValueError(f"count = {count} must be at least 1")
-    noise_key, eigen_key, left_key = jr.split(key, 3)
-    clouds = [_cloud(rows) for rows in _flat(states, axes=2)]
+    noise_key, eigen_key = jr.split(key)
+    clouds = [_cloud(rows) for rows in flattened(states, axes=2)]
     searched = [e for e, cloud in enumerate(clouds) if cloud.members.size]
     if not searched:
         return []
@@ -256,9 +204,9 @@ def _points(
     levels = noise * ((np.arange(candidates) * (np.sqrt(5) - 1) / 2) % 1) ** 2
     lengths = np.tile(levels, len(searched)) * sizes
     zs = _noisy(zs, lengths, jr.split(noise_key, len(examples)))
-    eps, at_once = precision(zs), _at_once(zs)
+    eps = precision(zs)
     floor = MIN_RESIDUAL_ULPS * eps
-    ends = [_ends(search, f, zs, xs, examples, sizes, floor, at_once) for search in SEARCHES]
+    ends = [_ends(search, f, zs, xs, examples, sizes, floor) for search in SEARCHES]
     zs, ended, misses, slopes, around = jtu.tree_map(lambda *parts: np.concatenate(parts), *ends)
     examples, sizes = np.tile(examples, 2), np.tile(sizes, 2)
     residuals = misses / sizes
@@ -266,101 +214,19 @@ def _points(
     # Where q is least, A^T r is zero; rounding leaves about sqrt(eps) |r| of it. Where q is nearly
     # flat, the slope is as small, but |r| becomes smaller elsewhere.
     slow = ended & (slopes <= 30 * np.sqrt(eps)) & (around >= misses - floor * sizes)
-    chosen, merged = _merge(_flat(zs, axes=1), examples, residuals, fixed | slow, clouds)
-    points: list[Point] = []
-    reaches: list[float] = []
-    for index in _chunks(len(chosen), at_once):
-        rows = chosen[index]
-        z, x = take(zs, rows), take(xs, examples[rows])
-        linear = unstable_directions(
-            f,
-            z,
-            x,
-            misses=np.maximum(misses[rows], floor * sizes[rows]),
-            sizes=OUTSIDE * sizes[rows],
-            key=eigen_key,
-            count=count,
-        )
-        left = left_vectors(f, z, x, linear, key=left_key)
-        for place, row in enumerate(rows[: len(chosen) - len(points)]):
-            part = linear[place]
-            reaches.append(part.reach / sizes[row])
-            kind, because = _kind(
-                fixed[row], residuals[row], ROUNDING_ULPS * eps, part, reaches[-1]
-            )
-            points.append(
-                Point(
-                    kind=kind,
-                    because=because,
-                    z=take(zs, row),
-                    x=take(xs, examples[row]),
-                    example=int(examples[row]),
-                    unstable=len(part.basis),
-                    eigenvalues=part.values,
-                    errors=part.errors,
-                    right=part.right,
-                    left=left[place],
-                    directions=part.basis,
-                    residual=float(residuals[row]),
-                    q=float(misses[row] ** 2 / 2),
-                    candidates=int(merged[len(points)]),
-                )
-            )
-    points = _merge_marginal(points, reaches, sizes[chosen])
-    return sorted(points, key=lambda point: (point.example, ORDER.index(point.kind)))
-
-
-def _kind(
-    fixed: bool, residual: float, floor: float, linear: Unstable, reach: float
-) -> tuple[Kind, str]:
-    """The kind of a point, and why."""
-    unstable, modulus, error = len(linear.basis), linear.modulus, linear.error
-    inside = f"the largest eigenvalue has modulus {modulus:.6g} (error {error:.1g})"
-    if not fixed:
-        return "slow", (
-            f"|f(z) - z| has a local minimum, {residual:.1e} of the size of the states; rounding "
-            f"would be at most {floor:.1e}"
-        )
-    if unstable:
-        number = f"{unstable} eigenvalue{'s' * (unstable > 1)} outside of the unit circle"
-        if unstable >= MOST:
-            return "saddle", f"at least {number}; no more are counted"
-        if linear.complete:
-            return "saddle", number
-        return "saddle", f"at least {number}; of the others {inside}"
-    if not np.isfinite(modulus):
-        return "undecided", "the derivative of f is not finite there"
-    if linear.complete:
-        return "stable", inside
-    return "undecided", (
-        f"marginal: {inside}, which may be 1; along its eigenvector the point is known to within "
-        f"{reach:.1g} of the size of the states"
+    chosen, merged = _merge(flattened(zs, axes=1), examples, residuals, fixed | slow, clouds)
+    points = describe(
+        f,
+        take(zs, chosen),
+        xs,
+        examples[chosen],
+        misses[chosen],
+        sizes[chosen],
+        merged,
+        key=eigen_key,
+        count=count,
     )
-
-
-def _merge_marginal(
-    points: list[Point], reaches: list[float], sizes: Float[np.ndarray, " points"]
-) -> list[Point]:
-    """Merge the undecided points that differ by no more than their error along the eigenvector: one
-    point that is not known better, or several of a line of fixed points."""
-    kept: list[int] = []
-    for new, point in enumerate(points):
-        for old in kept:
-            first = points[old]
-            if not first.kind == point.kind == "undecided" or first.example != point.example:
-                continue
-            gap = _flat(subtract(point.z, first.z), axes=0)
-            along = np.real(first.right)
-            part = gap @ along * along
-            near = np.linalg.norm(gap - part) <= SAME * sizes[old]
-            if near and np.linalg.norm(part) <= max(reaches[old], reaches[new]) * sizes[old]:
-                points[old] = dataclasses.replace(
-                    first, candidates=first.candidates + point.candidates
-                )
-                break
-        else:
-            kept.append(new)
-    return [points[index] for index in kept]
+    return sorted(points, key=lambda point: (point.example, ORDER.index(point.kind)))
 
 
 def _noisy(zs: PyTree, lengths: Float[np.ndarray, " rows"], keys: PRNGKeyArray) -> PyTree:
@@ -386,12 +252,11 @@ def _ends(
     examples: Int[np.ndarray, " rows"],
     sizes: Float[np.ndarray, " rows"],
     floor: float,
-    at_once: int,
 ) -> tuple[PyTree, ...]:
     """Where the search ends from each state, whether it ended there by itself, and `measure` of
     those ends."""
     parts = []
-    for index in _chunks(len(examples), at_once):
+    for index in chunks(len(examples), at_once(zs)):
         x, size = take(xs, examples[index]), sizes[index]
         end, ended = search(f, take(zs, index), x, floor * size, jnp.asarray(STEPS))
         numbers = (np.asarray(a, np.float64) for a in measure(f, end, x, jnp.asarray(size)))
@@ -420,7 +285,7 @@ def _merge(
             if not np.linalg.norm(flat[row] - cloud.centre) <= OUTSIDE * cloud.size:
                 continue
             gaps = np.linalg.norm(flat[mine] - flat[row], axis=1) if mine else np.zeros(0)
-            if mine and gaps.min() <= SAME * cloud.size:
+            if mine and gaps.min() <= SAME_POINT * cloud.size:
                 merged[len(chosen) - len(mine) + int(gaps.argmin())] += 1
             else:
                 mine.append(row)
@@ -433,26 +298,6 @@ def _places(members: Int[np.ndarray, " some"], candidates: int) -> Int[np.ndarra
     """For each candidate one of the states along the orbit, evenly spread from the last to the
     first."""
     return members[np.linspace(len(members) - 1, 0, candidates).round().astype(np.int64)]
-
-
-def _chunks(count: int, most: int) -> Iterator[Int[np.ndarray, " chunk"]]:
-    """Indices of `count` rows, at most `most` at a time. The last row is repeated to fill the last
-    chunk: the chunks have one length, a power of two, so that few programs are compiled."""
-    length = 1 << (min(count, most) - 1).bit_length() if count else 1
-    length = length if length <= most else max(1, length // 2)
-    for first in range(0, count, length):
-        yield np.minimum(np.arange(first, first + length), count - 1)
-
-
-def _at_once(zs: PyTree) -> int:
-    """The number of states that are searched or measured at once."""
-    return max(1, BYTES // (COPIES * sum(leaf[0].nbytes for leaf in jtu.tree_leaves(zs))))
-
-
-def _flat(zs: PyTree, axes: int) -> np.ndarray:
-    """Each state as one vector, in float64, after the first `axes` axes."""
-    leaves = [np.asarray(leaf, np.float64) for leaf in jtu.tree_leaves(zs)]
-    return np.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in leaves], axis=-1)
 
 
 def _column(values: np.ndarray, like: Any) -> np.ndarray:
