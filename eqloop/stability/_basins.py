@@ -95,13 +95,13 @@ def basins(
     ```python
     >>> import eqloop, jax.numpy as jnp, jax.random as jr
     >>> f, x = lambda z, x: jnp.tanh(x * z), jnp.array([[2.0]])     # -0.96 and 0.96 attract
-    >>> basins = eqloop.stability.basins(f, 0 * x + 0.5, x, key=jr.key(0), iterations=32)
-    >>> for size, own in zip(basins.sizes, basins.ends["own"]):
-    ...     print(size, own.share)
-    0.1 1.0
-    0.3 1.0
-    1.0 1.0
-    3.0 0.5
+    >>> z, sizes = 0 * x + 0.5, (0.5, 0.9, 4.0)
+    >>> part = eqloop.stability.basins(f, z, x, key=jr.key(0), iterations=32, sizes=sizes)
+    >>> for size, own, other in zip(sizes, part.ends["own"], part.ends["other"]):
+    ...     print(size, own.share, own.share + other.share)
+    0.5 1.0 1.0
+    0.9 1.0 1.0
+    4.0 0.5 1.0
 
     ```
     """

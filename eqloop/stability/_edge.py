@@ -106,7 +106,7 @@ def edge_state(
     >>> print(edge.because)
     a saddle whose unstable direction leads to the attractor of za and to that of zb
     >>> print(edge.point.z.round(3))                    # z = tanh(2 z - 0.1)
-    [0.101]
+    [0.1]
 
     ```
     """
