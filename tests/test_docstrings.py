@@ -43,6 +43,8 @@ SLOW = (
     *(eqloop.stability.analyse, eqloop.stability.judge),
     *(eqloop.stability.geometry, eqloop.stability.input_dependence),
     *(eqloop.stability.reachability, eqloop.stability.spectrum),
+    *(eqloop.stability.find_points, eqloop.stability.points, eqloop.stability.edge_state),
+    *(eqloop.stability.basins, eqloop.stability.basin_shares),
 )
 
 MORE = [eqloop.Split.of, *eqloop.tasks.TASKS.values()]

@@ -13,6 +13,7 @@ from ._iterative import SolveState as SolveState
 from ._iterative import choose as choose
 from ._iterative import iterate as iterate
 from ._iterative import iterate_watched as iterate_watched
+from ._newton import AbstractNewton as AbstractNewton
 from ._newton import NewtonKrylov as NewtonKrylov
 from ._reversible import Reversible as Reversible
 from ._steady_state import SteadyState as SteadyState

@@ -22,9 +22,14 @@ from .._stability_report import Summary as Summary
 from .._stability_report import Verdict as Verdict
 from ._analyse import analyse as analyse
 from ._analyse import analyse_orbits as analyse_orbits
+from ._basins import Basins as Basins
+from ._basins import basin_shares as basin_shares
+from ._basins import basins as basins
 from ._branch import Bifurcation as Bifurcation
 from ._branch import Branch as Branch
 from ._continuation import continuation as continuation
+from ._edge import EdgeState as EdgeState
+from ._edge import edge_state as edge_state
 from ._eigenvalues import Eigenvalues as Eigenvalues
 from ._eigenvalues import leading_eigenvalues as leading_eigenvalues
 from ._geometry import geometry as geometry
@@ -50,6 +55,9 @@ from ._parameters import Damping as Damping
 from ._parameters import InputScale as InputScale
 from ._parameters import Noise as Noise
 from ._parameters import Parameter as Parameter
+from ._point import Point as Point
+from ._points import find_points as find_points
+from ._points import points as points
 from ._precision_check import PrecisionCheck as PrecisionCheck
 from ._precision_check import precision_check as precision_check
 from ._ranks import auroc as auroc

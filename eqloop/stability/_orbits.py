@@ -172,14 +172,7 @@ def follow_orbits(
         raise ValueError(f"iterations = {iterations} must be at least {MAX_PERIOD}")
     if not 0 < rtol < 1:
         raise ValueError(f"rtol = {rtol} must be between 0 and 1")
-    start = z0s if callable(z0s) else None
-    counts = {len(leaf) for leaf in jtu.tree_leaves(xs if start is not None else (z0s, xs))}
-    if len(counts) != 1 or 0 in counts:
-        raise ValueError(f"z0s and xs must be stacks of as many examples, not {sorted(counts)}")
-    if start is not None:
-        start = closed(start, head(xs))
-        z0s = starts(start, xs)
-    f = closed(f, *head((z0s, xs)))
+    f, start, z0s = closed_problem(f, z0s, xs)
     if observe is not None:
         observe = closed(observe, *head((z0s, labels)), derivative=False)
     z, chunks, views = z0s, [], []
@@ -211,6 +204,21 @@ def follow_orbits(
         periods=periods,
         observed=jtu.tree_map(lambda *parts: np.concatenate(parts, axis=1), *views),
     )  # fmt: skip
+
+
+def closed_problem(
+    f: Map, z0s: PyTree, xs: PyTree
+) -> tuple[Map, Callable[[Any], Any] | None, PyTree]:
+    """`closed` f and start (None if `z0s` are arrays), and the starts as arrays, of the arguments
+    of `follow_orbits`."""
+    start = z0s if callable(z0s) else None
+    counts = {len(leaf) for leaf in jtu.tree_leaves(xs if start is not None else (z0s, xs))}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"z0s and xs must be stacks of as many examples, not {sorted(counts)}")
+    if start is not None:
+        start = closed(start, head(xs))
+        z0s = starts(start, xs)
+    return closed(f, *head((z0s, xs))), start, z0s
 
 
 def _remaining_distance(

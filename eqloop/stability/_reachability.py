@@ -183,10 +183,10 @@ def basin_radius(
         return radii
     rows = np.repeat(examples, n)
     home, xs = take(orbits.state, rows), take(orbits.xs, rows)
-    directions = _directions(home, jr.split(key, len(rows)))
+    directions = directions_like(home, jr.split(key, len(rows)))
 
     def returns(radius: np.ndarray) -> Bool[np.ndarray, " rows"]:
-        pushed = _move(home, directions, jnp.asarray(radius))
+        pushed = move(home, directions, jnp.asarray(radius))
         return comes_back(orbits, pushed, home, xs, orbits.rate[rows])
 
     low, high = np.zeros(len(rows)), np.full(len(rows), largest)
@@ -258,7 +258,7 @@ def _gaussian(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
 
 
 @eqx.filter_jit
-def _directions(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
+def directions_like(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
     """Random directions as long as the states themselves."""
 
     def one(z, key):
@@ -271,7 +271,7 @@ def _directions(zs: PyTree, keys: PRNGKeyArray) -> PyTree:
 
 
 @eqx.filter_jit
-def _move(zs: PyTree, directions: PyTree, radius: Array) -> PyTree:
+def move(zs: PyTree, directions: PyTree, radius: Array) -> PyTree:
     def one(z, d, radius):
         return jtu.tree_map(lambda a, b: a + radius.astype(a.dtype) * b, z, d)
 

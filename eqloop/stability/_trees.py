@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 
-def take(tree: PyTree, index: np.ndarray) -> PyTree:
-    """Rows of every array."""
+def take(tree: PyTree, index: np.ndarray | int) -> PyTree:
+    """Rows of every array, or one."""
     return jtu.tree_map(lambda leaf: leaf[index], tree)
 
 
