@@ -165,7 +165,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --preset fast",
-        "unknown preset 'fast'; known: equilibrium, paper, quick",
+        "unknown preset 'fast'; known: equilibrium, paper, paper-small, quick",
     ),
     (
         "train --solver jacobi",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ..._numbers import typeset_hits, typeset_interval, typeset_number, typeset_percent
+from ..._numbers import typeset_interval, typeset_number, typeset_percent
 from ..._stability_report import Census, Share, Summary
 from ._table import Table
 
@@ -44,7 +44,6 @@ def verifiers_table(census: Census) -> Table:
             typeset_interval(area.low, area.high),
             typeset_interval(area.null_low, area.null_high),
             typeset_number(area.p),
-            typeset_hits(area.positives, area.positives + area.negatives),
         )
         for name, area in census.auroc.items()
     ]
@@ -56,7 +55,7 @@ def verifiers_table(census: Census) -> Table:
     )
     if because:
         note += f" Not measurable, because {'; '.join(sorted(because))}."
-    heads = ("score", "AUROC", "95 % interval", "by chance", "p", "right")
+    heads = ("score", "AUROC", "95 % interval", "by chance", "p")
     return Table("verifiers", "Do scores verify the answer?", heads, rows, note)
 
 
