@@ -10,9 +10,11 @@ from .._stability_report import (
     Auroc,
     EquilibriumTest,
     InputDependence,
+    PointRecord,
     Share,
     StabilityReport,
     Summary,
+    count_kinds,
 )
 from ._output import console, emit, table
 
@@ -67,7 +69,9 @@ def _format_test(test: EquilibriumTest | None) -> str:
     return test.verdict if value == "-" else f"{test.verdict}: {value}"
 
 
-def format_measurement(value: Summary | Share | Auroc | InputDependence | float | None) -> str:
+def format_measurement(
+    value: Summary | Share | Auroc | InputDependence | list[PointRecord] | float | None,
+) -> str:
     """A value of a report at one of the paths of `QUANTITIES`."""
     if isinstance(value, Summary):
         return format_with_interval(value.mean, value.low, value.high)
@@ -78,6 +82,8 @@ def format_measurement(value: Summary | Share | Auroc | InputDependence | float 
     if isinstance(value, InputDependence):
         part = value.distinct_share
         return format_number(None) if part is None else f"{part.hits} of {part.count}"
+    if isinstance(value, list):
+        return count_kinds(value)
     return format_number(value)
 
 

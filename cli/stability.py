@@ -59,7 +59,8 @@ def stability(
         _Census,
         typer.Option(
             help="Take a census of how loops end and whether they are right: quick for the "
-            "examined examples, full for all examples of the split and more restarts, or off."
+            "examined examples, full for all examples of the split and more restarts, or off. "
+            "Both also search for fixed points that no loop reaches; full takes much longer."
         ),
     ] = "quick",
     seed: Annotated[int, typer.Option(min=0, help="Use this random seed.")] = 0,

@@ -17,6 +17,7 @@ from eqloop.claims import (
     EquilibriumTest,
     Froze,
     OutcomeCorrect,
+    PointRecord,
     SettledWrong,
     WeightNoise,
 )
@@ -227,6 +228,13 @@ def a_report() -> StabilityReport:
             for name in ("t1", "t2", "t3", "t4")
         },
         census=a_census(np.array(outcomes)),
+        points=[
+            PointRecord("stable", "it is inside <1>", 0, 0, [[0.6, 0.6], [0.6, -0.6]], 2e-7, 5),
+            PointRecord(
+                "saddle", "1 eigenvalue outside", 0, 1, [[-1.75, 0.0], [0.2, 0.0]], 3e-7, 1
+            ),
+            PointRecord("undecided", "not finite", 12, 0, [[math.nan, math.nan]], 1e-7, 1),
+        ],
     )
 
 
@@ -273,6 +281,7 @@ def report_tables() -> dict[str, Any]:
 
 KEPT = {"iterations", "inputs", "tolerance", "trained", "settings", "verdict", "limit", "periods"}
 KEPT |= {"recall", "at_fixed_point", "examples", "restarts", "right"}
+KEPT |= {"example", "unstable", "candidates"}
 
 
 def without_numbers() -> StabilityReport:

@@ -3,6 +3,7 @@ checks."""
 
 import dataclasses
 import json
+import math
 import shutil
 import signal
 
@@ -18,6 +19,7 @@ from stability_example import a_report
 import eqloop
 import eqloop._build
 import eqloop._load
+from eqloop._stability_report import POINT_KINDS
 from eqloop._tables import parse_json, write_json
 from eqloop.claims import CHECKS, compare, predict, random_subjects, weight_figures
 from eqloop.claims._checks import check_scan
@@ -59,6 +61,7 @@ def test_command(examined):
     report = json.loads((folder / "report.json").read_text())
     assert set(report) == {
         *AXES, "spectrum", "verdict", "predicted", "settings", "crc32", "computes", "census",
+        "points",
     }  # fmt: skip
     assert set(report["verdict"]) == set(report["predicted"]) == set(AXES)
     assert report["settings"]["format"] == 1
@@ -80,6 +83,14 @@ def test_command(examined):
     solved = census["bypass"]["right_at_end"]["share"]
     assert solved == curve["splits"]["hard"][-1]
     assert census["bypass"]["right_after_one"]["share"] == curve["splits"]["hard"][0]
+    # Two of the detailed examples are searched; both orbits and searches reach the stable points.
+    assert {point["kind"] for point in report["points"]} <= set(POINT_KINDS)
+    assert {point["example"] for point in report["points"]} <= {0, 2}
+    for point in report["points"]:
+        largest = max(math.hypot(*pair) for pair in point["eigenvalues"])
+        assert point["residual"] < 1e-4
+        assert point["unstable"] == 0 if point["kind"] == "stable" else point["because"]
+        assert largest > 1 if point["unstable"] else largest > 0
     player = json.loads((folder / "player.json").read_text())["examples"]
     assert len(player) == 4
     for example in player:
@@ -100,7 +111,7 @@ def test_one_checkpoint_of_a_run(examined, capsys):
     output = capsys.readouterr()
     report = json.loads(output.out)
     begins = "measuring orbits, stability, accuracy, weight noise, gradients, four tests, census, "
-    assert output.err.startswith(begins + "player: 4 of ")
+    assert output.err.startswith(begins + "points, player: 4 of ")
     assert "16 iterations" in output.err.splitlines()[0]
     assert report["settings"]["step"] == 2
     assert report["settings"]["split"] == "test"
@@ -147,6 +158,8 @@ def test_numbers_are_written_as_what_they_are():
     ]
     assert share == "87.5 [69, 95.7] %"
     assert distinct == "16 of 16"
+    assert format_measurement(report.points) == "1 stable, 1 saddle, 1 undecided"
+    assert format_measurement([]) == "none"
 
 
 def test_comparison(examined, capsys):
@@ -205,6 +218,7 @@ def test_a_model_that_is_not_finite(examined, monkeypatch, capsys):
     assert main(["stability", str(examined), *SMALL, "--census", "off", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert "census" not in report
+    assert "points" not in report
     assert report["verdict"]["reachability"]["verdict"] == "not reached"
     assert "diverged" in report["verdict"]["reachability"]["because"]
     for axis in ("input_dependence", "geometry"):

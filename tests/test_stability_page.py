@@ -194,6 +194,16 @@ def test_tables_hold_the_numbers(page):
     assert page.text("td").count("passed") == 4
 
 
+def test_the_points_are_a_table(text, page):
+    assert "Points that orbits do not find" in page.text("h2")
+    assert "1 stable, 1 saddle, 1 undecided." in text
+    rows = [re.sub(r"</?t[rhd][^>]*>", "|", row) for row in re.findall(r"<tr>.*?</tr>", text)]
+    [row] = [row for row in rows if "|saddle|" in row]
+    assert row.strip("|").split("||") == ["1", "saddle", "1", "1.75", "3×10⁻⁷"]
+    [unknown] = [row for row in rows if "|undecided|" in row]
+    assert unknown.strip("|").split("||")[:4] == ["13", "undecided", "0", "–"]
+
+
 def test_a_map_without_a_model_has_a_page_too(tmp_path):
     report = without_numbers()
     report = dataclasses.replace(
@@ -205,18 +215,20 @@ def test_a_map_without_a_model_has_a_page_too(tmp_path):
         settings={name: value for name, value in report.settings.items() if name != "run"},
         computes=None,
         census=None,
+        points=None,
     )
     report.save(tmp_path)
     tables = parse_json((tmp_path / "report.json").read_bytes())
     parts = (tables, *(tables[name] for name in ("reachability", "geometry", "spectrum")))
-    assert not {"accuracy", "audit", "weight_noise", "weights", "computes", "census"} & set().union(
-        *parts
-    )
+    assert not {"accuracy", "audit", "weight_noise", "weights", "computes", "census", "points"} & {
+        name for part in parts for name in part
+    }
     text = write_stability(tmp_path)[0].read_text("utf-8")
     assert text.count("No theory speaks of this map.") == 3
     assert "The loop at work" not in text
     assert "Gradients of the weights" not in text
     assert "Census" not in text
+    assert "Points that orbits do not find" not in text
     assert "None" not in re.sub(r"<script.*", "", text, flags=re.DOTALL)
 
 

@@ -5,6 +5,8 @@ from ._census import Census as Census
 from ._census import Froze as Froze
 from ._census import OutcomeCorrect as OutcomeCorrect
 from ._census import SettledWrong as SettledWrong
+from ._points import PointRecord as PointRecord
+from ._points import count_kinds as count_kinds
 from ._report import FORMAT as FORMAT
 from ._report import Agreement as Agreement
 from ._report import Band as Band
@@ -23,5 +25,7 @@ from ._task import Accuracy as Accuracy
 from ._task import ComparedGradient as ComparedGradient
 from ._task import EquilibriumTest as EquilibriumTest
 from ._task import WeightNoise as WeightNoise
+from ._words import POINT_KINDS as POINT_KINDS
 from ._words import Outcome as Outcome
+from ._words import PointKind as PointKind
 from ._words import Verdict as Verdict

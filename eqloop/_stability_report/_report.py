@@ -17,6 +17,7 @@ from .._errors import InputError
 from .._schema import OPTIONAL, to_table
 from .._tables import write_json
 from ._census import Census
+from ._points import PointRecord
 from ._statistics import NOT_MEASURED, Share, Summary
 from ._task import Accuracy, ComparedGradient, EquilibriumTest, WeightNoise
 from ._words import Outcome, Verdict
@@ -311,6 +312,8 @@ class StabilityReport:
     - `computes`: whether the equilibria compute the answer or the loop only settles: "t1" to "t4"
         -> `EquilibriumTest`, see `eqloop.claims.four_tests`; None for a map without a task.
     - `census`: how loops end against whether their answers are right; None without a census.
+    - `points`: fixed points and slow points that searches located, by example; None without a
+        search.
 
     **Raises** `ValueError` if `verdict` lacks an axis.
     """
@@ -324,6 +327,7 @@ class StabilityReport:
     settings: dict[str, Any]
     computes: dict[str, EquilibriumTest] | None = dataclasses.field(default=None, metadata=OPTIONAL)
     census: Census | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    points: list[PointRecord] | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self):
         for axis in ("reachability", "input_dependence", "geometry"):

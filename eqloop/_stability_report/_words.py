@@ -1,10 +1,14 @@
 """The words of a stability report: verdicts, and outcomes of single orbits."""
 
 import enum
-from typing import Literal
+from typing import Literal, get_args
 
 Outcome = Literal["converged", "unresolved", "cycle", "slow", "wandering", "diverged"]
 """What an orbit does; see `classify`."""
+
+PointKind = Literal["stable", "saddle", "slow", "undecided"]
+"""The kind of a point; see `Point`."""
+POINT_KINDS: tuple[PointKind, ...] = get_args(PointKind)
 
 
 class Verdict(enum.StrEnum):

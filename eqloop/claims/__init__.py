@@ -7,6 +7,7 @@ from .._stability_report import ComparedGradient as ComparedGradient
 from .._stability_report import EquilibriumTest as EquilibriumTest
 from .._stability_report import Froze as Froze
 from .._stability_report import OutcomeCorrect as OutcomeCorrect
+from .._stability_report import PointRecord as PointRecord
 from .._stability_report import SettledWrong as SettledWrong
 from .._stability_report import WeightNoise as WeightNoise
 from ._census import census as census

@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 
 from .. import stability
 from .._model import LoopedTransformer
-from .._stability_report import Census
+from .._stability_report import Census, PointRecord
 from .._task import Split, Task
 from ..evaluate import at_most
 from ..run import Spec
@@ -21,6 +21,7 @@ from ._census import RESTARTS, CensusLevel
 from ._census import census as census_of
 from ._decoder import Decoder
 from ._four_tests import LONGER, PUSHED, four_tests
+from ._points import EFFORTS, find_points
 from ._problem import make_problem
 from ._progress import Progress, SharedProgress
 from ._task_measurements import AUDITED, GRADIENTS, NOISE, TaskMeasurements, measure_on_task
@@ -58,8 +59,10 @@ def examine(
     - `split`: name of the split whose loops are examined.
     - `examples`: maximum number of examples of a split, evenly spread; 0 for all.
     - `iterations`, `rtol`, `detail`, `key`: see `eqloop.stability.analyse`.
-    - `census`: "quick" for a census of the examined loops with 2 restarts each, "full" for one of
-        all examples of the split with 8, or "off"; see `census`.
+    - `census`: "quick" for a census of the examined loops with 2 restarts each, and Newton searches
+        for unstable fixed points of 2 examples; "full" for a census of all examples of the split
+        with 8, and thorough searches for fixed and slow points of all examples that are measured in
+        detail; or "off". See `census` and `eqloop.stability.points`.
     - `progress`: called with the name of the part that reports, the work done and the total work,
         both in evaluations of the loop (see `planned`).
     - `concurrent`: measure the task while `analyse` runs in a second thread. On a small model most
@@ -70,9 +73,9 @@ def examine(
     **Returns:**
 
     A `StabilityReport` with the parts for a model on a task: `reachability.accuracy`,
-    `geometry.audit`, `geometry.weight_noise`, `spectrum.weights`, `computes`, `census`, and in
-    `predicted` what the paper claims for this recall and placement, and whether the measurement
-    agrees.
+    `geometry.audit`, `geometry.weight_noise`, `spectrum.weights`, `computes`, `census`, `points`,
+    and in `predicted` what the paper claims for this recall and placement, and whether the
+    measurement agrees.
 
     **Raises** `KeyError` if `split` is not in `splits`, `InputError` as `eqloop.evaluate.evaluate`,
     and `ValueError` as `eqloop.stability.analyse`.
@@ -143,12 +146,24 @@ def examine(
             progress=work.part("census"),
         )
 
+    def search_points(orbits: Orbits) -> list[PointRecord] | None:
+        if census == "off":
+            return None
+        return find_points(
+            orbits,
+            EFFORTS[census],
+            detail,
+            key=jr.fold_in(key, (1 << 20) + 1),
+            progress=work.part("points"),
+        )
+
     with ThreadPoolExecutor(max_workers=1) as pool:
         run = pool.submit if concurrent else _at_once
         try:
             orbits = run(follow_map)
             analysed = run(lambda: analyse_map(orbits.result()))
             measured, counted = measure_task(), take_census(orbits.result())
+            points = search_points(orbits.result())
             report = analysed.result()
         except BaseException:
             work.stop()  # tells the other thread to end
@@ -175,6 +190,7 @@ def examine(
         },
         computes=four_tests(measured.followed, split, measured.stays, report.reachability.starts),
         census=counted,
+        points=points,
     )
 
 
@@ -202,8 +218,8 @@ def planned(
     ```python
     >>> import eqloop
     >>> plan = eqloop.claims.planned({"test": 64, "hard": 64}, "hard", detail=16, iterations=256)
-    >>> list(plan)
-    ['orbits', 'stability', 'accuracy', 'weight noise', 'gradients', 'four tests', 'census']
+    >>> print(", ".join(plan))
+    orbits, stability, accuracy, weight noise, gradients, four tests, census, points
 
     ```
     """
@@ -224,6 +240,9 @@ def planned(
         plan["census"] = RESTARTS[census] * counted * iterations // 2 + 3 * COMPILE
         if census == "full":
             plan["census"] += stability.planned(counted, 1, iterations)["orbits"]
+        effort = EFFORTS[census]
+        searched = min(count, detail, effort.examples or count)
+        plan["points"] = effort.work(searched) + 5 * COMPILE
     return plan
 
 

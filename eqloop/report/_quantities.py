@@ -34,10 +34,11 @@ QUANTITIES: Mapping[str, str] = {
     "right but not settled": "census.settled_wrong.unsettled_of_right",
     "answer froze at": "census.froze.answer",
     "AUROC of the residual": "census.auroc.residual",
+    "points located by searches": "points",
 }
-"""Name -> path of a number, a `Summary`, a `Share`, an `Auroc`, or the clusters of an
-`InputDependence`. The cosines are those of the cotangent at a fixed point with that of the implicit
-gradient."""
+"""Name -> path of a number, a `Summary`, a `Share`, an `Auroc`, the clusters of an
+`InputDependence`, or a list of points. The cosines are those of the cotangent at a fixed point
+with that of the implicit gradient."""
 
 
 def value_at(report: Any, path: str) -> Any:
@@ -73,8 +74,8 @@ def value_at(report: Any, path: str) -> Any:
 
 def number_at(report: StabilityReport | None, path: str) -> float | None:
     """The value at a path as one number: the median of a `Summary`, the share of a `Share`, the
-    area of an `Auroc`, the share of inputs with a fixed point of their own; None if it was not
-    measured."""
+    area of an `Auroc`, the share of inputs with a fixed point of their own, the number of points;
+    None if it was not measured."""
     value = value_at(report, path)
     if isinstance(value, Summary):
         value = value.median
@@ -84,6 +85,8 @@ def number_at(report: StabilityReport | None, path: str) -> float | None:
         value = value.value
     elif isinstance(value, InputDependence):
         value = value.distinct
+    elif isinstance(value, list):
+        value = len(value)
     return value if is_known(value) else None
 
 

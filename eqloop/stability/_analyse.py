@@ -133,7 +133,7 @@ def analyse_orbits(
     if detail < 1:
         raise ValueError(f"detail = {detail} must be at least 1")
     eigen_key, spectrum_key, reach_key, input_key, geometry_key = jr.split(key, 5)
-    index = np.unique(np.arange(min(detail, len(orbits))) * len(orbits) // min(detail, len(orbits)))
+    index = orbits.evenly(detail)
     detailed = orbits.take(index)
     if targets is not None:
         targets = jtu.tree_map(lambda leaf: leaf[index], targets)

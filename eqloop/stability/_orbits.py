@@ -106,6 +106,11 @@ class Orbits:
         """The smallest relative residual that iteration can be expected to reach."""
         return MIN_RESIDUAL_ULPS * self.eps
 
+    def evenly(self, most: int) -> Int[np.ndarray, " some"]:
+        """Indices of at most `most` examples, evenly spread."""
+        count = min(most, len(self))
+        return np.arange(count) * len(self) // count
+
     def take(self, index: np.ndarray) -> "Orbits":
         """Return the examples at the indices `index`, an integer array."""
         chosen = {

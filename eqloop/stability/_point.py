@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Literal
 
 import jax.random as jr
 import jax.tree_util as jtu
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Complex, Float, Int, PRNGKeyArray, PyTree
 
 from .._iteration import Map
+from .._stability_report import PointKind
 from ._orbits import MIN_RESIDUAL_ULPS, ROUNDING_ULPS, precision
 from ._trees import subtract, take
 from ._unstable import MOST, Unstable, left_vectors, unstable_directions
@@ -23,9 +23,6 @@ BYTES = 2**28
 """Memory for the Krylov spaces of the rows that are searched or measured at once."""
 COPIES = 32
 """Copies of the state that a row needs."""
-
-Kind = Literal["stable", "saddle", "slow", "undecided"]
-"""The kind of a point; see `Point`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Point:
     - `candidates`: number of searches that ended at this point.
     """
 
-    kind: Kind
+    kind: PointKind
     because: str
     z: PyTree
     x: PyTree
@@ -132,7 +129,7 @@ def describe(
     return _merge_marginal(points, reaches, sizes)
 
 
-def _kind(residual: float, floor: float, linear: Unstable, reach: float) -> tuple[Kind, str]:
+def _kind(residual: float, floor: float, linear: Unstable, reach: float) -> tuple[PointKind, str]:
     """The kind of a point, and why."""
     unstable, modulus, error = len(linear.basis), linear.modulus, linear.error
     inside = f"the largest eigenvalue has modulus {modulus:.6g} (error {error:.1g})"

@@ -14,16 +14,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._iteration import Map
 from .._noise import normal_like
+from .._stability_report import POINT_KINDS
 from ._orbits import MIN_RESIDUAL_ULPS, ROUNDING_ULPS, Orbits, closed_problem, precision
 from ._point import OUTSIDE, SAME_POINT, Point, at_once, chunks, describe, flattened
 from ._reachability import geometric_grid
 from ._searches import measure, minimise, newton
 from ._trees import take
-
-STEPS = 100
-"""Maximum number of steps of each search."""
-SEARCHES = (newton, minimise)
-ORDER = ("stable", "saddle", "slow", "undecided")
 
 
 def find_points(
@@ -36,6 +32,8 @@ def find_points(
     candidates: int = 32,
     noise: float = 2.0,
     count: int = 6,
+    steps: int = 100,
+    slow: bool = True,
 ) -> list[Point]:
     """Find fixed points of any stability, and slow points, of `z <- f(z, x)` for each input.
 
@@ -64,6 +62,9 @@ def find_points(
     - `noise`: largest norm of the noise, relative to the size of the states along the orbit. The
         candidates have between none and all of it, most of them less than half.
     - `count`: number of eigenvalues.
+    - `steps`: maximum number of steps of each search.
+    - `slow`: also minimise q. Without it slow points are not searched for, and some fixed points
+        are missed, at about a quarter of the work.
 
     **Returns:**
 
@@ -88,7 +89,7 @@ def find_points(
         raise ValueError(f"iterations = {iterations} must be at least 1")
     f, _, z0s = closed_problem(f, z0s, xs)
     states = _record(f, z0s, xs, iterations)
-    return _points(f, states, xs, key, candidates, noise, count)
+    return _points(f, states, xs, key, candidates, noise, count, steps, slow)
 
 
 def points(
@@ -98,13 +99,15 @@ def points(
     candidates: int = 32,
     noise: float = 2.0,
     count: int = 6,
+    steps: int = 100,
+    slow: bool = True,
 ) -> list[Point]:
     """`find_points` along orbits that were followed before. The end of each is a candidate.
 
     **Arguments:**
 
     - `orbits`: from `follow_orbits`.
-    - `key`, `candidates`, `noise`, `count`: see `find_points`.
+    - `key`, `candidates`, `noise`, `count`, `steps`, `slow`: see `find_points`.
 
     **Returns:**
 
@@ -123,7 +126,7 @@ def points(
     states = jtu.tree_map(
         lambda a, end: np.concatenate([a, np.asarray(end)[:, None]], axis=1), states, orbits.state
     )
-    return _points(orbits.f, states, orbits.xs, key, candidates, noise, count)
+    return _points(orbits.f, states, orbits.xs, key, candidates, noise, count, steps, slow)
 
 
 def _record(f: Map, z0s: PyTree, xs: PyTree, iterations: int) -> PyTree:
@@ -184,6 +187,8 @@ def _points(
     candidates: int,
     noise: float,
     count: int,
+    steps: int,
+    slow: bool,
 ) -> list[Point]:
     if candidates < 1:
         raise ValueError(f"candidates = {candidates} must be at least 1")
@@ -191,6 +196,8 @@ def _points(
         raise ValueError(f"noise = {noise} must be at least 0")
     if count < 1:
         raise ValueError(f"count = {count} must be at least 1")
+    if steps < 1:
+        raise ValueError(f"steps = {steps} must be at least 1")
     noise_key, eigen_key = jr.split(key)
     clouds = [_cloud(rows) for rows in flattened(states, axes=2)]
     searched = [e for e, cloud in enumerate(clouds) if cloud.members.size]
@@ -206,15 +213,16 @@ def _points(
     zs = _noisy(zs, lengths, jr.split(noise_key, len(examples)))
     eps = precision(zs)
     floor = MIN_RESIDUAL_ULPS * eps
-    ends = [_ends(search, f, zs, xs, examples, sizes, floor) for search in SEARCHES]
+    searches = (newton, minimise) if slow else (newton,)
+    ends = [_ends(search, f, zs, xs, examples, sizes, floor, steps) for search in searches]
     zs, ended, misses, slopes, around = jtu.tree_map(lambda *parts: np.concatenate(parts), *ends)
-    examples, sizes = np.tile(examples, 2), np.tile(sizes, 2)
+    examples, sizes = np.tile(examples, len(ends)), np.tile(sizes, len(ends))
     residuals = misses / sizes
     fixed = residuals <= ROUNDING_ULPS * eps
     # Where q is least, A^T r is zero; rounding leaves about sqrt(eps) |r| of it. Where q is nearly
     # flat, the slope is as small, but |r| becomes smaller elsewhere.
-    slow = ended & (slopes <= 30 * np.sqrt(eps)) & (around >= misses - floor * sizes)
-    chosen, merged = _merge(flattened(zs, axes=1), examples, residuals, fixed | slow, clouds)
+    lowest = ended & (slopes <= 30 * np.sqrt(eps)) & (around >= misses - floor * sizes)
+    chosen, merged = _merge(flattened(zs, axes=1), examples, residuals, fixed | lowest, clouds)
     points = describe(
         f,
         take(zs, chosen),
@@ -226,7 +234,7 @@ def _points(
         key=eigen_key,
         count=count,
     )
-    return sorted(points, key=lambda point: (point.example, ORDER.index(point.kind)))
+    return sorted(points, key=lambda point: (point.example, POINT_KINDS.index(point.kind)))
 
 
 def _noisy(zs: PyTree, lengths: Float[np.ndarray, " rows"], keys: PRNGKeyArray) -> PyTree:
@@ -252,13 +260,14 @@ def _ends(
     examples: Int[np.ndarray, " rows"],
     sizes: Float[np.ndarray, " rows"],
     floor: float,
+    steps: int,
 ) -> tuple[PyTree, ...]:
     """Where the search ends from each state, whether it ended there by itself, and `measure` of
     those ends."""
     parts = []
     for index in chunks(len(examples), at_once(zs)):
         x, size = take(xs, examples[index]), sizes[index]
-        end, ended = search(f, take(zs, index), x, floor * size, jnp.asarray(STEPS))
+        end, ended = search(f, take(zs, index), x, floor * size, jnp.asarray(steps))
         numbers = (np.asarray(a, np.float64) for a in measure(f, end, x, jnp.asarray(size)))
         parts.append((end, ended, *numbers))
 

@@ -6,6 +6,7 @@ from ..._numbers import DASH, typeset_hits, typeset_interval, typeset_number, ty
 from ..._stability_report import Share, StabilityReport, Summary
 from .._escape import html_text
 from ._census_tables import Value, census_groups, outcomes_table, verifiers_table
+from ._point_tables import points_table
 
 Row = tuple[str, Value]
 """A label (HTML), and a value."""
@@ -37,12 +38,16 @@ def main_table(report: StabilityReport) -> str:
 
 
 def extra_tables(report: StabilityReport) -> Iterator[tuple[str, str]]:
-    """Heading and HTML of the tables for a model with a task: census, the four tests, gradients,
-    noise, weights."""
+    """Heading and HTML of the tables for a model with a task: census, points, the four tests,
+    gradients, noise, weights."""
+    tables = []
     if report.census is not None:
-        for made in (outcomes_table(report.census), verifiers_table(report.census)):
-            rows = [(html_text(label), *cells) for label, *cells in made.rows]
-            yield made.title, table(made.head, rows, made.note)
+        tables += [outcomes_table(report.census), verifiers_table(report.census)]
+    if report.points is not None:
+        tables.append(points_table(report.points))
+    for made in tables:
+        rows = [(html_text(label), *cells) for label, *cells in made.rows]
+        yield made.title, table(made.head, rows, made.note)
     if tests := report.computes:
         rows = [
             (
