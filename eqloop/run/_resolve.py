@@ -68,7 +68,7 @@ def load_preset(task: str, preset: str) -> dict[str, Any]:
     ```python
     >>> import eqloop
     >>> sorted(eqloop.run.load_preset("chess", "quick"))
-    ['model', 'solver', 'task', 'train']
+    ['model', 'solver', 'train']
 
     ```
     """
