@@ -229,8 +229,16 @@ def test_points_of_orbits_that_were_followed(plane):
     assert kinds(stability.points(first, key=jr.key(5))) == kinds(plane["pitchfork"])
 
 
+def test_newton_alone_in_few_steps_finds_the_saddle_and_no_slow_point(plane):
+    found = stability.find_points(family, *plane_problem(), key=jr.key(0), steps=20, slow=False)
+    assert kinds(plane["past a fold"]) == ["stable", "slow"]
+    assert "slow" not in kinds(found)
+    (saddle,) = [p for p in found if p.example == list(PLANE).index("pitchfork") and p.unstable]
+    assert_allclose(saddle.z, 0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"candidates": 0}, {"noise": -1.0}, {"count": 0}, {"iterations": 0}]
+    "wrong", [{"candidates": 0}, {"noise": -1.0}, {"count": 0}, {"iterations": 0}, {"steps": 0}]
 )
 def test_arguments_out_of_range_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
