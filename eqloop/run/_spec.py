@@ -88,7 +88,8 @@ class ModelSpec:
     task asks (`task`). A stored spec has the choice of the task in place of `task`."""
     rotary_base: float = 10000.0
     """The frequencies of the rotary positions are 1 to nearly 1 / `rotary_base` radians per cell
-    (see `eqloop.nn.rotary_tables`). The paper has 10,000; 10 is better on a grid of a dozen cells."""
+    (see `eqloop.nn.rotary_tables`). The paper has 10,000; on a grid of a dozen cells 10 is
+    better."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Matrix products in the loop have this precision. Weights are float32 in any case."""
     grid: tuple[int, ...] = ()
