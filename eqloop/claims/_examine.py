@@ -21,7 +21,7 @@ from ._census import RESTARTS, CensusLevel
 from ._census import census as census_of
 from ._decoder import Decoder
 from ._four_tests import LONGER, PUSHED, four_tests
-from ._points import EFFORTS, find_points
+from ._points import EFFORTS, point_records
 from ._problem import make_problem
 from ._progress import Progress, SharedProgress
 from ._task_measurements import AUDITED, GRADIENTS, NOISE, TaskMeasurements, measure_on_task
@@ -149,7 +149,7 @@ def examine(
     def search_points(orbits: Orbits) -> list[PointRecord] | None:
         if census == "off":
             return None
-        return find_points(
+        return point_records(
             orbits,
             EFFORTS[census],
             detail,

@@ -37,7 +37,7 @@ EFFORTS = {"quick": Effort(examples=2, candidates=4, steps=20, slow=False), "ful
 """By the level of the census."""
 
 
-def find_points(
+def point_records(
     orbits: Orbits, effort: Effort, detail: int, *, key: PRNGKeyArray, progress: Progress
 ) -> list[PointRecord]:
     """Search for points of some of the examples, see `Effort`.

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._iteration import Map
 from .._linear import solve_identity_minus
 from .._norms import two_norm
+from . import _trees
 from ._trees import subtract
 
 NEWTON_STEPS = 10
@@ -115,8 +116,7 @@ def correct(
 
 def inner(a: Point, b: Point) -> Float[Array, ""]:
     """The sum of products over all leaves, in the dtype of the parameter."""
-    pairs, dtype = zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True), a[1].dtype
-    return sum((jnp.sum(x * y).astype(dtype) for x, y in pairs), start=jnp.zeros((), dtype))
+    return _trees.inner(a, b, a[1].dtype)
 
 
 def shifted(a: Point, b: Point, length: float = 1.0) -> Point:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
@@ -15,7 +14,7 @@ from scipy.spatial.distance import pdist
 
 from .._iteration import Map
 from ._input_dependence import cluster
-from ._orbits import MAX_PERIOD, SAME, Orbits, distance, follow_orbits
+from ._orbits import MAX_PERIOD, SAME, Orbits, distance, follow_orbits, states_of_cycle
 from ._point import at_once, chunks, flattened
 from ._reachability import directions_like, move
 from ._statistics import Share, Summary, share, summary
@@ -208,10 +207,7 @@ def _ends(
 
 @eqx.filter_jit
 def _phases(f: Map, zs: PyTree, xs: PyTree) -> PyTree:
-    def one(f, z, x):
-        return jax.lax.scan(lambda z, _: (f(z, x), z), z, length=MAX_PERIOD)[1]
-
-    return eqx.filter_vmap(one, in_axes=(None, 0, 0))(f, zs, xs)
+    return eqx.filter_vmap(states_of_cycle, in_axes=(None, 0, 0))(f, zs, xs)
 
 
 def _cycles(orbits: Orbits) -> PyTree:

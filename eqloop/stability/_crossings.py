@@ -19,6 +19,7 @@ from ._arclength import Corrected, Point, correct, inner, shifted
 from ._branch import Bifurcation, Kind
 from ._eigenvalues import leading_eigenvalues
 from ._operators import Jacobian
+from ._trees import single
 
 ON_CIRCLE = 1e-3
 """Maximum distance from the unit circle of an eigenvalue that was located there."""
@@ -107,7 +108,7 @@ class Problem:
         s = jnp.asarray(self.parameter(float(q)), q.dtype)
         leading = leading_eigenvalues(
             Jacobian(self.g),
-            *jtu.tree_map(lambda a: jnp.asarray(a)[None], (z, (self.x, s))),
+            *single((z, (self.x, s))),
             key=jr.key(0),
             count=self.count,
             rtol=max(self.rtol, 1e-6),

@@ -12,13 +12,20 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._iteration import Map
+from .._iteration import Map, advance
 from .._norms import two_norm
 from ._closed import closed
-from ._orbits import MAX_PERIOD, MIN_RESIDUAL_ULPS, ROUNDING_ULPS, SAME, precision
+from ._orbits import (
+    MAX_PERIOD,
+    MIN_RESIDUAL_ULPS,
+    ROUNDING_ULPS,
+    SAME,
+    precision,
+    states_of_cycle,
+)
 from ._point import Point, describe, flattened
 from ._searches import measure, newton
-from ._trees import head, subtract, take
+from ._trees import head, single, subtract, take
 
 GRID = 8
 """Points that divide the segment at once."""
@@ -117,7 +124,7 @@ def edge_state(
     boundary = _Boundary(closed(f, za, x), za, zb, x, iterations)
     if boundary.trouble is not None:
         return EdgeState(False, boundary.trouble, None, za, math.nan, [])
-    a, b, middle, gap = _stack(za), _stack(zb), za, 1.0
+    a, b, middle, gap = single(za), single(zb), za, 1.0
     residuals: list[float] = []
     for round_key in jr.split(key, rounds):
         a, b, gap = boundary.bisect(a, b)
@@ -202,12 +209,12 @@ class _Boundary:
         return _follow(self.f, a, b, self.x, jnp.asarray(APART * self.scale), self.iterations)
 
     def residual(self, zs: PyTree) -> float:
-        miss, _, _ = measure(self.f, zs, _stack(self.x), jnp.asarray([self.size]))
+        miss, _, _ = measure(self.f, zs, single(self.x), jnp.asarray([self.size]))
         return float(miss[0]) / self.scale
 
     def saddle(self, zs: PyTree, key: PRNGKeyArray, count: int) -> Point | None:
         """The saddle with one unstable direction to which Newton's method leads, or None."""
-        sizes, xs, eps = np.array([self.size]), _stack(self.x), precision(zs)
+        sizes, xs, eps = np.array([self.size]), single(self.x), precision(zs)
         tolerance = jnp.asarray(MIN_RESIDUAL_ULPS * eps * sizes)
         end, _ = newton(self.f, zs, xs, tolerance, jnp.asarray(NEWTON_STEPS))
         miss = np.asarray(measure(self.f, end, xs, jnp.asarray(sizes))[0], np.float64)
@@ -229,8 +236,7 @@ def _iterate(f: Map, zs: PyTree, x: PyTree, iterations: Array | int) -> PyTree:
     """The states after the iterations and the next ones, along a second axis."""
 
     def one(f, z, x):
-        z = jax.lax.fori_loop(0, iterations, lambda _, z: f(z, x), z)
-        return jax.lax.scan(lambda z, _: (f(z, x), z), z, length=MAX_PERIOD)[1]
+        return states_of_cycle(f, advance(f, z, x, iterations), x)
 
     return eqx.filter_vmap(one, in_axes=(None, 0, None))(f, zs, x)
 
@@ -264,8 +270,3 @@ def _between(a: PyTree, b: PyTree, places: Array) -> PyTree:
 
 def _distance(a: PyTree, b: PyTree) -> float:
     return float(np.linalg.norm(flattened(a, axes=1)[0] - flattened(b, axes=1)[0]))
-
-
-def _stack(tree: PyTree) -> PyTree:
-    """A batch of one."""
-    return jtu.tree_map(lambda leaf: jnp.asarray(leaf)[None], tree)

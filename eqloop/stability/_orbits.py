@@ -524,6 +524,12 @@ def _returns(f: Map, zs: PyTree, xs: PyTree) -> Float[Array, "examples periods"]
     return eqx.filter_vmap(one, in_axes=(None, 0, 0))(f, zs, xs)
 
 
+def states_of_cycle(f: Map, z: PyTree, x: PyTree) -> PyTree:
+    """z and the states that follow it, as many as the longest period, along a first axis: if z is
+    on a cycle, all states of the cycle."""
+    return jax.lax.scan(lambda z, _: (f(z, x), z), z, length=MAX_PERIOD)[1]
+
+
 @eqx.filter_jit
 def _iterate_to_tolerance(f: Map, zs: PyTree, xs: PyTree, rtols: Array, max_steps: Array):
     def one(f, z, x, rtol):

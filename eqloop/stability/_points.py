@@ -12,7 +12,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._iteration import Map
+from .._iteration import Map, advance
 from .._noise import normal_like
 from .._stability_report import POINT_KINDS
 from ._orbits import MIN_RESIDUAL_ULPS, ROUNDING_ULPS, Orbits, closed_problem, precision
@@ -145,7 +145,7 @@ def _record(f: Map, z0s: PyTree, xs: PyTree, iterations: int) -> PyTree:
 def _run(f: Map, z0s: PyTree, xs: PyTree, waits: Int[Array, " times"]) -> PyTree:
     def one(f, z, x):
         def wait(z, steps):
-            z = jax.lax.fori_loop(0, steps, lambda _, z: f(z, x), z)
+            z = advance(f, z, x, steps)
             return z, z
 
         return jax.lax.scan(wait, z, waits)[1]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.flatten_util import ravel_pytree
+from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._iteration import Map
@@ -117,10 +118,12 @@ def minimise(
             transposed = jax.linear_transpose(product, z)
             gradient = transposed(r)[0]
             size = jnp.linalg.norm(r)
-            d = _conjugate_gradients(
+            # Any number of steps gives a direction of descent.
+            d, _ = cg(
                 lambda v: transposed(product(v))[0] + damping * v,
                 -gradient,
-                jnp.minimum(0.1, size / (size + jnp.linalg.norm(z))),
+                tol=jnp.minimum(0.1, size / (size + jnp.linalg.norm(z))),  # pyright: ignore[reportArgumentType]
+                maxiter=min(PRODUCTS, 2 * z.size),
             )
             moved = residual(z + d)
             image = product(d)
@@ -155,28 +158,6 @@ def minimise(
         return unravel(end.z), end.ended | (end.damping >= 1 / eps)
 
     return eqx.filter_vmap(one, in_axes=(None, 0, 0, 0))(f, zs, xs, tolerances)
-
-
-def _conjugate_gradients(
-    product: Callable[[Array], Array], b: Float[Array, " n"], rtol: Float[Array, ""]
-) -> Float[Array, " n"]:
-    """An approximate solution of `A u = b` for a positive definite A; any number of steps gives a
-    direction u with `u @ b > 0`."""
-
-    def step(state):
-        u, left, direction, square, count = state
-        image = product(direction)
-        length = square / (direction @ image)
-        u, left = u + length * direction, left - length * image
-        new = left @ left
-        return u, left, left + new / square * direction, new, count + 1
-
-    def unfinished(state):
-        return (state[3] > limit) & (state[4] < min(PRODUCTS, 2 * b.size))
-
-    square = b @ b
-    limit = rtol**2 * square
-    return jax.lax.while_loop(unfinished, step, (jnp.zeros_like(b), b, b, square, 0))[0]
 
 
 @eqx.filter_jit
