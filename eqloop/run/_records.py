@@ -9,7 +9,7 @@ from typing import Any
 
 from .._errors import InputError
 from .._schema import from_table
-from .._stability_report import FORMAT, StabilityReport, Verdict
+from .._stability_report import FORMAT, Census, StabilityReport, Verdict
 from .._tables import parse_toml, plain, read_json, read_text
 from ._evaluations import SPLITS, EvaluationRecord, read_evaluation
 from ._history import History
@@ -253,6 +253,10 @@ def _sensitivity_kept(report: StabilityReport) -> float:
     return median[-1] / median[0] if median[0] else math.nan
 
 
+def _counted(of: Callable[[Census], float]) -> Callable[[StabilityReport], float]:
+    return lambda r: math.nan if r.census is None else of(r.census)
+
+
 MEASURES: Mapping[str, Callable[[StabilityReport], float]] = {
     "converged": lambda r: r.reachability.shares["converged"].share,
     "sensitivity kept": _sensitivity_kept,
@@ -266,6 +270,11 @@ MEASURES: Mapping[str, Callable[[StabilityReport], float]] = {
     "restarts at the same point": lambda r: r.reachability.starts["gaussian"].same.share,
     "backward products": lambda r: r.geometry.products.median,
     "cosine of one-step": lambda r: r.geometry.cosines["one-step"].median,
+    "settled but wrong": _counted(lambda c: c.settled_wrong.wrong_of_settled.share),
+    "right but not settled": _counted(lambda c: c.settled_wrong.unsettled_of_right.share),
+    "AUROC of the residual": _counted(lambda c: c.auroc["residual"].value),
+    "AUROC of the agreement": _counted(lambda c: c.auroc["agreement"].value),
+    "AUROC of the entropy": _counted(lambda c: c.auroc["entropy"].value),
 }
 """Of a stability report: what is held against how a model extrapolates; NaN or an empty list where
 it was not measured."""
