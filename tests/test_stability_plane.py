@@ -21,7 +21,10 @@ def problem(rates, turn):
     inner = np.diag([0.0, 0.0, *rates])
     inner[:2, :2] = 0.99 * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     matrix = MIX @ inner @ MIX.T
-    return {"matrix": jnp.asarray(matrix)[None], "offset": jnp.ones((1, 5)) @ (jnp.eye(5) - matrix.T)}
+    return {
+        "matrix": jnp.asarray(matrix)[None],
+        "offset": jnp.ones((1, 5)) @ (jnp.eye(5) - matrix.T),
+    }
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7), (3, 1), (1, 3)])
