@@ -215,11 +215,12 @@ def test_edge_states_basins_and_exponents_are_tables(text, page):
     assert ["13", "–", "–", "not measurable, because there is none"] in cells
     [head] = [row for row in cells if row[0] == "distance"]
     assert head == ["distance", "own", "95 % interval", "other"]  # and no column without a hit
-    report = a_report()
+    basins = a_report().basins
+    assert basins is not None
     for label, size in (("0.1", 0), ("1", 1)):
         [row] = [row for row in cells[cells.index(head) :] if row[0] == label][:1]
-        assert row[1] == typeset_percent(report.basins.own[size].mean)
-        assert row[3] == typeset_percent(report.basins.ends["other"][size].share)
+        assert row[1] == typeset_percent(basins.own[size].mean)
+        assert row[3] == typeset_percent(basins.ends["other"][size].share)
     labels = page.text("th")
     for label in ("part of the leading exponent: attention", "Lyapunov exponent 1, in float64"):
         assert label in labels
@@ -235,7 +236,9 @@ def test_the_player_has_the_plane_of_its_example(page):
     assert plane["iterations"] == list(range(33))
     places = dict(zip(plane["iterations"], plane["places"], strict=True))
     assert all(0 < share < 1 for place in places.values() for share in place)
-    spiral = a_report().planes[0].own
+    planes = a_report().planes
+    assert planes is not None
+    spiral = planes[0].own
     for axis, sign in ((0, 1), (1, -1)):
         drawn, true = ([place[axis] for place in part] for part in (plane["places"], spiral))
         # A line from the coordinates to the places in the picture, which count from the top.

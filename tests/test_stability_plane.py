@@ -49,6 +49,7 @@ def test_the_orbit_is_where_the_closed_form_says(x64):
     z0s = jnp.asarray(np.random.default_rng(2).normal(size=(1, 5)))
     orbits = stability.follow_orbits(linear, z0s, xs, iterations=400)
     drawn = stability.orbit_plane(orbits, 0, key=jr.key(0), others=3)
+    assert drawn is not None
     assert drawn.iterations[:257] == list(range(257))
     assert drawn.iterations[-1] == 400
     assert 258 < len(drawn.iterations) < 280
@@ -74,6 +75,7 @@ def test_an_orbit_that_diverges_ends_and_one_without_states_has_no_plane():
     z0s, xs = jnp.array([[2.0], [jnp.nan]]), jnp.array([[1.0], [1.0]])
     orbits = stability.follow_orbits(f, z0s, xs, iterations=16)
     drawn = stability.orbit_plane(orbits, 0, key=jr.key(0))
+    assert drawn is not None
     known = np.isfinite(drawn.own[:, 0])
     assert known[:7].all()  # 2^(2^6)
     assert not known[7:].any()

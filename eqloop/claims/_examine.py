@@ -101,13 +101,17 @@ def examine(
         try:
             followed = run(parts.follow)
             analysed = run(lambda: parts.analyse(followed.result()))
+            around = run(lambda: parts.measure_basins(followed.result()))
+            attributed = run(lambda: parts.attribute(followed.result()))
             measured = parts.measure_task()
             orbits = followed.result()
             more = parts.take_census(orbits) | parts.search(orbits)
-            attributed = parts.attribute(orbits)
             report = analysed.result()
+            more |= {"basins": around.result()}
+            spectrum = dataclasses.replace(report.spectrum, **attributed.result())
         except BaseException:
             work.stop()  # tells the other thread to end
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
     weights = weight_figures(model)
     claims = predict(
@@ -120,7 +124,7 @@ def examine(
         geometry=dataclasses.replace(
             report.geometry, weight_noise=measured.weight_noise, audit=measured.audit
         ),
-        spectrum=dataclasses.replace(report.spectrum, weights=weights | entropy, **attributed),
+        spectrum=dataclasses.replace(spectrum, weights=weights | entropy),
         predicted=compare(claims, report.verdict),
         settings={
             **report.settings,

@@ -8,7 +8,7 @@ import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
 from .._model import LoopedTransformer
-from .._stability_report import NormModesRecord, PrecisionRecord
+from .._stability_report import Basins, NormModesRecord, PrecisionRecord
 from .._task import Split, Task
 from ..run import Spec
 from ..stability import (
@@ -25,7 +25,7 @@ from ._census import census as census_of
 from ._decoder import Decoder
 from ._growth import growth_by_part
 from ._norm_modes import norm_modes
-from ._plan import stages_after_orbits
+from ._plan import DISTANCES, SAMPLES, stages_after_orbits
 from ._points import EFFORTS, orbit_planes, plane_records, search
 from ._problem import Problem, make_problem
 from ._progress import SharedProgress
@@ -135,7 +135,7 @@ class Parts:
         return {"census": counted}
 
     def search(self, orbits: Orbits) -> dict[str, Any]:
-        """Planes, points, edge states and basins, as fields of the report."""
+        """Planes, points and edge states, as fields of the report."""
         if self.census == "off":
             return {}
         part, keys, detail = self.work.part, self.keys, self.detail
@@ -144,16 +144,20 @@ class Parts:
         points, edges = search(
             orbits, effort, detail, planes, key=keys["points"], progress=part("points")
         )
-        basins = None
-        if self.census == "full":
-            basins = basin_shares(orbits.take(orbits.evenly(detail)), key=keys["basins"])
-            part("basins")(1, 1)
-        return {
-            "points": points,
-            "planes": plane_records(planes),
-            "edges": edges,
-            "basins": basins,
-        }
+        return {"points": points, "planes": plane_records(planes), "edges": edges}
+
+    def measure_basins(self, orbits: Orbits) -> Basins | None:
+        """The basins around the ends of the detailed examples."""
+        if self.census != "full":
+            return None
+        detail = orbits.take(orbits.evenly(self.detail))
+        return basin_shares(
+            detail,
+            key=self.keys["basins"],
+            sizes=DISTANCES,
+            samples=SAMPLES,
+            progress=self.work.part("basins"),
+        )
 
     def attribute(self, orbits: Orbits) -> dict[str, Any]:
         """Exact modes of the norms, growth by part of the block, and exponents in float64, as

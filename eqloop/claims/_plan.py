@@ -9,6 +9,11 @@ from ._four_tests import LONGER, PUSHED
 from ._points import EFFORTS
 from ._task_measurements import AUDITED, GRADIENTS, NOISE
 
+DISTANCES = (0.1, 0.3, 1.0, 3.0)
+"""Distances of the starts for the basins."""
+SAMPLES = 8
+"""Number of starts of an example at each distance."""
+
 
 def planned(
     examples: Mapping[str, int],
@@ -62,7 +67,8 @@ def planned(
         searched = min(detail, effort.examples or detail)
         plan["points"] = effort.work(searched) + 5 * COMPILE
         if census == "full":
-            plan["basins"] = 40 * stability.planned(detail, 1, iterations)["orbits"]
+            starts = detail * SAMPLES * (len(DISTANCES) + 1)
+            plan["basins"] = stability.planned(starts, 1, iterations)["orbits"] + 2 * COMPILE
             plan["exponents"] = 20 * detail * iterations + 6 * COMPILE
     return plan
 

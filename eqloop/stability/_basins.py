@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist
 from .._iteration import Map
 from .._stability_report import Basins
 from ._input_dependence import cluster
-from ._orbits import MAX_PERIOD, SAME, Orbits, distance, follow_orbits, states_of_cycle
+from ._orbits import MAX_PERIOD, SAME, Orbits, Progress, distance, follow_orbits, states_of_cycle
 from ._point import at_once, chunks, flattened
 from ._reachability import directions_like, move
 from ._statistics import share, summary
@@ -75,7 +75,12 @@ def basins(
 
 
 def basin_shares(
-    orbits: Orbits, *, key: PRNGKeyArray, sizes: Sequence[float] = SIZES, samples: int = 8
+    orbits: Orbits,
+    *,
+    key: PRNGKeyArray,
+    sizes: Sequence[float] = SIZES,
+    samples: int = 8,
+    progress: Progress | None = None,
 ) -> Basins:
     """`basins` of orbits that were followed before.
 
@@ -83,6 +88,8 @@ def basin_shares(
 
     - `orbits`: from `follow_orbits`.
     - `key`, `sizes`, `samples`: see `basins`.
+    - `progress`: called with the number of distances that are done, and of all; random starts count
+        as one.
 
     **Returns:**
 
@@ -117,7 +124,9 @@ def basin_shares(
     ends: list[list[str]] = []
     reached = [[point] for point in flattened(orbits.state, axes=1)]
     keys = jr.split(key, len(distances) + 1)
-    for size, size_key in zip([*distances, None], keys, strict=True):
+    for done, (size, size_key) in enumerate(zip([*distances, None], keys, strict=True)):
+        if progress is not None:
+            progress(done, len(keys))
         zs = directions_like(home, jr.split(size_key, len(rows)))
         if size is not None:
             zs = move(home, zs, jnp.full(len(rows), size))
@@ -135,6 +144,8 @@ def basin_shares(
             for row in np.flatnonzero(others.converged):
                 reached[rows[index[row]]].append(states[row])
         ends.append(at_size[: len(rows)])
+    if progress is not None:
+        progress(len(keys), len(keys))
     own = np.array(ends[:-1]).reshape(len(distances), len(orbits), samples) == "own"
     known = orbits.converged | (orbits.periods > 0)
     by_example = np.where(known, own.mean(axis=2), math.nan)

@@ -60,7 +60,8 @@ def basins_table(basins: Basins) -> Table:
         (
             typeset_number(size),
             typeset_percent(own.mean),
-            typeset_interval(own.low, own.high, typeset_percent),
+            # Student's interval of few examples leaves the range of a share.
+            typeset_interval(max(own.low, 0.0), min(own.high, 1.0), typeset_percent),
             *(typeset_percent(basins.ends[name][place].share) for name in occurring),
         )
         for place, (size, own) in enumerate(zip(basins.sizes, basins.own, strict=True))
