@@ -1,6 +1,7 @@
 """`eqloop stability CKPT`: does the loop converge, depend on the input, and have good gradients?"""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -60,7 +61,8 @@ def stability(
         typer.Option(
             help="Take a census of how loops end and whether they are right: quick for the "
             "examined examples, full for all examples of the split and more restarts, or off. "
-            "Both also search for fixed points that no loop reaches; full takes much longer."
+            "Both also search for fixed points that no loop reaches; full also measures basins, "
+            "edge states and exponents in float64, and takes much longer."
         ),
     ] = "quick",
     seed: Annotated[int, typer.Option(min=0, help="Use this random seed.")] = 0,
@@ -170,9 +172,10 @@ def _report(
     import importlib.util
 
     import jax.random as jr
+    import numpy as np
 
     from ..claims import examine, planned
-    from ..evaluate import player
+    from ..evaluate import at_most, player
     from ..report import write_stability
     from ..run import save_stability
 
@@ -215,11 +218,16 @@ def _report(
         source = {"run": str(opened.path), "step": step, "task": task.name, "seed": seed}
         report = dataclasses.replace(report, settings=report.settings | source)
         bar(total_work - plan["player"], total_work, "player")
-        played_examples = splits[split].evenly(_PLAYED)
+        # Of those measured in detail, whose orbits the report has.
+        indices = _evenly(_evenly(range(counts[split]), detail), _PLAYED)
+        shown = at_most(splits[split], examples).take(np.array(indices))
         names = [
-            f"{split} {n + 1}, difficulty {d:g}" for n, d in enumerate(played_examples.difficulty)
+            f"{split} {index + 1}, difficulty {difficulty:g}"
+            for index, difficulty in zip(indices, shown.difficulty, strict=True)
         ]
-        played = player(model, task, played_examples, names=names, iterations=iterations, rtol=rtol)
+        played = player(
+            model, task, shown, names=names, iterations=iterations, rtol=rtol, indices=indices
+        )
     has_matplotlib = importlib.util.find_spec("matplotlib") is not None
     with finishing():
         folder = save_stability(opened.path, report, played)
@@ -232,6 +240,12 @@ def _report(
     notes().print("wrote " + ", ".join(map(str, wrote)), markup=False, soft_wrap=True)
     if not has_matplotlib:
         warn_no_matplotlib()
+
+
+def _evenly(items: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the items, evenly spread as `Orbits.evenly` does."""
+    count = min(most, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def _print_report(run: Path, report: StabilityReport) -> None:
@@ -255,6 +269,8 @@ def _print_report(run: Path, report: StabilityReport) -> None:
                 markup=False,
                 soft_wrap=True,
             )
+    if report.precision_warning is not None:
+        out.print(f"\nprecision: {report.precision_warning}", markup=False, soft_wrap=True)
     out.print()
     out.print(numbers_table({str(run.name): report}))
     out.print()

@@ -14,16 +14,21 @@ from eqloop.claims import (
     Bypass,
     Census,
     ComparedGradient,
+    EdgeRecord,
     EquilibriumTest,
     Froze,
+    NormModesRecord,
     OutcomeCorrect,
+    PlaneRecord,
     PointRecord,
+    PrecisionRecord,
     SettledWrong,
     WeightNoise,
 )
 from eqloop.stability import (
     Agreement,
     Band,
+    Basins,
     Geometry,
     InputDependence,
     Outcome,
@@ -168,6 +173,11 @@ def a_report() -> StabilityReport:
                 "expanding": share(settled & ~settled),
             },
             weights={"rho(W_x)": 0.82, "|W_x|/|W_h|": 1.3},
+            norm_modes=NormModesRecord(81, spread(1e-7, 1e-8), spread(1.05, 0.01), "81 are 0"),
+            growth_by_part={"attention": spread(0.2, 0.1), "feedforward": spread(-0.34, 0.1)},
+            precision=PrecisionRecord(
+                [spread(-0.14, 0.03)], [spread(-0.2, 0.03)], "they <part> for 2 of 24 examples"
+            ),
         ),
         verdict={
             "reachability": Statement(
@@ -229,13 +239,60 @@ def a_report() -> StabilityReport:
         },
         census=a_census(np.array(outcomes)),
         points=[
-            PointRecord("stable", "it is inside <1>", 0, 0, [[0.6, 0.6], [0.6, -0.6]], 2e-7, 5),
             PointRecord(
-                "saddle", "1 eigenvalue outside", 0, 1, [[-1.75, 0.0], [0.2, 0.0]], 3e-7, 1
+                "stable",
+                "it is inside <1>",
+                0,
+                0,
+                [[0.6, 0.6], [0.6, -0.6]],
+                2e-7,
+                5,
+                place=[1.0, 0.0],
+                directions=[],
             ),
+            a_saddle(),
             PointRecord("undecided", "not finite", 12, 0, [[math.nan, math.nan]], 1e-7, 1),
         ],
+        planes=[a_plane(0), a_plane(12)],
+        edges=[
+            EdgeRecord(0, "a saddle <between> two", 1e-6, a_saddle()),
+            EdgeRecord(12, "not measurable, because there is none", math.nan, None),
+        ],
+        basins=Basins(
+            sizes=[0.1, 1.0],
+            samples=8,
+            ends={
+                "own": [share(np.arange(192) < 180), share(np.arange(192) < 60)],
+                "other": [share(np.arange(192) < 12), share(np.arange(192) < 132)],
+                "cycle": [share(np.zeros(192, bool))] * 2,
+            },
+            random={
+                "own": share(np.arange(192) < 20),
+                "other": share(np.arange(192) < 172),
+                "cycle": share(np.zeros(192, bool)),
+            },
+            own=[spread(0.94, 0.02), spread(0.31, 0.02)],
+            half=spread(0.1, 0),
+            fixed_points=[2] * EXAMPLES,
+        ),
     )
+
+
+def a_saddle() -> PointRecord:
+    """A saddle whose unstable direction is mostly in the plane."""
+    return PointRecord(
+        "saddle", "1 eigenvalue outside", 0, 1, [[-1.75, 0.0], [0.2, 0.0]], 3e-7, 1,
+        place=[0.5, -0.5], directions=[[0.6, -0.7]],
+    )  # fmt: skip
+
+
+def a_plane(example: int) -> PlaneRecord:
+    """Spirals to the point (1, 0), of which the one from noise leaves the numbers."""
+    t = np.arange(33)
+    spiral = 1 + 2 * 0.8**t * np.exp(0.5j * t)
+    places = np.stack([spiral.real, spiral.imag], axis=-1).tolist()
+    other = [[-a, b] for a, b in places[:20]] + [[math.nan, math.nan]] * 13
+    return PlaneRecord(example, 0.83, t.tolist(), places, [other])
 
 
 def a_census(outcomes: np.ndarray) -> Census:
@@ -281,7 +338,7 @@ def report_tables() -> dict[str, Any]:
 
 KEPT = {"iterations", "inputs", "tolerance", "trained", "settings", "verdict", "limit", "periods"}
 KEPT |= {"recall", "at_fixed_point", "examples", "restarts", "right"}
-KEPT |= {"example", "unstable", "candidates"}
+KEPT |= {"example", "unstable", "candidates", "samples", "fixed_points", "zero"}
 
 
 def without_numbers() -> StabilityReport:
@@ -336,6 +393,7 @@ def a_player(task: Task, *, examples: int = 2, frames: int = 24) -> dict[str, An
                 "puzzle_svg": task.draw(puzzle),
                 "target_svg": task.draw(puzzle, target),
                 "frames": snapshots,
+                "example": index,
             }
         )
     return {"examples": examples_of_player}

@@ -61,7 +61,7 @@ def test_command(examined):
     report = json.loads((folder / "report.json").read_text())
     assert set(report) == {
         *AXES, "spectrum", "verdict", "predicted", "settings", "crc32", "computes", "census",
-        "points",
+        "points", "planes",
     }  # fmt: skip
     assert set(report["verdict"]) == set(report["predicted"]) == set(AXES)
     assert report["settings"]["format"] == 1
@@ -91,7 +91,15 @@ def test_command(examined):
         assert point["residual"] < 1e-4
         assert (point["kind"] == "saddle") == (point["unstable"] > 0)
         assert largest > 1 if point["unstable"] else largest > 0
+        assert len(point["directions"]) == min(4, point["unstable"])
+    # The player can follow each of its examples in the plane of that example.
     player = json.loads((folder / "player.json").read_text())["examples"]
+    assert [plane["example"] for plane in report["planes"]] == [0, 1, 2, 3]
+    assert [example["example"] for example in player] == [0, 1, 2, 3]
+    for plane in report["planes"]:
+        assert plane["iterations"] == list(range(17))
+        assert np.isfinite([plane["own"], *plane["others"]]).all()
+        assert 0 < plane["variance"] <= 1
     assert len(player) == 4
     for example in player:
         frames = example["frames"]
@@ -111,7 +119,8 @@ def test_one_checkpoint_of_a_run(examined, capsys):
     output = capsys.readouterr()
     report = json.loads(output.out)
     begins = "measuring orbits, stability, accuracy, weight noise, gradients, four tests, census, "
-    assert output.err.startswith(begins + "points, player: 4 of ")
+    begins += "planes, points, basins, exponents, player: 4 of "
+    assert output.err.startswith(begins)
     assert "16 iterations" in output.err.splitlines()[0]
     assert report["settings"]["step"] == 2
     assert report["settings"]["split"] == "test"
@@ -120,6 +129,23 @@ def test_one_checkpoint_of_a_run(examined, capsys):
     assert (census["examples"], census["restarts"]) == (16, 8)
     assert len(census["outcome_correct"]["right"]) == 16
     assert report["settings"]["examples"] == len(report["reachability"]["outcomes"]) == 4
+    # So are the edge states, the basins and the exponents of the detailed examples.
+    stable = dict.fromkeys(range(4), 0)
+    for point in report["points"]:
+        stable[point["example"]] += point["kind"] == "stable"
+    for example, number in stable.items():
+        edges = [edge for edge in report["edges"] if edge["example"] == example]
+        assert len(edges) == min(2, max(1, number - 1))
+        unmeasured = [edge["because"].startswith("not measurable, because") for edge in edges]
+        assert any(unmeasured) == (number < 2)
+    basins = report["basins"]
+    assert [len(own["values"]) for own in basins["own"]] == [4] * len(basins["sizes"])
+    ends = [sum(shares[0]["hits"] for shares in basins["ends"].values())]
+    assert ends == [4 * basins["samples"]]
+    spectrum = report["spectrum"]
+    assert len(spectrum["precision"]["double"]) == len(spectrum["lyapunov"]) == 2
+    assert set(spectrum["growth_by_part"]) == {"attention", "feedforward"}
+    assert spectrum["norm_modes"]["zero"] == 8
 
 
 def test_time_left():

@@ -1,5 +1,6 @@
 """The page of a stability report in a real browser, opened from disk."""
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -114,6 +115,44 @@ def test_an_example_is_chosen(open_page, written):
     assert status(page) == "Iteration 1"
     page.select_option("#example", index=0)
     assert page.is_visible("#answer")
+
+
+RING = """() => {
+  const box = (place) => document.querySelector(place).getBoundingClientRect();
+  const [ring, picture] = [box("#mark"), box("#picture img")];
+  return [(ring.x + ring.width / 2 - picture.x) / picture.width,
+          (ring.y + ring.height / 2 - picture.y) / picture.height];
+}"""
+"""Where the middle of the ring is in the picture, as shares from the left and from the top."""
+
+
+def drawn_orbit(page) -> list[list[float]]:
+    """Where the picture has the markers of the orbit from the own start, read from its SVG."""
+    source = page.get_attribute("#picture img", "src")
+    svg = base64.b64decode(source.partition(",")[2]).decode()
+    size = [float(number) for number in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]]
+    for group in svg.split("<g "):
+        markers = re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', group)
+        if len(markers) == 33:
+            return [[float(a) / b for a, b in zip(m, size, strict=True)] for m in markers]
+    raise AssertionError("no line has 33 markers")
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_ring_follows_the_orbit_in_the_plane(open_page, written, width):
+    """The ring is where the picture has the orbit. An example without a plane has no picture."""
+    page = open_page(written, width=width)
+    drawn = drawn_orbit(page)
+    for step, words in ((0, "at its start"), (1, "after iteration 1"), (9, "after iteration 9")):
+        page.fill("#slider", str(step))
+        assert page.inner_text("#where") == f"The ring is the orbit {words}"
+        assert page.evaluate(RING) == pytest.approx(drawn[step], abs=2e-3)
+    page.select_option("#example", index=1)
+    assert not page.is_visible("#plane")
+    page.keyboard.press("ArrowRight")
+    page.select_option("#example", index=0)
+    assert page.is_visible("#mark")
+    assert page.evaluate(RING) == pytest.approx(drawn[0], abs=2e-3)
 
 
 @pytest.mark.parametrize("width", [360, 700, 1200])

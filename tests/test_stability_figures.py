@@ -9,6 +9,7 @@ import pytest
 from stability_example import a_report, report_tables, without_numbers
 
 from eqloop._schema import from_table
+from eqloop.report.figures._plane_figures import plane_figure, planes_figure
 from eqloop.report.figures._stability_figures import (
     distinct_figure,
     eigenvalue_figure,
@@ -19,6 +20,7 @@ from eqloop.report.figures._stability_figures import (
     solved_figure,
 )
 from eqloop.report.pages._census_panels import CENSUS_PANELS
+from eqloop.report.pages._plane_panels import PLANE_PANELS
 from eqloop.report.pages._stability_panels import PANELS
 from eqloop.stability import StabilityReport
 
@@ -97,7 +99,50 @@ def test_fixed_points_and_how_many_are_distinct():
     np.testing.assert_allclose(lines["measured"].get_ydata(), report.input_dependence.clusters)
 
 
-@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.name)
+def test_planes_have_orbits_points_and_unstable_directions():
+    report = a_report()
+    assert report.planes is not None
+    assert report.points is not None
+    panels: list[Any] = planes_figure(report).axes
+    first, second = panels
+    lines = {str(line.get_label()): line for line in first.lines}
+    plane = report.planes[0]
+    np.testing.assert_allclose(lines["orbit from own start"].get_xydata(), plane.own)
+    np.testing.assert_allclose(lines["orbit from noise"].get_xydata(), plane.others[0][1:])
+    # A direction goes through its saddle, and is as long as its part in the plane.
+    ends = lines["unstable direction"].get_xydata()
+    saddle = report.points[1]
+    np.testing.assert_allclose(ends.mean(axis=0), saddle.place or [])
+    [direction] = np.array(saddle.directions)
+    assert abs(np.linalg.det([ends[1] - ends[0], direction])) < 1e-12
+    shorter = dataclasses.replace(saddle, directions=[(direction / 2).tolist()])
+    halved: Any = planes_figure(dataclasses.replace(report, points=[shorter], edges=None))
+    [half] = [line for line in halved.axes[0].lines if line.get_label() == "unstable direction"]
+    np.testing.assert_allclose(2 * np.ptp(half.get_xydata(), axis=0), np.ptp(ends, axis=0))
+    # The kinds differ without colour.
+    markers = {
+        str(part.get_label()): np.asarray(part.get_paths()[0].vertices).shape
+        for part in first.collections
+    }
+    assert set(markers) == {"stable", "saddle", "edge state"}
+    assert len(set(markers.values())) == 3
+    assert not second.collections  # this point has no place
+    assert "(83\N{NO-BREAK SPACE}%)" in first.get_title()
+
+
+def test_a_point_far_from_the_orbits_is_counted_and_not_drawn():
+    report = a_report()
+    assert report.planes is not None
+    assert report.points is not None
+    far = dataclasses.replace(report.points[0], place=[100.0, 0.0])
+    figure, places = plane_figure(dataclasses.replace(report, points=[far]), report.planes[0])
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["1 outside"]
+    assert axes.get_xlim()[1] < 10
+    assert len(places) == len(report.planes[0].own)
+
+
+@pytest.mark.parametrize("panel", [*PANELS, *PLANE_PANELS], ids=lambda panel: panel.name)
 def test_a_panel_without_numbers_says_so(panel):
     report = without_numbers()
     figure = panel.draw(report)

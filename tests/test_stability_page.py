@@ -8,7 +8,9 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from stability_example import a_player, a_report, report_tables, without_numbers, write_example
 
 from eqloop import InputError
@@ -16,11 +18,12 @@ from eqloop._numbers import typeset_number, typeset_percent
 from eqloop._tables import parse_json
 from eqloop.report import write_stability
 from eqloop.report.pages._census_panels import CENSUS_PANELS
+from eqloop.report.pages._plane_panels import PLANE_PANELS
 from eqloop.report.pages._stability_panels import PANELS
 from eqloop.run import read_stability
 from eqloop.tasks import make_task
 
-ALL_PANELS = (*PANELS, *CENSUS_PANELS)
+ALL_PANELS = (*PANELS, *CENSUS_PANELS, *PLANE_PANELS)
 
 # --- numbers as text
 
@@ -204,25 +207,70 @@ def test_the_points_are_a_table(text, page):
     assert unknown.strip("|").split("||")[:4] == ["13", "undecided", "0", "–"]
 
 
+def test_edge_states_basins_and_exponents_are_tables(text, page):
+    """Where nothing was measured, the table says why."""
+    rows = [re.sub(r"</?t[rhd][^>]*>", "|", row) for row in re.findall(r"<tr>.*?</tr>", text)]
+    cells = [row.strip("|").split("||") for row in rows]
+    assert ["1", "1.75", "1×10⁻⁶", "a saddle &lt;between&gt; two"] in cells
+    assert ["13", "–", "–", "not measurable, because there is none"] in cells
+    [head] = [row for row in cells if row[0] == "distance"]
+    assert head == ["distance", "own", "95 % interval", "other"]  # and no column without a hit
+    basins = a_report().basins
+    assert basins is not None
+    for label, size in (("0.1", 0), ("1", 1)):
+        [row] = [row for row in cells[cells.index(head) :] if row[0] == label][:1]
+        assert row[1] == typeset_percent(basins.own[size].mean)
+        assert row[3] == typeset_percent(basins.ends["other"][size].share)
+    labels = page.text("th")
+    for label in ("part of the leading exponent: attention", "Lyapunov exponent 1, in float64"):
+        assert label in labels
+    assert any("they <part> for 2 of 24 examples." in words for words in page.text("p"))
+
+
+def test_the_player_has_the_plane_of_its_example(page):
+    """The places in the picture: the orbit winds from the right to the left and back."""
+    first, second = json.loads(page.text("script")[0])["examples"]
+    assert "plane" not in second
+    plane = first["plane"]
+    assert plane["picture"].startswith('<img alt="Orbits of example 1 in their main plane, which')
+    assert plane["iterations"] == list(range(33))
+    places = dict(zip(plane["iterations"], plane["places"], strict=True))
+    assert all(0 < share < 1 for place in places.values() for share in place)
+    planes = a_report().planes
+    assert planes is not None
+    spiral = planes[0].own
+    for axis, sign in ((0, 1), (1, -1)):
+        drawn, true = ([place[axis] for place in part] for part in (plane["places"], spiral))
+        # A line from the coordinates to the places in the picture, which count from the top.
+        slope, _ = fit = np.polyfit(true, drawn, 1)
+        assert sign * slope > 0
+        assert_allclose(np.polyval(fit, true), drawn, atol=2e-4)
+
+
 def test_a_map_without_a_model_has_a_page_too(tmp_path):
     report = without_numbers()
     report = dataclasses.replace(
         report,
         reachability=dataclasses.replace(report.reachability, accuracy=None),
         geometry=dataclasses.replace(report.geometry, audit=None, weight_noise=None),
-        spectrum=dataclasses.replace(report.spectrum, weights=None),
+        spectrum=dataclasses.replace(
+            report.spectrum, weights=None, norm_modes=None, growth_by_part=None, precision=None
+        ),
         predicted=None,
         settings={name: value for name, value in report.settings.items() if name != "run"},
         computes=None,
         census=None,
         points=None,
+        planes=None,
+        edges=None,
+        basins=None,
     )
     report.save(tmp_path)
     tables = parse_json((tmp_path / "report.json").read_bytes())
     parts = (tables, *(tables[name] for name in ("reachability", "geometry", "spectrum")))
-    assert not {"accuracy", "audit", "weight_noise", "weights", "computes", "census", "points"} & {
-        name for part in parts for name in part
-    }
+    left_out = {"accuracy", "audit", "weight_noise", "weights", "norm_modes", "growth_by_part"}
+    left_out |= {"precision", "computes", "census", "points", "planes", "edges", "basins"}
+    assert not left_out & {name for part in parts for name in part}
     text = write_stability(tmp_path)[0].read_text("utf-8")
     assert text.count("No theory speaks of this map.") == 3
     assert "The loop at work" not in text

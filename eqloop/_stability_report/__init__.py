@@ -1,10 +1,15 @@
 """`report.json`: the classes that it is written from and read into. Importing them loads no JAX."""
 
+from ._basins import Basins as Basins
 from ._census import Bypass as Bypass
 from ._census import Census as Census
 from ._census import Froze as Froze
 from ._census import OutcomeCorrect as OutcomeCorrect
 from ._census import SettledWrong as SettledWrong
+from ._modes import NormModesRecord as NormModesRecord
+from ._modes import PrecisionRecord as PrecisionRecord
+from ._points import EdgeRecord as EdgeRecord
+from ._points import PlaneRecord as PlaneRecord
 from ._points import PointRecord as PointRecord
 from ._points import count_kinds as count_kinds
 from ._report import FORMAT as FORMAT

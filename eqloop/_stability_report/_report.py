@@ -16,8 +16,10 @@ from typing import Any
 from .._errors import InputError
 from .._schema import OPTIONAL, to_table
 from .._tables import write_json
+from ._basins import Basins
 from ._census import Census
-from ._points import PointRecord
+from ._modes import NormModesRecord, PrecisionRecord
+from ._points import EdgeRecord, PlaneRecord, PointRecord
 from ._statistics import NOT_MEASURED, Share, Summary
 from ._task import Accuracy, ComparedGradient, EquilibriumTest, WeightNoise
 from ._words import Outcome, Verdict
@@ -249,6 +251,10 @@ class Spectrum:
     - `regime_shares`: regime -> share of the examples.
     - `weights`: numbers of the weights alone (see `eqloop.claims.weight_figures`), and the entropy
         of the attention; None for a map without a model.
+    - `norm_modes`: exact modes of the norms of a model; None if they were not measured.
+    - `growth_by_part`: recall, attention or MLP of a model -> its part of the leading exponent (see
+        `eqloop.claims.growth_by_part`); None if it was not measured.
+    - `precision`: exponents against those in float64; None if they were not compared.
     """
 
     eigenvalues: list[list[list[float]]]
@@ -262,6 +268,9 @@ class Spectrum:
     regimes: list[str]
     regime_shares: dict[str, Share]
     weights: dict[str, float] | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    norm_modes: NormModesRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    growth_by_part: dict[str, Summary] | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    precision: PrecisionRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,6 +323,9 @@ class StabilityReport:
     - `census`: how loops end against whether their answers are right; None without a census.
     - `points`: fixed points and slow points that searches located, by example; None without a
         search.
+    - `planes`: orbits of some examples in their main planes; None without a census.
+    - `edges`: edge states between stable points; None without a search.
+    - `basins`: where the loops go from other starts; None if it was not measured.
 
     **Raises** `ValueError` if `verdict` lacks an axis.
     """
@@ -328,11 +340,20 @@ class StabilityReport:
     computes: dict[str, EquilibriumTest] | None = dataclasses.field(default=None, metadata=OPTIONAL)
     census: Census | None = dataclasses.field(default=None, metadata=OPTIONAL)
     points: list[PointRecord] | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    planes: list[PlaneRecord] | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    edges: list[EdgeRecord] | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    basins: Basins | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self):
         for axis in ("reachability", "input_dependence", "geometry"):
             if axis not in self.verdict:
                 raise ValueError(f"it has no verdict.{axis}")
+
+    @property
+    def precision_warning(self) -> str | None:
+        """One sentence if exponents in the precision of the state and in float64 part, or why they
+        are not compared; None if they agree or were not measured."""
+        return None if self.spectrum.precision is None else self.spectrum.precision.warning
 
     def tables(self) -> dict[str, Any]:
         """The content of `report.json`: nested tables of plain values; NaN becomes None."""

@@ -4,10 +4,14 @@ from .._stability_report import Accuracy as Accuracy
 from .._stability_report import Bypass as Bypass
 from .._stability_report import Census as Census
 from .._stability_report import ComparedGradient as ComparedGradient
+from .._stability_report import EdgeRecord as EdgeRecord
 from .._stability_report import EquilibriumTest as EquilibriumTest
 from .._stability_report import Froze as Froze
+from .._stability_report import NormModesRecord as NormModesRecord
 from .._stability_report import OutcomeCorrect as OutcomeCorrect
+from .._stability_report import PlaneRecord as PlaneRecord
 from .._stability_report import PointRecord as PointRecord
+from .._stability_report import PrecisionRecord as PrecisionRecord
 from .._stability_report import SettledWrong as SettledWrong
 from .._stability_report import WeightNoise as WeightNoise
 from ._census import census as census
@@ -17,7 +21,6 @@ from ._checks import Subject as Subject
 from ._checks import random_subjects as random_subjects
 from ._decoder import Decoder as Decoder
 from ._examine import examine as examine
-from ._examine import planned as planned
 from ._four_tests import Followed as Followed
 from ._four_tests import follow as follow
 from ._four_tests import four_tests as four_tests
@@ -26,6 +29,7 @@ from ._growth import GrowthByPart as GrowthByPart
 from ._growth import growth_by_part as growth_by_part
 from ._norm_modes import NormModes as NormModes
 from ._norm_modes import norm_modes as norm_modes
+from ._plan import planned as planned
 from ._problem import Problem as Problem
 from ._problem import make_problem as make_problem
 from ._theory import compare as compare

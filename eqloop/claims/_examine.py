@@ -4,27 +4,22 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
-from .. import stability
 from .._model import LoopedTransformer
-from .._stability_report import Census, PointRecord
 from .._task import Split, Task
 from ..evaluate import at_most
 from ..run import Spec
-from ..stability import COMPILE, Orbits, StabilityReport, analyse_orbits, follow_orbits
-from ._census import RESTARTS, CensusLevel
-from ._census import census as census_of
-from ._decoder import Decoder
-from ._four_tests import LONGER, PUSHED, four_tests
-from ._points import EFFORTS, point_records
-from ._problem import make_problem
+from ..stability import StabilityReport
+from ._census import CensusLevel
+from ._four_tests import four_tests
+from ._parts import Parts
+from ._plan import planned
 from ._progress import Progress, SharedProgress
-from ._task_measurements import AUDITED, GRADIENTS, NOISE, TaskMeasurements, measure_on_task
+from ._task_measurements import AUDITED
 from ._theory import compare, predict
 from ._weights import entropy_figures, weight_figures
 
@@ -61,8 +56,9 @@ def examine(
     - `iterations`, `rtol`, `detail`, `key`: see `eqloop.stability.analyse`.
     - `census`: "quick" for a census of the examined loops with 2 restarts each, and Newton searches
         for unstable fixed points of 2 examples; "full" for a census of all examples of the split
-        with 8, and thorough searches for fixed and slow points of all examples that are measured in
-        detail; or "off". See `census` and `eqloop.stability.points`.
+        with 8, and, for all examples that are measured in detail, thorough searches for fixed and
+        slow points and edge states, basins, and exponents in float64; or "off". See `census`,
+        `eqloop.stability.points`, `edge_state`, `basins` and `precision_check`.
     - `progress`: called with the name of the part that reports, the work done and the total work,
         both in evaluations of the loop (see `planned`).
     - `concurrent`: measure the task while `analyse` runs in a second thread. On a small model most
@@ -73,113 +69,62 @@ def examine(
     **Returns:**
 
     A `StabilityReport` with the parts for a model on a task: `reachability.accuracy`,
-    `geometry.audit`, `geometry.weight_noise`, `spectrum.weights`, `computes`, `census`, `points`,
-    and in `predicted` what the paper claims for this recall and placement, and whether the
-    measurement agrees.
+    `geometry.audit`, `geometry.weight_noise`, `spectrum.weights` and what follows it, `computes`
+    and what follows it, and in `predicted` what the paper claims for this recall and placement, and
+    whether the measurement agrees.
 
     **Raises** `KeyError` if `split` is not in `splits`, `InputError` as `eqloop.evaluate.evaluate`,
     and `ValueError` as `eqloop.stability.analyse`.
     """
     began = time.perf_counter()
     key = jr.key(0) if key is None else key
-    analyse_key, noise_key = jr.split(key)
     chosen = {name: at_most(members, examples) for name, members in splits.items()}
     sizes = {name: len(members) for name, members in chosen.items()}
     plan = planned(sizes, split, detail, iterations, census=census, available=len(splits[split]))
     work = SharedProgress(plan, progress)
-    problem, decoder = make_problem(model, task, chosen[split]), Decoder(model.coda, task)
-
-    def follow_map() -> Orbits:
-        observed: dict[str, Any] = {}
-        if census == "quick":
-            labels = (jnp.asarray(chosen[split].inputs), problem.targets)
-            observed = {"observe": decoder.read, "labels": labels}
-        return follow_orbits(
-            problem.f,
-            problem.start,
-            problem.inputs,
-            iterations=iterations,
-            rtol=rtol,
-            **observed,
-            progress=work.part("orbits"),
-        )
-
-    def analyse_map(orbits: Orbits) -> StabilityReport:
-        return analyse_orbits(
-            orbits,
-            key=analyse_key,
-            detail=detail,
-            loss=problem.loss,
-            targets=problem.targets,
-            tick=work.stages("stability", _stages(sizes[split], detail, iterations)),
-        )
-
-    def measure_task() -> TaskMeasurements:
-        return measure_on_task(
-            model,
-            task,
-            chosen,
-            spec,
-            split=split,
-            key=noise_key,
-            iterations=iterations,
-            rtol=rtol,
-            part=work.part,
-        )
-
-    def take_census(orbits: Orbits) -> Census | None:
-        if census == "off":
-            return None
-        sample = chosen[split] if census == "quick" else splits[split]
-        whole = problem if census == "quick" else make_problem(model, task, sample)
-        return census_of(
-            whole.f,
-            whole.start,
-            decoder,
-            (whole.inputs, sample.inputs, sample.targets),
-            sample.difficulty,
-            key=jr.fold_in(key, 1 << 20),
-            iterations=iterations,
-            rtol=rtol,
-            restarts=RESTARTS[census],
-            orbits=orbits if census == "quick" else None,
-            progress=work.part("census"),
-        )
-
-    def search_points(orbits: Orbits) -> list[PointRecord] | None:
-        if census == "off":
-            return None
-        return point_records(
-            orbits,
-            EFFORTS[census],
-            detail,
-            key=jr.fold_in(key, (1 << 20) + 1),
-            progress=work.part("points"),
-        )
-
+    parts = Parts(
+        model,
+        task,
+        spec,
+        chosen,
+        split,
+        splits[split],
+        iterations=iterations,
+        rtol=rtol,
+        detail=detail,
+        census=census,
+        key=key,
+        work=work,
+    )
     with ThreadPoolExecutor(max_workers=1) as pool:
         run = pool.submit if concurrent else _at_once
         try:
-            orbits = run(follow_map)
-            analysed = run(lambda: analyse_map(orbits.result()))
-            measured, counted = measure_task(), take_census(orbits.result())
-            points = search_points(orbits.result())
+            followed = run(parts.follow)
+            analysed = run(lambda: parts.analyse(followed.result()))
+            around = run(lambda: parts.measure_basins(followed.result()))
+            attributed = run(lambda: parts.attribute(followed.result()))
+            measured = parts.measure_task()
+            orbits = followed.result()
+            more = parts.take_census(orbits) | parts.search(orbits)
             report = analysed.result()
+            more |= {"basins": around.result()}
+            spectrum = dataclasses.replace(report.spectrum, **attributed.result())
         except BaseException:
             work.stop()  # tells the other thread to end
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
     weights = weight_figures(model)
     claims = predict(
         spec.model.recall, spec.model.norm, spec.model.residual, weights.get("rho_w_x")
     )
-    entropy = entropy_figures(model, problem.inputs[:AUDITED], iterations)
+    entropy = entropy_figures(model, orbits.xs[:AUDITED], iterations)
     return dataclasses.replace(
         report,
         reachability=dataclasses.replace(report.reachability, accuracy=measured.accuracy),
         geometry=dataclasses.replace(
             report.geometry, weight_noise=measured.weight_noise, audit=measured.audit
         ),
-        spectrum=dataclasses.replace(report.spectrum, weights=weights | entropy),
+        spectrum=dataclasses.replace(spectrum, weights=weights | entropy),
         predicted=compare(claims, report.verdict),
         settings={
             **report.settings,
@@ -189,68 +134,8 @@ def examine(
             "seconds": time.perf_counter() - began,
         },
         computes=four_tests(measured.followed, split, measured.stays, report.reachability.starts),
-        census=counted,
-        points=points,
+        **more,
     )
-
-
-def planned(
-    examples: Mapping[str, int],
-    split: str,
-    detail: int,
-    iterations: int,
-    *,
-    census: CensusLevel = "quick",
-    available: int = 0,
-) -> dict[str, int]:
-    """The approximate work of `examine`; see `eqloop.stability.planned`.
-
-    **Arguments:**
-
-    - `examples`: number of examples of each split.
-    - `split`, `detail`, `iterations`, `census`: see `examine`.
-    - `available`: number of examples that the split has, for a full census.
-
-    **Returns:**
-
-    Name of a part -> number of evaluations of the loop.
-
-    ```python
-    >>> import eqloop
-    >>> plan = eqloop.claims.planned({"test": 64, "hard": 64}, "hard", detail=16, iterations=256)
-    >>> print(", ".join(plan))
-    orbits, stability, accuracy, weight noise, gradients, four tests, census, points
-
-    ```
-    """
-    count, programs = examples[split], len(GRADIENTS) + 2
-    stages = stability.planned(count, min(detail, count), iterations)
-    plan = {
-        "orbits": stages["orbits"],
-        "stability": sum(_stages(count, detail, iterations).values()),
-        "accuracy": sum(examples.values()) * iterations + COMPILE,
-        "weight noise": len(NOISE) * count * iterations // 2 + COMPILE,
-        "gradients": programs * (min(AUDITED, count) * 100 + COMPILE),
-        "four tests": sum(examples.values()) * iterations // 2
-        + min(PUSHED, count) * (LONGER + 1) * iterations
-        + (len(examples) + 1) * COMPILE,
-    }
-    if census != "off":
-        counted = count if census == "quick" else available
-        plan["census"] = RESTARTS[census] * counted * iterations // 2 + 3 * COMPILE
-        if census == "full":
-            plan["census"] += stability.planned(counted, 1, iterations)["orbits"]
-        effort = EFFORTS[census]
-        searched = min(count, detail, effort.examples or count)
-        plan["points"] = effort.work(searched) + 5 * COMPILE
-    return plan
-
-
-def _stages(count: int, detail: int, iterations: int) -> dict[str, int]:
-    """The work of `analyse_orbits`."""
-    stages = stability.planned(count, min(detail, count), iterations)
-    del stages["orbits"]
-    return stages
 
 
 def _at_once(call: Callable[[], A]) -> "Future[A]":

@@ -21,6 +21,7 @@ def player(
     names: Sequence[str],
     iterations: int,
     rtol: float,
+    indices: Sequence[int] | None = None,
 ) -> Player:
     """Record the answer of the loop after selected iterations, for each example of a split.
 
@@ -30,6 +31,7 @@ def player(
     - `split`: the examples.
     - `names`: one title per example.
     - `iterations`, `rtol`: see `trace`.
+    - `indices`: the index of each example among those of a report, if there is one.
 
     **Returns** the content of `player.json`.
 
@@ -67,9 +69,8 @@ def player(
                 )
             )
             before = picture
-        examples.append(
-            PlayedExample(name, task.draw(one), task.draw(one, one.targets[0]), tuple(frames))
-        )
+        target, index = task.draw(one, one.targets[0]), indices[number] if indices else None
+        examples.append(PlayedExample(name, task.draw(one), target, tuple(frames), index))
     return Player(tuple(examples))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
-from .._schema import from_table, to_table
+from .._schema import OPTIONAL, from_table, to_table
 from .._tables import read_json
 from ._record import understood
 
@@ -40,12 +40,14 @@ class PlayedExample:
     - `puzzle_svg`: a picture of the puzzle.
     - `target_svg`: a picture of the target; None where it is not known.
     - `frames`: its frames, in order.
+    - `example`: its index among the examples of the report; None if it is not known.
     """
 
     title: str
     puzzle_svg: str
     target_svg: str | None
     frames: tuple[Frame, ...]
+    example: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True)

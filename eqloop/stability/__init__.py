@@ -8,6 +8,7 @@ from .._stability_report import FORMAT as FORMAT
 from .._stability_report import Agreement as Agreement
 from .._stability_report import Auroc as Auroc
 from .._stability_report import Band as Band
+from .._stability_report import Basins as Basins
 from .._stability_report import Geometry as Geometry
 from .._stability_report import InputDependence as InputDependence
 from .._stability_report import Outcome as Outcome
@@ -22,7 +23,6 @@ from .._stability_report import Summary as Summary
 from .._stability_report import Verdict as Verdict
 from ._analyse import analyse as analyse
 from ._analyse import analyse_orbits as analyse_orbits
-from ._basins import Basins as Basins
 from ._basins import basin_shares as basin_shares
 from ._basins import basins as basins
 from ._branch import Bifurcation as Bifurcation
@@ -55,6 +55,9 @@ from ._parameters import Damping as Damping
 from ._parameters import InputScale as InputScale
 from ._parameters import Noise as Noise
 from ._parameters import Parameter as Parameter
+from ._plane import MainPlane as MainPlane
+from ._plane import OrbitPlane as OrbitPlane
+from ._plane import orbit_plane as orbit_plane
 from ._point import Point as Point
 from ._points import find_points as find_points
 from ._points import points as points

@@ -1,6 +1,5 @@
 """Basins: where loops go from other starts, as shares of all outcomes."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -13,49 +12,16 @@ from jaxtyping import Int, PRNGKeyArray, PyTree
 from scipy.spatial.distance import pdist
 
 from .._iteration import Map
+from .._stability_report import Basins
 from ._input_dependence import cluster
-from ._orbits import MAX_PERIOD, SAME, Orbits, distance, follow_orbits, states_of_cycle
+from ._orbits import MAX_PERIOD, SAME, Orbits, Progress, distance, follow_orbits, states_of_cycle
 from ._point import at_once, chunks, flattened
 from ._reachability import directions_like, move
-from ._statistics import Share, Summary, share, summary
+from ._statistics import share, summary
 from ._trees import take
 
 SIZES = (0.1, 0.3, 1.0, 3.0)
 ENDS = ("own", "other", "cycle", "slow", "unresolved", "wandering", "diverged")
-
-
-@dataclasses.dataclass(frozen=True)
-class Basins:
-    """Where a loop goes from starts around the end of its own orbit, and from random ones.
-
-    The ends are "own", the attractor of the own start, a fixed point or a cycle; "other", another
-    fixed point; "cycle", another cycle; and the other outcomes of `classify`.
-
-    **Attributes:**
-
-    - `sizes`: distances of the starts from the end of the own orbit, relative to its norm (absolute
-        if that is zero).
-    - `samples`: number of starts of each example at each distance.
-    - `ends`: end -> its share of the starts at each distance, with Wilson's interval over all
-        starts.
-    - `random`: end -> its share of the random starts: Gaussian, of the norm of the end of the own
-        orbit.
-    - `own`: at each distance, the share of the starts of each example that end at its own
-        attractor, NaN if the own start leads to none; the interval of the mean is over the
-        examples.
-    - `half`: the largest distance of `sizes` up to which at least half of the starts of an example
-        end at its own attractor; 0 if fewer do at the smallest; NaN if the own start leads to none.
-    - `fixed_points`: number of fixed points that the starts of each example reach, its own
-        included.
-    """
-
-    sizes: list[float]
-    samples: int
-    ends: dict[str, list[Share]]
-    random: dict[str, Share]
-    own: list[Summary]
-    half: Summary
-    fixed_points: list[int]
 
 
 def basins(
@@ -109,7 +75,12 @@ def basins(
 
 
 def basin_shares(
-    orbits: Orbits, *, key: PRNGKeyArray, sizes: Sequence[float] = SIZES, samples: int = 8
+    orbits: Orbits,
+    *,
+    key: PRNGKeyArray,
+    sizes: Sequence[float] = SIZES,
+    samples: int = 8,
+    progress: Progress | None = None,
 ) -> Basins:
     """`basins` of orbits that were followed before.
 
@@ -117,6 +88,8 @@ def basin_shares(
 
     - `orbits`: from `follow_orbits`.
     - `key`, `sizes`, `samples`: see `basins`.
+    - `progress`: called with the number of distances that are done, and of all; random starts count
+        as one.
 
     **Returns:**
 
@@ -151,7 +124,9 @@ def basin_shares(
     ends: list[list[str]] = []
     reached = [[point] for point in flattened(orbits.state, axes=1)]
     keys = jr.split(key, len(distances) + 1)
-    for size, size_key in zip([*distances, None], keys, strict=True):
+    for done, (size, size_key) in enumerate(zip([*distances, None], keys, strict=True)):
+        if progress is not None:
+            progress(done, len(keys))
         zs = directions_like(home, jr.split(size_key, len(rows)))
         if size is not None:
             zs = move(home, zs, jnp.full(len(rows), size))
@@ -169,6 +144,8 @@ def basin_shares(
             for row in np.flatnonzero(others.converged):
                 reached[rows[index[row]]].append(states[row])
         ends.append(at_size[: len(rows)])
+    if progress is not None:
+        progress(len(keys), len(keys))
     own = np.array(ends[:-1]).reshape(len(distances), len(orbits), samples) == "own"
     known = orbits.converged | (orbits.periods > 0)
     by_example = np.where(known, own.mean(axis=2), math.nan)

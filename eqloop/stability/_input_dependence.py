@@ -18,6 +18,7 @@ from .._norms import two_norm
 from .._stability_report import InputDependence
 from ._operators import input_jacobian, state_jacobian
 from ._orbits import SAME, Orbits, converge_from, iterate_to_tolerance, starts
+from ._plane import main_plane
 from ._reachability import band, geometric_grid
 from ._statistics import CONFIDENCE, summary
 from ._trees import subtract, take
@@ -109,10 +110,13 @@ def input_dependence(
         kept_sensitivity = np.where(
             detail.converged, sensitivity[:, -1] / sensitivity[:, 0], math.nan
         )
-    plane, share_in_plane = _plane(points)
     coordinates: list[list[float] | None] = [None] * len(orbits)
-    for example, point in zip(converged, plane, strict=True):
-        coordinates[example] = point.tolist()
+    share_in_plane = math.nan
+    if len(points):
+        plane = main_plane(points)
+        share_in_plane = plane.variance
+        for example, point in zip(converged, plane.place(points), strict=True):
+            coordinates[example] = point.tolist()
     return InputDependence(
         tolerance=tolerance,
         inputs=counts,
@@ -304,18 +308,6 @@ def _spread(points: np.ndarray, inputs: np.ndarray) -> tuple[float, float, float
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(ratios, [tail, 1 - tail])
     return float(z.sum() / x.sum()), float(low), float(high)
-
-
-def _plane(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Coordinates along the two principal directions, and their share of the variance."""
-    if len(points) < 2:
-        return np.zeros((len(points), 2)), math.nan
-    u, s, _ = np.linalg.svd(points - points.mean(0), full_matrices=False)
-    coordinates = np.zeros((len(points), 2))
-    count = min(2, len(s))
-    coordinates[:, :count] = u[:, :count] * s[:count]
-    total = np.sum(s**2)
-    return coordinates, float(np.sum(s[:2] ** 2) / total) if total else math.nan
 
 
 def _rows(tree: PyTree, examples: int = 0) -> Float[np.ndarray, "examples size"]:

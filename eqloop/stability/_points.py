@@ -4,18 +4,18 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Float, Int, PRNGKeyArray, PyTree
 
-from .._iteration import Map, advance
+from .._iteration import Map
 from .._noise import normal_like
 from .._stability_report import POINT_KINDS
 from ._orbits import MIN_RESIDUAL_ULPS, ROUNDING_ULPS, Orbits, closed_problem, precision
+from ._plane import record_states
 from ._point import OUTSIDE, SAME_POINT, Point, at_once, chunks, describe, flattened
 from ._reachability import geometric_grid
 from ._searches import measure, minimise, newton
@@ -88,7 +88,7 @@ def find_points(
     if iterations < 1:
         raise ValueError(f"iterations = {iterations} must be at least 1")
     f, _, z0s = closed_problem(f, z0s, xs)
-    states = _record(f, z0s, xs, iterations)
+    states = record_states(f, z0s, xs, geometric_grid(iterations))
     return _points(f, states, xs, key, candidates, noise, count, steps, slow)
 
 
@@ -122,35 +122,11 @@ def points(
 
     ```
     """
-    states = _record(orbits.f, orbits.z0s, orbits.xs, orbits.iterations)
+    states = record_states(orbits.f, orbits.z0s, orbits.xs, geometric_grid(orbits.iterations))
     states = jtu.tree_map(
         lambda a, end: np.concatenate([a, np.asarray(end)[:, None]], axis=1), states, orbits.state
     )
     return _points(orbits.f, states, orbits.xs, key, candidates, noise, count, steps, slow)
-
-
-def _record(f: Map, z0s: PyTree, xs: PyTree, iterations: int) -> PyTree:
-    """The start of each orbit and its states at a geometric grid of iterations, along a second
-    axis."""
-    waits = jnp.asarray(np.diff([0, *geometric_grid(iterations)]), jnp.int32)
-    states = _run(f, z0s, xs, waits)
-    return jtu.tree_map(
-        lambda z, later: np.concatenate([np.asarray(z)[:, None], np.asarray(later)], axis=1),
-        z0s,
-        states,
-    )
-
-
-@eqx.filter_jit
-def _run(f: Map, z0s: PyTree, xs: PyTree, waits: Int[Array, " times"]) -> PyTree:
-    def one(f, z, x):
-        def wait(z, steps):
-            z = advance(f, z, x, steps)
-            return z, z
-
-        return jax.lax.scan(wait, z, waits)[1]
-
-    return eqx.filter_vmap(one, in_axes=(None, 0, 0))(f, z0s, xs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,11 @@ from ..._numbers import typeset_number
 from ..._stability_report import StabilityReport
 from ...run import REPORT, STABILITY_AGAIN, Player, read_player, read_stability
 from .._escape import html_text
+from ..figures._plane_figures import plane_figure
 from ..tables._stability_tables import extra_tables, main_table
 from ._census_panels import CENSUS_PANELS
 from ._page import packaged, page, picture, saved, write_files
+from ._plane_panels import PLANE_PANELS, plane_alt
 from ._stability_panels import PANELS, Panel
 
 PAGE = "report.html"
@@ -49,6 +51,8 @@ def write_stability(folder: Path) -> list[Path]:
         drawn = [(panel, panel.draw(report), panel.alt(report)) for panel in PANELS]
         if (census := report.census) is not None:
             drawn += [(panel, panel.draw(census), panel.alt(census)) for panel in CENSUS_PANELS]
+        if report.planes is not None:
+            drawn += [(panel, panel.draw(report), panel.alt(report)) for panel in PLANE_PANELS]
         for panel, figure, alt in drawn:
             files[folder / f"{panel.name}.png"] = saved(figure, "png")
             figures.append(_figure(panel, picture(figure, alt)))
@@ -69,6 +73,7 @@ def _page(report: StabilityReport, player: Player, figures: str) -> bytes:
     run = settings.get("run")
     parts = {
         "verdict": "".join(_verdict(report)),
+        "warning": _warning(report),
         "settings": "".join(_settings(settings)),
         "player": packaged("player.html") if player.examples else "",
         "figures": figures,
@@ -76,7 +81,7 @@ def _page(report: StabilityReport, player: Player, figures: str) -> bytes:
         "extra": sections,
     }
     # Without "<" no tag can begin or end inside the element.
-    frames = json.dumps(player.tables()).replace("<", "\\u003c")
+    frames = json.dumps(_played(report, player)).replace("<", "\\u003c")
     return page(
         "stability",
         f"Stability of {run}" if run else "Stability of a loop",
@@ -84,6 +89,22 @@ def _page(report: StabilityReport, player: Player, figures: str) -> bytes:
         script=packaged("player.js"),
         data=f'<script type="application/json" id="frames">{frames}</script>\n',
     )
+
+
+def _played(report: StabilityReport, player: Player) -> dict[str, Any]:
+    """What the script of the player needs: the frames, and for an example with a plane its picture
+    and where the orbit is in it."""
+    tables = player.tables()
+    planes = {plane.example: plane for plane in report.planes or []}
+    for played, table in zip(player.examples, tables["examples"], strict=True):
+        if (plane := planes.get(-1 if played.example is None else played.example)) is not None:
+            figure, places = plane_figure(report, plane)
+            table["plane"] = {
+                "picture": picture(figure, plane_alt(report, plane)),
+                "iterations": plane.iterations,
+                "places": places,
+            }
+    return tables
 
 
 def _verdict(report: StabilityReport) -> Iterator[str]:
@@ -103,6 +124,13 @@ def _verdict(report: StabilityReport) -> Iterator[str]:
             f'<p class="verdict">{html_text(statement.verdict)}</p>'
             f'<p class="because">{html_text(statement.because)}</p>{theory}</article>'
         )
+
+
+def _warning(report: StabilityReport) -> str:
+    """A line if rounding changes the exponents."""
+    if (warning := report.precision_warning) is None:
+        return ""
+    return f'<p class="warning"><strong>Precision:</strong> {html_text(warning)}.</p>'
 
 
 def _settings(settings: Mapping[str, Any]) -> Iterator[str]:

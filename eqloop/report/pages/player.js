@@ -3,9 +3,12 @@
   const player = document.getElementById("player");
   if (!player) return;
   const { examples } = JSON.parse(document.getElementById("frames").textContent);
-  const [board, at, answer, target, choice, slider, play, status, curve, cursor, range] = [
+  const [
+    board, at, answer, target, choice, slider, play, status, curve, cursor, range, plane, picture,
+    mark, where,
+  ] = [
     "board", "at", "answer", "target", "example", "slider", "play", "status", "curve", "cursor",
-    "range",
+    "range", "plane", "picture", "mark", "where",
   ].map((id) => document.getElementById(id));
   const [width, height, margin] = [300, 48, 4]; // of the sparkline
   const pause = 400; // milliseconds
@@ -35,6 +38,18 @@
     return parts.join(", ");
   };
 
+  // The mark is where the orbit was last recorded: after that very iteration, but in long loops.
+  const follow = (iterations) => {
+    const drawn = examples[choice.selectedIndex].plane;
+    if (!drawn) return;
+    const last = drawn.iterations.findLastIndex((recorded) => recorded <= iterations);
+    const place = drawn.places[last];
+    mark.hidden = !place;
+    if (place) [mark.style.left, mark.style.top] = place.map((share) => `${100 * share}%`);
+    const name = last ? `after iteration ${drawn.iterations[last]}` : "at its start";
+    where.textContent = `The ring is the orbit ${name}${place ? "" : ", which is not finite"}`;
+  };
+
   const show = (index) => {
     now = Math.min(Math.max(index, 0), frames.length - 1);
     const frame = frames[now];
@@ -45,6 +60,7 @@
     status.textContent = [name, describe(frame)].filter(Boolean).join(": ");
     slider.setAttribute("aria-valuetext", status.textContent);
     cursor.setAttribute("d", `M${along(now)} 0V${height}`);
+    follow(frame.iterations);
   };
 
   const plot = () => {
@@ -91,6 +107,8 @@
     slider.max = frames.length - 1;
     answer.hidden = !example.target_svg;
     target.innerHTML = example.target_svg ?? "";
+    plane.hidden = !example.plane;
+    picture.innerHTML = example.plane?.picture ?? "";
     plot();
     show(0);
   };

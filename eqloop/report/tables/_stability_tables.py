@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..._numbers import DASH, typeset_hits, typeset_interval, typeset_number, typeset_percent
-from ..._stability_report import Share, StabilityReport, Summary
+from ..._stability_report import Share, Spectrum, StabilityReport, Summary
 from .._escape import html_text
 from ._census_tables import Value, census_groups, outcomes_table, verifiers_table
-from ._point_tables import points_table
+from ._point_tables import basins_table, edges_table, points_table
 
 Row = tuple[str, Value]
 """A label (HTML), and a value."""
@@ -38,13 +38,17 @@ def main_table(report: StabilityReport) -> str:
 
 
 def extra_tables(report: StabilityReport) -> Iterator[tuple[str, str]]:
-    """Heading and HTML of the tables for a model with a task: census, points, the four tests,
-    gradients, noise, weights."""
+    """Heading and HTML of the tables for a model with a task: census, points, edge states, basins,
+    the four tests, gradients, noise, weights."""
     tables = []
     if report.census is not None:
         tables += [outcomes_table(report.census), verifiers_table(report.census)]
     if report.points is not None:
         tables.append(points_table(report.points))
+    if report.edges is not None:
+        tables.append(edges_table(report.edges))
+    if report.basins is not None:
+        tables.append(basins_table(report.basins))
     for made in tables:
         rows = [(html_text(label), *cells) for label, *cells in made.rows]
         yield made.title, table(made.head, rows, made.note)
@@ -168,10 +172,23 @@ def _groups(report: StabilityReport) -> Iterator[tuple[str, list[Row]]]:
                 (f"regime: {html_text(name)}", share)
                 for name, share in spectrum.regime_shares.items()
             ),
+            *_exponents(spectrum),
         ],
     )
     if report.census is not None:
         yield from census_groups(report.census)
+
+
+def _exponents(spectrum: Spectrum) -> Iterator[Row]:
+    """What only a thorough report measures of the exponents."""
+    if (precision := spectrum.precision) is not None:
+        for rank, exponent in enumerate(precision.double, start=1):
+            yield f"Lyapunov exponent {rank}, in float64", exponent
+    yield from _named("part of the leading exponent:", spectrum.growth_by_part or {})
+    if (modes := spectrum.norm_modes) is not None:
+        yield f"exact modes of the norms: {html_text(modes.statement)}", modes.zero
+        yield "the zero modes, measured: relative residual", modes.zero_residual
+        yield "scale of the cells, measured: |J s − s| / |s|", modes.neutral_residual
 
 
 def _named(what: str, values: Mapping[str, Value]) -> Iterator[Row]:
