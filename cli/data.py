@@ -64,7 +64,8 @@ def make(
     """Make a set of examples with the generator of a task.
 
     Reads nothing. Writes OUT, compressed if its name ends in .gz or .zst; mazes are written as a
-    folder in the format of HRM if OUT has no suffix. An interrupted command leaves no partial file. --force replaces a regular file, and never a link, a device or a pipe.
+    folder in the format of HRM if OUT has no suffix. An interrupted command leaves no partial file.
+    --force replaces a regular file, and never a link, a device or a pipe.
 
     Example: eqloop data make --task sudoku --rows 1000 --out sudoku.csv.gz
     """
