@@ -66,8 +66,8 @@ def with_answers(tokens: np.ndarray, answers: np.ndarray, unique: bool) -> tuple
     A path that is not a shortest one is a fault, and with `unique` so is a second shortest path."""
     split, why = solved(tokens)
     good = np.array([not text for text in why], bool)
-    known = answers[good].any((1, 2))
-    paths = np.where(known[:, None, None], answers[good], split.targets)
+    known = np.any(answers[good], axis=(1, 2), keepdims=True)
+    paths = np.where(known, answers[good], split.targets)
     right = is_shortest(split.inputs, paths == 1, split.difficulty.astype(np.int32), np)
     kept = right & ((split.columns["paths"] == 1) | (not unique))
     for row, place in enumerate(np.flatnonzero(good).tolist()):

@@ -81,7 +81,7 @@ class GroupWords(Words):
         return self._letters[drawn]
 
     @property
-    def symbols(self) -> tuple[str, ...]:
+    def symbols(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         names = self._group.names
         return (*names, *(f"|{name}" for name in names))
 

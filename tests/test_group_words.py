@@ -3,6 +3,7 @@ Z2."""
 
 import functools
 import xml.etree.ElementTree as ET
+from typing import Any
 
 import jax
 import jax.random as jr
@@ -91,10 +92,10 @@ def test_targets_are_products_of_permutations(name):
 
 def test_words_over_z2_are_prefix_sums():
     """The same strings and sums in every split, also with several strings per row."""
-    fields = {"length": 8, "rows": 60, "test_rows": 20, "validation_length": 16}
-    for more in ({}, {"shortest": 3}):
-        marked = {"mark_first": True} if more else {}
-        bits = PrefixSums(**fields, **more, **marked).load().splits
+    fields: dict[str, Any] = {"length": 8, "rows": 60, "test_rows": 20, "validation_length": 16}
+    several: dict[str, Any] = {"shortest": 3}
+    for more in ({}, several):
+        bits = PrefixSums(**fields, **more, mark_first=bool(more)).load().splits
         words = GroupWords(group="Z2", **fields, **more).load().splits
         assert list(bits) == list(words)
         for name, split in bits.items():

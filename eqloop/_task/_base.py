@@ -79,7 +79,7 @@ class Task(abc.ABC):
     version: ClassVar[int] = 1
     """Part of the cache key and the manifest. Raise it when the encoding or a generator changes."""
     symbols: ClassVar[Symbols] = SYMBOLS
-    """The character of each token and of each class, in texts, files and pictures; or a sequence of
+    """The character of each token and of each class, in texts, files and pictures; or a tuple of
     names, which texts have with spaces between them."""
     labels: ClassVar[tuple[str, str]] = ("input", "answer")
     """Captions of the row of tokens and the row of classes in pictures of one-dimensional grids."""

@@ -1,7 +1,7 @@
 """Examples on the host: one split, the named splits of a task, and a bad row."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ Progress = Callable[[int, int | None], None]
 SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
 """Default characters of tokens and classes."""
 
-Symbols = str | Sequence[str]
+Symbols = str | tuple[str, ...]
 """The symbol of each token and of each class: one character, or a name. Texts have spaces between
 names."""
 
