@@ -7,7 +7,7 @@ import numpy as np
 
 from .._errors import InputError
 from .._task import Bad, Layout, OnBad, Progress, Split, joined, read_records, shortened, write_text
-from ._maze_paths import FREE, SYMBOLS, none, with_answers
+from ._maze_paths import FREE, GOAL, START, SYMBOLS, none, with_answers
 
 ON_PATH = "o"
 SMALLEST, LARGEST = 5, 255
@@ -26,9 +26,9 @@ _LAYOUT = Layout(
 )
 
 
-def tokens_of_text(text: str) -> np.ndarray:
-    """The tokens of a square of cells, `(n, n)`: one line per row, or all rows in one line. A space
-    is a free cell, as `.` is. **Raises** `InputError`, in one line."""
+def tokens_of_text(text: str, symbols: str = SYMBOLS) -> np.ndarray:
+    """The places in `symbols` of a square of cells, `(n, n)`: one line per row, or all rows in one
+    line. A space is a free cell, as `.` is. **Raises** `InputError`, in one line."""
     lines = [line for line in text.splitlines() if line.strip()]
     cells = "".join(lines)
     # Copied boards have spaces around them, and so may have boards without walls.
@@ -45,10 +45,10 @@ def tokens_of_text(text: str) -> np.ndarray:
         raise InputError(
             f"maze {shortened(text)}: {n} x {n} cells; a side has {SMALLEST} to {LARGEST}"
         )
-    tokens = np.array([SYMBOLS.find(cell) for cell in cells.replace(" ", ".")], np.int8)
+    tokens = np.array([symbols.find(cell) for cell in cells.replace(" ", ".")], np.int8)
     if (tokens < 0).any():
         wrong = cells[int(np.argmax(tokens < 0))]
-        raise InputError(f"maze {shortened(text)}: {wrong!r} is none of #, ., S and G")
+        raise InputError(f"maze {shortened(text)}: {wrong!r} is none of {symbols}")
     return tokens.astype(np.uint8).reshape(n, n)
 
 
@@ -69,10 +69,10 @@ def read_rows(path: Path, *, on_bad: OnBad, progress: Progress | None, unique: b
                 raise InputError(f"{n} x {n} cells, but the rows before have {side} x {side}")
             paths = np.zeros_like(tokens)
             if answer.strip():
-                if (tokens_of_text(answer.replace(ON_PATH, ".")) != tokens).any():
+                answers = tokens_of_text(answer, SYMBOLS + ON_PATH)
+                if not np.array_equal(np.where(answers > GOAL, FREE, answers), tokens):
                     raise InputError("the answer is not the maze with o on the path")
-                marked = "".join(answer.splitlines())
-                paths.ravel()[[cell in "oSG" for cell in marked]] = 1
+                paths = (answers >= START).astype(np.uint8)
             split, why = with_answers(tokens[None], paths[None], unique)
             if why[0]:
                 raise InputError(why[0])

@@ -201,7 +201,7 @@ def test_forms_of_one_maze():
 BAD = {
     "no square": ("######", "6 cells in 1 rows are no square"),
     "too small": ("S..G", "2 x 2 cells; a side has 5 to 255"),
-    "symbol": ("S" + "." * 22 + "xG", "'x' is none of #, ., S and G"),
+    "symbol": ("S" + "." * 22 + "xG", "'x' is none of #.SG"),
     "no start": ("." * 24 + "G", "0 cells that are the start (S)"),
     "two goals": ("S" + "." * 22 + "GG", "2 cells that are the goal (G)"),
     "closed": ("S" + "." * 4 + "#" * 15 + "." * 4 + "G", "no path leads from the start"),
@@ -225,6 +225,7 @@ FAULTS = {
         "S...Goooo." + "#" * 15,
         "which has 4 moves",
     ),
+    "another size of answer": ("S...G" + "#" * 20, "S" + "o" * 34 + "G", "not the maze with o"),
     "another size": ("S" + "." * 34 + "G", "", "6 x 6 cells, but the rows before have 5 x 5"),
 }
 

@@ -11,7 +11,7 @@ from .._errors import InputError
 from .._text import one_line
 from ._files import OnBad, write_text
 from ._records import Layout, Record, read_records
-from ._split import Bad, Progress, Split, Symbols, text_of
+from ._split import Bad, Progress, Split, Symbols, symbols_of, text_of
 from ._svg import PREDICTED, glyphs, picture, struck
 
 _SHORT = 40
@@ -187,12 +187,13 @@ def render_cells(
 
     lines = []
     for inputs, answer, wrong in rows:
-        tokens = line(symbols[token] for token in inputs)
+        tokens = line(symbols_of(inputs, symbols))
         marks = line(wide * "^" if mark else "" for mark in wrong).rstrip()
-        answered = "" if answer is None else f"[bold]{line(symbols[value] for value in answer)}[/]"
+        answered = "" if answer is None else f"[bold]{line(symbols_of(answer, symbols))}[/]"
         if rows.beside:
             lines.append(f"{tokens}   {answered}".rstrip())
-            lines += [f"{' ' * (len(inputs) + 3)}[red]{marks}[/]"] if marks else []
+            indent = " " * ((wide + len(gap)) * len(inputs) - len(gap) + 3)
+            lines += [f"{indent}[red]{marks}[/]"] if marks else []
         else:
             lines.append(f"[dim]{input_label}[/] {tokens}")
             lines += [f"{answer_label} {answered}"] if answered else []
@@ -203,8 +204,7 @@ def render_cells(
 def _longest(split: Split, prediction: np.ndarray | None, symbols: Symbols) -> int:
     """The most characters of a symbol in a picture."""
     shown = [split.inputs[0], split.targets[0]] + ([] if prediction is None else [prediction])
-    values = np.unique(np.concatenate([np.ravel(cells) for cells in shown]))
-    return max(len(symbols[value]) for value in values)
+    return max(len(symbol) for cells in shown for symbol in symbols_of(cells, symbols))
 
 
 def _escaped(text: str) -> str:
@@ -247,7 +247,7 @@ def draw_cells(
     for number, (inputs, answer, wrong) in enumerate(rows):
         top = line * number
         x, y = (margin + cell * (len(inputs) + 1), top + 15) if rows.beside else (margin, top + 32)
-        texts = ["·"] * len(inputs) if answer is None else [symbols[value] for value in answer]
+        texts = ["·"] * len(inputs) if answer is None else symbols_of(answer, symbols)
         if not rows.beside:
             body += [
                 f'<text x="{1 + 3.5 * max(map(len, labels)):g}" y="{top + dy}" font-size="9">'
@@ -255,7 +255,7 @@ def draw_cells(
                 for label, dy in zip(labels, (15, 31), strict=True)
             ]
         body += [
-            row([symbols[token] for token in inputs], margin, top + 15, opacity=".75"),
+            row(symbols_of(inputs, symbols), margin, top + 15, opacity=".75"),
             row(texts, x, y, fill=PREDICTED, font_weight="700"),
         ]
         marks += [(x + cell * i - cell // 2 + 1, y - 12) for i in np.flatnonzero(wrong)]

@@ -180,6 +180,11 @@ def _bytes(name: str, values: Any) -> np.ndarray:
 
 
 def text_of(cells: np.ndarray, symbols: Symbols) -> str:
+    """The symbols of cells, row by row, as a text. **Raises** `ValueError` as `symbols_of`."""
+    return ("" if isinstance(symbols, str) else " ").join(symbols_of(cells, symbols))
+
+
+def symbols_of(cells: np.ndarray, symbols: Symbols) -> list[str]:
     """The symbols of cells, row by row. **Raises** `ValueError` if a value has no symbol."""
     values = np.asarray(cells).ravel().tolist()
     if values and max(values) >= len(symbols):
@@ -187,7 +192,7 @@ def text_of(cells: np.ndarray, symbols: Symbols) -> str:
             f"the value {max(values)} has no symbol, since there are {len(symbols)}: {symbols!r}; "
             "pass more symbols as `symbols`, or the texts as `puzzles`"
         )
-    return ("" if isinstance(symbols, str) else " ").join([symbols[value] for value in values])
+    return [symbols[value] for value in values]
 
 
 @dataclasses.dataclass(frozen=True)
