@@ -12,8 +12,6 @@ from .._errors import InputError
 
 Permutation = tuple[int, ...]
 
-LARGEST = 120
-"""Maximum order of a group: a token of one byte is an element, or an element that begins a word."""
 FAMILIES = "Z2 to Z120 (cyclic), D3 to D60 (dihedral), S3 to S5 (symmetric), A3 to A5 (alternating)"
 
 
@@ -44,6 +42,7 @@ def group(name: str) -> Group:
     """The group of a name such as `S3`. **Raises** `InputError` for any other name."""
     match = re.fullmatch(r"([ZDSA])([1-9]\d{0,2})", name)
     family, points = (match[1], int(match[2])) if match else ("", 0)
+    # At most 120 elements: a token of one byte is an element, or one that begins a further word.
     least, most = {"Z": (2, 120), "D": (3, 60), "S": (3, 5), "A": (3, 5)}.get(family, (1, 0))
     if not least <= points <= most:
         raise InputError(f"task.group={name!r}: must be one of {FAMILIES}")

@@ -64,7 +64,7 @@ def read_folder(path: Path, *, on_bad: OnBad, progress: Progress | None, unique:
 def write_folder(split: Split, path: Path) -> None:
     """Write a folder that `read_folder`, HRM and TRM read, at once: an interrupted call leaves no
     partial folder. **Raises** `InputError` if it cannot be written, or exists."""
-    rows, cells = len(split), split.inputs[0].size
+    rows, cells = len(split), split.inputs.shape[1] ** 2
     marked = (split.inputs == FREE) & (split.targets == 1)
     labels = np.where(marked, ON_PATH, split.inputs + 1)
     arrays = {
