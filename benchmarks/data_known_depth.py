@@ -5,11 +5,11 @@
 **Question:** Does a training set of 10,000 mazes or words take seconds, not minutes, on one core?
 The best of several rounds counts, in CPU seconds of the one process; compiling is not counted.
 
-**Last numbers** (rows per CPU second; one core of an AMD EPYC, shared, load average 10; Python 3.11,
-numba 0.68.1): mazes made, each with one shortest path proven, 82,897 of 9x9, 31,916 of 17x17, 6,077
-of 33x33 (5,960 where half of the dead ends are opened); solved 1,746,458, 489,315 and 116,540; words
-of 32 elements made 206,529 over Z2, 224,184 over S3, 253,865 over S5; read, checked and solved 4,149
-mazes of a CSV file and 72,133 of a folder of HRM, 3,225 words over S5.
+**Last numbers** (rows per CPU second; one core of an AMD EPYC, shared, load average 10; Python
+3.11, numba 0.68.1): mazes made, each with one shortest path proven, 82,897 of 9x9, 31,916 of
+17x17, 6,077 of 33x33 (5,960 where half of the dead ends are opened); solved 1,746,458, 489,315
+and 116,540; words of 32 elements made 206,529 over Z2, 224,184 over S3, 253,865 over S5; read,
+checked and solved 4,149 mazes of a CSV file and 72,133 of a folder of HRM, 3,225 words over S5.
 """
 
 import argparse
