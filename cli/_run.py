@@ -357,16 +357,19 @@ def curve_table(name: str, grid: Sequence[int], curve: "Curve") -> "Table":
 
 
 def band_table(measured: "Evaluation") -> "Table":
-    """One row per difficulty band and one for all: scores at the end, and at the best iteration."""
+    """One row per difficulty band and one for all: known depth if there is a law for it, scores at
+    the end, and at the best iteration."""
     scores = [score for score in measured.overall.scores if score != "cells"]
     rows = []
     bands = measured.bands if len(measured.bands) > 1 else {}
+    has_depth = not math.isnan(measured.overall.known_depth)
     for name, curve in {**bands, "all": measured.overall}.items():
         best = curve.overthinking["exact"]
         rows.append(
             (
                 name,
                 f"{curve.examples:,}",
+                *([f"{curve.known_depth:.1f}"] if has_depth else []),
                 *(format_percent(curve.scores[score][-1]) for score in scores),
                 format_percent(best["best"]),
                 f"{best['iterations']:.0f}",
@@ -375,7 +378,8 @@ def band_table(measured: "Evaluation") -> "Table":
                 format_number(curve.settled_median, ".0f"),
             )
         )
-    columns = ("band", "examples", *scores, "best", "at", "lost", "settled", "median at")
+    depth = ["depth"] if has_depth else []
+    columns = ("band", "examples", *depth, *scores, "best", "at", "lost", "settled", "median at")
     return table(columns, rows, title=f"after {measured.iterations[-1]} iterations, in %")
 
 

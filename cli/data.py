@@ -22,7 +22,7 @@ TaskName = Annotated[
     typer.Option(
         "--task",
         "-t",
-        help="Use this task: prefix-sums, sudoku, chess, or FILE.py:CLASS.",
+        help="Use this task: prefix-sums, sudoku, chess, maze, group-words, or FILE.py:CLASS.",
         show_default=False,
     ),
 ]
@@ -63,8 +63,9 @@ def make(
 ) -> None:
     """Make a set of examples with the generator of a task.
 
-    Reads nothing. Writes OUT, compressed if its name ends in .gz or .zst; an interrupted command
-    leaves no partial file. --force replaces a regular file, and never a link, a device or a pipe.
+    Reads nothing. Writes OUT, compressed if its name ends in .gz or .zst; mazes are written as a
+    folder in the format of HRM if OUT has no suffix. An interrupted command leaves no partial file.
+    --force replaces a regular file, and never a link, a device or a pipe.
 
     Example: eqloop data make --task sudoku --rows 1000 --out sudoku.csv.gz
     """
@@ -108,10 +109,11 @@ def check(
     question (or puzzle, quizzes); answer, rating and source are optional. A text file with one
     puzzle per line and a folder in the format of HRM are read too. The program's own solver rates
     puzzles without a rating. Prefix sums need the column question (or input), or one string per
-    line; answer is optional.
+    line; answer is optional. Mazes need the column question (rows of #, ., S and G), or a folder in
+    the format of HRM; group words need the column question, or one word per line.
 
     Writes nothing. Exits with 0 if every row is good, 1 if some rows are bad, 2 if FILE cannot be
-    read. Counts sudokus with several solutions and symmetric copies.
+    read. Counts sudokus and mazes with several solutions, and symmetric copies.
 
     Example: eqloop data check lichess_db_puzzle.csv.zst --task chess
     """

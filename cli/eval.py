@@ -1,5 +1,6 @@
 """`eqloop eval RUN`: accuracy over iterations, or the cost of solving, by split and band."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,9 +149,12 @@ def evaluate(
         share = result.iterations_run / result.iterations_asked
         out.print(f"{result.seconds:.1f} s; {100 * share:.0f} % of the iterations were run")
     tolerance = next(iter(measured.values())).tolerance
+    known = any(not math.isnan(result.overall.known_depth) for result in measured.values())
+    depth = "depth: the median of the iterations that the task needs by its law. " if known else ""
     out.print(
-        f"\nlost: best - last, the accuracy that further iterations lose (overthinking). settled: "
-        f"share whose residual fell below {tolerance:g}; median at: the median iteration of that.",
+        f"\n{depth}lost: best - last, the accuracy that further iterations lose (overthinking). "
+        f"settled: share whose residual fell below {tolerance:g}; median at: the median iteration "
+        "of that.",
         soft_wrap=True,
     )
     stop_if_missing(splits, measured, _AGAIN)
@@ -186,15 +190,15 @@ def _draw(path: Path, run: "Run", measured: "Mapping[str, Evaluation]") -> None:
     first = next(iter(measured.values()))
     if len(measured) == 1:
         bands = first.bands if len(first.bands) > 1 else {}
-        curves = {name: curve.scores["exact"] for name, curve in bands.items()}
-        curves["all"] = first.overall.scores["exact"]
+        curves = {**bands, "all": first.overall}
     else:
         names = labels(measured)
-        curves = {names[name]: e.overall.scores["exact"] for name, e in measured.items()}
+        curves = {names[name]: e.overall for name, e in measured.items()}
     model = run.spec.model
     figure = accuracy_figure(
-        curves,
+        {name: curve.exact for name, curve in curves.items()},
         first.iterations,
+        depths={name: curve.known_depth for name, curve in curves.items()},
         trained=trained_iterations(run.spec),
         title=f"{run.spec.task_name}: {model.recall} recall, {model.norm} norm",
     )

@@ -39,8 +39,8 @@ def solve(
         str,
         typer.Argument(
             metavar="PUZZLE",
-            help="Solve this bit string, sudoku or FEN (in quotes), the puzzle in this file, "
-            "or the puzzle on standard input (-).",
+            help="Solve this bit string, sudoku, FEN, maze or word (in quotes), the puzzle in this "
+            "file, or the puzzle on standard input (-).",
         ),
     ],
     iterations: Annotated[

@@ -36,8 +36,8 @@ def train(
         typer.Option(
             "--task",
             "-t",
-            help="Train on this task: prefix-sums (the default), sudoku, chess, or FILE.py:CLASS. "
-            "With --resume a class of a file is named again.",
+            help="Train on this task: prefix-sums (the default), sudoku, chess, maze, group-words, "
+            "or FILE.py:CLASS. With --resume a class of a file is named again.",
         ),
     ] = None,
     preset: Annotated[

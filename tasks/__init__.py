@@ -61,6 +61,8 @@ class _Tasks(Mapping[str, "type[_task.Task]"]):
         "prefix-sums": (".prefix_sums", "PrefixSums"),
         "sudoku": (".sudoku", "Sudoku"),
         "chess": (".chess", "Chess"),
+        "maze": (".maze", "Maze"),
+        "group-words": (".group_words", "GroupWords"),
     }
 
     def __init__(self):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from .._errors import InputError
 from .._task import (
@@ -20,20 +20,16 @@ from .._task import (
     Progress,
     Record,
     Split,
-    Task,
-    partition,
     read_records,
     shortened,
 )
+from ._words import WINDOW, Words, word_lengths
 
 _LOG = logging.getLogger(__name__)
 
-WINDOW = 5
-"""Width of the attention window in the paper: a cell and two cells on each side."""
-
 
 @dataclasses.dataclass(frozen=True)
-class PrefixSums(Task):
+class PrefixSums(Words):
     """Cell i of the answer is `bit_0 + ... + bit_i mod 2`.
 
     The model reads one channel, `bit - 0.5` (two with `mark_first`), and predicts two classes. It
@@ -66,55 +62,26 @@ class PrefixSums(Task):
     ```
     """
 
-    length: int = 32
-    """The training strings have this many bits."""
-    validation_length: int = 0
-    """The validation strings have this many bits; 0 takes `length`. With a length between `length`
-    and `hard_length`, the best checkpoint is the one that extrapolates best."""
-    hard_length: int = 0
-    """The hard strings have this many bits; 0 takes 4 times `length`."""
-    test_rows: int = 1000
-    """The test split and each hard split have this many strings."""
     mark_first: bool = False
     """If true, the input has a second channel that is 1 in the first cell, where the sum begins,
     and 0 elsewhere. Without it a model cannot locate the start of a string that begins with a run
     of ones: the first cells share one neighbourhood, and attention does not distinguish equal
     bits."""
 
-    shortest: int = 0
-    """Each training row is cut into strings of L bits, where L is uniform from this number to
-    `length` for each row and is its difficulty; 0 makes one string per row. It requires
-    `mark_first`."""
-
     labels: ClassVar[tuple[str, str]] = ("bits", "sums")
+    unit: ClassVar[str] = "bits"
+    words: ClassVar[str] = "strings"
+    alphabet: ClassVar[int] = 2  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __post_init__(self):
         super().__post_init__()
-        for field in ("length", "validation_length", "hard_length"):
-            value = getattr(self, field)
-            if value < WINDOW and not (value == 0 and field != "length"):
-                raise InputError(
-                    f"task.{field}={value}: must be at least {WINDOW}, the width of the "
-                    "attention window"
-                )
-        if not 0 <= self.shortest < self.length:
-            raise InputError(
-                f"task.shortest={self.shortest}: must be 0, or from 1 to {self.length - 1}, below "
-                "task.length"
-            )
         if self.shortest and not self.mark_first:
             raise InputError(
                 f"task.shortest={self.shortest} puts several strings in a row, and only marks show "
                 "where they begin: set task.mark_first=true"
             )
-        if self.test_rows < 0:
-            raise InputError(f"task.test_rows={self.test_rows}: must be 0 or more")
 
     # --- what a model for this task looks like
-
-    @property
-    def grid(self) -> tuple[int]:
-        return (self.length,)
 
     @property
     def channels(self) -> int:
@@ -124,26 +91,17 @@ class PrefixSums(Task):
     def classes(self) -> int:
         return 2
 
-    @property
-    def attention(self) -> int:
-        return WINDOW
-
     # --- data
 
-    def generate(self, rows: int, seed: int, *, progress: Progress | None = None) -> Split:
-        """Generate `rows` distinct strings of `length` bits, cut into shorter ones with `shortest`.
-        **Raises** `InputError` if fewer distinct strings exist."""
-        del progress
-        return _split(self._cut(_distinct(rows, self.length, np.random.RandomState(seed)), seed))
-
-    def _cut(self, rows: np.ndarray, seed: int) -> np.ndarray:
-        """Cut rows of one string as `shortest` says; rows of several strings are unchanged."""
-        if not self.shortest or (rows > 1).any():
-            return rows
-        random, cells = np.random.RandomState((seed, self.shortest)), rows.shape[1]
-        lengths = random.randint(self.shortest, cells + 1, (len(rows), 1))
-        begins = (np.arange(cells) % lengths == 0) & (np.arange(cells) > 0)
-        return rows + 2 * begins.astype(np.uint8)
+    def answered(self, tokens: np.ndarray) -> Split:
+        text = np.ascontiguousarray(tokens + ord("0"), np.uint8)
+        return Split(
+            inputs=tokens,
+            targets=_sums(tokens),
+            difficulty=word_lengths(tokens > 1),
+            puzzles=text.view(f"S{tokens.shape[-1]}")[:, 0],
+            columns={"answered": np.ones(len(tokens), bool)},
+        )
 
     @property
     def _digits(self) -> str:
@@ -170,7 +128,7 @@ class PrefixSums(Task):
                 on_bad(Bad(f"{path}:{number}", why))
             else:
                 rows.append(_bits(question))
-        return _split(np.stack(rows) if rows else np.zeros((0, self.length), np.uint8))
+        return self.answered(np.stack(rows) if rows else np.zeros((0, self.length), np.uint8))
 
     def _lengths(self, path: Path) -> dict[int, int]:
         """Length -> number of strings of that length in a file, in order of first occurrence."""
@@ -193,43 +151,6 @@ class PrefixSums(Task):
                 f"{self.data}: strings of {bits} bits; set task.length={bits} to train on them"
             )
         return self._divide(None if file_rows is None else file_rows.inputs[: self.rows or None])
-
-    def _divide(self, bits: np.ndarray | None) -> dict[str, Split]:
-        random = np.random.RandomState(self.seed)
-        rows = 10_000 if bits is None else len(np.unique(bits, axis=0))
-        rows = min(self.rows or rows, rows) if bits is not None else self.rows or rows
-        # There are few short strings, so train, validation and test come from one pool.
-        if bits is None:
-            pool = _distinct(rows + self.test_rows, self.length, random)
-        else:
-            pool = _distinct(rows + self.test_rows, self.length, random, first=bits)
-        train, validation_rows = partition(rows, self.seed)
-        middle = self.validation_length or self.length
-        hard = self.hard_length or 4 * self.length
-        validation = pool[validation_rows] & 1
-        if middle != self.length:
-            validation = _distinct(len(validation_rows), middle, random)
-        return {
-            "train": _split(self._cut(pool[train], self.seed)),
-            "validation": _split(validation),
-            "test": _split(pool[rows:]),
-            **{
-                f"hard{suffix}": _split(
-                    # If the lengths are equal, exclude the validation strings.
-                    _distinct(len(validation) + self.test_rows, middle, random, first=validation)[
-                        len(validation) :
-                    ]
-                    if hard * times == middle
-                    else _distinct(self.test_rows, hard * times, random)
-                )
-                for suffix, times in (("", 1), ("-x2", 2), ("-x4", 4))
-            },
-        }
-
-    def bands(self, split: Split) -> dict[str, Bool[np.ndarray, " examples"]]:
-        return {
-            f"{length:g} bits": split.difficulty == length for length in np.unique(split.difficulty)
-        }
 
     # --- one example, on the device
 
@@ -266,7 +187,7 @@ class PrefixSums(Task):
         bits = "".join(character for character in "".join(lines) if character not in " \t,;[]()\"'")
         if why := _fault(bits, "", len(bits), self._digits):
             raise InputError(f"puzzle {shortened(text)}: {why}")
-        return _split(_bits(bits)[None])
+        return self.answered(_bits(bits)[None])
 
 
 def _plain(line: str) -> Record | None:
@@ -296,44 +217,12 @@ def _strings(row: Record) -> tuple[str, str]:
     return "".join(row["question"].split()), "".join(row.get("answer", "").split())
 
 
-def _split(tokens: np.ndarray) -> Split:
-    text = np.ascontiguousarray(tokens + ord("0"), np.uint8)
-    cells = np.arange(tokens.shape[-1])
-    begins = np.maximum.accumulate(np.where(tokens > 1, cells, 0), axis=-1)
-    return Split(
-        inputs=tokens,
-        targets=_sums(tokens),
-        difficulty=np.max(cells - begins, axis=-1, initial=0).astype(np.float32) + 1,
-        puzzles=text.view(f"S{tokens.shape[-1]}")[:, 0],
-        columns={"answered": np.ones(len(tokens), bool)},
-    )
-
-
 def _sums(tokens: np.ndarray) -> np.ndarray:
     """The running parity of the bits of each string of a row."""
     bits = (tokens & 1).astype(np.int64)
     sums = np.cumsum(bits, axis=-1)
     before = np.maximum.accumulate(np.where(tokens > 1, sums - bits, 0), axis=-1)
     return ((sums - before) & 1).astype(np.uint8)
-
-
-def _distinct(
-    rows: int, length: int, random: np.random.RandomState, first: np.ndarray | None = None
-) -> np.ndarray:
-    """`rows` distinct strings, beginning with the distinct ones among `first`."""
-    if length < 62 and rows > 2**length:
-        raise InputError(
-            f"there are only {2**length} strings of {length} bits, not {rows}; lower task.rows and "
-            "task.test_rows, or use a greater length"
-        )
-    strings = np.zeros((0, length), np.uint8) if first is None else first
-    while True:
-        _, index = np.unique(strings, axis=0, return_index=True)
-        strings = strings[np.sort(index)]
-        if len(strings) >= rows:
-            return strings[:rows]
-        drawn = random.randint(0, 2, (max(rows - len(strings), 16), length), np.uint8)
-        strings = np.concatenate([strings, drawn])
 
 
 def _fault(question: str, answer: str, length: int, digits: str) -> str:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt8
 
 from .._errors import InputError
 from .._task import Bad, Dataset, Progress, Split, Tally, Task, dataset, describe, partition, refuse
+from . import _hrm_folder as hrm
 from . import _sudoku_board as board
 from . import _sudoku_files as files
 from . import _sudoku_folder as folder
@@ -31,6 +32,7 @@ _COUNTED = 1000
 """Maximum number of solutions of a pasted puzzle that are counted."""
 _SCALES = ("tdoku", "sukaku", "eqloop", "file", "blanks")
 _UNITS = {"tdoku": "tdoku guesses", "eqloop": "guesses", "file": "file's own rating"}
+AT_RANDOM = "at random; hard are the highest ratings of test"
 _LOG = logging.getLogger(__name__)
 
 
@@ -49,7 +51,8 @@ class Sudoku(Task):
     **Splits:** for a file as in the paper: the first 50,000 rows (`rows`) rated below the 80 %
     quantile are `train` and `validation` (80/20, by `seed`), the first 10,000 rows from the
     quantile on are `hard`, and up to 10,000 of the following rows below it are `test`. If too many
-    ratings are equal, see `_sudoku_splits`. Among symmetric copies of a puzzle only the first is
+    ratings are equal, see `_sudoku_splits`; with `random_rows` ratings do not matter, as in the
+    protocol of HRM and TRM on Sudoku-Extreme. Among symmetric copies of a puzzle only the first is
     used (`augment` makes such copies in training). Without a file, `hard` has fewer givens than
     the other splits.
 
@@ -79,6 +82,10 @@ class Sudoku(Task):
     scale: str = ""
     """Only rows of a file with ratings on this scale are used: tdoku, sukaku, eqloop, file or
     blanks."""
+    random_rows: bool = False
+    """If true, rows of a file are divided at random by `seed` and not by rating: `rows` of them are
+    train and validation, all others `test`, and the fifth of these with the highest ratings is
+    `hard`, too. It excludes `easy` and `hard`."""
     unique: bool = False
     """If true, each puzzle of a file is proven to have one solution (2,000 to 60,000 rows/s)."""
     most_givens: int = 0
@@ -108,6 +115,10 @@ class Sudoku(Task):
             raise InputError(f"task.scale={self.scale!r}: must be one of {', '.join(_SCALES)}")
         if bool(self.easy) != bool(self.hard):
             raise InputError("task.easy and task.hard go together; set both, or neither")
+        if self.random_rows and self.easy:
+            raise InputError(
+                "task.random_rows=true excludes task.easy and task.hard; leave them out"
+            )
         if self.easy and self.hard:
             easy, hard = _band("easy", self.easy), _band("hard", self.hard)
             if easy[0] < hard[1] and hard[0] < easy[1]:
@@ -181,7 +192,7 @@ class Sudoku(Task):
         self, path: Path, *, on_bad: Callable[[Bad], None], progress: Progress | None = None
     ) -> Split:
         path = Path(path)
-        reader = folder.read_folder if folder.is_folder(path) else files.read_rows
+        reader = folder.read_folder if hrm.is_folder(path) else files.read_rows
         return reader(path, self.box, on_bad=on_bad, progress=progress, unique=self.unique)
 
     def write(self, split: Split, path: Path) -> None:
@@ -195,10 +206,10 @@ class Sudoku(Task):
             source = {"generator": "eqloop", "givens": [self._givens, self._hard_givens]}
             return dataset(self, source, lambda: self._generated_splits(progress))
         path = Path(self.data)
-        source = describe(path, folder.parts(path) if folder.is_folder(path) else ())
+        source = describe(path, folder.parts(path) if hrm.is_folder(path) else ())
         loaded = dataset(self, source, lambda: self._read_splits(path, progress))
         rule = str(cast(Mapping[str, object], loaded.manifest["read"])["cut"])
-        if not (self.easy or rule.startswith(BY_QUANTILE)):
+        if not (self.easy or self.random_rows or rule.startswith(BY_QUANTILE)):
             _LOG.warning("%s: %s", path, rule)
         return loaded
 
@@ -246,6 +257,9 @@ class Sudoku(Task):
         counts["duplicates"] = len(split) - len(first_rows)
         first_rows = np.sort(first_rows)
         split = split.take(first_rows)
+        if self.random_rows:
+            counts |= {"scale": scales[0] if scales else "", "easy": len(split), "cut": AT_RANDOM}
+            return self._divide_at_random(split), counts
         easy, hard, rule = self._easy_and_hard(split, numbers[first_rows])
         counts |= {"scale": scales[0] if scales else "", "easy": int(easy.sum()), "cut": rule}
         rows, test_rows = _READ
@@ -272,6 +286,20 @@ class Sudoku(Task):
             return masks[0], masks[1], f"easy {self.easy}, hard {self.hard}"
         easy, rule = easy_and_hard(split, numbers)
         return easy, ~easy, rule
+
+    def _divide_at_random(self, split: Split) -> dict[str, Split]:
+        rows = self.rows or min(_READ[0], int(0.8 * len(split)))
+        if not 1 < rows <= len(split) - 5:
+            raise InputError(
+                f"{self.data}: {len(split)} rows are too few for train, validation, test and hard "
+                f"with task.rows={rows}; use a larger file, or a smaller task.rows"
+            )
+        order = np.random.RandomState(self.seed).permutation(len(split))
+        splits = self._divide(split.take(order), rows, len(split))
+        rest = splits["test"]
+        by_rating = np.argsort(rest.difficulty, kind="stable")
+        hardest = np.sort(by_rating[len(rest) - len(rest) // 5 :])
+        return splits | {"hard": rest.take(hardest)}
 
     def _divide(self, split: Split, rows: int, test_rows: int) -> dict[str, Split]:
         train, validation = partition(rows, self.seed)

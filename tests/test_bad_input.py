@@ -546,8 +546,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "data check {d}/empty.csv --task go",
-        "unknown task 'go'; known: chess, prefix-sums, sudoku; for a task of a file use "
-        "--task FILE.py:CLASS",
+        "unknown task 'go'; known: chess, group-words, maze, prefix-sums, sudoku; for a task of a "
+        "file use --task FILE.py:CLASS",
     ),
     (
         "data check {d}/empty.csv --task prefix-sums",

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from eqloop.evaluate import geometric
 from eqloop.run import resolve
 from eqloop.sweep import count, read_grid
 from eqloop.tasks import make_task
@@ -88,6 +89,26 @@ def test_the_part_of_the_grid_to_run_first(task):
         same = next(candidate for candidate in paper.cells if candidate.axes == cell.axes)
         assert cell.spec.train == same.spec.train
         assert cell.spec.model == same.spec.model
+
+
+def test_the_protocol_of_sudoku_extreme():
+    """1,000 puzzles to train on, moved by symmetries; seeds; one ladder of depths up to 512."""
+    grid = read_grid(str(ROOT / "benchmarks/full/sudoku-extreme.toml"), make_task=make_task)
+    assert {cell.axes["seed"] for cell in grid.cells} == {0, 1, 2}
+    for cell in grid.cells:
+        task = make_task("sudoku", cell.spec.task_fields)
+        assert (0.8 * task.rows, task.random_rows, task.augment) == (1000, True, True)  # pyright: ignore
+        ladder = geometric(cell.evaluate.iterations)
+        assert {16, 32, 64, 128, 256, 512} <= set(ladder)
+
+
+@pytest.mark.parametrize("task", ["maze", "group-words"])
+def test_the_grids_of_known_depth(task):
+    grid = read_grid(str(ROOT / "benchmarks" / "full" / f"{task}.toml"), make_task=make_task)
+    axes = {axis: {cell.axes[axis] for cell in grid.cells} for axis in grid.axes}
+    assert axes["recall"] == {"internal", "external", "none"}
+    assert axes["norm"] == {"peri", "pre", "gru", "post"}
+    assert axes["seed"] == {0, 1, 2}
 
 
 def test_the_plan_of_a_call(gpu_paper):

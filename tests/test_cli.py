@@ -13,6 +13,7 @@ import pytest
 from eqloop._schema import to_table
 from eqloop.cli.solve import sample_changes
 from eqloop.run import make_next_folder, read_cost
+from eqloop.tasks import TASKS
 
 COMMANDS = (
     ["train"],
@@ -75,7 +76,7 @@ def test_help_does_not_import_jax():
 # --- data
 
 
-@pytest.mark.parametrize("task", ["prefix-sums", "sudoku", "chess"])
+@pytest.mark.parametrize("task", list(TASKS))
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".csv.zst"])
 def test_data_make_check_show(task, suffix, cli, tmp_path):
     path = tmp_path / f"set{suffix}"

@@ -12,6 +12,7 @@ from tiny_task import Tiny
 
 import eqloop
 from eqloop import InputError
+from eqloop._schema import to_table
 from eqloop.evaluate import evaluate, geometric
 from eqloop.nn import NormKind
 
@@ -74,6 +75,21 @@ def test_every_number_against_plain_iteration():
     assert evaluation.iterations_run == evaluation.iterations_asked == 40 * 70
 
 
+def test_known_depth_is_that_of_the_window_and_the_blocks():
+    """Two blocks attend twice in an iteration, so they need half as many."""
+
+    class Deep(Tiny):
+        def known_depth(self, split, attention):
+            return np.arange(len(split)) * 12.0 / int(attention)
+
+    for blocks, depth in ((1, 2.0), (2, 1.0)):
+        result = evaluate(make_model(blocks=blocks), Deep(), SPLIT.take(slice(2)), iterations=1)
+        assert result.overall.known_depth == depth
+        assert to_table(result)["overall"]["known_depth"] == depth
+    plain = evaluate(make_model(), TASK, SPLIT.take(slice(2)), iterations=1)
+    assert "known_depth" not in to_table(plain)["overall"]
+
+
 def test_bands_and_host_scores():
     evaluation = evaluate(make_model(), TASK, SPLIT, iterations=4, early_exit=False)
     few, many = evaluation.bands["few ones"], evaluation.bands["many ones"]
@@ -85,6 +101,16 @@ def test_bands_and_host_scores():
     np.testing.assert_allclose(mixed, evaluation.overall.scores["cells"])
     np.testing.assert_allclose(evaluation.judged["ones"], evaluation.predictions.mean(), rtol=1e-6)
     assert list(evaluation.overall.scores) == ["exact", "cells"]
+
+
+def test_known_depth_is_drawn_in():
+    depths = {"a": 2.0, "b": np.nan, "c": 3.0, "d": 9.0}  # the last one is beyond the axis
+    curves = {name: [0.0, 1.0] for name in depths}
+    axes = eqloop.report.accuracy_figure(curves, [1, 4], depths=depths).axes[0]
+    drawn = axes.lines[len(curves) :]
+    assert [list(line.get_xdata()) for line in drawn] == [[2, 2], [3, 3]]  # pyright: ignore
+    assert [line.get_label() for line in drawn] == ["known depth", "_"]
+    assert drawn[1].get_color() == axes.lines[2].get_color()
 
 
 @pytest.mark.parametrize(

@@ -381,12 +381,12 @@ def test_a_partition_stays_what_it_was():
 
 
 def test_tasks_are_listed_without_importing_them():
-    assert set(TASKS) == {"prefix-sums", "sudoku", "chess"}
+    assert set(TASKS) == {"prefix-sums", "sudoku", "chess", "maze", "group-words"}
 
 
 MADE = {
     "unknown task": ("sudoko", {}, "did you mean sudoku"),
-    "nothing near": ("zzz", {}, "known: chess, prefix-sums, sudoku"),
+    "nothing near": ("zzz", {}, "known: chess, group-words, maze, prefix-sums, sudoku"),
     "unknown field": ("sudoku", {"givns": 30}, "unknown field task.givns; did you mean"),
     "text for a number": (
         "sudoku",

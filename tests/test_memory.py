@@ -11,7 +11,7 @@ import pytest
 from eqloop import InputError
 from eqloop._model import parameter_count
 from eqloop.run import resolve
-from eqloop.tasks import make_task
+from eqloop.tasks import TASKS, make_task
 from eqloop.train import check_memory, init_state
 from eqloop.train._memory import VARIABLE, _parameters, _size, memory_needed
 from eqloop.train._method import make_method
@@ -138,7 +138,7 @@ def test_the_check_can_be_turned_off(monkeypatch):
 
 
 def test_usual_runs_pass():
-    for task in ("prefix-sums", "sudoku", "chess"):
+    for task in TASKS:
         check_memory(resolve(task, "quick", make_task=make_task))
 
 

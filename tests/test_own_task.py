@@ -205,7 +205,15 @@ def test_an_entry_point_is_known_by_its_name(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "entry_points", points)
     assert make_task("mirror", {"rows": 9}) == Mirror(rows=9)
-    assert list(TASKS) == ["prefix-sums", "sudoku", "chess", "mirror", "other"]
+    assert list(TASKS) == [
+        "prefix-sums",
+        "sudoku",
+        "chess",
+        "maze",
+        "group-words",
+        "mirror",
+        "other",
+    ]
     with pytest.raises(InputError, match="must have the same name"):
         make_task("other", {})
 

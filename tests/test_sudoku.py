@@ -545,6 +545,25 @@ def test_splits_of_a_file_by_bands(rated):
     assert len(splits["hard"]) == 59
 
 
+def test_splits_of_a_file_at_random(rated):
+    """The protocol of Sudoku-Extreme: `rows` puzzles of any rating, and all others as test."""
+    task = Sudoku(data=str(rated), rows=50, random_rows=True)
+    splits, again = dict(task.load().splits), task.load().splits
+    sizes = {name: len(split) for name, split in splits.items()}
+    assert sizes == {"train": 40, "validation": 10, "test": 250, "hard": 50}
+    hard = splits.pop("hard")
+    assert_disjoint(splits)
+    assert set(hard.puzzles.tolist()) < set(splits["test"].puzzles.tolist())
+    assert np.sort(splits["test"].difficulty)[-50] == hard.difficulty.min()
+    ratings = splits["train"].difficulty
+    assert ratings.min() < 5 < 25 < ratings.max()
+    np.testing.assert_array_equal(again["train"].inputs, splits["train"].inputs)
+    other = dataclasses.replace(task, seed=1).load().splits["train"]
+    assert set(other.puzzles.tolist()) != set(splits["train"].puzzles.tolist())
+    with pytest.raises(InputError, match=r"300 rows are too few .* task\.rows=296"):
+        dataclasses.replace(task, rows=296).load()
+
+
 def test_files_that_make_no_splits(rated, tmp_path):
     with pytest.raises(InputError, match=r"a smaller task\.rows"):
         Sudoku(data=str(rated), rows=240).load()
@@ -725,6 +744,7 @@ FIELDS = {
     "rows": ({"rows": -1}, "task.rows=-1"),
     "seed": ({"seed": -1}, "task.seed=-1"),
     "one band": ({"easy": "1:2"}, "go together"),
+    "random bands": ({"easy": "1:2", "hard": "2:3", "random_rows": True}, "leave them out"),
     "bands overlap": ({"easy": "1:3", "hard": "2:4"}, "overlap"),
     "band upside down": ({"easy": "2:1", "hard": "2:4"}, "must be low:high"),
     "band of text": ({"easy": "a:b", "hard": "2:4"}, "must be low:high"),

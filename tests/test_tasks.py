@@ -110,7 +110,8 @@ def test_a_file_is_read_as_it_was_written(task, generated, tmp_path):
 
 def test_a_symmetry_maps_examples_to_examples(task, generated):
     keys = jr.split(jr.key(0), ROWS)
-    inputs, targets = jax.vmap(task.transform)(keys, generated.inputs, generated.targets)
+    moved = jax.jit(jax.vmap(task.transform))
+    inputs, targets = moved(keys, generated.inputs, generated.targets)
     assert inputs.dtype == targets.dtype == np.uint8
     assert inputs.shape == targets.shape == generated.inputs.shape
     # The images have the classes of the task.

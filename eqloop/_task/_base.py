@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +16,7 @@ from .._scores import CELLS, EXACT
 from . import _cells
 from ._dataset import dataset, describe, partition
 from ._files import Tally, refuse
-from ._split import SYMBOLS, Bad, Dataset, Progress, Split
+from ._split import SYMBOLS, Bad, Dataset, Progress, Split, Symbols
 
 ROWS = 10_000
 """Number of training + validation rows to generate if neither the task nor the user sets it."""
@@ -78,8 +78,9 @@ class Task(abc.ABC):
     `BinaryAddition`."""
     version: ClassVar[int] = 1
     """Part of the cache key and the manifest. Raise it when the encoding or a generator changes."""
-    symbols: ClassVar[str] = SYMBOLS
-    """The character of each token and of each class, in texts, files and pictures."""
+    symbols: ClassVar[Symbols] = SYMBOLS
+    """The character of each token and of each class, in texts, files and pictures; or a tuple of
+    names, which texts have with spaces between them."""
     labels: ClassVar[tuple[str, str]] = ("input", "answer")
     """Captions of the row of tokens and the row of classes in pictures of one-dimensional grids."""
 
@@ -204,7 +205,12 @@ class Task(abc.ABC):
             counts = {"rows": len(split), "bad": tally.count}
             return self._splits(split, progress), counts
 
-        return dataset(self, describe(path), build)
+        return dataset(self, describe(path, self._parts(path)), build)
+
+    def _parts(self, path: Path) -> Sequence[str]:
+        """The names of the files that `read` reads in a folder; none for a file."""
+        del path
+        return ()
 
     @property
     def _source(self) -> dict[str, object]:
@@ -264,6 +270,22 @@ class Task(abc.ABC):
         """
         del split
         return {}
+
+    def known_depth(
+        self, split: Split, attention: Literal["full"] | int
+    ) -> Float[np.ndarray, " examples"] | None:
+        """The known depth of each example: the number of iterations that a law of the task gives,
+        if an iteration attends once.
+
+        **Arguments:**
+
+        - `split`: the examples.
+        - `attention`: "full", or the width of the window of attention in cells.
+
+        **Returns** one number per example; None by default, if there is no law.
+        """
+        del split, attention
+        return None
 
     def remarks(self, split: Split) -> dict[str, int]:
         """Counts that `eqloop data check` prints besides bad rows.

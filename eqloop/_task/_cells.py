@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,13 @@ from .._errors import InputError
 from .._text import one_line
 from ._files import OnBad, write_text
 from ._records import Layout, Record, read_records
-from ._split import Bad, Progress, Split, text_of
+from ._split import Bad, Progress, Split, Symbols, symbols_of, text_of
 from ._svg import PREDICTED, glyphs, picture, struck
 
 _SHORT = 40
 """Maximum number of characters of a wrong text that a message quotes."""
+_LISTED = 36
+"""Maximum number of symbols that a message lists."""
 _WIDE = 32
 """Cells per row in a picture of a one-dimensional grid."""
 
@@ -25,16 +27,22 @@ def shortened(text: str) -> str:
     return repr(text if len(text) <= _SHORT else f"{text[: _SHORT - 3]}...")
 
 
-def parse_cells(text: str, grid: Sequence[int], symbols: str) -> np.ndarray:
+def parse_cells(text: str, grid: Sequence[int], symbols: Symbols) -> np.ndarray:
     """Parse a text of symbols into tokens, `(*grid,)`; a one-dimensional grid may have any length.
 
     White space is ignored unless it is a symbol. **Raises** `InputError`, in one line.
     """
-    letters = [letter for letter in text if letter in symbols or not letter.isspace()]
+    is_named = not isinstance(symbols, str)
+    numbers = {symbol: number for number, symbol in enumerate(symbols)}
+    parts = text.split() if is_named else text
+    letters = [letter for letter in parts if letter in numbers or not letter.isspace()]
     for letter in letters:
-        if letter not in symbols:
+        if letter not in numbers:
+            known = text_of(np.arange(min(len(symbols), _LISTED)), symbols)
+            more = " ..." if len(symbols) > _LISTED else ""
             raise InputError(
-                f"puzzle {shortened(text)}: {letter!r} is not a symbol of this task ({symbols})"
+                f"puzzle {shortened(text)}: {shortened(letter)} is not a symbol of this task "
+                f"({known}{more})"
             )
     cells = math.prod(grid)
     if not letters or (len(grid) > 1 and len(letters) != cells):
@@ -43,13 +51,13 @@ def parse_cells(text: str, grid: Sequence[int], symbols: str) -> np.ndarray:
             f"puzzle {shortened(text)}: has {len(letters)} cells, but {needed} are needed"
         )
     shape = tuple(grid) if len(grid) > 1 else (len(letters),)
-    return np.array([symbols.index(letter) for letter in letters], np.uint8).reshape(shape)
+    return np.array([numbers[letter] for letter in letters], np.uint8).reshape(shape)
 
 
 def read_cells(
     path: Path,
     parse: Callable[[str], Split],
-    symbols: str,
+    symbols: Symbols,
     *,
     on_bad: OnBad,
     progress: Progress | None,
@@ -73,7 +81,7 @@ def read_cells(
     return joined(rows) if rows else None
 
 
-def _row(record: Record, parse: Callable[[str], Split], symbols: str) -> Split:
+def _row(record: Record, parse: Callable[[str], Split], symbols: Symbols) -> Split:
     row = parse(record["question"])
     answer = record.get("answer", "")
     if not answer.strip():
@@ -106,7 +114,7 @@ def joined(parts: Sequence[Split]) -> Split:
     )
 
 
-def write_cells(split: Split, path: Path, symbols: str) -> None:
+def write_cells(split: Split, path: Path, symbols: Symbols) -> None:
     """Write the columns `question` and `answer` (empty if unknown), as `read_cells` reads them."""
     with write_text(path) as file:
         file.write("question,answer\n")
@@ -163,27 +171,40 @@ def check_cells(split: Split, prediction: np.ndarray) -> tuple[bool | None, str]
 
 
 def render_cells(
-    split: Split, prediction: np.ndarray | None, symbols: str, labels: tuple[str, str]
+    split: Split, prediction: np.ndarray | None, symbols: Symbols, labels: tuple[str, str]
 ) -> str:
     """The one example in `split` in Rich markup for a terminal. The prediction is below the input
     (one-dimensional grids) or beside it, with a `^` below each wrong cell."""
-    rows = _Rows(split, prediction, 2 * _WIDE)
+    wide = _longest(split, prediction, symbols)
+    gap = "" if isinstance(symbols, str) else " "
+    rows = _Rows(split, prediction, max(2 * _WIDE // (wide + len(gap)), 1))
     input_label, answer_label, marks_label = (
         f"{name:<{max(5, *map(len, labels))}}" for name in (*labels, "wrong")
     )
+
+    def line(cells: Iterable[str]) -> str:
+        return _escaped(gap.join(f"{cell:<{wide}}" for cell in cells))
+
     lines = []
     for inputs, answer, wrong in rows:
-        tokens = _escaped(text_of(inputs, symbols))
-        marks = "".join("^" if mark else " " for mark in wrong).rstrip()
-        answered = "" if answer is None else f"[bold]{_escaped(text_of(answer, symbols))}[/]"
+        tokens = line(symbols_of(inputs, symbols))
+        marks = line(wide * "^" if mark else "" for mark in wrong).rstrip()
+        answered = "" if answer is None else f"[bold]{line(symbols_of(answer, symbols))}[/]"
         if rows.beside:
             lines.append(f"{tokens}   {answered}".rstrip())
-            lines += [f"{' ' * (len(inputs) + 3)}[red]{marks}[/]"] if marks else []
+            indent = " " * ((wide + len(gap)) * len(inputs) - len(gap) + 3)
+            lines += [f"{indent}[red]{marks}[/]"] if marks else []
         else:
             lines.append(f"[dim]{input_label}[/] {tokens}")
             lines += [f"{answer_label} {answered}"] if answered else []
             lines += [f"[red]{marks_label} {marks}[/]"] if marks else []
     return "\n".join(lines)
+
+
+def _longest(split: Split, prediction: np.ndarray | None, symbols: Symbols) -> int:
+    """The most characters of a symbol in a picture."""
+    shown = [split.inputs[0], split.targets[0]] + ([] if prediction is None else [prediction])
+    return max(len(symbol) for cells in shown for symbol in symbols_of(cells, symbols))
 
 
 def _escaped(text: str) -> str:
@@ -194,7 +215,7 @@ def _escaped(text: str) -> str:
 def draw_cells(
     split: Split,
     prediction: np.ndarray | None,
-    symbols: str,
+    symbols: Symbols,
     labels: tuple[str, str],
     *,
     title: str,
@@ -202,32 +223,44 @@ def draw_cells(
     """The one example in `split` as an SVG: rows of symbols, with the answer below
     (one-dimensional grids) or beside them, a dot for each cell without an answer, and wrong cells
     struck out."""
-    cell, high = 14, 20
-    rows = _Rows(split, prediction, _WIDE if split.inputs[0].size > 4 * _WIDE else _WIDE // 2)
-    margin = 12 if rows.beside else 8 + 7 * max(map(len, labels))
+    wide = _longest(split, prediction, symbols)
+    cell, high = 6 + 8 * wide, 20
+    per_row = _WIDE if split.inputs[0].size > 4 * _WIDE else _WIDE // 2
+    rows = _Rows(split, prediction, max(2 * per_row // (wide + 1), 1))
+    margin = (12 if rows.beside else 8 + 7 * max(map(len, labels))) + 4 * (wide - 1)
     line = high if rows.beside else 42
     body = [
         '<g font-family="ui-monospace,Menlo,Consolas,monospace" font-size="14" '
         'text-anchor="middle" fill="currentColor">'
     ]
+
+    def row(texts: Sequence[str], left: float, y: float, **attributes: str) -> str:
+        """Each text is centred in its cell; a character has a width of 8."""
+        at = [
+            (left + cell * i + 8 * place - 4 * (len(text) - 1), y)
+            for i, text in enumerate(texts)
+            for place in range(len(text))
+        ]
+        return glyphs("".join(texts), at, **attributes)
+
     marks, width, number = [], 0, 0
     for number, (inputs, answer, wrong) in enumerate(rows):
         top = line * number
         x, y = (margin + cell * (len(inputs) + 1), top + 15) if rows.beside else (margin, top + 32)
-        text = "·" * len(inputs) if answer is None else text_of(answer, symbols)
+        texts = ["·"] * len(inputs) if answer is None else symbols_of(answer, symbols)
         if not rows.beside:
             body += [
-                f'<text x="{margin / 2 - 3:g}" y="{top + dy}" font-size="9">{label}</text>'
+                f'<text x="{1 + 3.5 * max(map(len, labels)):g}" y="{top + dy}" font-size="9">'
+                f"{label}</text>"
                 for label, dy in zip(labels, (15, 31), strict=True)
             ]
-        at = [cell * i for i in range(len(inputs))]
         body += [
-            glyphs(text_of(inputs, symbols), [(margin + i, top + 15) for i in at], opacity=".75"),
-            glyphs(text, [(x + i, y) for i in at], fill=PREDICTED, font_weight="700"),
+            row(symbols_of(inputs, symbols), margin, top + 15, opacity=".75"),
+            row(texts, x, y, fill=PREDICTED, font_weight="700"),
         ]
-        marks += [(x + at[i] - 6, y - 12) for i in np.flatnonzero(wrong)]
+        marks += [(x + cell * i - cell // 2 + 1, y - 12) for i in np.flatnonzero(wrong)]
         width = max(width, x + cell * len(inputs))
-    body += ["</g>", struck(marks, 12, 15)]
+    body += ["</g>", struck(marks, cell - 2, 15)]
     if prediction is not None and split.answered[0]:
         title += f": {split.inputs[0].size - len(marks)} right, {len(marks)} wrong"
     return picture(title, width, line * (number + 1), body)

@@ -13,6 +13,10 @@ Progress = Callable[[int, int | None], None]
 SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
 """Default characters of tokens and classes."""
 
+Symbols = str | tuple[str, ...]
+"""The symbol of each token and of each class: one character, or a name. Texts have spaces between
+names."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -52,7 +56,7 @@ class Split:
         *,
         difficulty: Any = None,
         puzzles: Any = None,
-        symbols: str = SYMBOLS,
+        symbols: Symbols = SYMBOLS,
         columns: Mapping[str, np.ndarray] | None = None,
     ) -> "Split":
         """Make a split of two arrays.
@@ -64,7 +68,7 @@ class Split:
           answers are unknown: then the targets are 0 and `answered` is False.
         - `difficulty`: one number per example; 0 by default.
         - `puzzles`: one text per example; by default the symbols of its tokens, row by row.
-        - `symbols`: the character of each token, for `puzzles`.
+        - `symbols`: the character or name of each token, for `puzzles`.
         - `columns`: further arrays with one entry per example; the column `answered` is added.
 
         **Returns** the split.
@@ -175,7 +179,12 @@ def _bytes(name: str, values: Any) -> np.ndarray:
     return array.astype(np.uint8)
 
 
-def text_of(cells: np.ndarray, symbols: str) -> str:
+def text_of(cells: np.ndarray, symbols: Symbols) -> str:
+    """The symbols of cells, row by row, as a text. **Raises** `ValueError` as `symbols_of`."""
+    return ("" if isinstance(symbols, str) else " ").join(symbols_of(cells, symbols))
+
+
+def symbols_of(cells: np.ndarray, symbols: Symbols) -> list[str]:
     """The symbols of cells, row by row. **Raises** `ValueError` if a value has no symbol."""
     values = np.asarray(cells).ravel().tolist()
     if values and max(values) >= len(symbols):
@@ -183,7 +192,7 @@ def text_of(cells: np.ndarray, symbols: str) -> str:
             f"the value {max(values)} has no symbol, since there are {len(symbols)}: {symbols!r}; "
             "pass more symbols as `symbols`, or the texts as `puzzles`"
         )
-    return "".join([symbols[value] for value in values])
+    return [symbols[value] for value in values]
 
 
 @dataclasses.dataclass(frozen=True)

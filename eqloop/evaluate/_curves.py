@@ -1,6 +1,7 @@
 """Accuracy and convergence over test-time iterations."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -257,8 +258,14 @@ def evaluate(
     everything = np.ones(len(split), bool)
     bands = {name: mask for name, mask in task.bands(split).items() if mask.any()}
 
+    window = model.blocks[0].attention.window
+    depth = task.known_depth(split, window)
+
     def curve(mask: Bool[np.ndarray, " examples"]) -> Curve:
-        return _curve(points, scores, residual, settled, mask, tolerance)
+        known = math.nan
+        if depth is not None:
+            known = float(np.median(depth[mask])) / len(model.blocks)
+        return _curve(points, scores, residual, settled, mask, tolerance, known)
 
     return Evaluation(
         iterations=list(points),
@@ -405,7 +412,7 @@ def mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _curve(points, scores, residual, settled, mask, tolerance) -> Curve:
+def _curve(points, scores, residual, settled, mask, tolerance, depth) -> Curve:
     means = {name: [mean(row[mask]) for row in rows] for name, rows in scores.items()}
     residual, settled = residual[:, mask].astype(np.float64), settled[mask]
     overthinking = {}
@@ -427,4 +434,5 @@ def _curve(points, scores, residual, settled, mask, tolerance) -> Curve:
         settled=float((settled > 0).mean()),
         settled_median=float(np.median(settled[settled > 0])) if settled.any() else float("nan"),
         overthinking=overthinking,
+        known_depth=depth,
     )

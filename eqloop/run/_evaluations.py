@@ -4,11 +4,12 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .._schema import FLAT, NOT_STORED, Array, empty_array, from_table, to_table
+from .._schema import FLAT, NOT_STORED, OPTIONAL, Array, empty_array, from_table, to_table
 from .._scores import EXACT
 from ._record import read_record, write_record
 from ._values import share
@@ -35,6 +36,8 @@ class Curve:
     - `settled_median`: median of the first such iterations; NaN if there is none.
     - `overthinking`: name of a score -> `{"best", "iterations", "last", "penalty"}`: the best mean
         on the grid, the iterations of it, the last mean, and best - last.
+    - `known_depth`: median number of iterations that the examples need by a law of the task (see
+        `Task.known_depth`), each iteration attending once per block; NaN without a law.
 
     ```python
     >>> import eqloop, math
@@ -57,6 +60,7 @@ class Curve:
     settled: float
     settled_median: float
     overthinking: dict[str, dict[str, float]]
+    known_depth: float = dataclasses.field(default=math.nan, metadata=OPTIONAL)
 
     @property
     def exact(self) -> list[float]:

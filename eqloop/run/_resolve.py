@@ -39,7 +39,7 @@ def presets() -> dict[str, list[str]]:
     ```python
     >>> import eqloop
     >>> eqloop.run.presets()["quick"]
-    ['chess', 'prefix-sums', 'sudoku']
+    ['chess', 'group-words', 'maze', 'prefix-sums', 'sudoku']
 
     ```
     """

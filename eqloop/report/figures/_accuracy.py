@@ -1,5 +1,6 @@
 """The figure of accuracy against iterations: does running the loop longer help?"""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ def accuracy_figure(
     iterations: Sequence[int],
     *,
     trained: tuple[int, int] | None = None,
+    depths: Mapping[str, float] | None = None,
     title: str = "",
     score: str = "examples solved",
 ) -> "Figure":
@@ -26,6 +28,8 @@ def accuracy_figure(
     - `curves`: label -> shares in [0, 1], one per entry of `iterations`.
     - `iterations`: the test-time iteration counts, ascending, from 1.
     - `trained`: the least and most iterations in training; this range is shaded.
+    - `depths`: label -> known depth of the examples of a curve, where a dotted line is drawn; none
+        for NaN.
     - `title`: the title of the figure.
     - `score`: the label of the vertical axis.
 
@@ -45,6 +49,7 @@ def accuracy_figure(
     figure = new_figure(7.2, 4.0)
     axes = figure.add_subplot()
     accuracy_lines(axes, curves, iterations, trained=trained, score=score)
+    _depth_lines(axes, list(curves), depths or {}, iterations)
     if title:
         axes.set_title(figure_text(title), loc="left", fontsize="medium")
     # The legend is beside the panel, where no line can run through it.
@@ -73,6 +78,19 @@ def accuracy_lines(
             clip_on=False,
             zorder=3,
         )
+
+
+def _depth_lines(
+    axes: "Axes", labels: Sequence[str], depths: Mapping[str, float], iterations: Sequence[int]
+) -> None:
+    """A dotted line at the known depth of each curve, in its colour; the first is in the legend."""
+    name = "known depth"
+    for number, label in enumerate(labels):
+        depth = depths.get(label, math.nan)
+        if iterations[0] <= depth <= iterations[-1]:  # false for NaN
+            colour = line_style(number)["color"]
+            axes.axvline(depth, color=colour, linestyle=":", linewidth=1.4, label=name, zorder=2)
+            name = "_"  # no further entry of the legend
 
 
 def accuracy_axes(
