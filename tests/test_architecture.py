@@ -55,7 +55,9 @@ ARROWS: dict[str, set[str]] = {
     "stability": WORDS | LOOP | {"_stability_report"},
     "_model": WORDS | LOOP | {"nn"},
     "_cross_entropy": WORDS | {"nn"},
-    "interop": WORDS | {"nn", "_model"},
+    # Models with nested loops, carried state and halting.
+    "recursive": WORDS | LOOP | {"nn", "_cross_entropy"},
+    "interop": WORDS | {"nn", "_model", "recursive", "_solver", "starts"},
     # The files of a run; this part knows no model. It uses `_task` only for types of arguments.
     "run": WORDS
     | FILING
@@ -85,7 +87,8 @@ ARROWS: dict[str, set[str]] = {
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
     # that come with it, and only when it is called.
     "_load": WORDS | FILING | {"_build", "_fields", "_model", "_task", "run", "tasks"},
-    "_contents": WORDS | LOOP | {"_load", "_model", "_task", "audit", "interop", "nn", "stability"},
+    "_contents": WORDS | LOOP | {"_load", "_model", "_task", "audit", "interop", "nn", "recursive"}
+    | {"stability"},
     "__init__": {"_errors", "_contents"},
 }
 
