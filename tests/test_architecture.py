@@ -87,7 +87,9 @@ ARROWS: dict[str, set[str]] = {
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
     # that come with it, and only when it is called.
     "_load": WORDS | FILING | {"_build", "_fields", "_model", "_task", "run", "tasks"},
-    "_contents": WORDS | LOOP | {"_load", "_model", "_task", "audit", "interop", "nn", "recursive"}
+    "_contents": WORDS
+    | LOOP
+    | {"_load", "_model", "_task", "audit", "interop", "nn", "recursive"}
     | {"stability"},
     "__init__": {"_errors", "_contents"},
 }
