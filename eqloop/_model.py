@@ -1,6 +1,8 @@
 """The looped transformer: prelude, recurrent block iterated, coda."""
 
+import abc
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
@@ -78,7 +80,108 @@ class Coda(eqx.Module):
         return self.output(gelu(self.hidden(self.norm(z))))
 
 
-class LoopedTransformer(eqx.Module):
+class AbstractLoopedModel(eqx.Module):
+    """A prelude, a map that a solver iterates, and a coda, for one example.
+
+    A new model is a class with two methods; the state of its loop is an array of shape
+    `(*grid, features)`.
+
+    **Attributes:**
+
+    - `coda`: maps a state of the loop to the class scores of the cells.
+    - `grid`: number of cells along each axis.
+    - `dtype`: precision of the matrix products.
+    """
+
+    coda: eqx.AbstractVar[Callable[[Any], Float[Array, "*grid classes"]]]
+    grid: eqx.AbstractVar[tuple[int, ...]]
+    dtype: eqx.AbstractVar[np.dtype]
+
+    @abc.abstractmethod
+    def embed(self, x: Float[Array, "*grid channels"]) -> Float[Array, "*grid features"]:
+        """Return the default initial state z_0 for the input `x`, which also holds what the loop
+        sees of it."""
+
+    @abc.abstractmethod
+    def loop(self, *, fold: bool = False) -> Any:
+        """Return the map that is iterated: `r = loop.inject(z_0)`, then `z = loop(z, r)`."""
+
+    def check_input(self, x: Float[Array, "*grid channels"], prelude: Linear) -> None:
+        """**Raises** `ValueError` for an input of another rank or number of channels than the
+        prelude takes."""
+        if x.ndim != len(self.grid) + 1:
+            raise ValueError(
+                f"x has shape {x.shape}, not one example of {len(self.grid)} grid axes and a "
+                "channel axis: jax.vmap the model over a batch"
+            )
+        channels = prelude.weight.shape[-1]
+        if x.shape[-1] != channels:
+            raise ValueError(f"x has {x.shape[-1]} channels, and the model takes {channels}")
+
+    def __call__(
+        self,
+        x: Float[Array, "*grid channels"],
+        *,
+        start: Float[Array, "*grid width"] | None = None,
+        solver: Solver | None = None,
+        gradient: AbstractGradient | None = None,
+        max_steps: Count = 256,
+        fold: bool = False,
+        probe: BackwardReport | None = None,
+        path_noise: float = 0.0,
+        key: PRNGKeyArray | None = None,
+    ) -> Output:
+        """Solve the loop for one example.
+
+        **Arguments:**
+
+        - `x`: the input, shape `(*grid, channels)`.
+        - `start`: the initial state z_0, shape `(*grid, width)`; by default the embedding e.
+        - `solver`, `gradient`, `max_steps`, `probe`: see `eqloop.equilibrium`. Without a solver
+            the loop is iterated `ITERATIONS` = 30 times, as the paper trains it.
+        - `fold`: multiply internal recall into the layers that follow it: the same function, with
+            fewer operations per iteration and larger constants (see `nn.FoldedBlock`).
+        - `path_noise`, `key`: standard deviation and random key of noise that every iteration adds
+            to the state (see `PathNoise`).
+
+        **Returns:**
+
+        An `Output`.
+
+        **Raises** `ValueError` for an input of another rank or number of channels, and for noise
+        without a key.
+        """
+        f = self.loop(fold=fold)
+        e = self.embed(x)
+        r: Any = f.inject(e)
+        if path_noise:
+            if key is None:
+                raise ValueError(
+                    f"path_noise = {path_noise} needs a key: give key=jax.random.key(0)"
+                )
+            f = PathNoise(f, path_noise)
+            r = f.inject(r, key)
+        out = equilibrium(
+            f,
+            e if start is None else start,
+            r,
+            solver=Unroll(ITERATIONS) if solver is None else solver,
+            gradient=gradient,
+            max_steps=max_steps,
+            probe=probe,
+        )
+        return Output(
+            self.coda(out.state),
+            out.state,
+            out.steps,
+            out.evaluations,
+            out.residual,
+            out.result,
+            out.curve,
+        )
+
+
+class LoopedTransformer(AbstractLoopedModel):
     """A transformer whose recurrent block is iterated by a solver.
 
     ```
@@ -189,14 +292,7 @@ class LoopedTransformer(eqx.Module):
 
         **Raises** `ValueError` for an input of another rank or number of channels.
         """
-        if x.ndim != len(self.grid) + 1:
-            raise ValueError(
-                f"x has shape {x.shape}, not one example of {len(self.grid)} grid axes and a "
-                "channel axis: jax.vmap the model over a batch"
-            )
-        channels = self.prelude.weight.shape[-1]
-        if x.shape[-1] != channels:
-            raise ValueError(f"x has {x.shape[-1]} channels, and the model takes {channels}")
+        self.check_input(x, self.prelude)
         with jax.named_scope("prelude"):
             return self.prelude(x)
 
@@ -211,68 +307,6 @@ class LoopedTransformer(eqx.Module):
         - `fold`: see `nn.FoldedBlock`.
         """
         return Loop(self.blocks, fold=fold, dtype=self.dtype)
-
-    def __call__(
-        self,
-        x: Float[Array, "*grid channels"],
-        *,
-        start: Float[Array, "*grid width"] | None = None,
-        solver: Solver | None = None,
-        gradient: AbstractGradient | None = None,
-        max_steps: Count = 256,
-        fold: bool = False,
-        probe: BackwardReport | None = None,
-        path_noise: float = 0.0,
-        key: PRNGKeyArray | None = None,
-    ) -> Output:
-        """Solve the loop for one example.
-
-        **Arguments:**
-
-        - `x`: the input, shape `(*grid, channels)`.
-        - `start`: the initial state z_0, shape `(*grid, width)`; by default the embedding e.
-        - `solver`, `gradient`, `max_steps`, `probe`: see `eqloop.equilibrium`. Without a solver
-            the loop is iterated `ITERATIONS` = 30 times, as the paper trains it.
-        - `fold`: multiply internal recall into the layers that follow it: the same function, with
-            fewer operations per iteration and larger constants (see `nn.FoldedBlock`).
-        - `path_noise`, `key`: standard deviation and random key of noise that every iteration adds
-            to the state (see `PathNoise`).
-
-        **Returns:**
-
-        An `Output`.
-
-        **Raises** `ValueError` for an input of another rank or number of channels, and for noise
-        without a key.
-        """
-        f = self.loop(fold=fold)
-        e = self.embed(x)
-        r: Any = f.inject(e)
-        if path_noise:
-            if key is None:
-                raise ValueError(
-                    f"path_noise = {path_noise} needs a key: give key=jax.random.key(0)"
-                )
-            f = PathNoise(f, path_noise)
-            r = f.inject(r, key)
-        out = equilibrium(
-            f,
-            e if start is None else start,
-            r,
-            solver=Unroll(ITERATIONS) if solver is None else solver,
-            gradient=gradient,
-            max_steps=max_steps,
-            probe=probe,
-        )
-        return Output(
-            self.coda(out.state),
-            out.state,
-            out.steps,
-            out.evaluations,
-            out.residual,
-            out.result,
-            out.curve,
-        )
 
 
 def parameter_count(model: eqx.Module) -> int:

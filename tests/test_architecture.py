@@ -56,14 +56,14 @@ ARROWS: dict[str, set[str]] = {
     "_model": WORDS | LOOP | {"nn"},
     "_cross_entropy": WORDS | {"nn"},
     # Models with nested loops, carried state and halting.
-    "recursive": WORDS | LOOP | {"nn", "_cross_entropy"},
+    "recursive": WORDS | LOOP | {"nn", "_cross_entropy", "_model"},
     "interop": WORDS | {"nn", "_model", "recursive", "_solver", "starts"},
     # The files of a run; this part knows no model. It uses `_task` only for types of arguments.
     "run": WORDS
     | FILING
     | {"_arrays", "_fields", "_places", "_schema", "_stability_report", "_task"},
     # This part makes the objects that a spec names.
-    "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "run"},
+    "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "recursive", "run"},
     "evaluate": WORDS | MODEL | {"_task", "_build", "run"},
     "audit": WORDS | MODEL | {"_task", "_build", "run"},
     "train": WORDS
