@@ -108,7 +108,8 @@ def gradients(model: Any, carry: Any, batch: Any, noise: Any, starts: Any) -> di
 
 
 def with_prefix(data: Any, prefix: str) -> dict[str, np.ndarray]:
-    return {key.removeprefix(prefix): data[key] for key in data if key.startswith(prefix)}
+    """In float64: a gradient has the dtype of its weight."""
+    return {k.removeprefix(prefix): data[k].astype(float) for k in data if k.startswith(prefix)}
 
 
 def at(data: Any, name: str, segment: int) -> Any:

@@ -2,7 +2,6 @@
 
 import abc
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
@@ -15,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ._adjoint import AbstractGradient
 from ._equilibrium import equilibrium
+from ._errors import InputError
 from ._iteration import Count
 from ._noise import PathNoise
 from ._solution import RESULTS, BackwardReport
@@ -83,7 +83,7 @@ class Coda(eqx.Module):
 class AbstractLoopedModel(eqx.Module):
     """A prelude, a map that a solver iterates, and a coda, for one example.
 
-    A new model is a class with two methods; the state of its loop is an array of shape
+    A new model is a class with three methods; the state of its loop is an array of shape
     `(*grid, features)`.
 
     **Attributes:**
@@ -93,7 +93,7 @@ class AbstractLoopedModel(eqx.Module):
     - `dtype`: precision of the matrix products.
     """
 
-    coda: eqx.AbstractVar[Callable[[Any], Float[Array, "*grid classes"]]]
+    coda: eqx.AbstractVar[Any]
     grid: eqx.AbstractVar[tuple[int, ...]]
     dtype: eqx.AbstractVar[np.dtype]
 
@@ -105,6 +105,10 @@ class AbstractLoopedModel(eqx.Module):
     @abc.abstractmethod
     def loop(self, *, fold: bool = False) -> Any:
         """Return the map that is iterated: `r = loop.inject(z_0)`, then `z = loop(z, r)`."""
+
+    @abc.abstractmethod
+    def check_grid(self, grid: tuple[int, ...]) -> None:
+        """**Raises** `InputError` if the model cannot be called on a grid of this size."""
 
     def check_input(self, x: Float[Array, "*grid channels"], prelude: Linear) -> None:
         """**Raises** `ValueError` for an input of another rank or number of channels than the
@@ -295,6 +299,15 @@ class LoopedTransformer(AbstractLoopedModel):
         self.check_input(x, self.prelude)
         with jax.named_scope("prelude"):
             return self.prelude(x)
+
+    def check_grid(self, grid: tuple[int, ...]) -> None:
+        """**Raises** `InputError` if a grid is smaller than the neighbourhood of a cell."""
+        window = self.blocks[0].attention.window
+        if window != "full" and min(grid) < window:
+            raise InputError(
+                f"a puzzle of {' x '.join(map(str, grid))} cells is too small for this model, "
+                f"whose cells attend to {window} along each axis"
+            )
 
     def loop(self, *, fold: bool = False) -> Loop:
         """Return the map that is iterated.

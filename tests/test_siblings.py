@@ -47,7 +47,8 @@ def error(a: Any, b: Any) -> float:
 
 
 def weights(data: Any, prefix: str) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): data[k] for k in data if k.startswith(prefix)}
+    """In float64: a gradient has the dtype of its weight."""
+    return {k.removeprefix(prefix): data[k].astype(float) for k in data if k.startswith(prefix)}
 
 
 def load(name: str) -> tuple[Any, RecursiveModel]:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._errors import InputError
 from .._model import AbstractLoopedModel
 from ..nn import (
     ROTARY_BASE,
@@ -128,6 +129,12 @@ class NestedTransformer(AbstractLoopedModel):
     map: Recursion | ScaledResidual
     coda: FirstPart
     family: Family = eqx.field(static=True)
+    layers: int = eqx.field(static=True)
+    heads: int = eqx.field(static=True)
+    cycles: int = eqx.field(static=True)
+    mix: float = eqx.field(static=True)
+    mixer: Literal["attention", "mlp"] = eqx.field(static=True)
+    rotary_base: float = eqx.field(static=True)
     grid: tuple[int, ...] = eqx.field(static=True)
     dtype: np.dtype = eqx.field(static=True)
     mlp_ratio: int = eqx.field(static=True)
@@ -185,7 +192,8 @@ class NestedTransformer(AbstractLoopedModel):
             lambda m: m.weight, prelude, std * jr.normal(prelude_key, prelude.weight.shape)
         )
         self.family, self.grid, self.dtype = family, grid, np.dtype(dtype)
-        self.mlp_ratio = mlp_ratio
+        self.layers, self.heads, self.cycles, self.mix = layers, heads, cycles, mix
+        self.mixer, self.mlp_ratio, self.rotary_base = mixer, mlp_ratio, rotary_base
 
     def embed(self, x: Float[Array, "*grid channels"]) -> Float[Array, "*grid features"]:
         """Return the initial state, `sqrt(width) W x` in each of its parts, for the input `x`,
@@ -196,6 +204,14 @@ class NestedTransformer(AbstractLoopedModel):
         self.check_input(x, self.prelude)
         e = math.sqrt(len(self.prelude.weight)) * self.prelude(x)
         return jnp.concatenate([e] * LEVELS[self.family], axis=-1)
+
+    def check_grid(self, grid: tuple[int, ...]) -> None:
+        """**Raises** `InputError` if an MLP over cells is to mix another number of them."""
+        if self.mixer == "mlp" and math.prod(grid) != math.prod(self.grid):
+            raise InputError(
+                f"a puzzle of {' x '.join(map(str, grid))} cells is not of the size of this model, "
+                f"whose MLP mixes {' x '.join(map(str, self.grid))} cells"
+            )
 
     def loop(self, *, fold: bool = False) -> NestedLoop:
         """Return the map that is iterated; `fold` has no effect."""
