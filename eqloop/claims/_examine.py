@@ -79,7 +79,8 @@ def examine(
     measurement agrees.
 
     **Raises** `KeyError` if `split` is not in `splits`, `InputError` as `eqloop.evaluate.evaluate`
-    and for a model of another `model.family` than "looped", and `ValueError` as `eqloop.stability.analyse`.
+    and for a model whose `model.family` is not "looped", and `ValueError` as
+    `eqloop.stability.analyse`.
     """
     if not isinstance(model, LoopedTransformer):
         raise InputError(
