@@ -21,9 +21,9 @@ from eqloop.train._step import put
 FAMILIES = ("trm", "hrm", "eqr", "fprm")
 
 
-def small(family, *, grid=(2, 3), **options):
-    options = {"width": 8, "heads": 2, "layers": 1, "cycles": 2} | options
-    return NestedTransformer(family, grid, 3, 4, **options, key=jr.key(0))
+def small(family, *, grid=(2, 3), **options: Any) -> NestedTransformer:
+    sizes: dict[str, Any] = {"width": 8, "heads": 2, "layers": 1, "cycles": 2} | options
+    return NestedTransformer(family, grid, 3, 4, **sizes, key=jr.key(0))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

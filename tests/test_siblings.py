@@ -299,10 +299,11 @@ def test_weights_go_and_come_back(kind, config):
 
 def test_the_number_of_extra_positions():
     """That of the configuration, or as many as the vector needs; HRM has no such field."""
-    for kind, length, wanted in (
+    cases: Any = (
         *(("trm", 3, 3), ("trm", 0, 2), ("trm", None, 16), ("hrm", 5, 2), ("eqr", None, 2)),
         ("fprm", None, 16),
-    ):
+    )
+    for kind, length, wanted in cases:
         config = CONFIG | {"puzzle_emb_ndim": 12, "puzzle_emb_len": length}
         config = {k: v for k, v in config.items() if v is not None}
         shapes = eqloop.recursive.model_shapes(kind, config)
