@@ -195,11 +195,13 @@ def _draw(path: Path, run: "Run", measured: "Mapping[str, Evaluation]") -> None:
         names = labels(measured)
         curves = {names[name]: e.overall for name, e in measured.items()}
     model = run.spec.model
+    looped = model.family == "looped"
+    parts = f"{model.recall} recall, {model.norm} norm" if looped else model.family.upper()
     figure = accuracy_figure(
         {name: curve.exact for name, curve in curves.items()},
         first.iterations,
         depths={name: curve.known_depth for name, curve in curves.items()},
         trained=trained_iterations(run.spec),
-        title=f"{run.spec.task_name}: {model.recall} recall, {model.norm} norm",
+        title=f"{run.spec.task_name}: {parts}",
     )
     save_plot(figure, path)

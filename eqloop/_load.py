@@ -12,7 +12,7 @@ import tomli_w
 from ._build import make_model, model_spec, restore
 from ._errors import InputError
 from ._fields import build
-from ._model import LoopedTransformer
+from ._model import AbstractLoopedModel
 from ._tables import parse_toml
 from .run import (
     SPEC,
@@ -44,12 +44,12 @@ class Loaded(NamedTuple):
     - `spec`: the `eqloop.run.Spec` of the run, with every field resolved.
     """
 
-    model: LoopedTransformer
+    model: AbstractLoopedModel
     task: "Task"
     spec: Spec
 
 
-def save(model: LoopedTransformer, path: str | Path) -> None:
+def save(model: AbstractLoopedModel, path: str | Path) -> None:
     """Write the weights and the settings of a model into one safetensors file.
 
     **Arguments:**
@@ -121,7 +121,7 @@ def load(path: str | Path, which: Which = "best") -> Any:
 
 def load_trained(
     run: Run, which: Which = "best", fields: Mapping[str, object] | None = None
-) -> tuple[LoopedTransformer, "Task", int]:
+) -> tuple[AbstractLoopedModel, "Task", int]:
     """The model of a run, its task (with `fields` in place of those of the run), and the step of
     the checkpoint. **Raises** `InputError` as `load`."""
     from .tasks import task_of_run

@@ -55,13 +55,15 @@ ARROWS: dict[str, set[str]] = {
     "stability": WORDS | LOOP | {"_stability_report"},
     "_model": WORDS | LOOP | {"nn"},
     "_cross_entropy": WORDS | {"nn"},
-    "interop": WORDS | {"nn", "_model"},
+    # Models with nested loops, carried state and halting.
+    "recursive": WORDS | LOOP | {"nn", "_cross_entropy", "_model"},
+    "interop": WORDS | {"nn", "_model", "recursive", "_solver", "starts"},
     # The files of a run; this part knows no model. It uses `_task` only for types of arguments.
     "run": WORDS
     | FILING
     | {"_arrays", "_fields", "_places", "_schema", "_stability_report", "_task"},
     # This part makes the objects that a spec names.
-    "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "run"},
+    "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "recursive", "run"},
     "evaluate": WORDS | MODEL | {"_task", "_build", "run"},
     "audit": WORDS | MODEL | {"_task", "_build", "run"},
     "train": WORDS
@@ -85,7 +87,10 @@ ARROWS: dict[str, set[str]] = {
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
     # that come with it, and only when it is called.
     "_load": WORDS | FILING | {"_build", "_fields", "_model", "_task", "run", "tasks"},
-    "_contents": WORDS | LOOP | {"_load", "_model", "_task", "audit", "interop", "nn", "stability"},
+    "_contents": WORDS
+    | LOOP
+    | {"_load", "_model", "_task", "audit", "interop", "nn", "recursive"}
+    | {"stability"},
     "__init__": {"_errors", "_contents"},
 }
 

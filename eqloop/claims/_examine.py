@@ -9,6 +9,7 @@ from typing import TypeVar
 import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
+from .._errors import InputError
 from .._model import LoopedTransformer
 from .._task import Split, Task
 from ..evaluate import at_most
@@ -73,9 +74,16 @@ def examine(
     and what follows it, and in `predicted` what the paper claims for this recall and placement, and
     whether the measurement agrees.
 
-    **Raises** `KeyError` if `split` is not in `splits`, `InputError` as `eqloop.evaluate.evaluate`,
-    and `ValueError` as `eqloop.stability.analyse`.
+    **Raises** `KeyError` if `split` is not in `splits`, `InputError` as `eqloop.evaluate.evaluate`
+    and for a model whose `model.family` is not "looped", and `ValueError` as
+    `eqloop.stability.analyse`.
     """
+    if not isinstance(model, LoopedTransformer):
+        raise InputError(
+            f"a report on the paper's claims needs a looped transformer, not model.family = "
+            f"{spec.model.family!r}: measure the map of eqloop.claims.make_problem by "
+            "eqloop.stability.analyse"
+        )
     began = time.perf_counter()
     key = jr.key(0) if key is None else key
     chosen = {name: at_most(members, examples) for name, members in splits.items()}
