@@ -40,6 +40,8 @@ ARROWS: dict[str, set[str]] = {
     "_files": set(),
     "_arrays": set(),
     "_tables": WORDS | {"_files"},
+    # Weights of other codes, from files that are not trusted: no JAX, no objects but arrays.
+    "_weight_files": WORDS | FILING,
     # Dataclasses as the schemas of such tables.
     "_schema": WORDS | {"_fields", "_tables"},
     # The schema of a stability report: `stability` and `claims` make one, `run` writes and reads
@@ -55,7 +57,8 @@ ARROWS: dict[str, set[str]] = {
     "stability": WORDS | LOOP | {"_stability_report"},
     "_model": WORDS | LOOP | {"nn"},
     "_cross_entropy": WORDS | {"nn"},
-    "interop": WORDS | {"nn", "_model"},
+    # `interop` has rules for names and shapes; `_weight_files` reads files for it.
+    "interop": WORDS | {"nn", "_model", "_weight_files"},
     # The files of a run; this part knows no model. It uses `_task` only for types of arguments.
     "run": WORDS
     | FILING
@@ -95,7 +98,7 @@ MAY_SOLVE = LOOP | {"stability"}
 FILES = {"csv", "gzip", "io", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 FILES |= {"zipfile"}
 MAY_TOUCH_FILES = {*FILING, "_load", "_plugins", "_task", "run", "train", "sweep", "report"}
-MAY_TOUCH_FILES |= {"tasks", "cli"}
+MAY_TOUCH_FILES |= {"_weight_files", "tasks", "cli"}
 # The caller gives a stability report the folder to save itself in.
 MAY_NAME_FILES = MAY_TOUCH_FILES | {"_stability_report"}
 
