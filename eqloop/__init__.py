@@ -16,8 +16,8 @@ __version__ = "0.1.0"
 
 
 _ROOMS = (
-    *("audit", "claims", "evaluate", "interop", "nn", "report", "run", "stability", "starts"),
-    *("sweep", "tasks", "train"),
+    *("audit", "claims", "evaluate", "interop", "nn", "recursive", "report", "run", "stability"),
+    *("starts", "sweep", "tasks", "train"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from . import interop as interop
 from . import nn as nn
+from . import recursive as recursive
 from . import stability as stability
 from . import starts as starts
 from ._adjoint import AbstractGradient as AbstractGradient
@@ -26,6 +27,7 @@ from ._solution import RESULTS as RESULTS
 from ._solution import BackwardReport as BackwardReport
 from ._solution import Equilibrium as Equilibrium
 from ._solver import AbstractSolver as AbstractSolver
+from ._solver import AdaptiveDamping as AdaptiveDamping
 from ._solver import Anderson as Anderson
 from ._solver import Broyden as Broyden
 from ._solver import Chord as Chord

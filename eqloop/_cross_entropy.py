@@ -1,4 +1,4 @@
-"""The loss of one example."""
+"""The losses of one example: the cross-entropy of its cells by softmax or stablemax."""
 
 import jax.numpy as jnp
 import optax
@@ -21,3 +21,44 @@ def cross_entropy(
     return jnp.mean(
         optax.softmax_cross_entropy_with_integer_labels(logits, targets.astype(jnp.int32))
     )
+
+
+def log_stablemax(logits: Float[Array, "*grid classes"]) -> Float[Array, "*grid classes"]:
+    """`log(s(x) / sum s(x))` over the classes, with `s(x) = x + 1` for x >= 0, else `1 / (1 - x)`.
+
+    s grows linearly where softmax has an exponential, so that large logits do not saturate. It is
+    computed in JAX's widest floating type, float64 where that is enabled.
+
+    **Arguments:**
+
+    - `logits`: class scores, shape `(*grid, classes)`.
+
+    **Source:** Prieto et al. 2025, arXiv 2501.04697.
+    """
+    x = logits.astype(jnp.promote_types(jnp.result_type(float), logits.dtype))
+    # Both branches are evaluated: the clipped argument keeps the one that is not taken, and its
+    # derivative, finite at x = 1.
+    scores = jnp.where(x < 0, 1 / (1 - jnp.minimum(x, 0)), x + 1)
+    return jnp.log(scores) - jnp.log(jnp.sum(scores, axis=-1, keepdims=True))
+
+
+IGNORED = -100
+"""The label of a cell without a target."""
+
+
+def stablemax_cross_entropy(
+    logits: Float[Array, "*grid classes"], labels: Integer[Array, "*grid"]
+) -> Float[Array, ""]:
+    """Mean of `-log_stablemax(logits)[label]` over the cells that have a label; 0 for none.
+
+    **Arguments:**
+
+    - `logits`: class scores, shape `(*grid, classes)`.
+    - `labels`: class of each cell, or `IGNORED`, shape `grid`.
+    """
+    labels = labels.astype(jnp.int32)
+    has_label = labels != IGNORED
+    picked = jnp.where(has_label, labels, 0)[..., None]
+    losses = -jnp.take_along_axis(log_stablemax(logits), picked, axis=-1)[..., 0]
+    count = jnp.maximum(jnp.sum(has_label, dtype=losses.dtype), 1)
+    return jnp.sum(jnp.where(has_label, losses, 0)) / count

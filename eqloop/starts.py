@@ -117,6 +117,74 @@ class Normal(AbstractStart):
         return jtu.tree_map(lambda eps: self.std * eps, normal_like(z0, key))
 
 
+class TruncatedNormal(AbstractStart):
+    """Gaussian noise that is cut at two standard deviations and then scaled to a standard
+    deviation of `std`, independent in every entry.
+
+    **Arguments:**
+
+    - `std`: standard deviation of an entry, in the units of the state. (The Gaussian that is cut
+        has a larger one, by a factor of 1 / 0.8796.)
+
+    **Raises** `ValueError` for a standard deviation that is not above 0.
+
+    **Source:** EqR and FPRM start each row so; TRM and HRM draw their fixed vectors so.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> z0 = eqloop.starts.TruncatedNormal(6.0)(jnp.zeros((9, 9, 256)), jr.key(0))
+    >>> print(f"{z0.std():.1f}, {jnp.abs(z0).max():.1f}")           # 2 / 0.8796 x 6
+    6.0, 13.6
+
+    ```
+    """
+
+    std: float = 1.0
+
+    def __check_init__(self):
+        _check_std(self)
+
+    def __call__(self, z0, key, solve=None):
+        del solve
+        leaves, structure = jtu.tree_flatten(z0)
+        keys = jr.split(key, max(1, len(leaves)))
+        drawn = [
+            jr.truncated_normal(k, -2.0, 2.0, leaf.shape, leaf.dtype) * (self.std / _CUT_STD)
+            for k, leaf in zip(keys, leaves, strict=False)
+        ]
+        return jtu.tree_unflatten(structure, drawn)
+
+
+_CUT_STD = 0.8796256610342398
+"""The standard deviation of a standard Gaussian that is cut at -2 and 2."""
+
+
+class Vector(AbstractStart):
+    """One given vector for every cell of every example.
+
+    **Arguments:**
+
+    - `vector`: an array of the length of the last axis of the state.
+
+    **Source:** TRM, arXiv 2510.04871, and HRM, arXiv 2506.21734.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> start = eqloop.starts.Vector(jnp.array([1.0, 2.0]))
+    >>> print(start(jnp.zeros((3, 2)), jr.key(0))[2])
+    [1. 2.]
+
+    ```
+    """
+
+    vector: Array
+
+    def __call__(self, z0, key, solve=None):
+        del key, solve
+        vector = self.vector
+        return jtu.tree_map(lambda leaf: _repeated(vector.astype(leaf.dtype), leaf.shape), z0)
+
+
 class FixedNormal(AbstractStart):
     """One random vector for every cell of every example, drawn once for all times.
 
@@ -227,7 +295,7 @@ class Mixture(AbstractStart):
         return chosen
 
 
-def _check_std(law: Normal | FixedNormal) -> None:
+def _check_std(law: Normal | TruncatedNormal | FixedNormal) -> None:
     if not 0 < law.std < jnp.inf:
         name = type(law).__name__
         raise ValueError(f"{name}: std = {law.std} must be above 0 and finite")

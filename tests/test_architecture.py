@@ -57,8 +57,10 @@ ARROWS: dict[str, set[str]] = {
     "stability": WORDS | LOOP | {"_stability_report"},
     "_model": WORDS | LOOP | {"nn"},
     "_cross_entropy": WORDS | {"nn"},
+    # Models with nested loops, carried state and halting.
+    "recursive": WORDS | LOOP | {"nn", "_cross_entropy"},
     # `interop` has rules for names and shapes; `_weight_files` reads files for it.
-    "interop": WORDS | {"nn", "_model", "_weight_files"},
+    "interop": WORDS | {"nn", "_model", "_weight_files", "recursive", "_solver", "starts"},
     # The files of a run; this part knows no model. It uses `_task` only for types of arguments.
     "run": WORDS
     | FILING
@@ -88,7 +90,8 @@ ARROWS: dict[str, set[str]] = {
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
     # that come with it, and only when it is called.
     "_load": WORDS | FILING | {"_build", "_fields", "_model", "_task", "run", "tasks"},
-    "_contents": WORDS | LOOP | {"_load", "_model", "_task", "audit", "interop", "nn", "stability"},
+    "_contents": WORDS | LOOP | {"_load", "_model", "_task", "audit", "interop", "nn", "recursive"}
+    | {"stability"},
     "__init__": {"_errors", "_contents"},
 }
 

@@ -19,8 +19,8 @@ import eqloop
 ROOMS = ["eqloop"] + [
     f"eqloop.{room}"
     for room in (
-        *("audit", "claims", "evaluate", "interop", "nn", "report", "run", "stability", "starts"),
-        *("sweep", "tasks", "train"),
+        *("audit", "claims", "evaluate", "interop", "nn", "recursive", "report", "run"),
+        *("stability", "starts", "sweep", "tasks", "train"),
     )
 ]
 

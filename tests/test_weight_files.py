@@ -460,6 +460,7 @@ def test_the_fields_of_the_model_in_a_configuration(tmp_path):
     assert read_config(path) == {
         "H_cycles": 3,
         "expansion": 4,
+        "loss": {"loss_type": "stablemax_cross_entropy"},
         "mlp_t": False,
         "name": "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1",
         "pos_encodings": "rope",

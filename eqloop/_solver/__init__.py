@@ -1,3 +1,5 @@
+from ._adaptive_damping import AdaptiveDamping as AdaptiveDamping
+from ._adaptive_damping import Damping as Damping
 from ._anderson import Anderson as Anderson
 from ._broyden import Broyden as Broyden
 from ._chord import Chord as Chord

@@ -13,14 +13,14 @@ _LONGEST = 1 << 20
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the fields of a model from a YAML file: the numbers, texts and truth values under
-    `arch:`, or of the whole file if it has no such entry.
+    """Read the fields of a model from a YAML file: those under `arch:`, or those of the whole file
+    if it has no such entry.
 
     **Arguments:**
 
     - `path`: the file.
 
-    **Returns** the fields by name, without those that are tables or lists.
+    **Returns** the fields by name.
 
     **Raises** `InputError` if the file cannot be read or is not such a table, or PyYAML is not
     installed.
@@ -29,9 +29,9 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     >>> import eqloop, pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "all_config.yaml")
-    ...     _ = path.write_text("arch:\\n  H_cycles: 3\\n  loss:\\n    name: x\\nseed: 0\\n")
+    ...     _ = path.write_text("arch:\\n  H_cycles: 3\\n  pos_encodings: rope\\nseed: 0\\n")
     ...     eqloop.interop.read_config(path)
-    {'H_cycles': 3}
+    {'H_cycles': 3, 'pos_encodings': 'rope'}
 
     ```
     """
@@ -51,8 +51,4 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     fields = tables.get("arch", tables) if isinstance(tables, dict) else None
     if not isinstance(fields, dict):
         raise InputError(f"{path} has no table of the fields of a model, arch:")
-    return {
-        name: value
-        for name, value in fields.items()
-        if isinstance(name, str) and isinstance(value, str | int | float | None)
-    }
+    return {name: value for name, value in fields.items() if isinstance(name, str)}

@@ -8,3 +8,5 @@ from ._checkpoints import SiblingKind as SiblingKind
 from ._checkpoints import sibling_checkpoint as sibling_checkpoint
 from ._paper import from_paper_state_dict as from_paper_state_dict
 from ._paper import to_paper_state_dict as to_paper_state_dict
+from ._sibling import from_sibling_state_dict as from_sibling_state_dict
+from ._sibling import to_sibling_state_dict as to_sibling_state_dict

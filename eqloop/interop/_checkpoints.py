@@ -16,6 +16,7 @@ import numpy as np
 
 from .._errors import InputError
 from .._text import one_line
+from ._sibling import BUFFERS
 
 SiblingKind = Literal["trm", "hrm", "eqr", "fprm"]
 
@@ -31,7 +32,6 @@ _PARAMETER = re.compile(
     r"|L_level\.(conv\.(weight|bias)|alpha_[12]_param)"
     rf"|{_LAYER.pattern}(self_attn\.(qkv|o)_proj|mlp(_t)?\.(gate_up|down)_proj)\.weight"
 )
-_BUFFER = re.compile(r"[HL]_init|puzzle_emb\.weights|L_optimizer\.init_vec")
 _PER_BATCH = re.compile(r"puzzle_emb\.local_(weights|ids)")
 """Rows of the last batch, which the model overwrites before it reads them."""
 
@@ -116,7 +116,7 @@ def sibling_checkpoint(
         raise InputError(f"{kind!r} must be one of {', '.join(get_args(SiblingKind))}")
     arrays, averaged = _weights(content)
     params = {name: array for name, array in arrays.items() if _PARAMETER.fullmatch(name)}
-    buffers = {name: array for name, array in arrays.items() if _BUFFER.fullmatch(name)}
+    buffers = {name: array for name, array in arrays.items() if name in BUFFERS}
     if unknown := arrays.keys() - params.keys() - buffers.keys():
         raise InputError(f"these are no weights of {kind}: {_listed(unknown)}")
     if (kind == "fprm") != any(name.startswith("L_level.alpha") for name in params) or (
@@ -126,7 +126,7 @@ def sibling_checkpoint(
             f"these are not the weights of {kind}: HRM has H_level, FPRM L_level.alpha_1_param, "
             "TRM and EqR neither; name another model"
         )
-    known = _saved_config(content) | dict(config or {})
+    known = _plain(_saved_config(content) | dict(config or {}))
     full = _complete(kind, params, buffers, known, task)
     return SiblingCheckpoint(kind, params, buffers, full, averaged)
 
@@ -154,8 +154,14 @@ def _saved_config(content: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the model in a training checkpoint of EqR."""
     saved = content.get("config")
     arch = saved.get("arch") if isinstance(saved, Mapping) else None
-    fields = arch if isinstance(arch, Mapping) else {}
-    return {name: value for name, value in fields.items() if isinstance(value, str | int | float)}
+    return dict(arch) if isinstance(arch, Mapping) else {}
+
+
+def _plain(fields: Mapping[str, Any], depth: int = 2) -> dict[str, Any]:
+    """Numbers and texts, and tables of such (`loss`)."""
+    plain = {k: v for k, v in fields.items() if isinstance(v, str | int | float | None)}
+    tables = {k: v for k, v in fields.items() if isinstance(v, Mapping) and depth > 1}
+    return plain | {name: _plain(table, depth - 1) for name, table in tables.items()}
 
 
 def _stripped(model: Any) -> dict[str, np.ndarray]:

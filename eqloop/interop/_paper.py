@@ -147,6 +147,8 @@ def _names(model: LoopedTransformer):
             yield from linear(f"{at}.Wx", block.recall.state)
             yield from linear(f"{at}.Wh", block.recall.input)
         attention = block.attention
+        assert attention.query_norm is not None
+        assert attention.key_norm is not None
         yield from linear(f"{at}.attn.qkv", attention.query, attention.key, attention.value)
         yield from linear(f"{at}.attn.out_proj", attention.output)
         yield [attention.query_norm.gain], f"{at}.attn.q_norm.weight"

@@ -9,11 +9,14 @@ from ._attention import AttentionBias as AttentionBias
 from ._block import Block as Block
 from ._block import FoldedBlock as FoldedBlock
 from ._block import Loop as Loop
+from ._depthwise import DepthwiseConv as DepthwiseConv
 from ._feedforward import FeedForward as FeedForward
 from ._gelu import gelu as gelu
 from ._linear import Linear as Linear
 from ._linear import at_least_float32 as at_least_float32
+from ._mixer_block import MixerBlock as MixerBlock
 from ._norm import RMSNorm as RMSNorm
+from ._norm import rms_normalise as rms_normalise
 from ._norm_placement import NormKind as NormKind
 from ._norm_placement import NormPlacement as NormPlacement
 from ._recall import Recall as Recall
@@ -22,5 +25,9 @@ from ._residual import GRU as GRU
 from ._residual import Add as Add
 from ._residual import ResidualKind as ResidualKind
 from ._rotary import ROTARY_BASE as ROTARY_BASE
+from ._rotary import RotaryPairs as RotaryPairs
 from ._rotary import rotary_tables as rotary_tables
 from ._rotary import rotate as rotate
+from ._swiglu import CellMLP as CellMLP
+from ._swiglu import SwiGLU as SwiGLU
+from ._swiglu import swiglu_width as swiglu_width

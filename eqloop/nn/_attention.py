@@ -7,11 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._linear import Linear, at_least_float32
 from ._norm import RMSNorm
-from ._rotary import ROTARY_BASE, rotate
+from ._rotary import ROTARY_BASE, RotaryPairs, rotate
 
 
 class AttentionBias(NamedTuple):
@@ -47,6 +48,9 @@ class Attention(eqx.Module):
     centred on it, shifted (not cropped) at the edges so that every cell has `window ** axes`
     neighbours: neighbourhood attention in plain JAX, at a cost linear in the number of cells.
 
+    The defaults are those of the paper's model; TRM, HRM, EqR and FPRM have `pairs = "halves"`,
+    no norms and no biases.
+
     **Arguments:**
 
     - `width`: features per cell, a multiple of `heads`.
@@ -54,11 +58,16 @@ class Attention(eqx.Module):
     - `window`: "full", or an odd number of cells along each axis.
     - `rotary_base`: see `rotary_tables`. On a grid of a dozen cells, 10 gives every frequency a
         use; of those of 10,000, three in four hardly turn.
+    - `pairs`: see `rotate`; None for no rotary positions.
+    - `causal`: whether a cell attends only to itself and the cells before it, on a grid of one
+        axis; with `window = "full"`.
+    - `use_norm`: whether queries and keys are normalised.
+    - `use_bias`: whether the four projections add a bias.
     - `key`: a random key for the initial weights.
 
-    **Raises** `ValueError` if `width` is not a multiple of `heads`, or `window` is neither "full"
-    nor an odd positive integer; and, when called, if the grid is smaller than the window, or
-    `width / heads` is not a multiple of 2 x axes.
+    **Raises** `ValueError` if `width` is not a multiple of `heads`, if `window` is neither "full"
+    nor an odd positive integer, and if it is not "full" for causal attention; and, when called, if
+    the grid is smaller than the window, or `width / heads` is not a multiple of 2 x axes.
 
     **Source:** neighbourhood attention, arXiv 2204.07143; rotary positions, arXiv 2104.09864.
 
@@ -76,11 +85,13 @@ class Attention(eqx.Module):
     key: Linear
     value: Linear
     output: Linear
-    query_norm: RMSNorm
-    key_norm: RMSNorm
+    query_norm: RMSNorm | None
+    key_norm: RMSNorm | None
     heads: int = eqx.field(static=True)
     window: Literal["full"] | int = eqx.field(static=True)
     rotary_base: float = eqx.field(static=True)
+    pairs: RotaryPairs | None = eqx.field(static=True)
+    causal: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -89,18 +100,25 @@ class Attention(eqx.Module):
         window: Literal["full"] | int = "full",
         *,
         rotary_base: float = ROTARY_BASE,
+        pairs: RotaryPairs | None = "neighbours",
+        causal: bool = False,
+        use_norm: bool = True,
+        use_bias: bool = True,
         key: PRNGKeyArray,
     ):
-        keys = jr.split(key, 4)
-        self.query, self.key, self.value, self.output = (Linear(width, width, key=k) for k in keys)
-        self.query_norm = RMSNorm(width // heads)
-        self.key_norm = RMSNorm(width // heads)
+        self.query, self.key, self.value, self.output = (
+            Linear(width, width, use_bias=use_bias, key=k) for k in jr.split(key, 4)
+        )
+        self.query_norm = RMSNorm(width // heads) if use_norm else None
+        self.key_norm = RMSNorm(width // heads) if use_norm else None
         self.heads = heads
         self.window = window
         self.rotary_base = rotary_base
+        self.pairs = pairs
+        self.causal = causal
 
     def __check_init__(self):
-        width = self.output.bias.size
+        width = len(self.output.weight)
         if width % self.heads:
             raise ValueError(f"width = {width} must be a multiple of heads = {self.heads}")
         if self.window != "full" and (self.window < 1 or self.window % 2 == 0):
@@ -109,6 +127,8 @@ class Attention(eqx.Module):
             )
         if not self.rotary_base > 1:
             raise ValueError(f"rotary_base = {self.rotary_base!r} must be above 1")
+        if self.causal and self.window != "full":
+            raise ValueError(f'attention = {self.window!r} must be "full" to be causal')
 
     @jax.named_scope("attention")
     def __call__(
@@ -126,8 +146,8 @@ class Attention(eqx.Module):
         An array of shape `(*grid, width)`.
         """
         q, k, v = self._project(x, bias)
-        attend = _full if self.window == "full" else self._neighbourhood
-        return self.output(attend(q, k, v).reshape(x.shape))
+        mixed = _full(q, k, v, self.causal) if self.window == "full" else self._near(q, k, v)
+        return self.output(mixed.reshape(x.shape))
 
     def weights(self, x: Float[Array, "*grid width"]) -> Float[Array, "attended *grid heads"]:
         """Return the attention weights, `softmax(q k^T / sqrt(head_width))`, for inspection.
@@ -147,6 +167,8 @@ class Attention(eqx.Module):
         if self.window == "full":
             k = k.reshape(-1, *k.shape[-2:])
             scores = jnp.einsum("...hc,jhc->j...h", q, k)
+            if self.causal:
+                scores = jnp.where(_earlier(len(k)).T, scores, -jnp.inf)
         else:
             scores = jnp.einsum("...hc,j...hc->j...h", q, _neighbours(k, self.window))
         return jax.nn.softmax(scores.astype(at_least_float32(q.dtype)), axis=0)
@@ -158,12 +180,14 @@ class Attention(eqx.Module):
         b = bias or AttentionBias()
         q, k, v = self.query(x, b.query), self.key(x, b.key), self.value(x, b.value)
         q, k, v = (a.reshape(*a.shape[:-1], self.heads, -1) for a in (q, k, v))
+        if self.pairs is not None:
+            q, k = (rotate(a, self.rotary_base, self.pairs) for a in (q, k))
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
         scale = 1 / math.sqrt(q.shape[-1])
-        q = (self.query_norm(rotate(q, self.rotary_base)) * scale).astype(v.dtype)
-        k = self.key_norm(rotate(k, self.rotary_base)).astype(v.dtype)
-        return q, k, v
+        return (q * scale).astype(v.dtype), k.astype(v.dtype), v
 
-    def _neighbourhood(self, q: Array, k: Array, v: Array) -> Array:
+    def _near(self, q: Array, k: Array, v: Array) -> Array:
         assert self.window != "full"
         keys, values = _neighbours(k, self.window), _neighbours(v, self.window)
         accumulate = at_least_float32(q.dtype)
@@ -183,8 +207,9 @@ def _full(
     q: Float[Array, "*grid heads head_width"],
     k: Float[Array, "*grid heads head_width"],
     v: Float[Array, "*grid heads head_width"],
+    causal: bool,
 ) -> Float[Array, "*grid heads head_width"]:
-    """`softmax(q k^T) v` over all cells; q is already scaled.
+    """`softmax(q k^T) v` over all cells, or those up to each cell; q is already scaled.
 
     The head axis comes first, and the division by the sum of the softmax last: this saves one pass
     over the scores, and its derivative is the backward pass of flash attention (arXiv 2205.14135),
@@ -195,6 +220,8 @@ def _full(
     q, k, v = (a.reshape(-1, *shape[-2:]).swapaxes(0, 1) for a in (q, k, v))
     accumulate = at_least_float32(q.dtype)
     scores = jnp.einsum("hqc,hkc->hqk", q, k, preferred_element_type=accumulate)
+    if causal:
+        scores = jnp.where(_earlier(scores.shape[-1]), scores, -jnp.inf)
     largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -202,6 +229,11 @@ def _full(
         "hqk,hkc->hqc", weights.astype(v.dtype), v, preferred_element_type=accumulate
     )
     return (mixed / total).astype(v.dtype).swapaxes(0, 1).reshape(shape)
+
+
+def _earlier(cells: int) -> np.ndarray:
+    """Whether cell i may attend to cell j, shape `(1, cells, cells)`."""
+    return np.tri(cells, dtype=bool)[None]
 
 
 def _neighbours(

@@ -21,6 +21,7 @@ class Linear(eqx.Module):
 
     - `inputs`: length of the last axis of the input.
     - `outputs`: length of the last axis of the output.
+    - `use_bias`: whether the map adds a bias; without, `y = W x`, and `bias` is None.
     - `key`: a random key for the initial weights.
 
     ```python
@@ -34,13 +35,15 @@ class Linear(eqx.Module):
     """
 
     weight: Float[Array, "outputs inputs"]
-    bias: Float[Array, " outputs"]
+    bias: Float[Array, " outputs"] | None
 
-    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
+    def __init__(self, inputs: int, outputs: int, *, use_bias: bool = True, key: PRNGKeyArray):
         weight_key, bias_key = jr.split(key)
         bound = 1 / math.sqrt(inputs)
         self.weight = jr.uniform(weight_key, (outputs, inputs), minval=-bound, maxval=bound)
-        self.bias = jr.uniform(bias_key, (outputs,), minval=-bound, maxval=bound)
+        self.bias = None
+        if use_bias:
+            self.bias = jr.uniform(bias_key, (outputs,), minval=-bound, maxval=bound)
 
     def matmul(self, x: Float[Array, "*grid inputs"]) -> Float[Array, "*grid outputs"]:
         """Return `W x`, in the precision of the weights; `x` has shape `(*grid, inputs)`."""
@@ -62,7 +65,10 @@ class Linear(eqx.Module):
 
         `W x + b`, shape `(*grid, outputs)`, in the precision of the weights.
         """
-        return plus(self.matmul(x), add_axes(self.bias, x.ndim) if bias is None else bias)
+        y = self.matmul(x)
+        if bias is None and self.bias is not None:
+            bias = add_axes(self.bias, x.ndim)
+        return y if bias is None else plus(y, bias)
 
     def astype(self, dtype: DTypeLike) -> "Linear":
         """Return the same map with its product in `dtype`; the bias keeps its own (see `plus`)."""

@@ -8,6 +8,34 @@ from jaxtyping import Array, Float
 from ._linear import add_axes, at_least_float32
 
 
+def rms_normalise(
+    x: Float[Array, "*shape"], *, eps: float | None = None, axis: int = -1
+) -> Float[Array, "*shape"]:
+    """`x / sqrt(mean(x^2) + eps)` along one axis, without a gain, in float32 or wider.
+
+    **Arguments:**
+
+    - `x`: an array of any shape.
+    - `eps`: by default the machine epsilon of the dtype of the computation.
+    - `axis`: the axis of the mean.
+
+    **Returns:**
+
+    An array like `x`, in float32 or wider.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp
+    >>> x = jnp.array([[3.0, 4.0], [3.0, 0.0]])
+    >>> print(eqloop.nn.rms_normalise(x, axis=0).round(3)[0])            # (9 + 9) / 2 is 9
+    [1.    1.414]
+
+    ```
+    """
+    x = x.astype(at_least_float32(x.dtype))
+    mean_square = jnp.mean(jnp.square(x), axis=axis, keepdims=True)
+    return x * jax.lax.rsqrt(mean_square + (jnp.finfo(x.dtype).eps if eps is None else eps))
+
+
 class RMSNorm(eqx.Module):
     """`g x / sqrt(mean(x^2) + eps)` over the last axis, computed in float32 or wider.
 
@@ -35,7 +63,4 @@ class RMSNorm(eqx.Module):
 
     def __call__(self, x: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
         """Return `x`, shape `(*grid, width)`, normalised cell by cell, in float32 or wider."""
-        x = x.astype(at_least_float32(x.dtype))
-        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        eps = jnp.finfo(x.dtype).eps
-        return x * jax.lax.rsqrt(mean_square + eps) * add_axes(self.gain, x.ndim)
+        return rms_normalise(x) * add_axes(self.gain, x.ndim)

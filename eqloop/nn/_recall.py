@@ -46,6 +46,7 @@ class Recall(eqx.Module):
     def inject(self, e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
         """Return `W_h e + b`, which is constant over the loop, for the embedding `e`, shape
         `(*grid, width)`."""
+        assert self.state.bias is not None
         return plus(self.input(e), add_axes(self.state.bias, e.ndim))
 
     @jax.named_scope("recall")

@@ -1,21 +1,29 @@
 """Axial rotary position embedding."""
 
 import functools
-from typing import Final
+from typing import Final, Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ._float32_trig import cos_sin
+from ._linear import at_least_float32
 
 ROTARY_BASE: Final = 10000.0
 """The base of the paper's code, that of language models with thousands of positions."""
 
+RotaryPairs = Literal["neighbours", "halves"]
+"""Which features a rotation turns together; see `rotate`."""
+
 
 @functools.lru_cache(maxsize=32)
 def rotary_tables(
-    grid: tuple[int, ...], head_width: int, base: float = ROTARY_BASE
+    grid: tuple[int, ...],
+    head_width: int,
+    base: float = ROTARY_BASE,
+    dtype: DTypeLike = np.float32,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return cosine and sine of the rotation angle of each cell and pair of features.
 
@@ -28,11 +36,12 @@ def rotary_tables(
     - `grid`: number of cells along each axis, a tuple of integers.
     - `head_width`: features of one attention head.
     - `base`: the frequencies, in radians per cell, lie in (1 / base, 1].
+    - `dtype`: precision of the tables, float32 or float64.
 
     **Returns:**
 
-    Two float32 arrays of shape `(*grid, head_width / 2)`, also if the model is float64, as in the
-    paper's code, to whose last bit `cos_sin` agrees (`np.cos` does not).
+    Two arrays of shape `(*grid, head_width / 2)`. In float32 they agree with the paper's code to
+    the last bit (those of `np.cos` do not).
 
     **Raises** `ValueError` if `head_width` is not a multiple of `2 axes`.
 
@@ -53,26 +62,34 @@ def rotary_tables(
             f"for each of {axes} axes"
         )
     frequencies = head_width // (2 * axes)
-    exponents = np.arange(frequencies, dtype=np.float32) / np.float32(frequencies)
-    rates = np.float32(1) / np.float32(base) ** exponents
-    position = np.moveaxis(np.indices(grid), 0, -1).astype(np.float32)
-    angles = position[..., None] * rates
-    return cos_sin(angles.reshape(*grid, -1))
+    number = np.dtype(dtype).type
+    exponents = np.arange(frequencies, dtype=dtype) / number(frequencies)
+    rates = number(1) / number(base) ** exponents
+    position = np.moveaxis(np.indices(grid), 0, -1).astype(dtype)
+    angles = (position[..., None] * rates).reshape(*grid, -1)
+    return cos_sin(angles) if number is np.float32 else (np.cos(angles), np.sin(angles))
 
 
 def rotate(
-    x: Float[Array, "*grid heads head_width"], base: float = ROTARY_BASE
+    x: Float[Array, "*grid heads head_width"],
+    base: float = ROTARY_BASE,
+    pairs: RotaryPairs = "neighbours",
 ) -> Float[Array, "*grid heads head_width"]:
-    """Rotate each pair of neighbouring features `(x_2i, x_2i+1)` by its cell's angle.
+    """Rotate pairs of features `(a, b)` by the angle of their cell: `a cos - b sin, b cos + a sin`.
 
-    `x * (c, c) + (x_2i+1, x_2i) * (-s, s)`: a reversal swaps the pair, and its transpose is a
-    reversal again. (Splitting the even and odd features and stacking them would make the backward
-    pass pad and add.)
+    The features of a head are divided among the axes of the grid, in order, and the pairs of one
+    axis are neighbours, `(x_2i, x_2i+1)`, or the two halves of its features, `(x_i, x_i+h)`.
+
+    It is computed as `x * (c, c) + (b, a) * (-s, s)`: a reversal swaps the pair, and its transpose
+    is a reversal again. (Splitting the features and stacking them would make the backward pass pad
+    and add.)
 
     **Arguments:**
 
     - `x`: queries or keys, shape `(*grid, heads, head_width)`.
     - `base`: see `rotary_tables`.
+    - `pairs`: "neighbours", with tables in float32 also if x is float64, as in the paper's code; or
+        "halves", with tables in the precision of x, as in TRM, HRM, EqR and FPRM.
 
     **Returns:**
 
@@ -90,10 +107,15 @@ def rotate(
     ```
     """
     *grid, _, head_width = x.shape
-    cos, sin = rotary_tables(tuple(grid), head_width, base)
-    cos, sin = np.repeat(cos, 2, axis=-1), np.stack([-sin, sin], axis=-1).reshape(*grid, -1)
-    swapped = jnp.flip(x.reshape(*x.shape[:-1], -1, 2), axis=-1).reshape(x.shape)
-    c, s = (
-        jnp.broadcast_to(jnp.asarray(table, x.dtype)[..., None, :], x.shape) for table in (cos, sin)
-    )
+    axes = len(grid)
+    halves = pairs == "halves"
+    dtype = at_least_float32(x.dtype) if halves else np.float32
+    tables = rotary_tables(tuple(grid), head_width, base, dtype)
+    # The pair is the last axis for neighbours, and the last but one for halves.
+    pair = -2 if halves else -1
+    split = (axes, 2, -1) if halves else (axes, -1, 2)
+    cos, sin = (table.reshape(*grid, axes, -1) for table in tables)
+    signs = (np.stack(part, pair).reshape(*grid, -1) for part in ((cos, cos), (-sin, sin)))
+    swapped = jnp.flip(x.reshape(*x.shape[:-1], *split), axis=pair).reshape(x.shape)
+    c, s = (jnp.broadcast_to(jnp.asarray(table, x.dtype)[..., None, :], x.shape) for table in signs)
     return x * c + swapped * s
