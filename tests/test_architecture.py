@@ -89,7 +89,8 @@ ARROWS: dict[str, set[str]] = {
     | {"_stability_report", "run", "stability", "sweep", "tasks", "train"},
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
     # that come with it, and only when it is called.
-    "_load": WORDS | FILING | {"_build", "_fields", "_model", "_task", "run", "tasks"},
+    "_load": WORDS | FILING | {"_build", "_fields", "_hub", "_model", "_task", "run", "tasks"},
+    "_hub": WORDS,
     "_contents": WORDS | LOOP | {"_load", "_model", "_task", "audit", "interop", "nn", "recursive"}
     | {"stability"},
     "__init__": {"_errors", "_contents"},
@@ -101,7 +102,7 @@ MAY_SOLVE = LOOP | {"stability"}
 FILES = {"csv", "gzip", "io", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 FILES |= {"zipfile"}
 MAY_TOUCH_FILES = {*FILING, "_load", "_plugins", "_task", "run", "train", "sweep", "report"}
-MAY_TOUCH_FILES |= {"_weight_files", "tasks", "cli"}
+MAY_TOUCH_FILES |= {"_hub", "_weight_files", "tasks", "cli"}
 # The caller gives a stability report the folder to save itself in.
 MAY_NAME_FILES = MAY_TOUCH_FILES | {"_stability_report"}
 
