@@ -22,6 +22,7 @@ COMMANDS = (
     ["stability"],
     ["sweep"],
     ["report"],
+    ["import"],
     ["data"],
     ["data", "make"],
     ["data", "check"],

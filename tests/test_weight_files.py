@@ -219,6 +219,11 @@ def programs(command: str) -> dict[str, tuple[bytes, str]]:
         "INST": (b"(" + shell + b"ios\nsystem\n.", "instruction INST"),
         "OBJ": (b"(cos\nsystem\n" + shell + b"o.", r"names os\.system"),
         "an extension": (b"\x82\x01.", "instruction EXT1"),
+        "a name with escapes": (
+            b"comega\\x63onf\nx\n.",
+            r"names omega\\x63onf\.x",
+        ),
+        "a text of protocol 0": (b"S'\\R'\n.", "instruction STRING"),
         "a call of a text": (short("os.system") + shell + b"\x85R.", "uses a str as a function"),
         "a call of a storage": (b"ctorch\nFloatStorage\n)R.", "as a function"),
         "setstate of a class": (
@@ -247,8 +252,8 @@ def programs(command: str) -> dict[str, tuple[bytes, str]]:
         "no mark": (b"K\x01t.", "lacks its mark"),
         "an unknown memo": (b"h\x07.", "before making it"),
         "two results": (b"NN.", "does not end with one object"),
-        "no end": (b"N", "exhausted before seeing STOP"),
-        "a byte that is no instruction": (b"\xff.", "unknown"),
+        "no end": (b"N", "data.pkl: it ends early"),
+        "a byte that is no instruction": (b"\xff.", "no instruction is"),
         "a text that is cut off": (b"X\xff\xff\xff\x7fab", "expected 2147483647 bytes"),
         "a number of many digits": (
             altered(b"K\x04tq", b"\x8b" + struct.pack("<i", 4000) + b"\x7f" * 4000 + b"tq"),
@@ -430,6 +435,16 @@ def test_a_damaged_byte_is_told_of_or_changes_nothing(tmp_path, monkeypatch):
     flips = list(damage.damage(subject, tmp_path, 40, 0, tmp_path / "copy"))
     assert [flip for flip in flips if flip.fault] == []
     assert {flip.outcome for flip in flips} == {"same", "said"}
+
+
+def test_a_changed_pickle_is_refused_or_read(tmp_path, monkeypatch):
+    """Of which benchmarks/damage_pickles.py makes more."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import damage_pickles  # pyright: ignore[reportMissingImports]
+
+    seen = list(damage_pickles.outcomes(100, 0, tmp_path))
+    assert [pair for pair in seen if pair[0] not in ("read", "refused")] == []
+    assert {outcome for outcome, _ in seen} == {"read", "refused"}
 
 
 # --- the configuration beside a checkpoint

@@ -1,6 +1,7 @@
 """The configuration that HRM, TRM and FPRM write beside their checkpoints, `all_config.yaml`."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,10 @@ from .._errors import InputError
 from .._tables import read_text
 from .._text import one_line
 
+CONFIG = "all_config.yaml"
+"""The name that the authors' programs give it."""
+_REAL = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+"""A number that PyYAML takes for text, since it has no point or no sign: `1e-3`."""
 _LONGEST = 1 << 20
 """Characters of a file that is parsed: those of the authors have about 1,500."""
 
@@ -51,4 +56,8 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     fields = tables.get("arch", tables) if isinstance(tables, dict) else None
     if not isinstance(fields, dict):
         raise InputError(f"{path} has no table of the fields of a model, arch:")
-    return {name: value for name, value in fields.items() if isinstance(name, str)}
+    return {
+        name: float(value) if isinstance(value, str) and _REAL.fullmatch(value) else value
+        for name, value in fields.items()
+        if isinstance(name, str)
+    }

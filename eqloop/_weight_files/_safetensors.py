@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -11,18 +10,19 @@ import safetensors
 from .._errors import InputError
 from .._text import one_line
 
-_DTYPES: dict[str, Any] = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": ml_dtypes.bfloat16,
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "i1",
-    "U8": "u1",
-    "BOOL": "?",
+_DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
 }
+NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def is_safetensors(start: bytes, size: int) -> bool:
@@ -48,5 +48,5 @@ def read_safetensors(path: Path, memory: np.ndarray) -> dict[str, np.ndarray]:
         if dtype not in _DTYPES:
             raise InputError(f"{path}: {one_line(name[:80])} has the unusual dtype {dtype}")
         content = memory[8 + length :][start:end]
-        arrays[name] = content.view(np.dtype(_DTYPES[dtype])).reshape(shape)
+        arrays[name] = content.view(_DTYPES[dtype]).reshape(shape)
     return arrays

@@ -6,8 +6,10 @@ the tables below and nowhere else, and calls only the functions of this file.
 """
 
 import dataclasses
+import io
 import math
 import pickletools
+from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
@@ -49,6 +51,16 @@ _FUNCTIONS = {
     "torch._utils._rebuild_tensor_v2",
 }
 
+_NAMES = {
+    *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BINFLOAT"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("SETITEM", "SETITEMS", "APPEND", "APPENDS", "MEMOIZE"),
+    *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+    *("BINPERSID", "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD"),
+}
+_INSTRUCTIONS = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _MOST_INSTRUCTIONS = 1_000_000
 _MOST_AXES = 16
 _LARGEST = 1 << 62
@@ -114,24 +126,37 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, program: bytes) -> Any:
-        try:
-            for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
-                if count >= _MOST_INSTRUCTIONS:
-                    raise self.archive.refused(f"has more than {count:,} pickle instructions")
-                self.step(opcode.name, argument)
-        except InputError:
-            raise
-        except ValueError as error:  # of `genops`
-            raise self.damaged(one_line(str(error)[:100])) from None
+        for count, (name, argument) in enumerate(self.instructions(program)):
+            if count >= _MOST_INSTRUCTIONS:
+                raise self.archive.refused(f"has more than {count:,} pickle instructions")
+            self.step(name, argument)
         if self.marks or len(self.stack) != 1:
             raise self.damaged("it does not end with one object")
         return self.stack[0]
 
+    def instructions(self, program: bytes) -> Iterator[tuple[str, Any]]:
+        """The instructions and their arguments, as `pickle` reads them: `pickletools.genops`
+        replaces escapes in names, and decodes what is refused here."""
+        stream = io.BytesIO(program)
+        name = ""
+        while name != "STOP":
+            code = stream.read(1)
+            if (opcode := _INSTRUCTIONS.get(code)) is None:
+                raise self.damaged("it ends early" if not code else f"no instruction is {code}")
+            if (name := opcode.name) not in _NAMES:
+                raise self.archive.refused(f"has the pickle instruction {name}")
+            try:
+                if name == "GLOBAL":
+                    argument = [stream.readline().removesuffix(b"\n").decode() for _ in range(2)]
+                else:
+                    argument = opcode.arg.reader(stream) if opcode.arg else None
+            except ValueError as error:
+                raise self.damaged(one_line(str(error)[:100])) from None
+            yield name, argument
+
     def step(self, name: str, argument: Any) -> None:
         push = self.stack.append
         match name:
-            case "PROTO" | "FRAME" | "STOP":
-                pass
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "BINFLOAT":
                 push(argument)
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
@@ -154,11 +179,11 @@ class _Machine:
                 push(tuple([self.pop() for _ in range(int(name[-1]))][::-1]))
             case "TUPLE":
                 push(tuple(self.pop_to_mark()))
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
+            case "BINPUT" | "LONG_BINPUT":
                 self.memo[argument] = self.top()
             case "MEMOIZE":
                 self.memo[len(self.memo)] = self.top()
-            case "GET" | "BINGET" | "LONG_BINGET":
+            case "BINGET" | "LONG_BINGET":
                 if argument not in self.memo:
                     raise self.damaged("it refers to an object before making it")
                 push(self.memo[argument])
@@ -174,7 +199,7 @@ class _Machine:
             case "BINPERSID":
                 push(self.storage(self.pop()))
             case "GLOBAL":
-                push(self.look_up(*argument.split(" ", 1)))
+                push(self.look_up(*argument))
             case "STACK_GLOBAL":
                 attribute, module = self.pop(), self.pop()
                 push(self.look_up(module, attribute))
@@ -186,8 +211,6 @@ class _Machine:
                 # The attributes of an `OrderedDict`, such as the versions of PyTorch's modules.
                 if not isinstance(self.top(), dict | Placeholder):
                     raise self.refused_use("attributes", self.top())
-            case _:
-                raise self.archive.refused(f"has the pickle instruction {name}")
 
     # --- the stack
 

@@ -233,8 +233,8 @@ def _complete(
         missing.remove("puzzle_emb_len")
     if missing:
         raise InputError(
-            f"the weights do not determine {', '.join(missing)}: give the authors' configuration "
-            "(all_config.yaml), these fields, or for seq_len the task"
+            f"the weights do not determine {', '.join(missing)}: give the authors' all_config.yaml "
+            "(--config), these fields (--set arch.FIELD=VALUE), or for seq_len the task (--task)"
         )
     return config
 

@@ -85,9 +85,7 @@ def from_sibling_state_dict(
     for name, pieces in entries.items():
         # Slices of a NumPy array cost no program of their own.
         size = len(pieces[0])
-        leaves += [
-            jnp.asarray(given[name][i * size : (i + 1) * size]) for i in range(len(pieces))
-        ]
+        leaves += [jnp.asarray(given[name][i * size : (i + 1) * size]) for i in range(len(pieces))]
     return eqx.tree_at(lambda m: [p for _, pieces in _entries(m) for p in pieces], skeleton, leaves)
 
 
