@@ -195,13 +195,12 @@ def measure(
     `rows` is None, the splits share `WORK` equally; what a split does not need goes to the next.
 
     After Ctrl-C, returns the finished splits: see `stop_if_missing`."""
-    import jax
-
+    from .. import parameter_count
     from ..evaluate import at_most
     from ..evaluate import measure as measure_split
 
-    # Products with the weights of the blocks are almost all of the work.
-    weights = sum(leaf.size for leaf in jax.tree.leaves(model.blocks) if hasattr(leaf, "size"))
+    # Products with the weights of the loop are almost all of the work.
+    weights = parameter_count(model.loop())
     per_iteration = {
         name: 2 * weights * math.prod(split.inputs.shape[1:]) for name, split in splits.items()
     }

@@ -192,10 +192,12 @@ def _draw(path: Path, run: "Run", measured: "Mapping[str, Evaluation]") -> None:
         names = labels(measured)
         curves = {names[name]: e.overall.scores["exact"] for name, e in measured.items()}
     model = run.spec.model
+    looped = model.family == "looped"
+    parts = f"{model.recall} recall, {model.norm} norm" if looped else model.family.upper()
     figure = accuracy_figure(
         curves,
         first.iterations,
         trained=trained_iterations(run.spec),
-        title=f"{run.spec.task_name}: {model.recall} recall, {model.norm} norm",
+        title=f"{run.spec.task_name}: {parts}",
     )
     save_plot(figure, path)

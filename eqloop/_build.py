@@ -15,12 +15,13 @@ from ._adjoint import AbstractGradient
 from ._arrays import named_arrays
 from ._errors import InputError
 from ._fields import field_types, typed
-from ._model import LoopedTransformer
+from ._model import AbstractLoopedModel, LoopedTransformer
 from ._norms import largest_cell_norm, two_norm
 from ._plugins import entry_point_classes, import_class, is_reference, load_class, origin
 from ._solver import AbstractSolver, Solver
 from ._text import one_line
 from .nn import GRU
+from .recursive import NestedTransformer
 from .run import (
     GRADIENTS,
     SOLVERS,
@@ -35,12 +36,29 @@ from .run import (
 )
 
 
-def make_model(spec: ModelSpec, key: PRNGKeyArray) -> LoopedTransformer:
+def make_model(spec: ModelSpec, key: PRNGKeyArray) -> AbstractLoopedModel:
     """A new model.
 
     **Raises** `InputError` for a spec without the choices of a task; see `resolve`.
     """
     spec.check_resolved()
+    if spec.family != "looped":
+        return NestedTransformer(
+            spec.family,
+            spec.grid,
+            spec.channels,
+            spec.classes,
+            spec.width,
+            spec.heads,
+            layers=spec.blocks,
+            cycles=spec.cycles,
+            mix=spec.mix,
+            mixer=spec.mixer,
+            mlp_ratio=spec.mlp_ratio,
+            rotary_base=spec.rotary_base,
+            dtype=jnp.dtype(spec.precision),
+            key=key,
+        )
     return LoopedTransformer(
         grid=spec.grid,
         channels=spec.channels,
@@ -59,11 +77,32 @@ def make_model(spec: ModelSpec, key: PRNGKeyArray) -> LoopedTransformer:
     )
 
 
-def model_spec(model: LoopedTransformer) -> ModelSpec:
+def model_spec(model: AbstractLoopedModel) -> ModelSpec:
     """The settings of a model: `make_model(model_spec(model), key)` makes one of the same shapes.
 
-    **Raises** `InputError` for a model that computes in another precision than a spec can name.
+    **Raises** `InputError` for a model that computes in another precision than a spec can name, and
+    for one of a class that no spec describes.
     """
+    precision = typed("model.precision", str(model.dtype), field_types(ModelSpec)["precision"])
+    if isinstance(model, NestedTransformer):
+        return ModelSpec(
+            width=len(model.prelude.weight),
+            heads=model.heads,
+            blocks=model.layers,
+            mlp_ratio=model.mlp_ratio,
+            attention="full",
+            rotary_base=model.rotary_base,
+            family=model.family,
+            cycles=model.cycles,
+            mix=model.mix,
+            mixer=model.mixer,
+            precision=precision,
+            grid=model.grid,
+            channels=model.prelude.weight.shape[1],
+            classes=len(model.coda.head.weight),
+        )
+    if not isinstance(model, LoopedTransformer):
+        raise InputError(f"no spec describes a {type(model).__name__}")
     block = model.blocks[0]
     return ModelSpec(
         width=model.prelude.weight.shape[0],
@@ -75,7 +114,7 @@ def model_spec(model: LoopedTransformer) -> ModelSpec:
         mlp_ratio=block.feedforward.hidden.weight.shape[0] // model.prelude.weight.shape[0],
         attention=block.attention.window,
         rotary_base=block.attention.rotary_base,
-        precision=typed("model.precision", str(model.dtype), field_types(ModelSpec)["precision"]),
+        precision=precision,
         grid=model.grid,
         channels=model.prelude.weight.shape[1],
         classes=model.coda.output.weight.shape[0],
@@ -244,7 +283,9 @@ def same_name(a: str, b: str) -> bool:
     return a.replace("\\", "/").rpartition("/")[2] == b.replace("\\", "/").rpartition("/")[2]
 
 
-def restore(run: Run, which: Which = "best", *, raw: bool = False) -> tuple[LoopedTransformer, int]:
+def restore(
+    run: Run, which: Which = "best", *, raw: bool = False
+) -> tuple[AbstractLoopedModel, int]:
     """The weights of a run to evaluate: the average, where the run keeps one.
 
     **Arguments:**

@@ -17,6 +17,7 @@ from ._iteration import trajectory as trajectory
 from ._load import Loaded as Loaded
 from ._load import load as load
 from ._load import save as save
+from ._model import AbstractLoopedModel as AbstractLoopedModel
 from ._model import LoopedTransformer as LoopedTransformer
 from ._model import Output as Output
 from ._model import parameter_count as parameter_count

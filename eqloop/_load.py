@@ -15,7 +15,7 @@ from ._errors import InputError
 from ._fields import build
 from ._files import open_regular
 from ._hub import PREFIX, download
-from ._model import LoopedTransformer
+from ._model import AbstractLoopedModel
 from ._tables import parse_toml
 from .run import (
     SPEC,
@@ -47,12 +47,12 @@ class Loaded(NamedTuple):
     - `spec`: the `eqloop.run.Spec` of the run, with every field resolved.
     """
 
-    model: LoopedTransformer
+    model: AbstractLoopedModel
     task: "Task"
     spec: Spec
 
 
-def save(model: LoopedTransformer, path: str | Path) -> None:
+def save(model: AbstractLoopedModel, path: str | Path) -> None:
     """Write the weights and the settings of a model into one safetensors file.
 
     **Arguments:**
@@ -140,7 +140,7 @@ def load(path: str | Path, which: Which = "best", *, sha256: str | None = None) 
 
 def load_trained(
     run: Run, which: Which = "best", fields: Mapping[str, object] | None = None
-) -> tuple[LoopedTransformer, "Task", int]:
+) -> tuple[AbstractLoopedModel, "Task", int]:
     """The model of a run, its task (with `fields` in place of those of the run), and the step of
     the checkpoint. **Raises** `InputError` as `load`."""
     from .tasks import task_of_run

@@ -1,5 +1,6 @@
 """The looped transformer: prelude, recurrent block iterated, coda."""
 
+import abc
 import math
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ._adjoint import AbstractGradient
 from ._equilibrium import equilibrium
+from ._errors import InputError
 from ._iteration import Count
 from ._noise import PathNoise
 from ._solution import RESULTS, BackwardReport
@@ -78,7 +80,112 @@ class Coda(eqx.Module):
         return self.output(gelu(self.hidden(self.norm(z))))
 
 
-class LoopedTransformer(eqx.Module):
+class AbstractLoopedModel(eqx.Module):
+    """A prelude, a map that a solver iterates, and a coda, for one example.
+
+    A new model is a class with three methods; the state of its loop is an array of shape
+    `(*grid, features)`.
+
+    **Attributes:**
+
+    - `coda`: maps a state of the loop to the class scores of the cells.
+    - `grid`: number of cells along each axis.
+    - `dtype`: precision of the matrix products.
+    """
+
+    coda: eqx.AbstractVar[Any]
+    grid: eqx.AbstractVar[tuple[int, ...]]
+    dtype: eqx.AbstractVar[np.dtype]
+
+    @abc.abstractmethod
+    def embed(self, x: Float[Array, "*grid channels"]) -> Float[Array, "*grid features"]:
+        """Return the default initial state z_0 for the input `x`, which also holds what the loop
+        sees of it."""
+
+    @abc.abstractmethod
+    def loop(self, *, fold: bool = False) -> Any:
+        """Return the map that is iterated: `r = loop.inject(z_0)`, then `z = loop(z, r)`."""
+
+    @abc.abstractmethod
+    def check_grid(self, grid: tuple[int, ...]) -> None:
+        """**Raises** `InputError` if the model cannot be called on a grid of this size."""
+
+    def check_input(self, x: Float[Array, "*grid channels"], prelude: Linear) -> None:
+        """**Raises** `ValueError` for an input of another rank or number of channels than the
+        prelude takes."""
+        if x.ndim != len(self.grid) + 1:
+            raise ValueError(
+                f"x has shape {x.shape}, not one example of {len(self.grid)} grid axes and a "
+                "channel axis: jax.vmap the model over a batch"
+            )
+        channels = prelude.weight.shape[-1]
+        if x.shape[-1] != channels:
+            raise ValueError(f"x has {x.shape[-1]} channels, and the model takes {channels}")
+
+    def __call__(
+        self,
+        x: Float[Array, "*grid channels"],
+        *,
+        start: Float[Array, "*grid width"] | None = None,
+        solver: Solver | None = None,
+        gradient: AbstractGradient | None = None,
+        max_steps: Count = 256,
+        fold: bool = False,
+        probe: BackwardReport | None = None,
+        path_noise: float = 0.0,
+        key: PRNGKeyArray | None = None,
+    ) -> Output:
+        """Solve the loop for one example.
+
+        **Arguments:**
+
+        - `x`: the input, shape `(*grid, channels)`.
+        - `start`: the initial state z_0, shape `(*grid, width)`; by default the embedding e.
+        - `solver`, `gradient`, `max_steps`, `probe`: see `eqloop.equilibrium`. Without a solver
+            the loop is iterated `ITERATIONS` = 30 times, as the paper trains it.
+        - `fold`: multiply internal recall into the layers that follow it: the same function, with
+            fewer operations per iteration and larger constants (see `nn.FoldedBlock`).
+        - `path_noise`, `key`: standard deviation and random key of noise that every iteration adds
+            to the state (see `PathNoise`).
+
+        **Returns:**
+
+        An `Output`.
+
+        **Raises** `ValueError` for an input of another rank or number of channels, and for noise
+        without a key.
+        """
+        f = self.loop(fold=fold)
+        e = self.embed(x)
+        r: Any = f.inject(e)
+        if path_noise:
+            if key is None:
+                raise ValueError(
+                    f"path_noise = {path_noise} needs a key: give key=jax.random.key(0)"
+                )
+            f = PathNoise(f, path_noise)
+            r = f.inject(r, key)
+        out = equilibrium(
+            f,
+            e if start is None else start,
+            r,
+            solver=Unroll(ITERATIONS) if solver is None else solver,
+            gradient=gradient,
+            max_steps=max_steps,
+            probe=probe,
+        )
+        return Output(
+            self.coda(out.state),
+            out.state,
+            out.steps,
+            out.evaluations,
+            out.residual,
+            out.result,
+            out.curve,
+        )
+
+
+class LoopedTransformer(AbstractLoopedModel):
     """A transformer whose recurrent block is iterated by a solver.
 
     ```
@@ -189,16 +296,18 @@ class LoopedTransformer(eqx.Module):
 
         **Raises** `ValueError` for an input of another rank or number of channels.
         """
-        if x.ndim != len(self.grid) + 1:
-            raise ValueError(
-                f"x has shape {x.shape}, not one example of {len(self.grid)} grid axes and a "
-                "channel axis: jax.vmap the model over a batch"
-            )
-        channels = self.prelude.weight.shape[-1]
-        if x.shape[-1] != channels:
-            raise ValueError(f"x has {x.shape[-1]} channels, and the model takes {channels}")
+        self.check_input(x, self.prelude)
         with jax.named_scope("prelude"):
             return self.prelude(x)
+
+    def check_grid(self, grid: tuple[int, ...]) -> None:
+        """**Raises** `InputError` if a grid is smaller than the neighbourhood of a cell."""
+        window = self.blocks[0].attention.window
+        if window != "full" and min(grid) < window:
+            raise InputError(
+                f"a puzzle of {' x '.join(map(str, grid))} cells is too small for this model, "
+                f"whose cells attend to {window} along each axis"
+            )
 
     def loop(self, *, fold: bool = False) -> Loop:
         """Return the map that is iterated.
@@ -211,68 +320,6 @@ class LoopedTransformer(eqx.Module):
         - `fold`: see `nn.FoldedBlock`.
         """
         return Loop(self.blocks, fold=fold, dtype=self.dtype)
-
-    def __call__(
-        self,
-        x: Float[Array, "*grid channels"],
-        *,
-        start: Float[Array, "*grid width"] | None = None,
-        solver: Solver | None = None,
-        gradient: AbstractGradient | None = None,
-        max_steps: Count = 256,
-        fold: bool = False,
-        probe: BackwardReport | None = None,
-        path_noise: float = 0.0,
-        key: PRNGKeyArray | None = None,
-    ) -> Output:
-        """Solve the loop for one example.
-
-        **Arguments:**
-
-        - `x`: the input, shape `(*grid, channels)`.
-        - `start`: the initial state z_0, shape `(*grid, width)`; by default the embedding e.
-        - `solver`, `gradient`, `max_steps`, `probe`: see `eqloop.equilibrium`. Without a solver
-            the loop is iterated `ITERATIONS` = 30 times, as the paper trains it.
-        - `fold`: multiply internal recall into the layers that follow it: the same function, with
-            fewer operations per iteration and larger constants (see `nn.FoldedBlock`).
-        - `path_noise`, `key`: standard deviation and random key of noise that every iteration adds
-            to the state (see `PathNoise`).
-
-        **Returns:**
-
-        An `Output`.
-
-        **Raises** `ValueError` for an input of another rank or number of channels, and for noise
-        without a key.
-        """
-        f = self.loop(fold=fold)
-        e = self.embed(x)
-        r: Any = f.inject(e)
-        if path_noise:
-            if key is None:
-                raise ValueError(
-                    f"path_noise = {path_noise} needs a key: give key=jax.random.key(0)"
-                )
-            f = PathNoise(f, path_noise)
-            r = f.inject(r, key)
-        out = equilibrium(
-            f,
-            e if start is None else start,
-            r,
-            solver=Unroll(ITERATIONS) if solver is None else solver,
-            gradient=gradient,
-            max_steps=max_steps,
-            probe=probe,
-        )
-        return Output(
-            self.coda(out.state),
-            out.state,
-            out.steps,
-            out.evaluations,
-            out.residual,
-            out.result,
-            out.curve,
-        )
 
 
 def parameter_count(model: eqx.Module) -> int:

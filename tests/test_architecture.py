@@ -58,7 +58,7 @@ ARROWS: dict[str, set[str]] = {
     "_model": WORDS | LOOP | {"nn"},
     "_cross_entropy": WORDS | {"nn"},
     # Models with nested loops, carried state and halting.
-    "recursive": WORDS | LOOP | {"nn", "_cross_entropy"},
+    "recursive": WORDS | LOOP | {"nn", "_cross_entropy", "_model"},
     # `interop` has rules for names and shapes; `_weight_files` reads files for it.
     "interop": WORDS | {"nn", "_model", "_weight_files", "recursive", "_solver", "starts"},
     # The files of a run; this part knows no model. It uses `_task` only for types of arguments.
@@ -66,7 +66,7 @@ ARROWS: dict[str, set[str]] = {
     | FILING
     | {"_arrays", "_fields", "_places", "_schema", "_stability_report", "_task"},
     # This part makes the objects that a spec names.
-    "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "run"},
+    "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "recursive", "run"},
     "evaluate": WORDS | MODEL | {"_task", "_build", "run"},
     "audit": WORDS | MODEL | {"_task", "_build", "run"},
     "train": WORDS
@@ -92,7 +92,9 @@ ARROWS: dict[str, set[str]] = {
     # that come with it, and only when it is called.
     "_load": WORDS | FILING | {"_build", "_fields", "_hub", "_model", "_task", "run", "tasks"},
     "_hub": WORDS,
-    "_contents": WORDS | LOOP | {"_load", "_model", "_task", "audit", "interop", "nn", "recursive"}
+    "_contents": WORDS
+    | LOOP
+    | {"_load", "_model", "_task", "audit", "interop", "nn", "recursive"}
     | {"stability"},
     "__init__": {"_errors", "_contents"},
 }

@@ -165,7 +165,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --preset fast",
-        "unknown preset 'fast'; known: equilibrium, paper, paper-small, quick",
+        "unknown preset 'fast'; known: eqr-small, equilibrium, fprm-small, hrm-small, paper, "
+        "paper-small, quick, trm-small",
     ),
     (
         "train --solver jacobi",

@@ -1,6 +1,7 @@
 """Specs: presets, settings, and the one line about each mistake."""
 
 import dataclasses
+import re
 
 import pytest
 from tiny_task import Tiny, tiny_spec
@@ -31,6 +32,32 @@ def test_every_preset_resolves_and_survives_toml(preset, task, tmp_path):
     assert spec.model.attention == built.attention, "the task's own default, resolved"
     assert spec.model.grid == built.grid
     assert (spec.model.channels, spec.model.classes) == (built.channels, built.classes)
+
+
+@pytest.mark.parametrize("family", ["trm", "hrm", "eqr", "fprm"])
+def test_presets_of_other_families(family):
+    spec = resolve("sudoku", f"{family}-small", make_task=make_task)
+    assert (spec.model.family, spec.model.attention) == (family, "full")
+    assert spec.model.state_width == (64 if family == "fprm" else 128)
+    assert Spec.from_text(spec.to_toml(), "a copy") == spec
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "model.recall=external",
+            "model.recall = 'external' has no effect on model.family = 'trm'",
+        ),
+        ("model.attention=3", 'model.attention = 3 is for model.family = "looped"'),
+        ("model.family=looped", "model.cycles = 4 has no effect on model.family = 'looped'"),
+        ("model.mix=0", "model.mix must be above 0 and at most 1, got 0"),
+    ],
+)
+def test_fields_of_another_family_are_refused(setting, message):
+    settings = ["model.cycles=4", setting]
+    with pytest.raises(InputError, match=re.escape(message)):
+        resolve("sudoku", "trm-small", settings, make_task=make_task)
 
 
 @pytest.mark.parametrize(

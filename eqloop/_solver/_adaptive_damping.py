@@ -57,8 +57,8 @@ class AdaptiveDamping(AbstractSolver):
     >>> f = lambda z, x: -1.5 * z + x                   # diverges with s = 1
     >>> solver = eqloop.AdaptiveDamping(rtol=1e-5, decay=0.5, patience=2)
     >>> eq = eqloop.equilibrium(f, jnp.zeros(1), jnp.ones(1), solver=solver)
-    >>> print(eq.state.round(4))
-    [0.4]
+    >>> print(f"{eq.state.item():.4f}, {bool(eq.result == eqloop.RESULTS.successful)}")
+    0.4000, True
 
     ```
     """

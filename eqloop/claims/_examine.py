@@ -11,6 +11,7 @@ import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
 from .. import stability
+from .._errors import InputError
 from .._model import LoopedTransformer
 from .._stability_report import Census, PointRecord
 from .._task import Split, Task
@@ -77,9 +78,16 @@ def examine(
     and in `predicted` what the paper claims for this recall and placement, and whether the
     measurement agrees.
 
-    **Raises** `KeyError` if `split` is not in `splits`, `InputError` as `eqloop.evaluate.evaluate`,
-    and `ValueError` as `eqloop.stability.analyse`.
+    **Raises** `KeyError` if `split` is not in `splits`, `InputError` as `eqloop.evaluate.evaluate`
+    and for a model whose `model.family` is not "looped", and `ValueError` as
+    `eqloop.stability.analyse`.
     """
+    if not isinstance(model, LoopedTransformer):
+        raise InputError(
+            f"a report on the paper's claims needs a looped transformer, not model.family = "
+            f"{spec.model.family!r}: measure the map of eqloop.claims.make_problem by "
+            "eqloop.stability.analyse"
+        )
     began = time.perf_counter()
     key = jr.key(0) if key is None else key
     analyse_key, noise_key = jr.split(key)

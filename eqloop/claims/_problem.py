@@ -10,15 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from .._cross_entropy import cross_entropy
-from .._model import Coda, LoopedTransformer
+from .._model import AbstractLoopedModel
 from .._task import Split, Task
-from ..nn import Loop
 
 
 class RecurrentMap(eqx.Module):
     """`f(z, e)`: one iteration as a function of the state and the embedding of the input."""
 
-    loop: Loop
+    loop: Any
 
     def __call__(
         self, z: Float[Array, "*grid width"], e: Float[Array, "*grid width"]
@@ -34,7 +33,7 @@ def own_start(e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
 class ReadOut(eqx.Module):
     """The loss of a state: the cross-entropy of the logits of the coda."""
 
-    coda: Coda
+    coda: Any
 
     def __call__(self, z: Float[Array, "*grid width"], target: UInt8[Array, "*grid"]) -> Array:
         return cross_entropy(self.coda(z), target)
@@ -71,7 +70,7 @@ class Problem:
     targets: UInt8[Array, "examples *grid"]
 
 
-def make_problem(model: LoopedTransformer, task: Task, split: Split) -> Problem:
+def make_problem(model: AbstractLoopedModel, task: Task, split: Split) -> Problem:
     """The loop of a model on the examples of a split.
 
     **Arguments:**
@@ -101,5 +100,5 @@ def make_problem(model: LoopedTransformer, task: Task, split: Split) -> Problem:
 
 
 @eqx.filter_jit
-def _embed(model: LoopedTransformer, task: Task, tokens: Array) -> Array:
+def _embed(model: AbstractLoopedModel, task: Task, tokens: Array) -> Array:
     return jax.vmap(lambda puzzle: model.embed(task.encode(puzzle)))(tokens)

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._iteration import advance
-from .._model import LoopedTransformer
+from .._model import AbstractLoopedModel, LoopedTransformer
 
 
-def weight_figures(model: LoopedTransformer) -> dict[str, float]:
+def weight_figures(model: AbstractLoopedModel) -> dict[str, float]:
     """Numbers of the two matrices of the recall `W_x z + W_h e` of the first block.
 
     If `rho(W_x) > 1`, an external loop without outer normalisation diverges. These numbers say no
@@ -40,7 +40,7 @@ def weight_figures(model: LoopedTransformer) -> dict[str, float]:
 
     ```
     """
-    recall = model.blocks[0].recall
+    recall = model.blocks[0].recall if isinstance(model, LoopedTransformer) else None
     if recall is None:
         return {}
     w_x, w_h = (np.asarray(part.weight, np.float64) for part in (recall.state, recall.input))

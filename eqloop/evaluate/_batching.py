@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from .._model import LoopedTransformer
+from .._model import AbstractLoopedModel
 from .._solver import AbstractSolver, SolveState
 from .._task import Split, Task
 
@@ -48,7 +48,7 @@ class Ends(NamedTuple):
 class _Problem(eqx.Module):
     """The arguments that all starts share."""
 
-    model: LoopedTransformer
+    model: AbstractLoopedModel
     loop: Any
     task: Task
     solver: AbstractSolver
@@ -98,7 +98,7 @@ class Stream:
 
     def __init__(
         self,
-        model: LoopedTransformer,
+        model: AbstractLoopedModel,
         loop: Any,
         task: Task,
         split: Split,

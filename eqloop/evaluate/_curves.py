@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from .._errors import InputError
-from .._model import LoopedTransformer
+from .._model import AbstractLoopedModel
 from .._norms import relative_residual
 from .._scores import EXACT
 from .._task import Progress, Split, Task
@@ -70,7 +70,7 @@ class _Active(eqx.Module):
 
 @eqx.filter_jit
 def _start(
-    model: LoopedTransformer, loop: Any, task: Task, tokens: Array, targets: Array
+    model: AbstractLoopedModel, loop: Any, task: Task, tokens: Array, targets: Array
 ) -> _Active:
     def one(tokens):
         e = model.embed(task.encode(tokens))
@@ -110,7 +110,9 @@ def _advance(
 
 
 @eqx.filter_jit
-def _read(model: LoopedTransformer, task: Task, active: _Active) -> tuple[Array, dict[str, Array]]:
+def _read(
+    model: AbstractLoopedModel, task: Task, active: _Active
+) -> tuple[Array, dict[str, Array]]:
     """The prediction of each example and its scores."""
 
     def one(z, tokens, targets):
@@ -123,7 +125,7 @@ def _read(model: LoopedTransformer, task: Task, active: _Active) -> tuple[Array,
 
 @eqx.filter_jit
 def _check(
-    model: LoopedTransformer, task: Task, active: _Active, quiet: float
+    model: AbstractLoopedModel, task: Task, active: _Active, quiet: float
 ) -> tuple[_Active, Bool[Array, " batch"]]:
     """Which examples may stop; see `evaluate`."""
 
@@ -150,7 +152,7 @@ def _take(active: _Active, index: Int[Array, " batch"]) -> _Active:
 
 
 def evaluate(
-    model: LoopedTransformer,
+    model: AbstractLoopedModel,
     task: Task,
     split: Split,
     *,
@@ -218,7 +220,7 @@ def evaluate(
         raise InputError("there are no examples to evaluate: the split is empty")
     if iterations < 1:
         raise InputError(f"iterations must be at least 1, got {iterations}")
-    check_grid(model, split.inputs.shape[1:])
+    model.check_grid(split.inputs.shape[1:])
     points = geometric(iterations) if grid is None else sorted(set(grid))
     loop = eqx.filter_jit(make_loop)(model, fold)
     batch_size = min(batch_size, len(split))
@@ -274,17 +276,7 @@ def evaluate(
     )
 
 
-def check_grid(model: LoopedTransformer, grid: tuple[int, ...]) -> None:
-    """**Raises** `InputError` if a puzzle is smaller than the neighbourhood of a cell."""
-    window = model.blocks[0].attention.window
-    if window != "full" and min(grid) < window:
-        raise InputError(
-            f"a puzzle of {' x '.join(map(str, grid))} cells is too small for this model, whose "
-            f"cells attend to {window} along each axis"
-        )
-
-
-def make_loop(model: LoopedTransformer, fold: bool) -> Any:
+def make_loop(model: AbstractLoopedModel, fold: bool) -> Any:
     return model.loop(fold=fold)
 
 

@@ -1,6 +1,6 @@
 """`evaluate` on a split of a run, saved in the run's folder."""
 
-from .._model import LoopedTransformer
+from .._model import AbstractLoopedModel
 from .._task import Progress, Split, Task
 from ..run import (
     Evaluation,
@@ -37,7 +37,7 @@ def at_most(split: Split, rows: int) -> Split:
 def measure(
     run: Run,
     step: int,
-    model: LoopedTransformer,
+    model: AbstractLoopedModel,
     task: Task,
     name: str,
     split: Split,

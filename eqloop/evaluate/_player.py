@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .._model import LoopedTransformer
+from .._model import AbstractLoopedModel
 from .._task import Split, Task
 from ..run import Frame, PlayedExample, Player
 from ._trace import trace
@@ -14,7 +14,7 @@ CLOSE = 32
 
 
 def player(
-    model: LoopedTransformer,
+    model: AbstractLoopedModel,
     task: Task,
     split: Split,
     *,

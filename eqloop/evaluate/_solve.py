@@ -9,17 +9,17 @@ from equinox import filter_jit
 from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
 from .._errors import InputError
-from .._model import LoopedTransformer
+from .._model import AbstractLoopedModel
 from .._scores import EXACT
 from .._solver import AbstractSolver, FixedPoint
 from .._task import Progress, Split, Task
 from ..run import Cost, Select, Solved
 from ._batching import Stream
-from ._curves import check_grid, make_loop, mean
+from ._curves import make_loop, mean
 
 
 def solve(
-    model: LoopedTransformer,
+    model: AbstractLoopedModel,
     task: Task,
     split: Split,
     *,
@@ -80,7 +80,7 @@ def solve(
     for name, value in (("budget", budget), ("restarts", restarts), ("batch_size", batch_size)):
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
-    check_grid(model, split.inputs.shape[1:])
+    model.check_grid(split.inputs.shape[1:])
     if select not in get_args(Select):
         raise InputError(f"select must be residual or vote, got {select!r}")
     solver = FixedPoint() if solver is None else solver

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped, UInt8
 
-from .._model import LoopedTransformer
+from .._model import AbstractLoopedModel
 from .._norms import relative_residual
 from .._task import Task
-from ._curves import check_grid
 
 _CHUNK = 16
 
@@ -48,7 +47,7 @@ class Trace:
 
 
 def trace(
-    model: LoopedTransformer,
+    model: AbstractLoopedModel,
     task: Task,
     tokens: UInt8[np.ndarray, "*grid"],
     *,
@@ -80,7 +79,7 @@ def trace(
 
     ```
     """
-    check_grid(model, tokens.shape)
+    model.check_grid(tokens.shape)
     on_device = jnp.asarray(tokens)
     z, r = _start(model, task, on_device)
     predictions, residuals = [], []
@@ -100,14 +99,14 @@ def trace(
 
 
 @eqx.filter_jit
-def _start(model: LoopedTransformer, task: Task, tokens: Array) -> tuple[Array, PyTree]:
+def _start(model: AbstractLoopedModel, task: Task, tokens: Array) -> tuple[Array, PyTree]:
     e = model.embed(task.encode(tokens))
     return e, model.loop().inject(e)
 
 
 @eqx.filter_jit
 def _advance(
-    model: LoopedTransformer, task: Task, tokens: Array, z: Array, r: PyTree
+    model: AbstractLoopedModel, task: Task, tokens: Array, z: Array, r: PyTree
 ) -> tuple[Array, tuple[Array, Array]]:
     f = model.loop()
 

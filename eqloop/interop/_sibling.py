@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..nn import CellMLP, MixerBlock, SwiGLU
-from ..recursive import RecursiveModel, ScaledResidual, SingleRecursion, model_shapes
+from ..recursive import RecursiveModel, ScaledResidual, Stack, model_shapes
 from ..starts import Vector
 
 BUFFERS = ("H_init", "L_init", "L_optimizer.init_vec", "puzzle_emb.weights")
@@ -170,9 +170,9 @@ def _entries(model: RecursiveModel) -> Iterator[tuple[str, list[Any]]]:
             yield "L_level.conv.weight", [loop.conv.weight]
         yield from _layers("L_level", loop.layers)
         return
-    yield from _layers("L_level", loop.low.layers)
-    if not isinstance(loop, SingleRecursion) and loop.high is not None:
-        yield from _layers("H_level", loop.high.layers)
+    for level, net in (("L_level", loop.low), ("H_level", getattr(loop, "high", None))):
+        if isinstance(net, Stack):
+            yield from _layers(level, net.layers)
 
 
 def _layers(level: str, layers: tuple[MixerBlock, ...]) -> Iterator[tuple[str, list[Any]]]:

@@ -9,6 +9,7 @@ from ._attention import AttentionBias as AttentionBias
 from ._block import Block as Block
 from ._block import FoldedBlock as FoldedBlock
 from ._block import Loop as Loop
+from ._block import cast_linear as cast_linear
 from ._depthwise import DepthwiseConv as DepthwiseConv
 from ._feedforward import FeedForward as FeedForward
 from ._gelu import gelu as gelu

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._places import RECALLS
@@ -282,9 +283,27 @@ class Loop(eqx.Module):
         return z
 
 
-def cast_linear(tree, dtype):
+def cast_linear(tree: Any, dtype: DTypeLike) -> Any:
     """`tree` with the float32 weights of its linear layers cast to `dtype`; float64 weights keep
-    their precision."""
+    their precision.
+
+    **Arguments:**
+
+    - `tree`: a pytree with `Linear` layers.
+    - `dtype`: float32 or bfloat16.
+
+    **Returns:**
+
+    A pytree like `tree`.
+
+    ```python
+    >>> import eqloop, jax.numpy as jnp, jax.random as jr
+    >>> layer = eqloop.nn.Linear(8, 8, key=jr.key(0))
+    >>> print(eqloop.nn.cast_linear((layer,), jnp.bfloat16)[0].weight.dtype)
+    bfloat16
+
+    ```
+    """
 
     def cast(node):
         if isinstance(node, Linear) and node.weight.dtype == jnp.float32:

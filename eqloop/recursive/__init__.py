@@ -12,6 +12,8 @@ from ._make import make_model as make_model
 from ._make import model_shapes as model_shapes
 from ._model import RecursiveModel as RecursiveModel
 from ._model import Segment as Segment
+from ._nested import NestedLoop as NestedLoop
+from ._nested import NestedTransformer as NestedTransformer
 from ._recursion import Injection as Injection
 from ._recursion import Recursion as Recursion
 from ._recursion import SingleRecursion as SingleRecursion

@@ -132,12 +132,14 @@ class ByResidual(AbstractHalting):
     - `below`: the residual.
     - `most`, `most_inference`: see `ByAge`.
 
+    **Raises** `ValueError`, when called, for rows without damping.
+
     **Source:** github.com/nilskiKonjIzDunava/fprm.
 
     ```python
     >>> import eqloop
-    >>> eqloop.recursive.ByResidual(0.1, most=12)
-    ByResidual(below=0.1, most=12, most_inference=None)
+    >>> eqloop.recursive.ByResidual(0.1, most=12).below
+    0.1
 
     ```
     """

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .._adjoint import Truncated
 from .._solver import AdaptiveDamping, Unroll
 from ..nn import ROTARY_BASE, Attention, CellMLP, DepthwiseConv, Linear, MixerBlock, SwiGLU
 from ..starts import TruncatedNormal, Vector
 from ._halting import AbstractHalting, ByAge, ByQ, ByResidual
+from ._initial import initialised, logits_of, normal
 from ._model import RecursiveModel
 from ._recursion import Recursion, SingleRecursion, Stack
 from ._scaled_residual import ScaledResidual
@@ -195,7 +195,7 @@ def make_model(
     loop = _make_loop(kind, sizes, extra, levels, loop_key)
     lm_key, q_key = jr.split(head_key)
     lm_head = Linear(width, sizes.vocab_size, use_bias=False, key=lm_key)
-    loop, lm_head = _initialised((loop, lm_head), weight_key)
+    loop, lm_head = initialised((loop, lm_head), weight_key)
     q_head = eqx.tree_at(
         lambda m: (m.weight, m.bias),
         Linear(width, 2, key=q_key),
@@ -243,36 +243,13 @@ def model_shapes(
     return eqx.tree_at(lambda m: m.schedule, model, _make_schedule(kind, Sizes.of(config)))
 
 
-def _normal(std: float, *shape: int, key: PRNGKeyArray) -> Array:
-    return TruncatedNormal(std)(jnp.zeros(shape), key)
-
-
-def _initialised(tree: Any, key: PRNGKeyArray) -> Any:
-    """`tree` with the weights of its linear layers drawn with std `1 / sqrt(inputs)`."""
-
-    def is_linear(node: Any) -> bool:
-        return isinstance(node, Linear)
-
-    layers = [node for node in jax.tree.leaves(tree, is_leaf=is_linear) if is_linear(node)]
-    weights = [
-        _normal(1 / math.sqrt(layer.weight.shape[1]), *layer.weight.shape, key=k)
-        for layer, k in zip(layers, jr.split(key, len(layers)), strict=True)
-    ]
-
-    def where(tree: Any) -> list[Array]:
-        leaves = jax.tree.leaves(tree, is_leaf=is_linear)
-        return [node.weight for node in leaves if is_linear(node)]
-
-    return eqx.tree_at(where, tree, weights)
-
-
 def _make_embedding(sizes: Sizes, extra: int, key: PRNGKeyArray) -> TokenEmbedding:
     width, std = sizes.hidden_size, 1 / math.sqrt(sizes.hidden_size)
     token_key, position_key = jr.split(key)
     learned, numbers = sizes.pos_encodings == "learned", sizes.puzzle_emb_ndim
     return TokenEmbedding(
-        tokens=_normal(std, sizes.vocab_size, width, key=token_key),
-        positions=_normal(std, extra + sizes.seq_len, width, key=position_key) if learned else None,
+        tokens=normal(std, sizes.vocab_size, width, key=token_key),
+        positions=normal(std, extra + sizes.seq_len, width, key=position_key) if learned else None,
         puzzles=jnp.zeros((sizes.num_puzzle_identifiers, numbers)) if numbers else None,
         extra=extra,
     )
@@ -335,15 +312,11 @@ def _make_scaled_residual(
     elif sizes.conv_type == "conv2d":
         conv = DepthwiseConv(sizes.hidden_size, (sizes.conv_kernel_size,) * 2, key=key)
         board = sizes.board
-
-    def logits(share: float) -> Array:
-        return jnp.full(sizes.hidden_size, math.log(share / (1 - share)))
-
     return ScaledResidual(
         conv,
         layers,
-        logits(sizes.alpha_1_init),
-        logits(sizes.alpha_2_init),
+        logits_of(sizes.alpha_1_init, sizes.hidden_size),
+        logits_of(sizes.alpha_2_init, sizes.hidden_size),
         extra,
         board,
         sizes.norm_placement,
@@ -356,11 +329,11 @@ def _make_begin(kind: Kind, sizes: Sizes, levels: Literal[1, 2], key: PRNGKeyArr
     high_key, low_key = jr.split(key)
     if kind == "fprm":
         std = sizes.init_std
-        vector = _normal(std, sizes.hidden_size, key=low_key)
+        vector = normal(std, sizes.hidden_size, key=low_key)
         return OneState(Vector(vector) if sizes.fixed_init else TruncatedNormal(std))  # pyright: ignore
     if kind == "eqr":
         return TwoLevels(TruncatedNormal(sizes.H_init_std), TruncatedNormal(sizes.L_init_std))  # pyright: ignore
-    high, low = (Vector(_normal(1.0, sizes.hidden_size, key=k)) for k in (high_key, low_key))
+    high, low = (Vector(normal(1.0, sizes.hidden_size, key=k)) for k in (high_key, low_key))
     return LowLevel(low) if levels == 1 else TwoLevels(high, low)  # pyright: ignore
 
 

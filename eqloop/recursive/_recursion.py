@@ -1,5 +1,7 @@
 """The macro-iteration F of TRM, HRM and EqR, an ordinary map of a state and an input."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._iteration import Iteration, stop_gradient
 from ..nn import MixerBlock, rms_normalise
 from ._states import LowLevel, TwoLevels
+
+Net = Callable[[Float[Array, "positions width"]], Float[Array, "positions width"]]
 
 
 class Stack(eqx.Module):
@@ -103,14 +107,14 @@ class Recursion(eqx.Module):
     >>> print(f(z, x).z_L)                              # 0.4 (0.4 + 1)
     [[0.56]]
     >>> eq = eqloop.equilibrium(f, z, x, solver=eqloop.FixedPoint(1e-6))
-    >>> print(eq.state.z_H.round(4), eq.state.z_L.round(4))
-    [[0.8]] [[1.2]]
+    >>> print(f"{eq.state.z_H.item():.4f} {eq.state.z_L.item():.4f}")
+    0.8000 1.2000
 
     ```
     """
 
-    low: Stack
-    high: Stack | None = None
+    low: Net
+    high: Net | None = None
     cycles: int = eqx.field(default=6, static=True)
     mix: float = eqx.field(default=1.0, static=True)
     noise_std: float = eqx.field(default=0.0, static=True)
@@ -193,7 +197,7 @@ class SingleRecursion(eqx.Module):
     ```
     """
 
-    low: Stack
+    low: Net
     cycles: int = eqx.field(default=6, static=True)
 
     def inject(self, e, noise=None, key=None):

@@ -52,7 +52,7 @@ class ScaledResidual(eqx.Module):
     alpha_1: Float[Array, " width"]
     alpha_2: Float[Array, " width"]
     extra: int = eqx.field(default=0, static=True)
-    board: tuple[int, int] | None = eqx.field(default=None, static=True)
+    board: tuple[int, ...] | None = eqx.field(default=None, static=True)
     norm: str = eqx.field(default="none", static=True)
     eps: float = eqx.field(default=1e-5, static=True)
 

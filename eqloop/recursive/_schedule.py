@@ -18,7 +18,20 @@ Run = tuple[State, Damping | None, Damping | None]
 
 
 class AbstractSchedule(eqx.Module):
-    """The iterations of one segment, for one example."""
+    """The iterations of one segment, for one example.
+
+    ```python
+    >>> import eqloop
+    >>> class Once(eqloop.recursive.AbstractSchedule):
+    ...     def remember(self, z):
+    ...         return None
+    ...     def __call__(self, f, z, x, memory, *, inference):
+    ...         return f(z, x), memory, None
+    >>> Once()
+    Once()
+
+    ```
+    """
 
     @abc.abstractmethod
     def remember(self, z: State) -> Damping | None:
@@ -28,7 +41,12 @@ class AbstractSchedule(eqx.Module):
     def __call__(
         self, f: Callable, z: State, x: PyTree, memory: Damping | None, *, inference: bool
     ) -> Run:
-        """Iterate `f(z, x)` from `z`."""
+        """Iterate `f(z, x)` from `z`.
+
+        **Returns:**
+
+        The last state; what the next segment must remember; and that after each step, or None.
+        """
 
 
 class Cycles(AbstractSchedule):

@@ -90,6 +90,17 @@ class ModelSpec:
     """The frequencies of the rotary positions are 1 to nearly 1 / `rotary_base` radians per cell
     (see `eqloop.nn.rotary_tables`). The paper has 10,000; on a grid of a dozen cells 10 is
     better."""
+    family: Literal["looped", "trm", "hrm", "eqr", "fprm"] = "looped"
+    """The loop is that of the paper (`looped`, see `eqloop.LoopedTransformer`), or a cycle of TRM,
+    HRM or EqR, or the map of FPRM (see `eqloop.recursive.NestedTransformer`). All but `looped` have
+    attention to all cells, and `recall`, `norm` and `residual` of their own."""
+    cycles: int = 6
+    """A cycle of `trm`, `hrm` or `eqr` takes this many steps of the low level."""
+    mix: float = 0.95
+    """A step of `eqr` takes this share of the new value."""
+    mixer: Literal["attention", "mlp"] = "attention"
+    """Cells of a `family` other than `looped` mix by `attention` or by an `mlp` over the cells,
+    which serves grids of one size."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Matrix products in the loop have this precision. Weights are float32 in any case."""
     grid: tuple[int, ...] = ()
@@ -101,7 +112,8 @@ class ModelSpec:
     """The answer of one cell is one of this many classes. The task sets it."""
 
     def __post_init__(self) -> None:
-        _check_counts("model", self, {1: ("width", "heads", "blocks", "mlp_ratio")})
+        _check_counts("model", self, {1: ("width", "heads", "blocks", "mlp_ratio", "cycles")})
+        _check(0 < self.mix <= 1, "model.mix", self.mix, "above 0 and at most 1")
         _check(self.blocks <= _MOST_BLOCKS, "model.blocks", self.blocks, f"at most {_MOST_BLOCKS}")
         base_fits = math.isfinite(self.rotary_base) and self.rotary_base > 1
         _check(base_fits, "model.rotary_base", self.rotary_base, "above 1")
@@ -125,6 +137,31 @@ class ModelSpec:
                     f"model.attention = {self.attention} is wider than the task's grid of "
                     f'{" x ".join(map(str, self.grid))} cells: set model.attention = "task"'
                 )
+
+        self._check_family()
+
+    def _check_family(self) -> None:
+        """**Raises** `InputError` for a field that has no effect on this family."""
+        fields = {field.name: field.default for field in dataclasses.fields(self)}
+        unused = ("recall", "norm", "residual")
+        if self.family == "looped":
+            unused = ("cycles", "mix", "mixer")
+        elif isinstance(self.attention, int):
+            raise InputError(
+                f'model.attention = {self.attention} is for model.family = "looped": '
+                f'{self.family} attends to all cells, set model.attention = "full"'
+            )
+        for name in unused:
+            if (value := getattr(self, name)) != fields[name]:
+                raise InputError(
+                    f"model.{name} = {quoted(value)} has no effect on model.family = "
+                    f"{self.family!r}: leave it out"
+                )
+
+    @property
+    def state_width(self) -> int:
+        """The state of one cell has this many numbers, in all its parts."""
+        return self.width * (2 if self.family in ("trm", "hrm", "eqr") else 1)
 
     def check_resolved(self) -> None:
         """Check that a task has made its choices.

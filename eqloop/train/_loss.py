@@ -12,7 +12,7 @@ from .._adjoint import AbstractGradient, Backprop, OneStep, Truncated
 from .._cross_entropy import cross_entropy
 from .._errors import InputError
 from .._iteration import Count, advance, later, stop_gradient, trajectory
-from .._model import LoopedTransformer, Output
+from .._model import AbstractLoopedModel, Output
 from .._noise import PathNoise
 from .._norms import relative_residual
 from .._solution import RESULTS, BackwardReport
@@ -81,7 +81,7 @@ class AbstractLoss(eqx.Module):
     @abc.abstractmethod
     def __call__(
         self,
-        model: LoopedTransformer,
+        model: AbstractLoopedModel,
         probes: BackwardReport,
         inputs: Float[Array, "batch *grid channels"],
         targets: UInt8[Array, "batch *grid"],
@@ -210,7 +210,7 @@ class Last(AbstractLoss):
 
     def _terms(
         self,
-        model: LoopedTransformer,
+        model: AbstractLoopedModel,
         x: Float[Array, "*grid channels"],
         wanted: UInt8[Array, "*grid"],
         way: list[Float[Array, "*grid width"]],

@@ -25,7 +25,7 @@ from .._build import (
 )
 from .._errors import InputError
 from .._iteration import Count, stop_gradient
-from .._model import LoopedTransformer
+from .._model import AbstractLoopedModel
 from .._solution import BackwardReport
 from .._solver import AbstractSolver, Solver, Unroll
 from ..run import LOSSES, OBJECTS, SolverSpec, Spec, is_outside
@@ -175,7 +175,7 @@ class Method:
 
     def initial_states(
         self,
-        model: LoopedTransformer,
+        model: AbstractLoopedModel,
         inputs: Float[Array, "batch *grid channels"],
         key: PRNGKeyArray,
     ) -> Float[Array, "batch *grid width"] | None:
@@ -207,7 +207,7 @@ def _uses_starts(method: Method, spec: Spec) -> bool:
     shaped = jax.ShapeDtypeStruct
     return depends_on_first(
         outcome,
-        shaped((batch, *model.grid, model.width), jnp.float32),
+        shaped((batch, *model.grid, model.state_width), jnp.float32),
         eqx.filter_eval_shape(make_model, model, key),
         jax.tree.map(lambda leaf: shaped((batch,), leaf.dtype), BackwardReport.zeros()),
         shaped((batch, *model.grid, model.channels), jnp.float32),
@@ -276,7 +276,7 @@ def _start(spec: SolverSpec) -> starts.AbstractStart:
 
 
 def batch_loss(
-    model: LoopedTransformer,
+    model: AbstractLoopedModel,
     probes: BackwardReport,
     inputs: Float[Array, "batch *grid channels"],
     targets: UInt8[Array, "batch *grid"],

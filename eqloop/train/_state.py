@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._build import make_model
-from .._model import LoopedTransformer
+from .._model import AbstractLoopedModel
 from ..run import Spec, TrainSpec
 from ._carry import Carry, no_rows
 from ._devices import Devices
@@ -43,14 +43,14 @@ class TrainState(eqx.Module):
     ```
     """
 
-    model: LoopedTransformer
-    ema: LoopedTransformer | None
+    model: AbstractLoopedModel
+    ema: AbstractLoopedModel | None
     optimiser: Any
     step: Int[Array, ""]
     carry: Carry | None = None
 
     @property
-    def best_weights(self) -> LoopedTransformer:
+    def best_weights(self) -> AbstractLoopedModel:
         """The weights to evaluate: the average, if there is one, else the raw weights."""
         return self.model if self.ema is None else self.ema
 
