@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ._errors import InputError
 from ._text import one_line
+from .run import CHECKPOINTS, MANIFEST, SPEC
 
 PREFIX = "hf://"
 _ADDRESS = re.compile(
@@ -15,7 +16,7 @@ _ADDRESS = re.compile(
     re.ASCII,
 )
 _COMMIT = re.compile("[0-9a-f]{40}")
-_RUN_FILES = ("spec.toml", "data.json", "checkpoints/*")
+_RUN_FILES = (SPEC, MANIFEST, f"{CHECKPOINTS}/*")
 _LOG = logging.getLogger(__name__)
 
 

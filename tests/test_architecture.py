@@ -91,7 +91,7 @@ ARROWS: dict[str, set[str]] = {
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
     # that come with it, and only when it is called.
     "_load": WORDS | FILING | {"_build", "_fields", "_hub", "_model", "_task", "run", "tasks"},
-    "_hub": WORDS,
+    "_hub": WORDS | {"run"},
     "_contents": WORDS
     | LOOP
     | {"_load", "_model", "_task", "audit", "interop", "nn", "recursive"}

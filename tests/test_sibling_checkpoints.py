@@ -190,6 +190,10 @@ def test_the_task_tells_the_number_of_cells():
         ({"seq_len": -1}, "seq_len must be a whole number"),
         ({"expansion": "4"}, "expansion must be a number, not '4'"),
         ({"lambda_": float("nan")}, "lambda_ must be a number, not nan"),
+        ({"expansion": 1e308}, "expansion must be a number, not 1e"),
+        ({"rope_theta": "x"}, "rope_theta must be a number, not 'x'"),
+        ({"seq_len": {"a": 1}}, "seq_len must be a whole number above zero, not {'a': 1}"),
+        ({"H_cycles": 2**31}, "H_cycles must be a whole number above zero"),
     ],
 )
 def test_a_configuration_that_contradicts_the_weights(fields, message):
@@ -216,7 +220,7 @@ def test_what_is_no_such_model():
     embedding = "embed_tokens.embedding_weight"
     refused([1], "it holds a list, not a dictionary")
     refused({}, f"no weight {embedding}, but nothing")
-    refused({"a": 1, 3: 4, "\x1b[31m": 0}, f"no weight {embedding}, but .*and 2 more")
+    refused({"a": 1, 10**5000: 4, "\x1b[31m": 0}, f"no weight {embedding}, but .*and 2 more")
     refused({**WHOLE, f"model.{embedding}": 0}, "no weight embed_tokens")
     refused(changed(other=np.zeros(2)), "these are no weights of trm: other")
     refused(changed(lm_head__weight=3), "entry lm_head.weight is no tensor")

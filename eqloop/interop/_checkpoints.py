@@ -45,8 +45,17 @@ _NEEDED: dict[str, tuple[str, ...]] = {
 """Fields that no weight tells."""
 _ATTENTION = ("num_heads", "pos_encodings")
 """Further such fields of models with attention."""
-_WHOLE = ("H_cycles", "L_cycles", "halt_max_steps", "max_iter", "n_backwards_L", "num_heads")
-_REAL = ("lambda_", "noise_scale", "init_std", "expansion")
+_WHOLE = (
+    *("H_cycles", "L_cycles", "halt_max_steps", "max_iter", "max_iter_eval", "n_backwards_L"),
+    *("num_heads", "seq_len", "puzzle_emb_len", "board_height", "board_width", "decay_patience"),
+)
+_REAL = (
+    *("lambda_", "noise_scale", "init_std", "H_init_std", "L_init_std", "expansion"),
+    *("rope_theta", "rms_norm_eps", "halt_exploration_prob", "q_loss_coeff", "fp_thresh"),
+    *("stepsize", "stepsize_decay_train", "stepsize_decay_eval", "alpha_1_init", "alpha_2_init"),
+)
+_MAY_LACK = ("max_iter_eval", "board_height", "board_width", "q_loss_coeff")
+"""Fields that the authors leave empty (null)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +179,8 @@ def _stripped(model: Any) -> dict[str, np.ndarray]:
     plain = {name: name.replace("_orig_mod.", "") for name in names if isinstance(name, str)}
     prefixes = [name[: -len(_EMBEDDING)] for name in plain.values() if name.endswith(_EMBEDDING)]
     if len(prefixes) != 1:
-        raise InputError(f"it has no weight {_EMBEDDING}, but {_listed(map(str, names))}")
+        other = [name if isinstance(name, str) else type(name).__name__ for name in names]
+        raise InputError(f"it has no weight {_EMBEDDING}, but {_listed(other)}")
     arrays: dict[str, np.ndarray] = {}
     for name, short in plain.items():
         short = short.removeprefix(prefixes[0])
@@ -218,10 +228,11 @@ def _complete(
                 f"{vocabulary}"
             )
     for name, value in inferred.items():
-        if config.setdefault(name, value) != value:
+        if name in config and config[name] != value:
             raise InputError(
                 f"{name} is {config[name]!r} in the configuration, but {value!r} in the checkpoint"
             )
+    config |= inferred
     _check_numbers(config)
     _add_tokens(kind, config, positions)
     _add_expansion(config, params, positions)
@@ -303,15 +314,15 @@ def _add_expansion(
 
 
 def _check_numbers(config: Mapping[str, Any]) -> None:
-    whole = {name: config[name] for name in (*_WHOLE, "seq_len") if name in config}
-    for name, value in whole.items() | {("puzzle_emb_len", config.get("puzzle_emb_len", 0))}:
-        if type(value) is not int or value < (name != "puzzle_emb_len"):
+    """**Raises** `InputError` for a field that is not a number of its kind."""
+    given = {k: v for k, v in config.items() if v is not None or k not in _MAY_LACK}
+    for name, value in given.items():
+        least = name != "puzzle_emb_len"
+        if name in _WHOLE and not (type(value) is int and least <= value < 2**31):
             raise InputError(f"{name} must be a whole number above zero, not {value!r}")
-    for name in _REAL:
-        if name in config and not (
-            type(config[name]) in (int, float) and math.isfinite(config[name])
-        ):
-            raise InputError(f"{name} must be a number, not {config[name]!r}")
+        real = isinstance(value, int | float) and abs(value) < 1e12
+        if name in _REAL and (isinstance(value, bool) or not real):
+            raise InputError(f"{name} must be a number, not {value!r}")
     if config["hidden_size"] % config.get("num_heads", 1):
         raise InputError(
             f"num_heads {config['num_heads']} does not divide the width {config['hidden_size']}"
