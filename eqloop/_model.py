@@ -88,11 +88,13 @@ class AbstractLoopedModel(eqx.Module):
 
     **Attributes:**
 
+    - `prelude`: the linear map of the input of a cell.
     - `coda`: maps a state of the loop to the class scores of the cells.
     - `grid`: number of cells along each axis.
     - `dtype`: precision of the matrix products.
     """
 
+    prelude: eqx.AbstractVar[Linear]
     coda: eqx.AbstractVar[Any]
     grid: eqx.AbstractVar[tuple[int, ...]]
     dtype: eqx.AbstractVar[np.dtype]
@@ -110,15 +112,14 @@ class AbstractLoopedModel(eqx.Module):
     def check_grid(self, grid: tuple[int, ...]) -> None:
         """**Raises** `InputError` if the model cannot be called on a grid of this size."""
 
-    def check_input(self, x: Float[Array, "*grid channels"], prelude: Linear) -> None:
-        """**Raises** `ValueError` for an input of another rank or number of channels than the
-        prelude takes."""
+    def check_input(self, x: Float[Array, "*grid channels"]) -> None:
+        """**Raises** `ValueError` for an input of another rank or number of channels."""
         if x.ndim != len(self.grid) + 1:
             raise ValueError(
                 f"x has shape {x.shape}, not one example of {len(self.grid)} grid axes and a "
                 "channel axis: jax.vmap the model over a batch"
             )
-        channels = prelude.weight.shape[-1]
+        channels = self.prelude.weight.shape[-1]
         if x.shape[-1] != channels:
             raise ValueError(f"x has {x.shape[-1]} channels, and the model takes {channels}")
 
@@ -296,7 +297,7 @@ class LoopedTransformer(AbstractLoopedModel):
 
         **Raises** `ValueError` for an input of another rank or number of channels.
         """
-        self.check_input(x, self.prelude)
+        self.check_input(x)
         with jax.named_scope("prelude"):
             return self.prelude(x)
 

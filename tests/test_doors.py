@@ -124,6 +124,7 @@ def test_a_file_and_a_row_are_all_that_a_new_name_takes(monkeypatch, tmp_path):
     assert iterations(spec) == (4, 1, 1)
     assert "half" in default_gradients(4)
     model = _build.make_model(spec.model, jr.key(0))
+    assert isinstance(model, eqloop.LoopedTransformer)
     (block,) = model.blocks
     assert (block.norms.kind, block.recall_kind) == ("last-only", "both")
     assert block.recall is not None

@@ -304,6 +304,7 @@ def test_attention_weights(attention):
         neighbours = jnp.stack([values[first + j] for j in range(3)])
         mixed = jnp.einsum("jch,jchd->chd", weights, neighbours)
     assert_allclose(layer.output(mixed.reshape(5, 8)), layer(x), rtol=1e-4, atol=1e-5)
+    assert layer.key_norm is not None
     zero = eqx.tree_at(lambda m: m.blocks[0].attention.key_norm.gain, model,
                        jnp.zeros_like(layer.key_norm.gain))  # fmt: skip
     assert_allclose(attention_entropy(zero, x[None], x[None]), 1, rtol=1e-6)

@@ -78,6 +78,8 @@ def dense_neighbourhood(attention: nn.Attention, x):
         for layer in (attention.query, attention.key, attention.value)
     )
     base = attention.rotary_base
+    assert attention.query_norm is not None
+    assert attention.key_norm is not None
     q, k = attention.query_norm(nn.rotate(q, base)), attention.key_norm(nn.rotate(k, base))
     q, k, v = (a.reshape(-1, heads, a.shape[-1]) for a in (q, k, v))
     places = np.stack(np.indices(grid), -1).reshape(-1, len(grid))

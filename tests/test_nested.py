@@ -1,5 +1,7 @@
 """The loops of TRM, HRM, EqR and FPRM in models that commands train, evaluate and solve."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -19,9 +21,9 @@ from eqloop.train._step import put
 FAMILIES = ("trm", "hrm", "eqr", "fprm")
 
 
-def small(family, *, grid=(2, 3), **options):
-    options = {"width": 8, "heads": 2, "layers": 1, "cycles": 2} | options
-    return NestedTransformer(family, grid, 3, 4, **options, key=jr.key(0))
+def small(family, *, grid=(2, 3), **options: Any) -> NestedTransformer:
+    sizes: dict[str, Any] = {"width": 8, "heads": 2, "layers": 1, "cycles": 2} | options
+    return NestedTransformer(family, grid, 3, 4, **sizes, key=jr.key(0))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -33,8 +35,9 @@ def test_one_iteration_is_the_map_of_named_parts(family):
     levels = 1 if family == "fprm" else 2
     np.testing.assert_allclose(z0, np.concatenate([e] * levels, -1), rtol=1e-5)
     flat = jnp.asarray(e, jnp.float32).reshape(6, 8)
-    kind = eqloop.recursive.OneState if levels == 1 else eqloop.recursive.TwoLevels
-    wanted = model.map(kind(*[flat] * levels), model.map.inject(flat))
+    kind: Any = eqloop.recursive.OneState if levels == 1 else eqloop.recursive.TwoLevels
+    loop_map: Any = model.map
+    wanted = loop_map(kind(*[flat] * levels), loop_map.inject(flat))
     z = loop(z0, loop.inject(z0))
     np.testing.assert_allclose(z.reshape(6, -1), jnp.concatenate(wanted, -1), rtol=1e-4, atol=1e-5)
     out = model(x, solver=eqloop.Unroll(1))

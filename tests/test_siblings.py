@@ -297,6 +297,21 @@ def test_weights_go_and_come_back(kind, config):
         from_sibling_state_dict(kind, wide, buffers=buffers, config=config)
 
 
+def test_the_number_of_extra_positions():
+    """That of the configuration, or as many as the vector needs; HRM has no such field."""
+    cases: Any = (
+        *(("trm", 3, 3), ("trm", 0, 2), ("trm", None, 16), ("hrm", 5, 2), ("eqr", None, 2)),
+        ("fprm", None, 16),
+    )
+    for kind, length, wanted in cases:
+        config = CONFIG | {"puzzle_emb_ndim": 12, "puzzle_emb_len": length}
+        config = {k: v for k, v in config.items() if v is not None}
+        shapes = eqloop.recursive.model_shapes(kind, config)
+        assert shapes.embed.extra == wanted, (kind, length)
+    bare = CONFIG | {"puzzle_emb_ndim": 0, "puzzle_emb_len": 16}
+    assert eqloop.recursive.model_shapes("trm", bare).embed.extra == 0
+
+
 def test_vectors_of_puzzles_of_an_eqr_are_seen_in_its_arrays():
     """Its configuration has no fields for them: their number follows from the width of the
     mixer."""
@@ -311,6 +326,7 @@ def test_vectors_of_puzzles_of_an_eqr_are_seen_in_its_arrays():
     [
         ("mlp", {}, "kind = 'mlp' must be one of trm, hrm, eqr, fprm"),
         ("fprm", {"outer_only": True}, "outer_only = True is not supported: it must be False"),
+        ("trm", {"puzzle_emb_ndim": 9}, "puzzle_emb_ndim = 9 numbers do not fit into"),
         ("trm", {"seq_len": None}, "the configuration has no seq_len"),
         ("eqr", {"pos_encodings": "rope2d", "seq_len": 5, "puzzle_emb_ndim": 0}, "not a square"),
     ],

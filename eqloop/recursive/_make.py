@@ -127,10 +127,22 @@ class Sizes:
         return cls(**{field.name: config[field.name] for field in fields if field.name in config})
 
     def extra(self, kind: Kind) -> int:
-        """The number of positions before the cells."""
-        if kind != "hrm" and self.puzzle_emb_len:
-            return self.puzzle_emb_len if self.puzzle_emb_ndim else 0
-        return math.ceil(self.puzzle_emb_ndim / self.hidden_size)
+        """The number of positions before the cells.
+
+        **Raises** `ValueError` where the vector of a puzzle does not fit into them.
+        """
+        needed = math.ceil(self.puzzle_emb_ndim / self.hidden_size)
+        length = self.puzzle_emb_len
+        if length is None:  # the defaults of their configurations
+            length = 16 if kind in ("trm", "fprm") else 0
+        if not needed or not length or kind == "hrm":
+            return needed
+        if length < needed:
+            raise ValueError(
+                f"puzzle_emb_ndim = {self.puzzle_emb_ndim} numbers do not fit into "
+                f"puzzle_emb_len = {length} positions of {self.hidden_size}"
+            )
+        return length
 
     @property
     def board(self) -> tuple[int, int]:

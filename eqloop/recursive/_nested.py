@@ -201,7 +201,7 @@ class NestedTransformer(AbstractLoopedModel):
 
         **Raises** `ValueError` for an input of another shape.
         """
-        self.check_input(x, self.prelude)
+        self.check_input(x)
         e = math.sqrt(len(self.prelude.weight)) * self.prelude(x)
         return jnp.concatenate([e] * LEVELS[self.family], axis=-1)
 
