@@ -2,10 +2,11 @@
 
     python benchmarks/damage.py [--flips 1000] [--seed 0] [--made FOLDER]
 
-**Question:** One byte of one file of a run, a sweep or the cache is replaced by another. Whatever
-reads that file must give the same result as before or say one clear line: no traceback, no hang, no
-silent difference. The file is drawn first, then the byte, so that small files count as much as
-checkpoints. All of it runs in one process, on a run and a sweep that are trained for a moment here.
+**Question:** One byte of one file of a run, a sweep, the cache or a checkpoint of PyTorch is
+replaced by another. Whatever reads that file must give the same result as before or say one clear
+line: no traceback, no hang, no silent difference. The file is drawn first, then the byte, so that
+small files count as much as checkpoints. All of it runs in one process, on a run and a sweep that
+are trained for a moment here.
 
 **Last numbers:** see LOG.md.
 """
@@ -66,9 +67,16 @@ class Flip:
 
 
 def make_subjects(folder: Path) -> None:
-    """Make `folder/run`, with everything that commands write into a run, and `folder/sweep`, of two
-    runs."""
+    """Make `folder/run`, with everything that commands write into a run, `folder/sweep`, of two
+    runs, and `folder/weights`, with a checkpoint in the layout of PyTorch."""
     from eqloop.cli import main
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    import torch_layout  # pyright: ignore[reportMissingImports]
+
+    (folder / "weights").mkdir()
+    params, buffers = torch_layout.arrays_of("trm", width=8, cells=4)
+    torch_layout.save(torch_layout.trained(params | buffers), folder / "weights" / "step_1")
 
     data = folder / "bits.csv"
     run = folder / "run"
@@ -93,8 +101,11 @@ def make_subjects(folder: Path) -> None:
 
 
 def readers() -> dict[str, Reader]:
-    """All readers of files of a run or a sweep, by name: each returns its result."""
+    """All readers of files, by name: each returns its result."""
+    import numpy as np
+
     from eqloop.cli import main
+    from eqloop.interop import read_weights
     from eqloop.report import read_results, results_tables
     from eqloop.run import open_run, read_metrics, read_player, read_stability
     from eqloop.sweep import open_sweep
@@ -127,6 +138,11 @@ def readers() -> dict[str, Reader]:
     def stability(run: Path) -> Any:
         return read_stability(run / "stability").tables(), read_player(run / "stability")
 
+    def imported(folder: Path) -> Any:
+        weights = read_weights(folder / "step_1")
+        return {name: (tensor.shape, str(tensor.dtype), np.asarray(tensor).tobytes())
+                for name, tensor in weights.items()}  # fmt: skip
+
     def swept(sweep: Path) -> Any:
         opened = open_sweep(sweep, make_task=make_task)
         ends = {cell.name: opened.ended(cell) for cell in opened.grid.cells}
@@ -142,6 +158,7 @@ def readers() -> dict[str, Reader]:
         "report": reported,
         "stability": stability,
         "data": loaded,
+        "weights": imported,
     }
 
 
@@ -161,6 +178,7 @@ SWEEP_READ_BY = {
     "cells.json": ("sweep", "report"),
     "state/*.json": ("sweep", "report"),
 }
+WEIGHTS_READ_BY = {"step_1": ("weights",)}
 
 
 def read(reader: Reader, run: Path) -> tuple[Any, str, str]:
@@ -263,7 +281,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--made", type=Path, help="A folder for the run and the sweep.")
+    parser.add_argument("--made", type=Path, help="A folder for what is damaged.")
     options = parser.parse_args()
     logging.captureWarnings(True)
     with tempfile.TemporaryDirectory() as name:
@@ -275,6 +293,7 @@ def main() -> int:
         counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         faults = 0
         subjects = {folder / "run": READ_BY, folder / "sweep": SWEEP_READ_BY}
+        subjects |= {folder / "weights": WEIGHTS_READ_BY}
         cache, copy = folder / "cache", Path(name) / "copy"
         for flip in damage(subjects, cache, options.flips, options.seed, copy):
             counts[flip.file][flip.outcome] += 1

@@ -24,6 +24,7 @@ from . import data as _data
 from . import eval as _eval
 from . import fields as _fields
 from . import gradients as _gradients
+from . import import_weights as _import_weights
 from . import report as _report
 from . import solve as _solve
 from . import stability as _stability
@@ -45,6 +46,7 @@ app.command("solve")(_solve.solve)
 app.command("stability")(_stability.stability)
 app.command("sweep")(_sweep.sweep)
 app.command("report")(_report.report)
+app.command("import")(_import_weights.import_weights)
 app.command("fields")(_fields.fields)
 app.add_typer(_data.app, name="data")
 

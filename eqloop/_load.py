@@ -1,6 +1,7 @@
 """Models on disk, in one line: `eqloop.load` and `eqloop.save`."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +13,8 @@ import tomli_w
 from ._build import make_model, model_spec, restore
 from ._errors import InputError
 from ._fields import build
+from ._files import open_regular
+from ._hub import PREFIX, download
 from ._model import AbstractLoopedModel
 from ._tables import parse_toml
 from .run import (
@@ -78,22 +81,31 @@ def save(model: AbstractLoopedModel, path: str | Path) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
-def load(path: str | Path, which: Which = "best") -> Any:
+def load(path: str | Path, which: Which = "best", *, sha256: str | None = None) -> Any:
     """Load a trained run, `model, task, spec = eqloop.load("runs/sudoku-001")`, or the model that
-    `save` wrote.
+    `save` wrote, from disk or from the Hugging Face Hub.
+
+    An address `hf://owner/repository/path@revision` is downloaded once and then read from the cache
+    of `huggingface_hub` (`pip install 'eqloop[hub]'`), without network too. What is verified: a
+    `revision` that is a whole commit hash always names the same files, as far as the Hub is to be
+    trusted; `sha256` is compared with the bytes of the file, whoever delivered them. Without either
+    a warning names the present commit. In any case the file is compared with the SHA-256 that it
+    holds itself, which shows damage but not intent.
 
     **Arguments:**
 
-    - `path`: a run folder, or a file that `save` wrote.
+    - `path`: a run folder, or a file that `save` wrote; or the address of one on the Hub.
     - `which`: the checkpoint of a run: `"best"` (on validation), `"last"`, or a step; has no effect
         on a file.
+    - `sha256`: the SHA-256 of the file, or of that checkpoint, in hexadecimal digits.
 
     **Returns** a `Loaded` (model, task, spec) for a run folder, a `LoopedTransformer` for a file.
     The weights of a run are the averaged ones if it keeps an average.
 
-    **Raises** `InputError` if there is no such run, file or checkpoint, if it is damaged, if the
-    weights of a run are not finite, and if the class of its task comes from a file that has changed
-    or was not loaded before (see `eqloop.tasks.named`).
+    **Raises** `InputError` if there is no such run, file or checkpoint, if it is damaged or has
+    another SHA-256, if the weights of a run are not finite, if the class of its task comes from a
+    file that has changed or was not loaded before (see `eqloop.tasks.named`), and if the Hub cannot
+    be reached and the cache does not have it.
 
     ```python
     >>> import eqloop, jax.random as jr, tempfile
@@ -106,11 +118,18 @@ def load(path: str | Path, which: Which = "best") -> Any:
 
     ```
     """
-    path = Path(path)
+    address = str(path)
+    hub = address.startswith(PREFIX)
+    path = download(address, pinned=sha256 is not None) if hub else Path(path)
     if not path.is_file():
         run = open_run(path)
+        if sha256 is not None:
+            which = run.find(which)
+            _check_sha256(run.checkpoint(which), sha256)
         model, task, _ = load_trained(run, which)
         return Loaded(model, task, run.spec)
+    if sha256 is not None:
+        _check_sha256(path, sha256)
     header = load_header(path)
     if header.notes.get("kind") != _KIND:
         raise InputError(f"{path} is a checkpoint of a run: load the run folder that holds it")
@@ -133,6 +152,15 @@ def load_trained(
         raise InputError(f"{run.path / SPEC}: {error}") from None
     model, step = restore(run, which)
     return model, task, step
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    sha = hashlib.sha256()
+    with open_regular(path) as file:
+        while chunk := file.read(1 << 20):
+            sha.update(chunk)
+    if sha.hexdigest() != expected.lower():
+        raise InputError(f"{path} has the SHA-256 {sha.hexdigest()}, not {expected}: do not use it")
 
 
 def _settings(text: str, path: Path) -> ModelSpec:

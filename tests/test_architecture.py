@@ -40,6 +40,8 @@ ARROWS: dict[str, set[str]] = {
     "_files": set(),
     "_arrays": set(),
     "_tables": WORDS | {"_files"},
+    # Weights of other codes, from files that are not trusted: no JAX, no objects but arrays.
+    "_weight_files": WORDS | FILING,
     # Dataclasses as the schemas of such tables.
     "_schema": WORDS | {"_fields", "_tables"},
     # The schema of a stability report: `stability` and `claims` make one, `run` writes and reads
@@ -57,7 +59,8 @@ ARROWS: dict[str, set[str]] = {
     "_cross_entropy": WORDS | {"nn"},
     # Models with nested loops, carried state and halting.
     "recursive": WORDS | LOOP | {"nn", "_cross_entropy", "_model"},
-    "interop": WORDS | {"nn", "_model", "recursive", "_solver", "starts"},
+    # `interop` has rules for names and shapes; `_weight_files` reads files for it.
+    "interop": WORDS | {"nn", "_model", "_weight_files", "recursive", "_solver", "starts"},
     # The files of a run; this part knows no model. It uses `_task` only for types of arguments.
     "run": WORDS
     | FILING
@@ -82,11 +85,13 @@ ARROWS: dict[str, set[str]] = {
     "report": WORDS | {"_files", "_stability_report", "run"},
     "tasks": WORDS | {"_fields", "_files", "_plugins", "_task"},
     "cli": WORDS
-    | {"__init__", "_build", "_fields", "_load", "_task", "audit", "claims", "evaluate", "report"}
+    | {"__init__", "_build", "_fields", "_load", "_task", "_weight_files", "audit", "claims"}
+    | {"evaluate", "interop", "report"}
     | {"_stability_report", "run", "stability", "sweep", "tasks", "train"},
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
     # that come with it, and only when it is called.
-    "_load": WORDS | FILING | {"_build", "_fields", "_model", "_task", "run", "tasks"},
+    "_load": WORDS | FILING | {"_build", "_fields", "_hub", "_model", "_task", "run", "tasks"},
+    "_hub": WORDS | {"run"},
     "_contents": WORDS
     | LOOP
     | {"_load", "_model", "_task", "audit", "interop", "nn", "recursive"}
@@ -100,7 +105,7 @@ MAY_SOLVE = LOOP | {"stability"}
 FILES = {"csv", "gzip", "io", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 FILES |= {"zipfile"}
 MAY_TOUCH_FILES = {*FILING, "_load", "_plugins", "_task", "run", "train", "sweep", "report"}
-MAY_TOUCH_FILES |= {"tasks", "cli"}
+MAY_TOUCH_FILES |= {"_hub", "_weight_files", "tasks", "cli"}
 # The caller gives a stability report the folder to save itself in.
 MAY_NAME_FILES = MAY_TOUCH_FILES | {"_stability_report"}
 

@@ -23,6 +23,7 @@ COMMANDS = (
     ["stability"],
     ["sweep"],
     ["report"],
+    ["import"],
     ["data"],
     ["data", "make"],
     ["data", "check"],

@@ -60,6 +60,7 @@ def exported(room: str) -> list[Any]:
     items = [getattr(module, name) for name in dir(module) if not name.startswith("_")]
     home = r"eqloop\._(?!task)" if room == "eqloop" else re.escape(room)
     home += {
+        "eqloop.interop": r"|eqloop\._weight_files",
         "eqloop.nn": r"|eqloop\._places",
         **dict.fromkeys(("eqloop.claims", "eqloop.stability"), r"|eqloop\._stability_report"),
     }.get(room, "")

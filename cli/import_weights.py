@@ -1,0 +1,144 @@
+"""`eqloop import CHECKPOINT --as MODEL`: read a checkpoint of TRM, HRM, EqR or FPRM."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import InputError
+from ._output import Json, console, emit, table
+
+if TYPE_CHECKING:
+    from ..interop import SiblingCheckpoint
+
+_CONFIG = "all_config.yaml"
+
+
+def import_weights(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Read this file.")],
+    kind: Annotated[
+        str, typer.Option("--as", help="Expect the weights of this model: trm, hrm, eqr or fprm.")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read the authors' configuration from this file. The default is "
+            f"{_CONFIG} beside CHECKPOINT, if there is one."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", "-t", help="Take the number of cells from this task: sudoku, maze or arc."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Set a field of the authors' configuration, as arch.FIELD=VALUE. The option can "
+            "be repeated.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the weights into this new folder.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read a checkpoint of TRM, HRM, EqR or FPRM, check it, and print what is in it.
+
+    It reads CHECKPOINT, a file of PyTorch or safetensors, whatever its name, and the configuration
+    of its authors. A file of PyTorch can contain programs: none is run. It knows tensors and plain
+    containers, and refuses a file that names anything else. Of a file of EqR it takes the averaged
+    weights.
+
+    Sizes follow from the shapes of the weights. Cycles, heads and positions do not: they come from
+    the configuration or from --set, and the command names those that are missing.
+
+    Without --out it writes nothing. Into the folder OUT it writes weights.safetensors, with the
+    authors' names without prefix, and all_config.yaml, with the whole configuration; other programs
+    can read both without PyTorch, and so can this command.
+
+    Example: eqloop import step_32550 --as trm --task sudoku --out trm-sudoku
+    """
+    from .._weight_files import read_weights, write_weights
+    from ..interop import sibling_checkpoint
+
+    fields = _fields(checkpoint, config, settings or [])
+    content = read_weights(checkpoint)
+    try:
+        read = sibling_checkpoint(content, kind, config=fields, task=task)  # pyright: ignore[reportArgumentType] (it is checked there)
+        _check(read)
+    except InputError as error:
+        # Damaged bytes of a tensor are only seen when it is read; that message has the name.
+        text = str(error)
+        raise InputError(text if str(checkpoint) in text else f"{checkpoint}: {text}") from None
+    arrays = {**read.params, **read.buffers}
+    if out is not None:
+        write_weights(out, arrays, read.config)
+    if as_json:
+        rows = {name: {"shape": a.shape, "dtype": str(a.dtype)} for name, a in arrays.items()}
+        found = {"config": read.config, "averaged": read.averaged, "out": out}
+        emit({"checkpoint": checkpoint, "kind": read.kind, "arrays": rows, **found})
+        return
+    _print(read, arrays, out)
+
+
+def _check(read: "SiblingCheckpoint") -> None:
+    """**Raises** `InputError` if the weights do not make a model, or are not finite."""
+    import equinox as eqx
+    import jax
+    import numpy as np
+
+    from ..interop import from_sibling_state_dict
+
+    params, buffers = (
+        {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
+        for arrays in (read.params, read.buffers)
+    )
+
+    def make(params: Any, buffers: Any) -> Any:
+        return from_sibling_state_dict(read.kind, params, buffers=buffers, config=read.config)
+
+    try:
+        eqx.filter_eval_shape(make, params, buffers)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    for name, array in {**read.params, **read.buffers}.items():
+        if not np.isfinite(array).all():
+            raise InputError(f"{name} holds NaN or infinities: such a model has no answers")
+
+
+def _fields(checkpoint: Path, config: Path | None, settings: list[str]) -> dict[str, Any]:
+    """The fields of the configuration, those of `settings` first."""
+    from ..interop import read_config
+    from ..run import parse_setting
+
+    beside = checkpoint.with_name(_CONFIG)
+    if config is None and beside.is_file():
+        config = beside
+    fields = {} if config is None else read_config(config)
+    for setting in settings:
+        group, field, value = parse_setting(setting)
+        if group != "arch":
+            raise InputError(f"--set {setting}: write arch.FIELD=VALUE, as arch.num_heads=8")
+        fields[field] = value
+    return fields
+
+
+def _print(read: "SiblingCheckpoint", arrays: Mapping[str, Any], out: Path | None) -> None:
+    show = console()
+    rows = [
+        (name, " x ".join(map(str, array.shape)), str(array.dtype))
+        for name, array in arrays.items()
+    ]
+    show.print(table(("array", "shape", "dtype"), rows))
+    show.print()
+    fields = [(name, str(value)) for name, value in sorted(read.config.items())]
+    show.print(table(("field", "value"), fields))
+    count = sum(array.size for array in read.params.values())
+    averaged = ", the moving average" if read.averaged else ""
+    show.print(f"\n{read.kind}: {count:,} weights{averaged}", markup=False)
+    if out is not None:
+        show.print(f"{out}: weights.safetensors, {_CONFIG}", markup=False, soft_wrap=True)

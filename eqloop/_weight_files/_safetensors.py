@@ -1,0 +1,52 @@
+"""safetensors: the length of a JSON header, the header, then the bytes of the tensors."""
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from .._errors import InputError
+from .._text import one_line
+
+_DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+def is_safetensors(start: bytes, size: int) -> bool:
+    """Whether a file of `size` bytes that begins with `start` has such a header."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8
+
+
+def read_safetensors(path: Path, memory: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of the file as views of `memory`, its bytes. `safetensors` checks the header, but
+    it does not make arrays of bfloat16 without PyTorch."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+    except safetensors.SafetensorError as error:
+        raise InputError(
+            f"{path} is damaged or was cut off: {one_line(str(error)[:100])}; download it again"
+        ) from None
+    length = int.from_bytes(bytes(memory[:8]), "little")
+    header = json.loads(bytes(memory[8 : 8 + length]))
+    arrays = {}
+    for name in names:
+        dtype, shape, (start, end) = (header[name][k] for k in ("dtype", "shape", "data_offsets"))
+        if dtype not in _DTYPES:
+            raise InputError(f"{path}: {one_line(name[:80])} has the unusual dtype {dtype}")
+        content = memory[8 + length :][start:end]
+        arrays[name] = content.view(_DTYPES[dtype]).reshape(shape)
+    return arrays
