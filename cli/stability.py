@@ -61,8 +61,8 @@ def stability(
         typer.Option(
             help="Take a census of how loops end and whether they are right: quick for the "
             "examined examples, full for all examples of the split and more restarts, or off. "
-            "Both also search for fixed points that no loop reaches; full also measures basins, "
-            "edge states and exponents in float64, and takes much longer."
+            "Both also search for fixed points that no loop reaches, and compare exponents with "
+            "float64; full also measures basins and edge states, and takes much longer."
         ),
     ] = "quick",
     seed: Annotated[int, typer.Option(min=0, help="Use this random seed.")] = 0,

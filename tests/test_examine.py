@@ -1,6 +1,7 @@
 """The examination of a model on its task: the command from a run folder to a page, theory, and
 checks."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -19,6 +20,7 @@ from stability_example import a_report
 import eqloop
 import eqloop._build
 import eqloop._load
+import eqloop.cli.stability
 from eqloop._stability_report import POINT_KINDS
 from eqloop._tables import parse_json, write_json
 from eqloop.claims import CHECKS, compare, predict, random_subjects, weight_figures
@@ -37,12 +39,32 @@ SMALL = ["--examples", "4", "--iterations", "16"]
 
 
 @pytest.fixture(scope="module")
-def examined(tiny_run, tmp_path_factory):
+def work_done():
+    """What the command that writes the report shows of its progress: work done, total and part."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def examined(tiny_run, tmp_path_factory, work_done):
     """A run with its report, written by the command itself."""
     run = tmp_path_factory.mktemp("examined") / "run"
     shutil.copytree(tiny_run, run)
-    assert main(["stability", str(run), *SMALL]) == 0
+
+    @contextlib.contextmanager
+    def recorded(label):
+        yield lambda *state: work_done.append(state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eqloop.cli.stability, "progress_of_work", recorded)
+        assert main(["stability", str(run), *SMALL]) == 0
     return run
+
+
+def test_every_part_shows_all_of_its_work(examined, work_done):
+    """Before the player begins, the work done is all but that of the player."""
+    *during, (done, total, part) = work_done
+    assert part == "player"
+    assert max(state[0] for state in during) == done < total
 
 
 def refused(capsys, *args: str) -> str:
@@ -92,6 +114,9 @@ def test_command(examined):
         assert (point["kind"] == "saddle") == (point["unstable"] > 0)
         assert largest > 1 if point["unstable"] else largest > 0
         assert len(point["directions"]) == min(4, point["unstable"])
+    assert {len(part["values"]) for part in report["spectrum"]["growth_by_part"].values()} == {2}
+    assert len(report["spectrum"]["precision"]["double"]) == 1
+    assert "norm_modes" not in report["spectrum"]
     # The player can follow each of its examples in the plane of that example.
     player = json.loads((folder / "player.json").read_text())["examples"]
     assert [plane["example"] for plane in report["planes"]] == [0, 1, 2, 3]
@@ -119,7 +144,7 @@ def test_one_checkpoint_of_a_run(examined, capsys):
     output = capsys.readouterr()
     report = json.loads(output.out)
     begins = "measuring orbits, stability, accuracy, weight noise, gradients, four tests, census, "
-    begins += "planes, points, basins, exponents, player: 4 of "
+    begins += "planes, points, exponents, basins, player: 4 of "
     assert output.err.startswith(begins)
     assert "16 iterations" in output.err.splitlines()[0]
     assert report["settings"]["step"] == 2

@@ -242,6 +242,8 @@ class GradientAuditor:
             if progress is not None:
                 progress(number, len(self.programs))
             runs[name] = program.run(model, inputs, targets, size, repeats)
+        if progress is not None:
+            progress(len(self.programs), len(self.programs))
         solves = runs[CONVERGED].solves
         share = float(np.mean(solves.converged & (solves.report.fallback == 0)))
         backprop, implicit = runs[BACKPROP].gradient, runs[CONVERGED].gradient

@@ -55,11 +55,12 @@ def examine(
     - `split`: name of the split whose loops are examined.
     - `examples`: maximum number of examples of a split, evenly spread; 0 for all.
     - `iterations`, `rtol`, `detail`, `key`: see `eqloop.stability.analyse`.
-    - `census`: "quick" for a census of the examined loops with 2 restarts each, and Newton searches
-        for unstable fixed points of 2 examples; "full" for a census of all examples of the split
-        with 8, and, for all examples that are measured in detail, thorough searches for fixed and
-        slow points and edge states, basins, and exponents in float64; or "off". See `census`,
-        `eqloop.stability.points`, `edge_state`, `basins` and `precision_check`.
+    - `census`: "quick" for a census of the examined loops with 2 restarts each, and, for 2
+        examples, Newton searches for unstable fixed points, the growth by part of the block and
+        exponents in float64; "full" for a census of all examples of the split with 8 restarts, and,
+        for all examples that are measured in detail, the same with thorough searches, edge states,
+        basins and exact modes of the norms; or "off". See `census`, `growth_by_part`, `norm_modes`,
+        and `points`, `edge_state`, `basins` and `precision_check` in `eqloop.stability`.
     - `progress`: called with the name of the part that reports, the work done and the total work,
         both in evaluations of the loop (see `planned`).
     - `concurrent`: measure the task while `analyse` runs in a second thread. On a small model most

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .._model import LoopedTransformer
@@ -26,7 +27,7 @@ from ._decoder import Decoder
 from ._growth import growth_by_part
 from ._norm_modes import norm_modes
 from ._plan import DISTANCES, SAMPLES, stages_after_orbits
-from ._points import EFFORTS, orbit_planes, plane_records, search
+from ._points import EFFORTS, chosen_examples, orbit_planes, plane_records, search
 from ._problem import Problem, make_problem
 from ._progress import SharedProgress
 from ._task_measurements import TaskMeasurements, measure_on_task
@@ -160,36 +161,40 @@ class Parts:
         )
 
     def attribute(self, orbits: Orbits) -> dict[str, Any]:
-        """Exact modes of the norms, growth by part of the block, and exponents in float64, as
-        fields of the spectrum."""
-        if self.census != "full":
+        """Growth by part of the block, exponents in float64, and in a full report exact modes of
+        the norms, as fields of the spectrum."""
+        if self.census == "off":
             return {}
-        detail, report = orbits.take(orbits.evenly(self.detail)), self.work.part("exponents")
-        modes = norm_modes(self.model, detail.state, detail.xs, key=self.keys["modes"])
-        report(1, 3)
+        full, report = self.census == "full", self.work.part("exponents")
+        chosen = chosen_examples(orbits, EFFORTS[self.census].examples, self.detail)
+        some = orbits.take(np.array(chosen))
         growth = growth_by_part(
-            self.model, detail.xs, key=self.keys["growth"], iterations=self.iterations
+            self.model, some.xs, key=self.keys["growth"], iterations=self.iterations
         )
-        report(2, 3)
+        report(1, 3)
         check = precision_check(
-            detail.f,
-            detail.z0s,
-            detail.xs,
+            some.f,
+            some.z0s,
+            some.xs,
             key=self.keys["precision"],
+            count=2 if full else 1,
             iterations=self.iterations,
         )
-        report(3, 3)
-        return {
-            "norm_modes": NormModesRecord(
+        report(2, 3)
+        named = None
+        if full:
+            modes = norm_modes(self.model, some.state, some.xs, key=self.keys["modes"])
+            named = NormModesRecord(
                 zero=modes.zero,
                 zero_residual=summary(modes.zero_residual),
                 neutral_residual=summary(modes.neutral_residual),
                 statement=modes.statement,
-            ),
-            "growth_by_part": {
-                name: summary(values)
-                for name, values in zip(growth.parts, growth.growth.T, strict=True)
-            },
+            )
+        report(3, 3)
+        parts = zip(growth.parts, growth.growth.T, strict=True)
+        return {
+            "norm_modes": named,
+            "growth_by_part": {name: summary(values) for name, values in parts},
             "precision": PrecisionRecord(
                 values=[summary(values) for values in check.values.T],
                 double=[summary(values) for values in check.double.T],

@@ -53,6 +53,13 @@ EFFORTS = {
 """By the level of the census."""
 
 
+def chosen_examples(orbits: Orbits, most: int | None, detail: int) -> list[int]:
+    """At most `most` of the detailed examples, evenly spread; None for all."""
+    detailed = orbits.evenly(detail)
+    chosen = orbits.take(detailed).evenly(detail if most is None else most)
+    return detailed[chosen].tolist()
+
+
 def orbit_planes(
     orbits: Orbits, effort: Effort, detail: int, *, key: PRNGKeyArray, progress: Progress
 ) -> dict[int, OrbitPlane]:
@@ -60,7 +67,7 @@ def orbit_planes(
 
     **Arguments:** see `search`.
     """
-    examples = _evenly(orbits, effort.planes, detail)
+    examples = chosen_examples(orbits, effort.planes, detail)
     planes = {}
     for done, example in enumerate(examples):
         progress(done, len(examples))
@@ -108,7 +115,7 @@ def search(
 
     **Returns** the points; and the edge states, None if they were not searched for.
     """
-    examples = _evenly(orbits, effort.examples, detail)
+    examples = chosen_examples(orbits, effort.examples, detail)
     records, edges = [], []
     for done, example in enumerate(examples):
         progress(done, len(examples))
@@ -128,13 +135,6 @@ def search(
             edges += _edges(one, example, located, plane, jr.fold_in(point_key, 1))
     progress(len(examples), len(examples))
     return records, edges if effort.edges else None
-
-
-def _evenly(orbits: Orbits, most: int | None, detail: int) -> list[int]:
-    """At most `most` of the detailed examples."""
-    detailed = orbits.evenly(detail)
-    chosen = orbits.take(detailed).evenly(detail if most is None else most)
-    return detailed[chosen].tolist()
 
 
 def _edges(

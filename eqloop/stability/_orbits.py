@@ -187,6 +187,8 @@ def follow_orbits(
         z, chunk, view = _iterate_chunk(f, observe, z, xs, labels, min(CHUNK, iterations - done))
         chunks.append(jax.device_get(chunk))
         views.append(jax.device_get(view))
+    if progress is not None:
+        progress(iterations, iterations)
     curves = [np.concatenate(c, axis=1).astype(np.float64) for c in zip(*chunks, strict=True)]
     residuals, _, steps, sizes = curves
     returns = np.asarray(_returns(f, z, xs), np.float64)

@@ -9,9 +9,10 @@ from ._stability_panels import Panel
 def plane_alt(report: StabilityReport, plane: PlaneRecord) -> str:
     """The text alternative of the plane of one example."""
     points = [point for point in report.points or [] if point.example == plane.example]
+    located = f"; points: {count_kinds(points)}" if points else ""  # not all are searched
     return (
         f"Orbits of example {plane.example + 1} in their main plane, which holds "
-        f"{typeset_percent(plane.variance)} of their variance; points: {count_kinds(points)}."
+        f"{typeset_percent(plane.variance)} of their variance{located}."
     )
 
 

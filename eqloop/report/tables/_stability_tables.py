@@ -180,7 +180,7 @@ def _groups(report: StabilityReport) -> Iterator[tuple[str, list[Row]]]:
 
 
 def _exponents(spectrum: Spectrum) -> Iterator[Row]:
-    """What only a thorough report measures of the exponents."""
+    """What a census adds to the exponents."""
     if (precision := spectrum.precision) is not None:
         for rank, exponent in enumerate(precision.double, start=1):
             yield f"Lyapunov exponent {rank}, in float64", exponent
