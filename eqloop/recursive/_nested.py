@@ -44,10 +44,10 @@ class NestedLoop(eqx.Module):
 
     ```python
     >>> import eqloop, jax.numpy as jnp
-    >>> loop = eqloop.recursive.NestedLoop(eqloop.recursive.Recursion(lambda x: 0.4 * x, cycles=1))
+    >>> loop = eqloop.recursive.NestedLoop(eqloop.recursive.Recursion(lambda x: 0.5 * x, cycles=1))
     >>> z = jnp.ones((3, 2))                            # two levels of one feature
-    >>> print(loop(z, loop.inject(z)).round(3)[0])      # 0.4 (1 + 1.2), and 0.4 (1 + 1 + 1)
-    [0.88 1.2 ]
+    >>> print(loop(z, loop.inject(z))[0])               # (1 + 1.5) / 2, and (1 + 1 + 1) / 2
+    [1.25 1.5 ]
 
     ```
     """
