@@ -48,8 +48,8 @@ class GroupWords(Words):
     """The letters are elements of this group: Z2 to Z120 (cyclic), D3 to D60 (dihedral), S3 to S5
     (symmetric) or A3 to A5 (alternating)."""
     generators: bool = False
-    """If true, words have only the identity and two generators (one of Z_n and A3) as letters;
-    otherwise all elements."""
+    """If true, words have only the identity and two generators (one of Z_n and A3) as letters. If
+    false, all elements are letters."""
 
     labels: ClassVar[tuple[str, str]] = ("word", "products")
     unit: ClassVar[str] = "letters"

@@ -9,7 +9,13 @@ from ._statistics import Summary
 class NormModesRecord:
     """What a report holds of the exact modes that the norms leave; see `eqloop.claims.NormModes`.
 
-    **Attributes:** as those of `NormModes`, with the residuals as statistics over the examples.
+    **Attributes:**
+
+    - `zero`: number of eigenvalues that are exactly 0.
+    - `zero_residual`: how far the left null vectors are from being such, over the examples.
+    - `neutral_residual`: how far the scales of the cells are from an eigenvalue of 1, over the
+      examples.
+    - `statement`: what this means, in a sentence.
     """
 
     zero: int
