@@ -83,8 +83,8 @@ class Coda(eqx.Module):
 class AbstractLoopedModel(eqx.Module):
     """A prelude, a map that a solver iterates, and a coda, for one example.
 
-    A new model is a class with three methods; the state of its loop is an array of shape
-    `(*grid, features)`.
+    A new model is a class with three methods and two properties; the state of its loop is an array
+    of shape `(*grid, features)`.
 
     **Attributes:**
 
@@ -107,6 +107,16 @@ class AbstractLoopedModel(eqx.Module):
     @abc.abstractmethod
     def loop(self, *, fold: bool = False) -> Any:
         """Return the map that is iterated: `r = loop.inject(z_0)`, then `z = loop(z, r)`."""
+
+    @property
+    @abc.abstractmethod
+    def window(self) -> Literal["full"] | int:
+        """The cells that a cell sees in one mixing: "full", or an odd number along each axis."""
+
+    @property
+    @abc.abstractmethod
+    def mixings(self) -> int:
+        """The number of times that cells see others in one iteration."""
 
     @abc.abstractmethod
     def check_grid(self, grid: tuple[int, ...]) -> None:
@@ -301,13 +311,22 @@ class LoopedTransformer(AbstractLoopedModel):
         with jax.named_scope("prelude"):
             return self.prelude(x)
 
+    @property
+    def window(self) -> Literal["full"] | int:
+        """The cells that a cell attends to: "full", or an odd number along each axis."""
+        return self.blocks[0].attention.window
+
+    @property
+    def mixings(self) -> int:
+        """The number of blocks, each with one attention."""
+        return len(self.blocks)
+
     def check_grid(self, grid: tuple[int, ...]) -> None:
         """**Raises** `InputError` if a grid is smaller than the neighbourhood of a cell."""
-        window = self.blocks[0].attention.window
-        if window != "full" and min(grid) < window:
+        if self.window != "full" and min(grid) < self.window:
             raise InputError(
                 f"a puzzle of {' x '.join(map(str, grid))} cells is too small for this model, "
-                f"whose cells attend to {window} along each axis"
+                f"whose cells attend to {self.window} along each axis"
             )
 
     def loop(self, *, fold: bool = False) -> Loop:

@@ -14,6 +14,7 @@ import eqloop
 from eqloop import InputError
 from eqloop._build import make_model, model_spec
 from eqloop.claims import examine, make_problem
+from eqloop.evaluate import evaluate
 from eqloop.recursive import NestedTransformer
 from eqloop.train import init_state, make_step
 from eqloop.train._step import put
@@ -90,3 +91,14 @@ def test_instruments_take_its_map_and_the_report_of_the_paper_refuses_it():
     spec = tiny_spec("model.family=eqr", "model.recall=internal", "model.attention=full")
     with pytest.raises(InputError, match=r"not model\.family = 'eqr': measure the map"):
         examine(model, task, {}, spec, split="test")  # pyright: ignore[reportArgumentType]
+
+
+def test_an_evaluation_knows_the_depth_of_a_cycle():
+    """A cycle of TRM applies its net to the low level twice here, and once to the high level: its
+    cells see all others in each of three blocks."""
+    task = eqloop.tasks.make_task("prefix-sums", {"length": 8, "rows": 8, "test_rows": 4})
+    model = NestedTransformer(
+        "trm", task.grid, task.channels, 2, 8, 2, layers=1, cycles=2, key=jr.key(0)
+    )
+    result = evaluate(model, task, task.load().splits["test"], iterations=2)
+    assert result.overall.known_depth == pytest.approx(np.log2(8) / 3)

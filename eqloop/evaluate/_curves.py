@@ -260,13 +260,12 @@ def evaluate(
     everything = np.ones(len(split), bool)
     bands = {name: mask for name, mask in task.bands(split).items() if mask.any()}
 
-    window = model.blocks[0].attention.window
-    depth = task.known_depth(split, window)
+    depth = task.known_depth(split, model.window)
 
     def curve(mask: Bool[np.ndarray, " examples"]) -> Curve:
         known = math.nan
         if depth is not None:
-            known = float(np.median(depth[mask])) / len(model.blocks)
+            known = float(np.median(depth[mask])) / model.mixings
         return _curve(points, scores, residual, settled, mask, tolerance, known)
 
     return Evaluation(

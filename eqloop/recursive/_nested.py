@@ -205,6 +205,16 @@ class NestedTransformer(AbstractLoopedModel):
         e = math.sqrt(len(self.prelude.weight)) * self.prelude(x)
         return jnp.concatenate([e] * LEVELS[self.family], axis=-1)
 
+    @property
+    def window(self) -> Literal["full"]:
+        """A cell sees all cells."""
+        return "full"
+
+    @property
+    def mixings(self) -> int:
+        """The number of blocks that one iteration applies."""
+        return self.layers * (1 if self.family == "fprm" else self.cycles + 1)
+
     def check_grid(self, grid: tuple[int, ...]) -> None:
         """**Raises** `InputError` if an MLP over cells is to mix another number of them."""
         if self.mixer == "mlp" and math.prod(grid) != math.prod(self.grid):
