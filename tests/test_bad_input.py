@@ -165,8 +165,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --preset fast",
-        "unknown preset 'fast'; known: eqr-small, equilibrium, fprm-small, hrm-small, paper, "
-        "paper-small, quick, trm-small",
+        "unknown preset 'fast'; known: eqr-small, equilibrium, extreme, fprm-small, hrm-small, "
+        "paper, paper-small, quick, trm-small",
     ),
     (
         "train --solver jacobi",

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -478,8 +479,10 @@ def test_bad_rows_of_a_folder(tmp_path, generated):
 # --- splits
 
 
-def assert_disjoint(splits: dict[str, Split]) -> None:
-    assert list(splits) == ["train", "validation", "test", "hard"]
+def assert_disjoint(
+    splits: dict[str, Split], names: Sequence[str] = ("train", "validation", "test", "hard")
+) -> None:
+    assert list(splits) == list(names)
     assert all(len(split) for split in splits.values())
     puzzles = [puzzle for split in splits.values() for puzzle in split.puzzles.tolist()]
     assert len(set(puzzles)) == len(puzzles)
@@ -552,7 +555,7 @@ def test_splits_of_a_file_at_random(rated):
     sizes = {name: len(split) for name, split in splits.items()}
     assert sizes == {"train": 40, "validation": 10, "test": 250, "hard": 50}
     hard = splits.pop("hard")
-    assert_disjoint(splits)
+    assert_disjoint(splits, ["train", "validation", "test"])
     assert set(hard.puzzles.tolist()) < set(splits["test"].puzzles.tolist())
     assert np.sort(splits["test"].difficulty)[-50] == hard.difficulty.min()
     ratings = splits["train"].difficulty
