@@ -4,7 +4,6 @@ from .._weight_files import read_config as read_config
 from .._weight_files import read_weights as read_weights
 from ._checkpoints import SIBLING_TASKS as SIBLING_TASKS
 from ._checkpoints import SiblingCheckpoint as SiblingCheckpoint
-from ._checkpoints import SiblingKind as SiblingKind
 from ._checkpoints import sibling_checkpoint as sibling_checkpoint
 from ._paper import from_paper_state_dict as from_paper_state_dict
 from ._paper import to_paper_state_dict as to_paper_state_dict

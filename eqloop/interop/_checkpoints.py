@@ -10,15 +10,14 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from .._errors import InputError
 from .._text import one_line
+from ..recursive import Family
 from ._sibling import BUFFERS
-
-SiblingKind = Literal["trm", "hrm", "eqr", "fprm"]
 
 SIBLING_TASKS = {"sudoku": (81, 11), "maze": (900, 6), "arc": (900, 12)}
 """Cells and vocabulary of the tasks of the published checkpoints, which no file states."""
@@ -72,7 +71,7 @@ class SiblingCheckpoint:
         training kept one.
     """
 
-    kind: SiblingKind
+    kind: Family
     params: Mapping[str, np.ndarray]
     buffers: Mapping[str, np.ndarray]
     config: Mapping[str, Any]
@@ -81,7 +80,7 @@ class SiblingCheckpoint:
 
 def sibling_checkpoint(
     content: Any,
-    kind: SiblingKind,
+    kind: Family,
     *,
     config: Mapping[str, Any] | None = None,
     task: str | None = None,
@@ -121,8 +120,8 @@ def sibling_checkpoint(
 
     ```
     """
-    if kind not in get_args(SiblingKind):
-        raise InputError(f"{kind!r} must be one of {', '.join(get_args(SiblingKind))}")
+    if kind not in get_args(Family):
+        raise InputError(f"{kind!r} must be one of {', '.join(get_args(Family))}")
     arrays, averaged = _weights(content)
     params = {name: array for name, array in arrays.items() if _PARAMETER.fullmatch(name)}
     buffers = {name: array for name, array in arrays.items() if name in BUFFERS}
@@ -205,7 +204,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _complete(
-    kind: SiblingKind,
+    kind: Family,
     params: Mapping[str, np.ndarray],
     buffers: Mapping[str, np.ndarray],
     given: Mapping[str, Any],
@@ -251,7 +250,7 @@ def _complete(
 
 
 def _from_shapes(
-    kind: SiblingKind, params: Mapping[str, np.ndarray], buffers: Mapping[str, np.ndarray]
+    kind: Family, params: Mapping[str, np.ndarray], buffers: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Any], int | None]:
     """The fields that the shapes determine, and the number of positions, extra tokens included, if
     they do."""
@@ -277,7 +276,7 @@ def _from_shapes(
     return fields, positions
 
 
-def _add_tokens(kind: SiblingKind, config: dict[str, Any], positions: int | None) -> None:
+def _add_tokens(kind: Family, config: dict[str, Any], positions: int | None) -> None:
     """Add `puzzle_emb_len` and `seq_len` if two of them and `positions` determine the third."""
     ndim, cells = config["puzzle_emb_ndim"], config.get("seq_len")
     least = -(-ndim // config["hidden_size"])

@@ -1,7 +1,7 @@
 """Weights of TRM, HRM, EqR and FPRM, in the naming of their authors."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..nn import CellMLP, MixerBlock, SwiGLU
-from ..recursive import RecursiveModel, ScaledResidual, Stack, model_shapes
+from ..recursive import Family, RecursiveModel, ScaledResidual, Stack, model_shapes
 from ..starts import Vector
 
 BUFFERS = ("H_init", "L_init", "L_optimizer.init_vec", "puzzle_emb.weights")
@@ -17,7 +17,7 @@ BUFFERS = ("H_init", "L_init", "L_optimizer.init_vec", "puzzle_emb.weights")
 
 
 def from_sibling_state_dict(
-    kind: Literal["trm", "hrm", "eqr", "fprm"],
+    kind: Family,
     params: Mapping[str, Any],
     *,
     buffers: Mapping[str, Any],

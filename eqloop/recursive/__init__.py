@@ -3,6 +3,7 @@
 from ._adam_atan2 import adam_atan2 as adam_atan2
 from ._carry import Carry as Carry
 from ._carry import Puzzles as Puzzles
+from ._family import Family as Family
 from ._halting import AbstractHalting as AbstractHalting
 from ._halting import ByAge as ByAge
 from ._halting import ByQ as ByQ

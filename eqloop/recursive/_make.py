@@ -15,6 +15,7 @@ from .._adjoint import Truncated
 from .._solver import AdaptiveDamping, Unroll
 from ..nn import ROTARY_BASE, Attention, CellMLP, DepthwiseConv, Linear, MixerBlock, SwiGLU
 from ..starts import TruncatedNormal, Vector
+from ._family import Family
 from ._halting import AbstractHalting, ByAge, ByQ, ByResidual
 from ._initial import initialised, logits_of, normal
 from ._model import RecursiveModel
@@ -23,9 +24,6 @@ from ._scaled_residual import ScaledResidual
 from ._schedule import AbstractSchedule, Cycles, DampedSteps
 from ._states import LowLevel, OneState, State, TwoLevels
 from ._tokens import TokenEmbedding
-
-Kind = Literal["trm", "hrm", "eqr", "fprm"]
-"""A family of models."""
 
 ONLY: dict[str, tuple[Any, ...]] = {
     "no_ACT_continue": (True,),
@@ -126,7 +124,7 @@ class Sizes:
                 raise ValueError(f"the configuration has no {field.name}")
         return cls(**{field.name: config[field.name] for field in fields if field.name in config})
 
-    def extra(self, kind: Kind) -> int:
+    def extra(self, kind: Family) -> int:
         """The number of positions before the cells.
 
         **Raises** `ValueError` where the vector of a puzzle does not fit into them.
@@ -158,7 +156,7 @@ class Sizes:
 
 
 def make_model(
-    kind: Kind,
+    kind: Family,
     config: Mapping[str, Any],
     *,
     levels: Literal[1, 2] = 2,
@@ -193,8 +191,8 @@ def make_model(
 
     ```
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind = {kind!r} must be one of {', '.join(get_args(Kind))}")
+    if kind not in get_args(Family):
+        raise ValueError(f"kind = {kind!r} must be one of {', '.join(get_args(Family))}")
     sizes = Sizes.of(config)
     extra = sizes.extra(kind)
     embed_key, loop_key, head_key, begin_key, weight_key = jr.split(
@@ -228,7 +226,7 @@ def make_model(
 
 
 def model_shapes(
-    kind: Kind, config: Mapping[str, Any], *, levels: Literal[1, 2] = 2
+    kind: Family, config: Mapping[str, Any], *, levels: Literal[1, 2] = 2
 ) -> RecursiveModel:
     """The model that `make_model` makes, with shapes in the places of its arrays, to be filled.
 
@@ -291,7 +289,7 @@ def _make_layers(
 
 
 def _make_loop(
-    kind: Kind, sizes: Sizes, extra: int, levels: Literal[1, 2], key: PRNGKeyArray
+    kind: Family, sizes: Sizes, extra: int, levels: Literal[1, 2], key: PRNGKeyArray
 ) -> Recursion | SingleRecursion | ScaledResidual:
     low_key, high_key = jr.split(key)
     layers = _make_layers(sizes, extra, sizes.L_layers, low_key)
@@ -336,7 +334,7 @@ def _make_scaled_residual(
     )
 
 
-def _make_begin(kind: Kind, sizes: Sizes, levels: Literal[1, 2], key: PRNGKeyArray) -> State:
+def _make_begin(kind: Family, sizes: Sizes, levels: Literal[1, 2], key: PRNGKeyArray) -> State:
     """The law of start of each part of the state."""
     high_key, low_key = jr.split(key)
     if kind == "fprm":
@@ -349,7 +347,7 @@ def _make_begin(kind: Kind, sizes: Sizes, levels: Literal[1, 2], key: PRNGKeyArr
     return LowLevel(low) if levels == 1 else TwoLevels(high, low)  # pyright: ignore
 
 
-def _make_schedule(kind: Kind, sizes: Sizes) -> AbstractSchedule:
+def _make_schedule(kind: Family, sizes: Sizes) -> AbstractSchedule:
     if kind != "fprm":
         return Cycles(Unroll(sizes.H_cycles), Truncated(1))
     damping = AdaptiveDamping(
@@ -361,7 +359,7 @@ def _make_schedule(kind: Kind, sizes: Sizes) -> AbstractSchedule:
     return DampedSteps(damping, sizes.n_backwards_L, sizes.stepsize_decay_eval)
 
 
-def _make_halting(kind: Kind, sizes: Sizes) -> AbstractHalting:
+def _make_halting(kind: Family, sizes: Sizes) -> AbstractHalting:
     if kind != "fprm" or sizes.halting_mechanism == "act":
         return ByQ(sizes.halt_max_steps, sizes.halt_exploration_prob, kind == "hrm")
     if sizes.halting_mechanism == "fixed_iterations":

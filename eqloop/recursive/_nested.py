@@ -22,13 +22,11 @@ from ..nn import (
     SwiGLU,
     cast_linear,
 )
+from ._family import Family
 from ._initial import initialised, logits_of
 from ._recursion import Recursion, Stack
 from ._scaled_residual import ScaledResidual
 from ._states import OneState, TwoLevels
-
-Family = Literal["trm", "hrm", "eqr", "fprm"]
-"""The maps that a `NestedTransformer` iterates."""
 
 LEVELS = {"trm": 2, "hrm": 2, "eqr": 2, "fprm": 1}
 """Parts of the state of each family."""
