@@ -14,8 +14,8 @@ time of the file of the function that is called.
 
 import numpy as np
 
+from ._compiled import compiled
 from ._maze_paths import GOAL, START
-from ._sudoku_generator import compiled
 
 MOST_WAYS = 1 << 20
 """More shortest paths are not counted."""

@@ -11,39 +11,13 @@ stays unique, that is if the remaining givens exclude every other digit in that 
 """
 
 import functools
-import logging
-from collections.abc import Callable
-from typing import Any
 
-import numba
-import numba.core.config
 import numpy as np
 
-from .._task import cache_folder
-
-_CONFIG: Any = numba.core.config
-_LOG = logging.getLogger(__name__)
+from ._compiled import compiled
 
 GAVE_UP = 1 << 20
 """Maximum number of guesses of the solver. The hardest known 9x9 puzzles need some hundreds."""
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """`numba.njit` with machine code cached beside the data (or in $NUMBA_CACHE_DIR). If that
-    folder cannot be written, each process compiles the function."""
-    before, folder = _CONFIG.CACHE_DIR, cache_folder()
-    if not before:
-        if folder is None:
-            return numba.njit(function)
-        # Numba reads its configuration when it decorates: set it for this function only.
-        _CONFIG.CACHE_DIR = str(folder / "numba")
-    try:
-        return numba.njit(cache=True)(function)
-    except (OSError, RuntimeError) as error:
-        _LOG.warning("compiled code is not cached (%s)", error)
-        return numba.njit(function)
-    finally:
-        _CONFIG.CACHE_DIR = before
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._sudoku_generator import compiled
+from ._compiled import compiled
 
 _ROUNDS = 5
 """Rounds of colour refinement; each mixes a cell with its row, column, box and digit."""

@@ -21,6 +21,7 @@ from . import _maze_board as board
 from . import _maze_files as files
 from . import _maze_folder as folder
 from . import _maze_paths as paths
+from ._distinct import distinct_parts
 
 WINDOW = 3
 """Default width of the attention window: a cell and its eight neighbours."""
@@ -133,28 +134,20 @@ class Maze(Task):
         from ._maze_kernels import make
 
         limits = (self.shortest, self.longest or size**2) if size == self.size else (1, size**2)
-        parts, seen = [paths.none(size)], set()
-        tries, fruitless, chunk = 0, 0, 256
-        while len(seen) < rows:
-            mazes, marks, moves = make(seed, tries, chunk, size, self.loops, *limits)
-            fresh = []
-            for place, copy in enumerate(canonical(mazes)):
-                if copy not in seen and len(seen) < rows:
-                    seen.add(copy)
-                    fresh.append(place)
-            part = paths.split_of(mazes, marks, moves, np.ones(len(mazes)))
-            parts.append(part.take(np.array(fresh, int)))
-            tries += chunk
-            fruitless = 0 if fresh else fruitless + chunk
-            if fruitless >= 50_000:
-                raise InputError(
-                    f"only {len(seen)} different mazes of {size} x {size} cells with these paths "
-                    f"were found in {tries} attempts; set fewer rows, another range of task."
-                    "shortest and task.longest, or a larger task.size"
-                )
-            if progress is not None:
-                progress(len(seen), rows)
-        return joined(parts)
+
+        def draw(first: int, count: int) -> tuple[Split, list[bytes]]:
+            mazes, marks, moves = make(seed, first, count, size, self.loops, *limits)
+            return paths.split_of(mazes, marks, moves, np.ones(len(mazes))), canonical(mazes)
+
+        parts = distinct_parts(
+            rows,
+            draw,
+            what=f"mazes of {size} x {size} cells with these paths",
+            advice="set fewer rows, another range of task.shortest and task.longest, or a larger "
+            "task.size",
+            progress=progress,
+        )
+        return joined([paths.none(size), *parts])
 
     def read(
         self, path: Path, *, on_bad: Callable[[Bad], None], progress: Progress | None = None

@@ -18,6 +18,7 @@ from . import _hrm_folder as hrm
 from . import _sudoku_board as board
 from . import _sudoku_files as files
 from . import _sudoku_folder as folder
+from ._distinct import distinct_parts
 from ._sudoku_splits import BY_QUANTILE, easy_and_hard
 from ._sudoku_symmetry import symmetry
 from ._sudoku_text import cells_of_text
@@ -166,26 +167,17 @@ class Sudoku(Task):
         # Imported here, since it imports Numba and many runs generate nothing.
         from ._sudoku_generator import make
 
-        parts: list[Split] = []
-        seen: set[bytes] = set()
-        tries, fruitless, chunk = 0, 0, 256
-        while len(seen) < rows:
-            part = files.rows_on_scale(*make(seed, tries, chunk, self.box, givens), self.box)
-            fresh = []
-            for index, puzzle in enumerate(part.puzzles.tolist()):
-                if puzzle not in seen and len(seen) < rows:
-                    seen.add(puzzle)
-                    fresh.append(index)
-            parts.append(part.take(np.array(fresh, int)))
-            tries += chunk
-            fruitless = 0 if fresh else fruitless + chunk
-            if fruitless >= 50_000:
-                raise InputError(
-                    f"only {len(seen)} different puzzles with {givens} givens were found in "
-                    f"{tries} attempts; set fewer rows or more givens"
-                )
-            if progress is not None:
-                progress(len(seen), rows)
+        def draw(first: int, count: int) -> tuple[Split, list[bytes]]:
+            part = files.rows_on_scale(*make(seed, first, count, self.box, givens), self.box)
+            return part, part.puzzles.tolist()
+
+        parts = distinct_parts(
+            rows,
+            draw,
+            what=f"puzzles with {givens} givens",
+            advice="set fewer rows or more givens",
+            progress=progress,
+        )
         return files.join(parts, self.box)
 
     def read(

@@ -19,6 +19,7 @@ from rich.text import Text
 from eqloop import InputError
 from eqloop._task import Split, _files, _open
 from eqloop.tasks import (
+    _compiled,
     _sudoku_files,
     _sudoku_generator,
     _sudoku_symmetry,
@@ -46,10 +47,10 @@ def cache(tmp_path_factory, monkeypatch) -> Path:
 
 def test_machine_code_is_cached_beside_the_data(cache, monkeypatch):
     """The folder that the user names for Numba goes first."""
-    config = _sudoku_generator._CONFIG
+    config = _compiled._CONFIG
     for named, expected in (("", cache / "numba"), (str(cache / "mine"), cache / "mine")):
         monkeypatch.setattr(config, "CACHE_DIR", named)
-        dispatcher = _sudoku_generator.compiled(turn)
+        dispatcher = _compiled.compiled(turn)
         assert Path(dispatcher.stats.cache_path).is_relative_to(expected)
         assert named == config.CACHE_DIR
 
