@@ -79,8 +79,8 @@ def import_weights(
         write_weights(out, arrays, read.config)
     if as_json:
         rows = {name: {"shape": a.shape, "dtype": str(a.dtype)} for name, a in arrays.items()}
-        found = {"config": read.config, "averaged": read.averaged, "out": out}
-        emit({"checkpoint": checkpoint, "kind": read.kind, "arrays": rows, **found})
+        facts = {"config": read.config, "averaged": read.averaged, "out": out}
+        emit({"checkpoint": checkpoint, "kind": read.kind, "arrays": rows, **facts})
         return
     _print(read, arrays, out)
 

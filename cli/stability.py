@@ -1,7 +1,6 @@
 """`eqloop stability CKPT`: does the loop converge, depend on the input, and have good gradients?"""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -174,6 +173,7 @@ def _report(
     import jax.random as jr
     import numpy as np
 
+    from .._evenly import evenly
     from ..claims import examine, planned
     from ..evaluate import at_most, player
     from ..report import write_stability
@@ -219,7 +219,8 @@ def _report(
         report = dataclasses.replace(report, settings=report.settings | source)
         bar(total_work - plan["player"], total_work, "player")
         # Of those measured in detail, whose orbits the report has.
-        indices = _evenly(_evenly(range(counts[split]), detail), _PLAYED)
+        indices = evenly(counts[split], detail)
+        indices = indices[evenly(len(indices), _PLAYED)].tolist()
         shown = at_most(splits[split], examples).take(np.array(indices))
         names = [
             f"{split} {index + 1}, difficulty {difficulty:g}"
@@ -240,12 +241,6 @@ def _report(
     notes().print("wrote " + ", ".join(map(str, wrote)), markup=False, soft_wrap=True)
     if not has_matplotlib:
         warn_no_matplotlib()
-
-
-def _evenly(items: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the items, evenly spread as `Orbits.evenly` does."""
-    count = min(most, len(items))
-    return [items[number * len(items) // count] for number in range(count)]
 
 
 def _print_report(run: Path, report: StabilityReport) -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Every part may use these: the exception for users, how text from outside is shown, how numbers
 # are written, the names of scores, which checkpoints to keep, how far a run can be lengthened.
-WORDS = {"_errors", "_text", "_numbers", "_scores", "_remat", "_precision"}
+WORDS = {"_errors", "_text", "_numbers", "_scores", "_remat", "_precision", "_evenly"}
 # The loop: its pieces, each of which may use those before it.
 PIECES = (
     *("_norms", "_solution", "_iteration", "_linear"),
@@ -33,6 +33,8 @@ ARROWS: dict[str, set[str]] = {
     "_scores": set(),
     "_remat": set(),
     "_precision": set(),
+    # Which of many examples to take.
+    "_evenly": set(),
     # The names of the spec that say where a block has its norms and its recall.
     "_places": set(),
     # Typed fields of tables, and the message about a wrong one.

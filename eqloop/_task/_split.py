@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from .._evenly import evenly
+
 Progress = Callable[[int, int | None], None]
 """Progress callback of a loader: (units done, total units or None)."""
 
@@ -126,8 +128,7 @@ class Split:
 
         **Returns** the examples in their order. The choice is deterministic.
         """
-        count = min(count, len(self))
-        return self.take(np.arange(count) * len(self) // max(count, 1))
+        return self.take(evenly(len(self), count))
 
     def take(self, index: np.ndarray | slice) -> "Split":
         """Take the examples that an index selects.

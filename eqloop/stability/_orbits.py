@@ -12,6 +12,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._evenly import evenly
 from .._iteration import Map
 from .._norms import largest_cell_norm, relative, two_norm
 from .._solver import FixedPoint, iterate
@@ -108,8 +109,7 @@ class Orbits:
 
     def evenly(self, most: int) -> Int[np.ndarray, " some"]:
         """Indices of at most `most` examples, evenly spread."""
-        count = min(most, len(self))
-        return np.arange(count) * len(self) // count
+        return evenly(len(self), most)
 
     def take(self, index: np.ndarray) -> "Orbits":
         """Return the examples at the indices `index`, an integer array."""
