@@ -20,8 +20,8 @@ from ._norms import largest_cell_norm, two_norm
 from ._plugins import entry_point_classes, import_class, is_reference, load_class, origin
 from ._solver import AbstractSolver, Solver
 from ._text import one_line
-from .nn import GRU
-from .recursive import NestedTransformer
+from .nn import GRU, Attention
+from .recursive import NestedTransformer, Recursion
 from .run import (
     GRADIENTS,
     SOLVERS,
@@ -34,6 +34,7 @@ from .run import (
     is_outside,
     solver_facts,
 )
+from .starts import TruncatedNormal, Vector
 
 
 def make_model(spec: ModelSpec, key: PRNGKeyArray) -> AbstractLoopedModel:
@@ -51,11 +52,21 @@ def make_model(spec: ModelSpec, key: PRNGKeyArray) -> AbstractLoopedModel:
             spec.width,
             spec.heads,
             layers=spec.blocks,
+            high_layers=spec.high_blocks,
             cycles=spec.cycles,
             mix=spec.mix,
             mixer=spec.mixer,
             mlp_ratio=spec.mlp_ratio,
+            positions=spec.positions,
             rotary_base=spec.rotary_base,
+            extra=spec.extra,
+            causal=spec.causal,
+            begin=spec.begin,
+            begin_std=spec.begin_std,
+            conv=spec.conv,
+            conv_width=spec.conv_width,
+            end_norm=spec.end_norm,
+            outputs=spec.outputs,
             dtype=jnp.dtype(spec.precision),
             key=key,
         )
@@ -72,6 +83,7 @@ def make_model(spec: ModelSpec, key: PRNGKeyArray) -> AbstractLoopedModel:
         attention=spec.attention,  # pyright: ignore[reportArgumentType] (resolved: not "task")
         mlp_ratio=spec.mlp_ratio,
         rotary_base=spec.rotary_base,
+        causal=spec.causal,
         dtype=jnp.dtype(spec.precision),
         key=key,
     )
@@ -85,22 +97,7 @@ def model_spec(model: AbstractLoopedModel) -> ModelSpec:
     """
     precision = typed("model.precision", str(model.dtype), field_types(ModelSpec)["precision"])
     if isinstance(model, NestedTransformer):
-        return ModelSpec(
-            width=len(model.prelude.weight),
-            heads=model.heads,
-            blocks=model.layers,
-            mlp_ratio=model.mlp_ratio,
-            attention="full",
-            rotary_base=model.rotary_base,
-            family=model.family,
-            cycles=model.cycles,
-            mix=model.mix,
-            mixer=model.mixer,
-            precision=precision,
-            grid=model.grid,
-            channels=model.prelude.weight.shape[1],
-            classes=len(model.coda.head.weight),
-        )
+        return _nested_spec(model, precision)
     if not isinstance(model, LoopedTransformer):
         raise InputError(f"no spec describes a {type(model).__name__}")
     block = model.blocks[0]
@@ -114,10 +111,50 @@ def model_spec(model: AbstractLoopedModel) -> ModelSpec:
         mlp_ratio=block.feedforward.hidden.weight.shape[0] // model.prelude.weight.shape[0],
         attention=block.attention.window,
         rotary_base=block.attention.rotary_base,
+        causal=block.attention.causal,
         precision=precision,
         grid=model.grid,
         channels=model.prelude.weight.shape[1],
         classes=model.coda.output.weight.shape[0],
+    )
+
+
+def _nested_spec(model: NestedTransformer, precision: Any) -> ModelSpec:
+    nested, laws = model.map, model.begin.laws
+    fields: dict[str, Any] = {}
+    if isinstance(nested, Recursion):
+        fields |= {"cycles": nested.cycles}
+        fields |= {"mix": nested.mix} if model.family == "eqr" else {}
+        fields |= {"high_blocks": len(model.high_layers)} if model.family == "hrm" else {}
+    else:
+        window = () if nested.conv is None else nested.conv.weight.shape[2:]
+        conv = "grid" if len(window) == len(model.grid) else "line"
+        fields |= {"conv": conv if window else "none", "end_norm": nested.norm}
+        fields |= {"conv_width": window[0]} if window else {}
+    if isinstance(laws[0], Vector):
+        fields["begin"] = "vectors"
+    elif isinstance(laws[0], TruncatedNormal):
+        stds = tuple(law.std for law in laws if isinstance(law, TruncatedNormal))
+        fields |= {"begin": "normal", "begin_std": stds}
+    mixer = model.layers[0].mixer
+    return ModelSpec(
+        width=len(model.prelude.weight),
+        heads=model.heads,
+        blocks=len(model.layers),
+        mlp_ratio=model.mlp_ratio,
+        attention="full",
+        positions=model.positions,
+        rotary_base=model.rotary_base,
+        extra=model.extra,
+        causal=isinstance(mixer, Attention) and mixer.causal,
+        family=model.family,
+        mixer=model.mixer,
+        precision=precision,
+        grid=model.grid,
+        channels=model.prelude.weight.shape[1],
+        classes=len(model.coda.outputs) or len(model.coda.head.weight),
+        outputs=model.coda.outputs,
+        **fields,
     )
 
 

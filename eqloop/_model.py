@@ -2,6 +2,7 @@
 
 import abc
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
@@ -80,11 +81,16 @@ class Coda(eqx.Module):
         return self.output(gelu(self.hidden(self.norm(z))))
 
 
+def own_start(e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
+    """The start of a loop at the embedding of its input: `z_0 = e`."""
+    return e
+
+
 class AbstractLoopedModel(eqx.Module):
     """A prelude, a map that a solver iterates, and a coda, for one example.
 
-    A new model is a class with three methods and two properties; the state of its loop is an array
-    of shape `(*grid, features)`.
+    A new model is a class with three methods and two properties. The embedding and the state of its
+    loop are arrays with an axis of features at the end.
 
     **Attributes:**
 
@@ -101,12 +107,16 @@ class AbstractLoopedModel(eqx.Module):
 
     @abc.abstractmethod
     def embed(self, x: Float[Array, "*grid channels"]) -> Float[Array, "*grid features"]:
-        """Return the default initial state z_0 for the input `x`, which also holds what the loop
-        sees of it."""
+        """Return the embedding e of the input `x`: what the loop sees of it."""
+
+    @property
+    def first_state(self) -> Callable[[Float[Array, "*grid features"]], Any]:
+        """The map from an embedding to the default initial state z_0; by default z_0 = e."""
+        return own_start
 
     @abc.abstractmethod
     def loop(self, *, fold: bool = False) -> Any:
-        """Return the map that is iterated: `r = loop.inject(z_0)`, then `z = loop(z, r)`."""
+        """Return the map that is iterated: `r = loop.inject(e)`, then `z = loop(z, r)`."""
 
     @property
     @abc.abstractmethod
@@ -151,7 +161,8 @@ class AbstractLoopedModel(eqx.Module):
         **Arguments:**
 
         - `x`: the input, shape `(*grid, channels)`.
-        - `start`: the initial state z_0, shape `(*grid, width)`; by default the embedding e.
+        - `start`: the initial state z_0, shape `(*grid, width)`; by default `first_state(e)`,
+            which is the embedding e in a `LoopedTransformer`.
         - `solver`, `gradient`, `max_steps`, `probe`: see `eqloop.equilibrium`. Without a solver
             the loop is iterated `ITERATIONS` = 30 times, as the paper trains it.
         - `fold`: multiply internal recall into the layers that follow it: the same function, with
@@ -178,7 +189,7 @@ class AbstractLoopedModel(eqx.Module):
             r = f.inject(r, key)
         out = equilibrium(
             f,
-            e if start is None else start,
+            self.first_state(e) if start is None else start,
             r,
             solver=Unroll(ITERATIONS) if solver is None else solver,
             gradient=gradient,
@@ -225,7 +236,7 @@ class LoopedTransformer(AbstractLoopedModel):
     - `blocks`: number of distinct blocks in one iteration.
     - `attention`: "full", or the window of neighbourhood attention in cells; see `nn.Attention`.
     - `mlp_ratio`: width of the hidden MLP layer, in units of `width`.
-    - `rotary_base`: see `nn.Attention`.
+    - `rotary_base`, `causal`: see `nn.Attention`.
     - `dtype`: precision of the matrix products, float32 or bfloat16. Weights, norms and the state
         of the loop stay in float32.
     - `key`: a random key for the initial weights.
@@ -265,6 +276,7 @@ class LoopedTransformer(AbstractLoopedModel):
         attention: Literal["full"] | int = "full",
         mlp_ratio: int = 4,
         rotary_base: float = ROTARY_BASE,
+        causal: bool = False,
         dtype: DTypeLike = jnp.float32,
         key: PRNGKeyArray,
     ):
@@ -290,6 +302,7 @@ class LoopedTransformer(AbstractLoopedModel):
                 attention=attention,
                 mlp_ratio=mlp_ratio,
                 rotary_base=rotary_base,
+                causal=causal,
                 key=block_key,
             )
             for block_key in block_keys

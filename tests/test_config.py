@@ -38,7 +38,7 @@ def test_every_preset_resolves_and_survives_toml(preset, task, tmp_path):
 def test_presets_of_other_families(family):
     spec = resolve("sudoku", f"{family}-small", make_task=make_task)
     assert (spec.model.family, spec.model.attention) == (family, "full")
-    assert spec.model.state_width == (64 if family == "fprm" else 128)
+    assert spec.model.state_shape[-1] == (64 if family == "fprm" else 128)
     assert Spec.from_text(spec.to_toml(), "a copy") == spec
 
 

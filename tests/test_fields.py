@@ -27,7 +27,8 @@ VERBS = {
     *("starts", "start", "stops", "runs", "decides", "joins", "applies", "attends", "draws"),
     *("stores", "solves", "differentiate", "gives", "damps", "records", "decay", "follows"),
     *("minimises", "replaces", "chooses", "stay", "rises", "use", "pass", "converges", "sets"),
-    *("counts", "fills", "requires", "mix", "serves", "excludes", "opens"),
+    *("counts", "fills", "requires", "mix", "serves", "excludes", "opens", "sees"),
+    *("normalises",),
 }
 """Finite verbs: a sentence has a subject and one of these."""
 

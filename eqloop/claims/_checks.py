@@ -17,11 +17,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._adjoint import Backprop, Implicit
 from .._equilibrium import equilibrium
-from .._model import LoopedTransformer
+from .._model import LoopedTransformer, own_start
 from .._solver import FixedPoint, Unroll
 from ..nn import NormKind, RecallKind
 from ..stability import Orbits, follow_orbits, input_dependence, jacobian_eigenvalues, return_test
-from ._problem import RecurrentMap, own_start
+from ._problem import RecurrentMap
 from ._weights import weight_figures
 
 LENGTHS = (1, 4, 16, 64, 256)

@@ -25,11 +25,6 @@ class RecurrentMap(eqx.Module):
         return self.loop(z, self.loop.inject(e))
 
 
-def own_start(e: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
-    """The start of the loop: `z_0 = e`."""
-    return e
-
-
 class ReadOut(eqx.Module):
     """The loss of a state: the cross-entropy of the logits of the coda."""
 
@@ -92,7 +87,7 @@ def make_problem(model: AbstractLoopedModel, task: Task, split: Split) -> Proble
     """
     return Problem(
         f=RecurrentMap(model.loop()),
-        start=own_start,
+        start=model.first_state,
         inputs=_embed(model, task, jnp.asarray(split.inputs)),
         loss=ReadOut(model.coda),
         targets=jnp.asarray(split.targets),

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from .._adjoint import AbstractGradient, Implicit, OneStep, Phantom, Truncated
-from .._model import LoopedTransformer
+from .._model import AbstractLoopedModel
 from .._norms import relative_residual
 from .._stability_report import Accuracy, ComparedGradient, WeightNoise
 from .._task import Progress, Split, Task
@@ -53,7 +53,7 @@ class TaskMeasurements:
 
 
 def measure_on_task(
-    model: LoopedTransformer,
+    model: AbstractLoopedModel,
     task: Task,
     splits: Mapping[str, Split],
     spec: Spec,
@@ -92,7 +92,7 @@ def measure_on_task(
 
 
 def weight_noise(
-    model: LoopedTransformer,
+    model: AbstractLoopedModel,
     task: Task,
     split: Split,
     *,
@@ -125,7 +125,7 @@ def weight_noise(
 
 
 def _accuracy(
-    model: LoopedTransformer,
+    model: AbstractLoopedModel,
     task: Task,
     splits: Mapping[str, Split],
     spec: Spec,
@@ -145,7 +145,7 @@ def _accuracy(
 
 
 def _audit(
-    model: LoopedTransformer,
+    model: AbstractLoopedModel,
     task: Task,
     split: Split,
     spec: Spec,
@@ -179,7 +179,7 @@ def _audit(
 
 
 def _equilibria(
-    model: LoopedTransformer,
+    model: AbstractLoopedModel,
     task: Task,
     splits: Mapping[str, Split],
     split: str,
@@ -216,7 +216,7 @@ def _equilibria(
 
 
 @eqx.filter_jit
-def _noisy(model: LoopedTransformer, key: PRNGKeyArray, level: Array) -> LoopedTransformer:
+def _noisy(model: AbstractLoopedModel, key: PRNGKeyArray, level: Array) -> AbstractLoopedModel:
     leaves, structure = jax.tree.flatten(model)
     # One draw for all weights: a program with a generator for each array takes seconds to compile.
     draws = jr.normal(key, (sum(leaf.size for leaf in leaves),))
@@ -230,7 +230,7 @@ def _noisy(model: LoopedTransformer, key: PRNGKeyArray, level: Array) -> LoopedT
 
 @eqx.filter_jit
 def _solved(
-    model: LoopedTransformer,
+    model: AbstractLoopedModel,
     task: Task,
     tokens: Array,
     targets: Array,
@@ -250,6 +250,6 @@ def _solved(
         value = jax.vmap(loop)(z, r)
         return value, count + 1, jax.vmap(relative_residual)(value, z)
 
-    begin = (e, jnp.zeros((), jnp.int32), jnp.full(len(e), jnp.inf))
+    begin = (jax.vmap(model.first_state)(e), jnp.zeros((), jnp.int32), jnp.full(len(e), jnp.inf))
     z, _, _ = jax.lax.while_loop(unfinished, body, begin)
     return jax.vmap(Decoder(model.coda, task).solved)(z, tokens, targets)

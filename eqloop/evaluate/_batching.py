@@ -85,8 +85,9 @@ class Stream:
     smaller batch. So there are at most two shapes, and another queue, budget, tolerance or number
     of a start does not recompile.
 
-    Start k > 0 of an example begins at `e + noise rms(e) g`, where e is the model's own z_0 and g
-    is Gaussian, drawn from `fold_in(fold_in(key, example), k)`. Start 0 begins at e.
+    Start k > 0 of an example begins at `z_0 + noise rms(z_0) g`, where z_0 is the model's own
+    first state and g is Gaussian, drawn from `fold_in(fold_in(key, example), k)`. Start 0 begins
+    at z_0.
 
     **Arguments:**
 
@@ -184,8 +185,9 @@ def _fresh(problem: _Problem, starts: _Starts) -> _Slots:
         e = problem.model.embed(problem.task.encode(start.tokens))
         r = problem.loop.inject(e)
         key = jr.fold_in(jr.fold_in(problem.key, start.example), start.number)
-        size = problem.noise.astype(e.dtype) * jnp.sqrt(jnp.mean(jnp.square(e)))
-        z = e + jnp.where(start.number > 0, size, 0) * jr.normal(key, e.shape, e.dtype)
+        z = problem.model.first_state(e)
+        size = problem.noise.astype(z.dtype) * jnp.sqrt(jnp.mean(jnp.square(z)))
+        z += jnp.where(start.number > 0, size, 0) * jr.normal(key, z.shape, z.dtype)
         solving = problem.solver.begin(lambda z: problem.loop(z, r), z)
         return _Slots(start, z, r, solving, jnp.zeros((), bool))
 

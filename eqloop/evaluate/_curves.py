@@ -75,7 +75,8 @@ def _start(
 ) -> _Active:
     def one(tokens):
         e = model.embed(task.encode(tokens))
-        return e, loop.inject(e), jnp.zeros_like(model.coda(e))
+        z = model.first_state(e)
+        return z, loop.inject(e), jnp.zeros_like(model.coda(z))
 
     z, r, logits = jax.vmap(one)(tokens)
     size = (len(tokens),)

@@ -101,7 +101,7 @@ def trace(
 @eqx.filter_jit
 def _start(model: AbstractLoopedModel, task: Task, tokens: Array) -> tuple[Array, PyTree]:
     e = model.embed(task.encode(tokens))
-    return e, model.loop().inject(e)
+    return model.first_state(e), model.loop().inject(e)
 
 
 @eqx.filter_jit

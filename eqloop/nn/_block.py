@@ -39,7 +39,7 @@ class Block(eqx.Module):
     - `residual`: "add" or "gru".
     - `attention`: "full", or the window of neighbourhood attention in cells.
     - `mlp_ratio`: width of the hidden MLP layer, in units of `width`.
-    - `rotary_base`: see `Attention`.
+    - `rotary_base`, `causal`: see `Attention`.
     - `key`: a random key for the initial weights.
 
     **Raises** `ValueError` for an argument out of range.
@@ -75,11 +75,12 @@ class Block(eqx.Module):
         attention: Literal["full"] | int = "full",
         mlp_ratio: int = 4,
         rotary_base: float = ROTARY_BASE,
+        causal: bool = False,
         key: PRNGKeyArray,
     ):
         attention_key, feedforward_key, residual_key, recall_key = jr.split(key, 4)
         self.attention = Attention(
-            width, heads, attention, rotary_base=rotary_base, key=attention_key
+            width, heads, attention, rotary_base=rotary_base, causal=causal, key=attention_key
         )
         self.feedforward = FeedForward(width, mlp_ratio, key=feedforward_key)
         self.norms = NormPlacement(norm, width)

@@ -1,9 +1,11 @@
 """The loops of TRM, HRM, EqR and FPRM in a model that is called like a `LoopedTransformer`."""
 
 import math
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -22,14 +24,22 @@ from ..nn import (
     SwiGLU,
     cast_linear,
 )
+from ..starts import AbstractStart, Embed, TruncatedNormal, Vector
 from ._family import Family
-from ._initial import initialised, logits_of
+from ._initial import initialised, logits_of, normal
 from ._recursion import Recursion, Stack
 from ._scaled_residual import ScaledResidual
 from ._states import OneState, TwoLevels
+from ._tokens import HALF_ROOT
 
 LEVELS = {"trm": 2, "hrm": 2, "eqr": 2, "fprm": 1}
 """Parts of the state of each family."""
+
+Mixer = Literal["attention", "mlp"]
+Positions = Literal["axes", "line", "learned", "none"]
+Convolution = Literal["grid", "line", "none"]
+EndNorm = Literal["none", "input", "output"]
+Begin = Literal["embed", "vectors", "normal"]
 
 
 class NestedLoop(eqx.Module):
@@ -39,44 +49,83 @@ class NestedLoop(eqx.Module):
     **Arguments:**
 
     - `map`: the map of the named parts.
+    - `flat`: whether the map takes the cells as a line, and not along the axes of the grid.
 
     ```python
     >>> import eqloop, jax.numpy as jnp
     >>> loop = eqloop.recursive.NestedLoop(eqloop.recursive.Recursion(lambda x: 0.5 * x, cycles=1))
-    >>> z = jnp.ones((3, 2))                            # two levels of one feature
-    >>> print(loop(z, loop.inject(z))[0])               # (1 + 1.5) / 2, and (1 + 1 + 1) / 2
+    >>> r = loop.inject(jnp.ones((3, 1)))
+    >>> print(loop(jnp.ones((3, 2)), r)[0])             # (1 + 1.5) / 2, and (1 + 1 + 1) / 2
     [1.25 1.5 ]
 
     ```
     """
 
     map: Recursion | ScaledResidual
+    flat: bool = eqx.field(default=False, static=True)
 
-    def inject(self, e: Float[Array, "*grid features"]) -> Any:
-        """Return the input of the map, for the initial state `e`, whose parts are the embedding."""
-        return self.map.inject(self._parts(e)[0])
+    def inject(self, e: Float[Array, "*grid width"]) -> Any:
+        """Return the input of the map for the embedding `e`."""
+        return self.map.inject(self._placed(e))
 
     def __call__(self, z: Float[Array, "*grid features"], r: Any) -> Float[Array, "*grid features"]:
         """Return the next state, for `r = loop.inject(e)`."""
-        parts = self._parts(z)
+        levels = 2 if isinstance(self.map, Recursion) else 1
+        parts = jnp.split(self._placed(z), levels, axis=-1)
         if isinstance(self.map, Recursion):
             parts = self.map(TwoLevels(*parts), r)
         else:
             parts = self.map(OneState(*parts), r)
         return jnp.concatenate(parts, axis=-1).reshape(z.shape)
 
-    def _parts(self, z: Float[Array, "*grid features"]) -> list[Float[Array, "cells width"]]:
-        levels = 2 if isinstance(self.map, Recursion) else 1
-        return jnp.split(z.reshape(-1, z.shape[-1]), levels, axis=-1)
+    def _placed(self, z: Float[Array, "*grid features"]) -> Float[Array, "*cells features"]:
+        return z.reshape(-1, z.shape[-1]) if self.flat else z
+
+
+class FirstState(eqx.Module):
+    """The initial state of a `NestedTransformer`: its parts by their laws, one after another.
+
+    What a law draws, it draws from the same key in every call, so that an evaluation can be
+    repeated.
+
+    **Arguments:**
+
+    - `laws`: the law of each part, for the embedding as its default.
+    """
+
+    laws: tuple[AbstractStart, ...]
+
+    def __call__(self, e: Float[Array, "*grid width"]) -> Float[Array, "*grid features"]:
+        laws = jax.lax.stop_gradient(self.laws)  # a vector is no weight
+        return jnp.concatenate([law(e, jr.key(i)) for i, law in enumerate(laws)], axis=-1)
 
 
 class FirstPart(eqx.Module):
-    """The coda of a `NestedTransformer`: a linear map of the first part of the state."""
+    """The coda of a `NestedTransformer`: a linear map of the first part of the state, at the cells.
+
+    **Arguments:**
+
+    - `head`: the linear map.
+    - `extra`: number of positions before the cells.
+    - `grid`: the cells along each axis, where there are extra positions.
+    - `outputs`: number of outputs of the head for each class, of which the largest is its score;
+        empty for one each.
+    """
 
     head: Linear
+    extra: int = eqx.field(default=0, static=True)
+    grid: tuple[int, ...] = eqx.field(default=(), static=True)
+    outputs: tuple[int, ...] = eqx.field(default=(), static=True)
 
     def __call__(self, z: Float[Array, "*grid features"]) -> Float[Array, "*grid classes"]:
-        return self.head(z[..., : self.head.weight.shape[1]])
+        z = z[..., : self.head.weight.shape[1]]
+        if self.extra:
+            z = z[self.extra :].reshape(*self.grid, -1)
+        scores = self.head(z)
+        if not self.outputs:
+            return scores
+        groups = jnp.split(scores, np.cumsum(self.outputs)[:-1], axis=-1)
+        return jnp.stack([jnp.max(group, axis=-1) for group in groups], axis=-1)
 
 
 class NestedTransformer(AbstractLoopedModel):
@@ -84,16 +133,17 @@ class NestedTransformer(AbstractLoopedModel):
     `LoopedTransformer`.
 
     ```
-    e = sqrt(width) W x;  z_0 = (e, e), or e for FPRM      (prelude)
-    z_{t+1} = f(z_t, e)                                    (a cycle F of `Recursion`, or FPRM's map)
-    logits = W_out z_H                                     (coda)
+    e = sqrt(width) [extra; W x]                        (prelude)
+    z_0 = (e, e), or e for FPRM                         (or as `begin` says)
+    z_{t+1} = f(z_t, e)                                 (a cycle F of `Recursion`, or FPRM's map)
+    logits = W_out z_H                                  (coda)
     ```
 
     One iteration is a whole cycle F; TRM is `Unroll(3)` with the gradient `Truncated(1)` and
     carried states. It differs from `RecursiveModel`, which is the authors' model to the last digit,
-    in what belongs to their data and their training: it begins at the embedding, has no vectors of
-    puzzles, and no q head. Cells mix by attention with rotary positions along the axes of the grid,
-    or by an MLP over cells.
+    in that it has no q head and one vector for all puzzles; `eqloop.interop.to_nested` makes it
+    from one. The state has the shape `(*grid, levels x width)`; with extra positions,
+    `(extra + cells, levels x width)`.
 
     **Arguments:**
 
@@ -101,10 +151,24 @@ class NestedTransformer(AbstractLoopedModel):
     - `grid`, `channels`, `classes`, `width`, `heads`, `rotary_base`, `dtype`, `key`: see
         `LoopedTransformer`.
     - `layers`: blocks of a net.
+    - `high_layers`: blocks of the high level's net of HRM; 0 for as many as `layers`.
     - `cycles`: steps of the low level in one iteration; FPRM has none.
     - `mix`: share of the new value in a step of EqR.
     - `mixer`: "attention", or "mlp" over the cells.
     - `mlp_ratio`: see `nn.swiglu_width`.
+    - `positions`: rotary positions along the "axes" of the grid, or along the "line" of its cells;
+        "learned" vectors, which are added to the embedding, `0.707106781 (e + p)`; or "none".
+    - `extra`: number of positions before the cells, whose input is learned.
+    - `causal`: whether a cell attends only to itself and those before it, on a grid of one axis.
+    - `begin`: the initial state is the embedding ("embed"), one random vector of each part in all
+        positions ("vectors"), or a truncated normal draw of standard deviation 1 ("normal").
+    - `begin_std`: standard deviation of the "normal" draw of each part, or of all.
+    - `outputs`: see `FirstPart`.
+    - `conv`: FPRM's convolution has `conv_width` cells along each axis of the "grid", or along
+        the "line" of the cells, causal; or there is "none".
+    - `conv_width`: 0 for 3 on a grid of two axes and 4 on a line.
+    - `end_norm`: FPRM has no further norm ("none"), or one after the convolution ("input") or at
+        the end ("output").
 
     **Raises** `ValueError` naming the argument that is out of range.
 
@@ -124,18 +188,20 @@ class NestedTransformer(AbstractLoopedModel):
     """
 
     prelude: Linear
+    tokens: Float[Array, "extra width"] | None
+    places: Float[Array, "positions width"] | None
+    begin: FirstState
     map: Recursion | ScaledResidual
     coda: FirstPart
     family: Family = eqx.field(static=True)
-    layers: int = eqx.field(static=True)
     heads: int = eqx.field(static=True)
-    cycles: int = eqx.field(static=True)
-    mix: float = eqx.field(static=True)
-    mixer: Literal["attention", "mlp"] = eqx.field(static=True)
     rotary_base: float = eqx.field(static=True)
+    mlp_ratio: int = eqx.field(static=True)
+    mixer: Mixer = eqx.field(static=True)
+    positions: Positions = eqx.field(static=True)
+    flat: bool = eqx.field(static=True)
     grid: tuple[int, ...] = eqx.field(static=True)
     dtype: np.dtype = eqx.field(static=True)
-    mlp_ratio: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -147,61 +213,144 @@ class NestedTransformer(AbstractLoopedModel):
         heads: int = 8,
         *,
         layers: int = 2,
+        high_layers: int = 0,
         cycles: int = 6,
         mix: float = 0.95,
-        mixer: Literal["attention", "mlp"] = "attention",
+        mixer: Mixer = "attention",
         mlp_ratio: int = 4,
+        positions: Positions = "axes",
         rotary_base: float = ROTARY_BASE,
+        extra: int = 0,
+        causal: bool = False,
+        begin: Begin = "embed",
+        begin_std: tuple[float, ...] = (1.0,),
+        conv: Convolution = "grid",
+        conv_width: int = 0,
+        end_norm: EndNorm = "none",
+        outputs: tuple[int, ...] = (),
         dtype: DTypeLike = jnp.float32,
         key: PRNGKeyArray,
     ):
-        if family not in LEVELS:
-            raise ValueError(f"family = {family!r} must be one of {', '.join(LEVELS)}")
+        choices: dict[str, tuple[Any, Any]] = {
+            "family": (family, Family),
+            "mixer": (mixer, Mixer),
+            "positions": (positions, Positions),
+            "begin": (begin, Begin),
+            "conv": (conv, Convolution),
+            "end_norm": (end_norm, EndNorm),
+        }
+        for name, (value, kind) in choices.items():
+            if value not in get_args(kind):
+                raise ValueError(f"{name} = {value!r} must be one of {', '.join(get_args(kind))}")
         grid = tuple(grid)
+        if extra and positions == "axes":
+            raise ValueError(f'positions = "axes" has no place for extra = {extra} positions')
+        if len(begin_std) not in (1, LEVELS[family]):
+            raise ValueError(f"begin_std = {begin_std} must be 1 or {LEVELS[family]} numbers")
+        if outputs and (len(outputs) != classes or min(outputs) < 1):
+            raise ValueError(f"outputs = {outputs} must be {classes} numbers of at least 1")
         low_key, high_key, prelude_key, head_key, draw_key = jr.split(key, 5)
+        place_key, *begin_keys = jr.split(jr.fold_in(key, 1), 3)
+        cells = extra + math.prod(grid)
 
         def make_layer(key: PRNGKeyArray) -> MixerBlock:
             mixer_key, mlp_key = jr.split(key)
             if mixer == "mlp":
-                mixing = CellMLP(math.prod(grid), mlp_ratio, key=mixer_key)
+                mixing = CellMLP(cells, mlp_ratio, key=mixer_key)
             else:
-                options: Any = {"pairs": "halves", "use_norm": False, "use_bias": False}
-                mixing = Attention(width, heads, rotary_base=rotary_base, **options, key=mixer_key)
+                mixing = Attention(
+                    width,
+                    heads,
+                    rotary_base=rotary_base,
+                    pairs="halves" if positions in ("axes", "line") else None,
+                    causal=causal,
+                    use_norm=False,
+                    use_bias=False,
+                    key=mixer_key,
+                )
             return MixerBlock(mixing, SwiGLU(width, mlp_ratio, key=mlp_key))
 
-        def make_layers(key: PRNGKeyArray) -> tuple[MixerBlock, ...]:
+        def make_layers(key: PRNGKeyArray, layers: int) -> tuple[MixerBlock, ...]:
             return tuple(map(make_layer, jr.split(key, layers)))
 
-        board = None if mixer == "mlp" else grid
+        lined = "line" in (positions, conv if family == "fprm" else "")
+        flat = bool(extra) or mixer == "mlp" or positions == "learned" or (lined and len(grid) > 1)
+        low = make_layers(low_key, layers)
         if family == "fprm":
-            conv = DepthwiseConv(width, (3, 3) if len(grid) == 2 else (4,), key=high_key)
-            alphas = logits_of(0.75, width), logits_of(0.25, width)
-            made = ScaledResidual(conv, make_layers(low_key), *alphas, 0, grid)
+            along = (len(grid) if conv == "grid" else 1) if conv != "none" else 0
+            taps = (conv_width or (4 if along == 1 else 3),) * along
+            made = ScaledResidual(
+                DepthwiseConv(width, taps, key=high_key) if taps else None,
+                low,
+                logits_of(0.75, width),
+                logits_of(0.25, width),
+                extra,
+                grid if conv == "grid" and flat else None,
+                end_norm,
+            )
         else:
-            high = Stack(make_layers(high_key), board) if family == "hrm" else None
+            high = Stack(make_layers(high_key, high_layers or layers)) if family == "hrm" else None
             share = mix if family == "eqr" else 1.0
-            made = Recursion(Stack(make_layers(low_key), board), high, cycles, share)
+            made = Recursion(Stack(low), high, cycles, share)
         prelude = Linear(channels, width, use_bias=False, key=prelude_key)
-        head = Linear(width, classes, use_bias=False, key=head_key)
-        self.map, self.coda = initialised((made, FirstPart(head)), draw_key)
+        head = Linear(width, sum(outputs) or classes, use_bias=False, key=head_key)
+        coda = FirstPart(head, extra, grid if extra else (), tuple(outputs))
+        self.map, self.coda = initialised((made, coda), draw_key)
         # Of one-hot tokens this is the authors' embedding, of std 1 / sqrt(width).
         std = 1 / math.sqrt(width)
         self.prelude = eqx.tree_at(
             lambda m: m.weight, prelude, std * jr.normal(prelude_key, prelude.weight.shape)
         )
+        self.tokens = jnp.zeros((extra, width)) if extra else None
+        self.places = normal(std, cells, width, key=place_key) if positions == "learned" else None
+        stds = begin_std * (LEVELS[family] // len(begin_std))
+        laws: dict[Begin, Callable[[PRNGKeyArray, float], AbstractStart]] = {
+            "embed": lambda key, std: Embed(),
+            "vectors": lambda key, std: Vector(normal(std, width, key=key)),
+            "normal": lambda key, std: TruncatedNormal(std),
+        }
+        self.begin = FirstState(tuple(map(laws[begin], begin_keys, stds)))
         self.family, self.grid, self.dtype = family, grid, np.dtype(dtype)
-        self.layers, self.heads, self.cycles, self.mix = layers, heads, cycles, mix
-        self.mixer, self.mlp_ratio, self.rotary_base = mixer, mlp_ratio, rotary_base
+        self.heads, self.rotary_base, self.mlp_ratio = heads, rotary_base, mlp_ratio
+        self.mixer, self.positions, self.flat = mixer, positions, flat
 
-    def embed(self, x: Float[Array, "*grid channels"]) -> Float[Array, "*grid features"]:
-        """Return the initial state, `sqrt(width) W x` in each of its parts, for the input `x`,
-        shape `(*grid, channels)`.
+    def embed(self, x: Float[Array, "*grid channels"]) -> Float[Array, "*grid width"]:
+        """Return the embedding `sqrt(width) W x`, with extra positions before it and learned
+        positions added, if there are any, for the input `x`, shape `(*grid, channels)`.
 
         **Raises** `ValueError` for an input of another shape.
         """
         self.check_input(x)
-        e = math.sqrt(len(self.prelude.weight)) * self.prelude(x)
-        return jnp.concatenate([e] * LEVELS[self.family], axis=-1)
+        e = self.prelude(x)
+        if self.tokens is not None:
+            e = jnp.concatenate([self.tokens, e.reshape(-1, e.shape[-1])])
+        if self.places is not None:
+            e = HALF_ROOT * (e + self.places.reshape(e.shape))
+        return math.sqrt(len(self.prelude.weight)) * e
+
+    @property
+    def first_state(self) -> FirstState:
+        """The map from an embedding to the default initial state."""
+        return self.begin
+
+    @property
+    def extra(self) -> int:
+        """Positions before the cells."""
+        return 0 if self.tokens is None else len(self.tokens)
+
+    @property
+    def layers(self) -> tuple[MixerBlock, ...]:
+        """The blocks of the net, or of that of the low level."""
+        if isinstance(self.map, ScaledResidual):
+            return self.map.layers
+        assert isinstance(self.map.low, Stack)
+        return self.map.low.layers
+
+    @property
+    def high_layers(self) -> tuple[MixerBlock, ...]:
+        """The blocks of the net of the high level of HRM."""
+        high = self.map.high if isinstance(self.map, Recursion) else None
+        return high.layers if isinstance(high, Stack) else ()
 
     @property
     def window(self) -> Literal["full"]:
@@ -211,17 +360,21 @@ class NestedTransformer(AbstractLoopedModel):
     @property
     def mixings(self) -> int:
         """The number of blocks that one iteration applies."""
-        return self.layers * (1 if self.family == "fprm" else self.cycles + 1)
+        if isinstance(self.map, ScaledResidual):
+            return len(self.layers)
+        high = self.high_layers or self.layers
+        return len(self.layers) * self.map.cycles + len(high)
 
     def check_grid(self, grid: tuple[int, ...]) -> None:
-        """**Raises** `InputError` if an MLP over cells is to mix another number of them."""
-        if self.mixer == "mlp" and math.prod(grid) != math.prod(self.grid):
+        """**Raises** `InputError` for another grid than that of the model, where the cells are a
+        line for its map: by an MLP over cells, extra positions, or positions along a line."""
+        if self.flat and grid != self.grid:
             raise InputError(
                 f"a puzzle of {' x '.join(map(str, grid))} cells is not of the size of this model, "
-                f"whose MLP mixes {' x '.join(map(str, self.grid))} cells"
+                f"which has {' x '.join(map(str, self.grid))} cells"
             )
 
     def loop(self, *, fold: bool = False) -> NestedLoop:
         """Return the map that is iterated; `fold` has no effect."""
         del fold
-        return NestedLoop(cast_linear(self.map, self.dtype))
+        return NestedLoop(cast_linear(self.map, self.dtype), self.flat)

@@ -27,8 +27,8 @@ class ScaledResidual(eqx.Module):
     - `layers`: the blocks.
     - `alpha_1`, `alpha_2`: logits of the shares, shape `(width,)`.
     - `extra`: number of positions before the cells.
-    - `board`: how the convolution sees the cells: their number along each axis, or None for a
-        line.
+    - `board`: how the convolution sees the cells: their number along each axis, or None for the
+        axes of the state itself.
     - `norm`: "none", "input" (after the convolution) or "output".
     - `eps`: see `eqloop.nn.rms_normalise`.
 
@@ -62,7 +62,8 @@ class ScaledResidual(eqx.Module):
         return e
 
     def __call__(self, z: OneState, e: Float[Array, "positions width"]) -> OneState:
-        a1, a2 = (jax.nn.sigmoid(alpha)[None] for alpha in (self.alpha_1, self.alpha_2))
+        shape = (*(1,) * (z.z.ndim - 1), -1)
+        a1, a2 = (jax.nn.sigmoid(a).reshape(shape) for a in (self.alpha_1, self.alpha_2))
         t = a1 ** (2 * len(self.layers))
         b2 = 1 - a2 * t
         b1 = b2 * (1 - a1) / (1 - t + 1e-5)
@@ -83,6 +84,6 @@ class ScaledResidual(eqx.Module):
         if self.conv is None:
             return z
         cells = z[self.extra :]
-        grid = cells.shape[:1] if self.board is None else self.board
+        grid = cells.shape[:-1] if self.board is None else self.board
         convolved = self.conv(cells.reshape(*grid, -1)).reshape(cells.shape)
         return jnp.concatenate([z[: self.extra], convolved.astype(z.dtype)])

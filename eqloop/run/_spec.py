@@ -52,6 +52,13 @@ def _positive(value: float) -> bool:
     return math.isfinite(value) and value > 0
 
 
+NESTED = (
+    *("cycles", "mix", "mixer", "high_blocks", "positions", "extra", "begin", "begin_std"),
+    *("conv", "conv_width", "end_norm", "outputs"),
+)
+"""Fields of `[model]` for a family other than `looped`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
     """The `[model]` table: `eqloop.LoopedTransformer` as text.
@@ -101,6 +108,34 @@ class ModelSpec:
     mixer: Literal["attention", "mlp"] = "attention"
     """Cells of a `family` other than `looped` mix by `attention` or by an `mlp` over the cells,
     which serves grids of one size."""
+    high_blocks: int = 0
+    """The net of the high level of `hrm` has this many blocks; 0 takes `blocks`."""
+    positions: Literal["axes", "line", "learned", "none"] = "axes"
+    """Attention of a `family` other than `looped` has rotary positions along the `axes` of the grid
+    or along the `line` of its cells, `learned` vectors, or `none`."""
+    extra: int = 0
+    """A `family` other than `looped` has this many positions before the cells, whose input is
+    learned."""
+    causal: bool = False
+    """If true, a cell attends only to itself and to the cells before it, on a grid of one axis."""
+    begin: Literal["embed", "vectors", "normal"] = "embed"
+    """The loop of a `family` other than `looped` begins at the embedding of the input (`embed`), at
+    a random vector of each level in all positions (`vectors`), or at truncated `normal` noise,
+    which is the same for all examples. `solver.start` has further starts for training."""
+    begin_std: tuple[float, ...] = (1.0,)
+    """The noise of `begin` has this standard deviation, in each level or in both."""
+    conv: Literal["grid", "line", "none"] = "grid"
+    """The convolution of `fprm` sees the cells on their `grid`, or on the `line`, where it is
+    causal; with `none` there is no convolution."""
+    conv_width: int = 0
+    """The convolution of `fprm` sees this many cells along each axis; 0 takes 3 on a grid of two
+    axes and 4 on a line."""
+    end_norm: Literal["none", "input", "output"] = "none"
+    """`fprm` normalises the state after the convolution (`input`), at the end of an iteration
+    (`output`), or not (`none`)."""
+    outputs: tuple[int, ...] = ()
+    """The head of a `family` other than `looped` has this many outputs for each class, of which the
+    largest is the score of the class; an empty list gives one to each."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Matrix products in the loop have this precision. Weights are float32 in any case."""
     grid: tuple[int, ...] = ()
@@ -112,13 +147,17 @@ class ModelSpec:
     """The answer of one cell is one of this many classes. The task sets it."""
 
     def __post_init__(self) -> None:
-        _check_counts("model", self, {1: ("width", "heads", "blocks", "mlp_ratio", "cycles")})
+        whole = {
+            1: ("width", "heads", "blocks", "mlp_ratio", "cycles"),
+            0: ("high_blocks", "extra", "conv_width"),
+        }
+        _check_counts("model", self, whole)
         _check(0 < self.mix <= 1, "model.mix", self.mix, "above 0 and at most 1")
         _check(self.blocks <= _MOST_BLOCKS, "model.blocks", self.blocks, f"at most {_MOST_BLOCKS}")
         base_fits = math.isfinite(self.rotary_base) and self.rotary_base > 1
         _check(base_fits, "model.rotary_base", self.rotary_base, "above 1")
         # Rotary positions turn pairs of channels of each head, along each axis.
-        pairs = 2 * max(len(self.grid), 1)
+        pairs = 2 * (max(len(self.grid), 1) if self.positions == "axes" else 1)
         _check(
             self.width % (pairs * self.heads) == 0,
             "model.width",
@@ -145,23 +184,44 @@ class ModelSpec:
         fields = {field.name: field.default for field in dataclasses.fields(self)}
         unused = ("recall", "norm", "residual")
         if self.family == "looped":
-            unused = ("cycles", "mix", "mixer")
+            unused = NESTED
         elif isinstance(self.attention, int):
             raise InputError(
                 f'model.attention = {self.attention} is for model.family = "looped": '
                 f'{self.family} attends to all cells, set model.attention = "full"'
             )
+        unused += () if self.family in ("hrm", "looped") else ("high_blocks",)
+        unused += () if self.family in ("fprm", "looped") else ("conv", "conv_width", "end_norm")
         for name in unused:
             if (value := getattr(self, name)) != fields[name]:
                 raise InputError(
                     f"model.{name} = {quoted(value)} has no effect on model.family = "
                     f"{self.family!r}: leave it out"
                 )
+        if self.extra and self.positions == "axes":
+            raise InputError(
+                f"model.extra = {self.extra} has no place along the axes of the grid: set "
+                'model.positions to "line", "learned" or "none"'
+            )
+        if self.causal and (isinstance(self.attention, int) or len(self.grid) > 1):
+            raise InputError(
+                'model.causal = true is for model.attention = "full" on a grid of one axis'
+            )
+        if self.outputs and self.classes:
+            fits = len(self.outputs) == self.classes and min(self.outputs) >= 1
+            wanted = f"{self.classes} numbers of at least 1"
+            _check(fits, "model.outputs", list(self.outputs), wanted)
+        levels = (1,) if self.family == "fprm" else (1, 2)
+        is_std = len(self.begin_std) in levels and all(map(_positive, self.begin_std))
+        wanted = f"{' or '.join(map(str, levels))} numbers above 0"
+        _check(is_std, "model.begin_std", list(self.begin_std), wanted)
 
     @property
-    def state_width(self) -> int:
-        """The state of one cell has this many numbers, in all its parts."""
-        return self.width * (2 if self.family in ("trm", "hrm", "eqr") else 1)
+    def state_shape(self) -> tuple[int, ...]:
+        """The shape of the state of one example."""
+        features = self.width * (2 if self.family in ("trm", "hrm", "eqr") else 1)
+        cells = (self.extra + math.prod(self.grid),) if self.extra else self.grid
+        return (*cells, features)
 
     def check_resolved(self) -> None:
         """Check that a task has made its choices.

@@ -129,16 +129,17 @@ def count(model: ModelSpec) -> Cost:
 
     def ends(model, x):
         e = model.embed(x)
-        return model.coda(e), model.loop().inject(e)
+        return model.coda(model.first_state(e)), model.loop().inject(e)
 
     def iteration(model, z, r):
         return model.loop()(z, r)
 
     e = eqx.filter_eval_shape(lambda model, x: model.embed(x), shapes, x)
+    z = eqx.filter_eval_shape(lambda model, e: model.first_state(e), shapes, e)
     r = eqx.filter_eval_shape(lambda model, e: model.loop().inject(e), shapes, e)
     weights = jax.tree.leaves(eqx.filter(shapes, lambda leaf: hasattr(leaf, "shape")))
     return Cost(
-        iteration=_flops(iteration, shapes, e, r),
+        iteration=_flops(iteration, shapes, z, r),
         ends=_flops(ends, shapes, x),
         parameters=sum(math.prod(leaf.shape) for leaf in weights),
     )

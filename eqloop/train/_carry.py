@@ -122,7 +122,7 @@ def no_rows(spec: Spec) -> Carry | None:
         return jnp.zeros(batch, jnp.int32)
 
     return Carry(
-        state=jnp.zeros((batch, *spec.model.grid, spec.model.state_width), jnp.float32),
+        state=jnp.zeros((batch, *spec.model.state_shape), jnp.float32),
         example=zeros(),
         key=jnp.zeros((batch, words), jnp.uint32),
         age=zeros(),

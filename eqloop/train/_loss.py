@@ -321,7 +321,7 @@ class Mean(AbstractLoss):
             r = loop.inject(e)
             if isinstance(f, PathNoise):
                 r = f.inject(r, noise_key)
-            start = e if start is None else start
+            start = model.first_state(e) if start is None else start
             start = advance(f, start, r, skipped) if self.burn_in else start
             states = trajectory(f, start, later(r, skipped), steps)
             # One iteration after another, rematerialised: the hidden layer of the coda for all of

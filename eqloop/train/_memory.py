@@ -125,7 +125,7 @@ def memory_needed(spec: Spec, devices: int = 1) -> dict[str, int]:
     XLA reserved 1.2 to 3 times as much for twelve specs of two tasks, including those of the
     paper.
     """
-    state = _cells(spec) * spec.model.state_width
+    state = math.prod(spec.model.state_shape)
     rows, numbers = -(-spec.train.batch // devices), _states(spec) * state + _numbers(spec)
     return {
         "weights and optimiser": _weights(spec),

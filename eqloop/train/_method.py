@@ -191,7 +191,7 @@ class Method:
                 options = {"solver": self.solver, "max_steps": self.max_steps}
                 return frozen(x, start=z, gradient=OneStep(), **options).state
 
-            return self.start(model.embed(x), key, solve)
+            return self.start(model.first_state(model.embed(x)), key, solve)
 
         return jax.vmap(one)(inputs, jr.split(key, len(inputs)))
 
@@ -207,7 +207,7 @@ def _uses_starts(method: Method, spec: Spec) -> bool:
     shaped = jax.ShapeDtypeStruct
     return depends_on_first(
         outcome,
-        shaped((batch, *model.grid, model.state_width), jnp.float32),
+        shaped((batch, *model.state_shape), jnp.float32),
         eqx.filter_eval_shape(make_model, model, key),
         jax.tree.map(lambda leaf: shaped((batch,), leaf.dtype), BackwardReport.zeros()),
         shaped((batch, *model.grid, model.channels), jnp.float32),

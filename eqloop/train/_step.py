@@ -339,7 +339,9 @@ def _step(
         model, probes = differentiated
         starts = drawn.initial_states(model, inputs, jr.fold_in(step_key, STARTS))
         if carry is not None:
-            starts = carry.starts(jax.vmap(model.embed)(inputs) if starts is None else starts)
+            if starts is None:
+                starts = jax.vmap(lambda x: model.first_state(model.embed(x)))(inputs)
+            starts = carry.starts(starts)
         return batch_loss(model, probes, inputs, targets, keys[1], drawn, starts)
 
     (loss, examples), (gradient, reports) = eqx.filter_value_and_grad(objective, has_aux=True)(
