@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from .._model import LoopedTransformer
+from .._model import AbstractLoopedModel, LoopedTransformer
 from .._stability_report import Basins, NormModesRecord, PrecisionRecord
 from .._task import Split, Task
 from ..run import Spec
@@ -46,7 +46,7 @@ class Parts:
 
     def __init__(
         self,
-        model: LoopedTransformer,
+        model: AbstractLoopedModel,
         task: Task,
         spec: Spec,
         chosen: Mapping[str, Split],
@@ -167,10 +167,14 @@ class Parts:
             return {}
         full, report = self.census == "full", self.work.part("exponents")
         chosen = chosen_examples(orbits, EFFORTS[self.census].examples, self.detail)
-        some = orbits.take(np.array(chosen))
-        growth = growth_by_part(
-            self.model, some.xs, key=self.keys["growth"], iterations=self.iterations
-        )
+        some, model = orbits.take(np.array(chosen)), self.model
+        named, by_part = None, None
+        if isinstance(model, LoopedTransformer):
+            growth = growth_by_part(
+                model, some.xs, key=self.keys["growth"], iterations=self.iterations
+            )
+            parts = zip(growth.parts, growth.growth.T, strict=True)
+            by_part = {name: summary(values) for name, values in parts}
         report(1, 3)
         check = precision_check(
             some.f,
@@ -181,9 +185,8 @@ class Parts:
             iterations=self.iterations,
         )
         report(2, 3)
-        named = None
-        if full:
-            modes = norm_modes(self.model, some.state, some.xs, key=self.keys["modes"])
+        if full and isinstance(model, LoopedTransformer):
+            modes = norm_modes(model, some.state, some.xs, key=self.keys["modes"])
             named = NormModesRecord(
                 zero=modes.zero,
                 zero_residual=summary(modes.zero_residual),
@@ -191,10 +194,9 @@ class Parts:
                 statement=modes.statement,
             )
         report(3, 3)
-        parts = zip(growth.parts, growth.growth.T, strict=True)
         return {
             "norm_modes": named,
-            "growth_by_part": {name: summary(values) for name, values in parts},
+            "growth_by_part": by_part,
             "precision": PrecisionRecord(
                 values=[summary(values) for values in check.values.T],
                 double=[summary(values) for values in check.double.T],
