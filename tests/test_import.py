@@ -41,7 +41,7 @@ def checkpoint(tmp_path) -> Path:
 def test_a_checkpoint_becomes_a_folder_of_equal_weights(checkpoint, tmp_path, cli):
     out = tmp_path / "made" / "trm"
     code, text, err = cli(
-        "import", checkpoint, "--as", "trm", "--set=arch.seq_len=12", "--out", out
+        "import", checkpoint, "--as", "trm", "--set=arch.seq_len=12", "--weights", out
     )
     assert (code, err) == (0, "")
     assert "L_level.layers.1.mlp.down_proj.weight" in text
@@ -64,15 +64,17 @@ def test_a_checkpoint_becomes_a_folder_of_equal_weights(checkpoint, tmp_path, cl
     ]
     assert eqx.tree_equal(*made, typematch=True)
     # It is not written over.
-    code, _, err = cli("import", out / "weights.safetensors", "--as", "trm", "--out", out)
-    assert (code, err) == (2, f"error: --out {out}: is not empty; choose another folder\n")
+    code, _, err = cli("import", out / "weights.safetensors", "--as", "trm", "--weights", out)
+    assert (code, err) == (2, f"error: --weights {out}: is not empty; choose another folder\n")
 
 
 def test_the_moving_average_of_eqr(tmp_path, cli):
     params, buffers = arrays_of("eqr", mlp=True)
     saved = of_eqr(params, buffers, {"H_cycles": 3, "L_cycles": 6, "halt_max_steps": 16})
     path = torch_layout.save(saved, tmp_path / "eqr.pth")
-    code, text, _ = cli("import", path, "--as", "eqr", *EQR, "--json", "--out", tmp_path / "out")
+    code, text, _ = cli(
+        "import", path, "--as", "eqr", *EQR, "--json", "--weights", tmp_path / "out"
+    )
     table = json.loads(text)
     assert code == 0
     assert table["averaged"] is True
@@ -89,7 +91,7 @@ def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path, cli):
     params, buffers = arrays_of("eqr")
     saved = of_eqr(params, buffers, {"H_cycles": Run()})
     path = torch_layout.save(saved, tmp_path / "eqr.pth")
-    code, text, err = cli("import", path, "--as", "eqr", *EQR, "--out", tmp_path / "out")
+    code, text, err = cli("import", path, "--as", "eqr", *EQR, "--weights", tmp_path / "out")
     assert (code, text) == (2, "")
     assert err.startswith(f"error: {path} is refused, since its pickle names posix.system: ")
     assert err.count("\n") == 1
@@ -134,9 +136,9 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(checkpoint, tmp_path, c
         ([other, "--as", "trm", cells], "lm_head.weight has shape"),
         ([infinite, "--as", "trm", cells], "q_head.bias holds NaN or infinities"),
         ([damaged, "--as", "trm", cells], "is damaged or was cut off: the CRC-32 of record data/"),
-        ([checkpoint, "--as", "trm", cells, "--out", tmp_path / "file"], "cannot write"),
+        ([checkpoint, "--as", "trm", cells, "--weights", tmp_path / "file"], "cannot write"),
     ):
-        extra = [] if "--out" in arguments else ["--out", tmp_path / "out"]
+        extra = [] if "--weights" in arguments else ["--weights", tmp_path / "out"]
         code, text, err = cli("import", *arguments, *extra)
         assert (code, text) == (2, ""), arguments
         assert message in err

@@ -26,7 +26,7 @@ def write_weights(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise InputError(f"--out {folder}: is not empty; choose another folder")
+            raise InputError(f"--weights {folder}: is not empty; choose another folder")
         # Text in JSON is text in YAML, too.
         write_atomic(folder / CONFIG, [json.dumps({"arch": fields}, indent=1).encode() + b"\n"])
         write_atomic(folder / WEIGHTS, _serialise(arrays))

@@ -24,6 +24,7 @@ from ._schedule import AbstractSchedule as AbstractSchedule
 from ._schedule import Cycles as Cycles
 from ._schedule import DampedSteps as DampedSteps
 from ._sign_descent import sign_descent as sign_descent
+from ._spec_tables import spec_tables as spec_tables
 from ._states import LowLevel as LowLevel
 from ._states import OneState as OneState
 from ._states import TwoLevels as TwoLevels
