@@ -9,6 +9,7 @@ import pytest
 from stability_example import a_report, report_tables, without_numbers
 
 from eqloop._schema import from_table
+from eqloop.report.figures._basins_figure import basins_figure
 from eqloop.report.figures._plane_figures import plane_figure, planes_figure
 from eqloop.report.figures._stability_figures import (
     distinct_figure,
@@ -180,3 +181,16 @@ def test_one_example_with_exact_zeros_is_drawn(panel):
     dependence |= {"points": dependence["points"][:1], "inputs": [1], "clusters": [1]}
     reach["accuracy"] = {"iterations": [1], "splits": {"test": [0.5]}, "trained": None}
     panel.draw(from_table(StabilityReport, tables)).canvas.draw()
+
+
+def test_the_basins_are_bars_of_whole_height():
+    """Each bar adds up to all starts; an end that no start has is left out."""
+    basins = a_report().basins
+    assert basins is not None
+    (axes,) = basins_figure(basins).axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.1", "1", "random"]
+    assert [bars.get_label() for bars in axes.containers] == ["own", "other"]
+    own, other = ([bar.get_height() for bar in bars] for bars in axes.containers)
+    np.testing.assert_allclose(own, [100 * 180 / 192, 100 * 60 / 192, 100 * 20 / 192])
+    np.testing.assert_allclose(np.add(own, other), 100)
+    assert len({bars[0].get_hatch() for bars in axes.containers}) == 2

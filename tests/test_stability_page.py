@@ -17,13 +17,14 @@ from eqloop import InputError
 from eqloop._numbers import typeset_number, typeset_percent
 from eqloop._tables import parse_json
 from eqloop.report import write_stability
+from eqloop.report.pages._basins_panel import BASINS_PANEL
 from eqloop.report.pages._census_panels import CENSUS_PANELS
 from eqloop.report.pages._plane_panels import PLANE_PANELS
 from eqloop.report.pages._stability_panels import PANELS
 from eqloop.run import read_stability
 from eqloop.tasks import make_task
 
-ALL_PANELS = (*PANELS, *CENSUS_PANELS, *PLANE_PANELS)
+ALL_PANELS = (*PANELS, *CENSUS_PANELS, *PLANE_PANELS, BASINS_PANEL)
 
 # --- numbers as text
 

@@ -12,6 +12,7 @@ from ...run import REPORT, STABILITY_AGAIN, Player, read_player, read_stability
 from .._escape import html_text
 from ..figures._plane_figures import plane_figure
 from ..tables._stability_tables import extra_tables, main_table
+from ._basins_panel import BASINS_PANEL
 from ._census_panels import CENSUS_PANELS
 from ._page import packaged, page, picture, saved, write_files
 from ._plane_panels import PLANE_PANELS, plane_alt
@@ -53,6 +54,8 @@ def write_stability(folder: Path) -> list[Path]:
             drawn += [(panel, panel.draw(census), panel.alt(census)) for panel in CENSUS_PANELS]
         if report.planes is not None:
             drawn += [(panel, panel.draw(report), panel.alt(report)) for panel in PLANE_PANELS]
+        if (basins := report.basins) is not None:
+            drawn.append((BASINS_PANEL, BASINS_PANEL.draw(basins), BASINS_PANEL.alt(basins)))
         for panel, figure, alt in drawn:
             files[folder / f"{panel.name}.png"] = saved(figure, "png")
             figures.append(_figure(panel, picture(figure, alt)))
