@@ -62,3 +62,7 @@ def stablemax_cross_entropy(
     losses = -jnp.take_along_axis(log_stablemax(logits), picked, axis=-1)[..., 0]
     count = jnp.maximum(jnp.sum(has_label, dtype=losses.dtype), 1)
     return jnp.sum(jnp.where(has_label, losses, 0)) / count
+
+
+CROSS_ENTROPIES = {"softmax": cross_entropy, "stablemax": stablemax_cross_entropy}
+"""Name of the normalisation of the scores -> the loss of an example."""

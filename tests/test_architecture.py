@@ -71,10 +71,11 @@ ARROWS: dict[str, set[str]] = {
     "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "recursive", "run"},
     "evaluate": WORDS | MODEL | {"_task", "_build", "run"},
     "audit": WORDS | MODEL | {"_task", "_build", "run"},
+    # Of `recursive` it takes the optimiser AdamATan2.
     "train": WORDS
     | MODEL
     | FILING
-    | {"_arrays", "_fields", "_task", "_build", "run", "evaluate", "audit"},
+    | {"_arrays", "_fields", "_task", "_build", "run", "evaluate", "audit", "recursive"},
     # This part presents a model on its task as the map that stability measures.
     "claims": WORDS
     | MODEL

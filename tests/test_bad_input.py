@@ -165,8 +165,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --preset fast",
-        "unknown preset 'fast'; known: eqr-small, equilibrium, extreme, fprm-small, hrm-small, "
-        "paper, paper-small, quick, trm-small",
+        "unknown preset 'fast'; known: eqr, eqr-small, equilibrium, extreme, fprm, fprm-small, "
+        "hrm, hrm-small, paper, paper-small, quick, trm, trm-small",
     ),
     (
         "train --solver jacobi",

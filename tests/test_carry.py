@@ -14,10 +14,10 @@ from tiny_task import Tiny, tiny_spec
 import eqloop
 from eqloop import InputError
 from eqloop._arrays import named_arrays
+from eqloop._cross_entropy import cross_entropy
 from eqloop.run import Spec, read_metrics, trained_iterations
 from eqloop.train import TrainState, init_state, make_step, train
 from eqloop.train._carry import Carry, no_rows
-from eqloop.train._loss import cross_entropy
 from eqloop.train._memory import memory_needed
 from eqloop.train._state import skeleton
 from eqloop.train._step import Order, put

@@ -17,6 +17,7 @@ from eqloop.run import (
     presets,
     resolve,
 )
+from eqloop.sweep import count
 from eqloop.tasks import make_task
 
 
@@ -40,6 +41,16 @@ def test_presets_of_other_families(family):
     assert (spec.model.family, spec.model.attention) == (family, "full")
     assert spec.model.state_shape[-1] == (64 if family == "fprm" else 128)
     assert Spec.from_text(spec.to_toml(), "a copy") == spec
+
+
+@pytest.mark.parametrize(("family", "published"), [("trm", 5_028_866), ("fprm", 6_833_666)])
+def test_presets_as_published_have_the_published_number_of_weights(family, published):
+    """Less the q head, the padding of embedding and head, and, of TRM, the vectors that are no
+    weights there; with the vectors of the extra positions, which are a table of their own there."""
+    spec = resolve("sudoku", family, make_task=make_task)
+    q_head, padding, vectors, extra = 2 * 512 + 2, 2 * 512, 2 * 512, 16 * 512
+    expected = published - q_head - padding + extra + (vectors if family == "trm" else 0)
+    assert count(spec.model).parameters == expected
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,11 @@ from tiny_task import Tiny, make_task, tiny_spec
 
 import eqloop
 from eqloop import InputError
+from eqloop._cross_entropy import cross_entropy
 from eqloop._schema import from_table
 from eqloop.run import Best, EvaluationRecord, Spec, open_run, read_metrics, trained_iterations
 from eqloop.train import Diverged, _step, _trainer, init_state, make_step, train
-from eqloop.train._loss import cross_entropy, draw
+from eqloop.train._loss import draw
 from eqloop.train._method import batch_loss, make_method
 from eqloop.train._state import make_optimiser, make_schedule, skeleton
 from eqloop.train._step import METRICS, Order, put
@@ -69,6 +70,32 @@ def test_the_schedule_of_the_paper():
     expected = np.where(epoch < 10, 1 - np.exp(-(epoch + 1) / 10), 1.0)
     expected = np.where(epoch >= 60, 0.1, expected)
     np.testing.assert_allclose(rate, expected, rtol=1e-6)
+
+
+def test_a_warm_up_to_a_constant_rate():
+    """It counts from 1, as in the code of HRM: no step has the rate 0."""
+    spec = tiny_spec("train.schedule=warmup-constant", "train.warmup=3", "train.steps=10")
+    rate = np.asarray(jax.vmap(make_schedule(spec.train))(jnp.arange(10))) / spec.train.lr
+    np.testing.assert_allclose(rate[:5], [0.25, 0.5, 0.75, 1, 1])
+
+
+def test_adam_atan2_and_stablemax_train():
+    """The first step of the optimiser is 0.997 lr in each weight with a gradient, whatever its
+    size; its moments are those that a run can begin from."""
+    settings = ["train.optimiser=adam-atan2", "train.scores=stablemax", "train.weight_decay=0"]
+    spec = tiny_spec(*settings, "train.schedule=constant", "train.clip=0", "train.lr=1e-3")
+    task = Tiny()
+    data, step, before = put(task.load().splits["train"]), make_step(spec, task), init_state(spec)
+    weights = np.asarray(before.model.coda.output.weight)
+    after, metrics = step(data, before, np.arange(spec.train.batch))
+    moved = np.abs(np.asarray(after.model.coda.output.weight) - weights)
+    np.testing.assert_allclose(moved, 0.997e-3, rtol=1e-2)
+    adamw = tiny_spec("train.schedule=constant", "train.clip=0")
+    assert jax.tree.structure(skeleton(spec).optimiser) == jax.tree.structure(
+        skeleton(adamw).optimiser
+    )
+    softmax = make_step(adamw, task)(data, init_state(adamw), np.arange(spec.train.batch))[1]
+    assert metrics["loss"] != softmax["loss"]
 
 
 def test_the_schedule_of_many_short_epochs():

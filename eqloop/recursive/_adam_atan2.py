@@ -1,17 +1,11 @@
 """AdamATan2: Adam with an arctangent in place of the quotient."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
-
-
-class _Moments(NamedTuple):
-    steps: Int[Array, ""]
-    first: PyTree
-    second: PyTree
+from jaxtyping import Array, PyTree
 
 
 def adam_atan2(
@@ -52,21 +46,23 @@ def adam_atan2(
     ```
     """
 
-    def init(params: PyTree) -> _Moments:
-        zeros = optax.tree.zeros_like(params)
-        return _Moments(jnp.zeros((), jnp.int32), zeros, zeros)
+    def init(params: PyTree) -> optax.ScaleByAdamState:
+        # Two arrays each: one buffer cannot be donated twice.
+        first, second = (optax.tree.zeros_like(params) for _ in range(2))
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), first, second)
 
-    def update(gradient: PyTree, state: _Moments, params: PyTree = None):
+    def update(gradient: PyTree, state: optax.ScaleByAdamState, params: PyTree = None):
         del params
-        steps = state.steps + 1
-        first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.first, gradient)
-        second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.second, gradient)
+        steps = jnp.asarray(state.count) + 1
+        first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, gradient)
+        second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, gradient)
 
         def direction(m: Array, v: Array) -> Array:
             t = steps.astype(m.dtype)
             return jnp.atan2(m, jnp.sqrt(v) / jnp.sqrt(1 - b2**t)) / (1 - b1**t)
 
-        return jax.tree.map(direction, first, second), _Moments(steps, first, second)
+        moved = jax.tree.map(direction, first, second)
+        return moved, optax.ScaleByAdamState(steps, first, second)
 
     return optax.chain(
         optax.GradientTransformation(init, update),  # pyright: ignore[reportArgumentType]

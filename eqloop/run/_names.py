@@ -323,13 +323,18 @@ def _last(spec: "Spec") -> Call:
         path_noise=spec.solver.path_noise,
         correction=spec.train.correction,
         states=spec.train.correction_states,
+        scores=spec.train.scores,
     )
 
 
 LOSSES: dict[str, LossFacts] = {
     "progressive": LossFacts(
         "the paper's, after a drawn number of iterations",
-        lambda spec: Call("eqloop.train._loss:Progressive", path_noise=spec.solver.path_noise),
+        lambda spec: Call(
+            "eqloop.train._loss:Progressive",
+            path_noise=spec.solver.path_noise,
+            scores=spec.train.scores,
+        ),
         clash="may draw fewer iterations than the gradient differentiates",
     ),
     "mean": LossFacts(
@@ -338,6 +343,7 @@ LOSSES: dict[str, LossFacts] = {
             "eqloop.train._loss:Mean",
             burn_in=spec.train.burn_in,
             path_noise=spec.solver.path_noise,
+            scores=spec.train.scores,
         ),
         clash="is differentiated through every iteration",
     ),

@@ -436,31 +436,36 @@ class TrainSpec:
     """Training takes this many optimiser steps."""
     batch: int = 500
     """One optimiser step takes this many examples."""
+    optimiser: Literal["adamw", "adam-atan2"] = "adamw"
+    """The optimiser is AdamW, or AdamATan2 (`adam-atan2`, see `eqloop.recursive.adam_atan2`)."""
     lr: float = 1e-3
-    """AdamW has this learning rate before the schedule."""
+    """The optimiser has this learning rate before the schedule."""
     weight_decay: float = 0.01
-    """AdamW has this weight decay. Biases and gains of norms are not decayed."""
+    """The optimiser has this weight decay. Biases and gains of norms are not decayed."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """The two moments of AdamW decay by these factors."""
+    """The two moments of the optimiser decay by these factors."""
     eps: float = 1e-8
     """AdamW adds this to its denominators."""
     clip: float = 1.0
     """The gradient is scaled down to this global norm where it exceeds it; 0 sets no limit."""
-    schedule: Literal["paper", "warmup-cosine", "constant"] = "paper"
-    """The learning rate follows this schedule: `paper` (see `epochs`), `warmup-cosine` or
-    `constant`."""
+    schedule: Literal["paper", "warmup-cosine", "warmup-constant", "constant"] = "paper"
+    """The learning rate follows this schedule: `paper` (see `epochs`), `warmup-cosine`,
+    `warmup-constant` or `constant`."""
     epochs: int = 100
     """The schedule `paper` has this many epochs of `steps / epochs` steps. The factor of the rate
     is `1 - exp(-(epoch + 1) / 10)` in the first tenth, then 1, and a tenth of that from 0.6
     `epochs` on."""
     warmup: int = 100
-    """The schedule `warmup-cosine` begins with this many optimiser steps of linear warm-up."""
+    """In `warmup-cosine` and `warmup-constant` the rate rises over this many optimiser steps."""
     schedule_per_phase: bool = False
     """If true, the schedule of the learning rate begins anew with every phase and ends with it,
     instead of going over the whole run."""
     loss: Annotated[str, OneOf(LOSSES, is_outside)] = "progressive"
     """Training minimises this loss: `progressive` (the paper's), `mean` over all iterations, after
     the `last`, or `PLACE:Class` from outside eqloop."""
+    scores: Literal["softmax", "stablemax"] = "softmax"
+    """The cross-entropy of a cell takes this function of the scores of its classes. `stablemax`
+    grows linearly where softmax is an exponential."""
     burn_in: int = 0
     """`mean` makes at most this many iterations without gradient before the `solver.steps` that
     count; their number is drawn at every step."""

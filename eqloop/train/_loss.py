@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from .._adjoint import AbstractGradient, Backprop, OneStep, Truncated
-from .._cross_entropy import cross_entropy
+from .._cross_entropy import CROSS_ENTROPIES
 from .._errors import InputError
 from .._iteration import Count, advance, later, stop_gradient, trajectory
 from .._model import AbstractLoopedModel, Output
@@ -136,6 +136,7 @@ class Last(AbstractLoss):
       loop without it.
     - `correction`: factor of the corrections, in [0, 1]; for solvers that converge.
     - `states`: their number k; `2^k` is at most `max_steps`.
+    - `scores`: L has the probabilities "softmax" or "stablemax".
 
     ```python
     >>> import eqloop, jax, jax.numpy as jnp, jax.random as jr
@@ -158,6 +159,7 @@ class Last(AbstractLoss):
     path_noise: float = eqx.field(default=0.0, static=True)
     correction: float = eqx.field(default=0.0, static=True)
     states: int = eqx.field(default=1, static=True)
+    scores: str = eqx.field(default="softmax", static=True)
 
     def __call__(
         self, model, probes, inputs, targets, key, *, starts=None, solver, gradient, max_steps
@@ -177,7 +179,7 @@ class Last(AbstractLoss):
             out = model(
                 x, start=start, gradient=gradient, max_steps=budgets[-1], probe=probe, **options
             )
-            loss = cross_entropy(out.logits, wanted)
+            loss = CROSS_ENTROPIES[self.scores](out.logits, wanted)
             if self.penalties or way:
                 # One predicate for the batch: the other steps make no further evaluation.
                 states = [part.state for part in way]
@@ -220,9 +222,9 @@ class Last(AbstractLoss):
         """What is added to the loss of `state`: its penalties, and the corrections of `way`."""
         loop = model.loop()
         r, z = loop.inject(model.embed(x)), jax.lax.stop_gradient(state)
-        total = jnp.zeros(())
+        total, cell_loss = jnp.zeros(()), CROSS_ENTROPIES[self.scores]
         for number, at in enumerate(reversed(way), 1):
-            total += self.correction**number * cross_entropy(model.coda(loop(at, r)), wanted)
+            total += self.correction**number * cell_loss(model.coda(loop(at, r)), wanted)
         for number, penalty in enumerate(self.penalties):
             value = penalty(lambda z: loop(z, r), z, jr.fold_in(key, number))
             total += penalty.weight * value.astype(total.dtype)
@@ -238,7 +240,7 @@ class Progressive(AbstractLoss):
 
     **Arguments:**
 
-    - `path_noise`: see `Last`.
+    - `path_noise`, `scores`: see `Last`.
 
     ```python
     >>> import eqloop, jax, jax.numpy as jnp, jax.random as jr
@@ -256,6 +258,7 @@ class Progressive(AbstractLoss):
     """
 
     path_noise: float = eqx.field(default=0.0, static=True)
+    scores: str = eqx.field(default="softmax", static=True)
 
     def __call__(
         self, model, probes, inputs, targets, key, *, starts=None, solver, gradient, max_steps
@@ -268,7 +271,7 @@ class Progressive(AbstractLoss):
             steps = gradient.steps
             gradient = Truncated(jnp.minimum(k, steps), max_steps=gradient.max_steps or steps)
         drawn = Unroll(n + k, max_steps=most, rtol=solver.rtol)
-        return Last(path_noise=self.path_noise)(
+        return Last(path_noise=self.path_noise, scores=self.scores)(
             model,
             probes,
             inputs,
@@ -288,7 +291,7 @@ class Mean(AbstractLoss):
 
     - `burn_in`: before them, up to this many iterations without gradient, drawn once for the whole
       batch.
-    - `path_noise`: see `Last`.
+    - `path_noise`, `scores`: see `Last`.
 
     ```python
     >>> import eqloop, jax, jax.numpy as jnp, jax.random as jr
@@ -307,6 +310,7 @@ class Mean(AbstractLoss):
 
     burn_in: int = eqx.field(default=0, static=True)
     path_noise: float = eqx.field(default=0.0, static=True)
+    scores: str = eqx.field(default="softmax", static=True)
 
     def __call__(
         self, model, probes, inputs, targets, key, *, starts=None, solver, gradient, max_steps
@@ -326,7 +330,8 @@ class Mean(AbstractLoss):
             states = trajectory(f, start, later(r, skipped), steps)
             # One iteration after another, rematerialised: the hidden layer of the coda for all of
             # them at once would be the largest array of the whole step.
-            at = jax.checkpoint(lambda z: cross_entropy(model.coda(z), wanted))
+            cell_loss = CROSS_ENTROPIES[self.scores]
+            at = jax.checkpoint(lambda z: cell_loss(model.coda(z), wanted))
             losses = jax.lax.map(at, states)
             last, before = states[-1], states[-2] if steps > 1 else start
             residual = relative_residual(*jax.lax.stop_gradient((last, before)))

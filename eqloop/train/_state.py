@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._build import make_model
 from .._model import AbstractLoopedModel
+from ..recursive import adam_atan2
 from ..run import Spec, TrainSpec
 from ._carry import Carry, no_rows
 from ._devices import Devices
@@ -72,6 +73,8 @@ def make_schedule(spec: TrainSpec, lr: ArrayLike | None = None) -> optax.Schedul
             return rate * jnp.minimum(rise, 0.5 * (1 + jnp.cos(jnp.pi * way)))
 
         return warmup_cosine
+    if spec.schedule == "warmup-constant":
+        return lambda step: rate * jnp.clip((step + 1) / (spec.warmup + 1), 0, 1)
 
     # First steps of all epochs but the first; step * epochs may overflow an int32.
     begins = [-(-epoch * spec.steps // spec.epochs) for epoch in range(1, spec.epochs)]
@@ -89,17 +92,19 @@ def make_schedule(spec: TrainSpec, lr: ArrayLike | None = None) -> optax.Schedul
 def make_optimiser(
     spec: TrainSpec, schedule: optax.Schedule | None = None
 ) -> optax.GradientTransformation:
-    """AdamW with clipping; biases and norm gains, which have one axis, are not decayed."""
+    """AdamW or AdamATan2 with clipping; biases and norm gains, which have one axis, are not
+    decayed."""
     clip = optax.clip_by_global_norm(spec.clip) if spec.clip else optax.identity()
-    adamw = optax.adamw(
-        schedule or make_schedule(spec),
-        b1=spec.betas[0],
-        b2=spec.betas[1],
-        eps=spec.eps,
-        weight_decay=spec.weight_decay,
-        mask=lambda weights: jax.tree.map(lambda leaf: leaf.ndim >= 2, weights),
-    )
-    return optax.chain(clip, adamw)
+    options: dict[str, Any] = {
+        "b1": spec.betas[0],
+        "b2": spec.betas[1],
+        "weight_decay": spec.weight_decay,
+        "mask": lambda weights: jax.tree.map(lambda leaf: leaf.ndim >= 2, weights),
+    }
+    rate = schedule or make_schedule(spec)
+    if spec.optimiser == "adam-atan2":
+        return optax.chain(clip, adam_atan2(rate, **options))
+    return optax.chain(clip, optax.adamw(rate, eps=spec.eps, **options))
 
 
 def init_state(spec: Spec) -> TrainState:

@@ -49,7 +49,9 @@ def write_stability(folder: Path) -> list[Path]:
     files: dict[Path, bytes] = {}
     figures: list[str] = []
     try:
-        drawn = [(panel, panel.draw(report), panel.alt(report)) for panel in PANELS]
+        drawn: list[tuple[Panel[Any], Any, str]] = [
+            (panel, panel.draw(report), panel.alt(report)) for panel in PANELS
+        ]
         if (census := report.census) is not None:
             drawn += [(panel, panel.draw(census), panel.alt(census)) for panel in CENSUS_PANELS]
         if report.planes is not None:
