@@ -3,10 +3,14 @@
 import dataclasses
 import re
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny_task import Tiny, tiny_spec
 
+import eqloop
 from eqloop import InputError
+from eqloop._build import make_solver
 from eqloop.run import (
     SHORTCUTS,
     ModelSpec,
@@ -233,3 +237,13 @@ def test_a_spec_that_is_not_there_or_not_text(tmp_path):
 def test_differences_name_both_values():
     assert tiny_spec().differences(tiny_spec()) == []
     assert tiny_spec().differences(tiny_spec("model.width=32")) == ["model.width: 16 -> 32"]
+
+
+def test_a_spec_makes_adaptive_damping():
+    spec = SolverSpec(name="adaptive-damping", gradient="implicit", damping=0.25, damping_decay=0.5)
+    solver = make_solver(spec)
+    assert isinstance(solver, eqloop.AdaptiveDamping)
+    assert (solver.step_size, solver.decay, solver.patience) == (0.75, 0.5, 5)
+    f, x = lambda z, x: -1.5 * z + x, jnp.ones(1)  # diverges without
+    out = eqloop.equilibrium(f, jnp.zeros(1), x, solver=solver)
+    np.testing.assert_allclose(out.state, 0.4, rtol=2e-3)

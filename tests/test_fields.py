@@ -28,7 +28,10 @@ VERBS = {
     *("stores", "solves", "differentiate", "gives", "damps", "records", "decay", "follows"),
     *("minimises", "replaces", "chooses", "stay", "rises", "use", "pass", "converges", "sets"),
     *("counts", "fills", "requires", "mix", "serves", "excludes", "opens", "sees"),
-    *("normalises",),
+    *(
+        "normalises",
+        "shrinks",
+    ),
 }
 """Finite verbs: a sentence has a subject and one of these."""
 

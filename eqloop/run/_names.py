@@ -138,6 +138,15 @@ SOLVERS: dict[str, SolverFacts] = {
             "eqloop._solver._fixed_point:FixedPoint", damping=spec.damping, patience=spec.patience
         ),
     ),
+    "adaptive-damping": SolverFacts(
+        "damped iteration, with steps that shrink where the residual stalls",
+        lambda spec: Call(
+            "eqloop._solver._adaptive_damping:AdaptiveDamping",
+            step_size=1 - spec.damping,
+            decay=spec.damping_decay,
+            patience=spec.patience or 5,
+        ),
+    ),
     "anderson": SolverFacts(
         "Anderson acceleration",
         lambda spec: Call(

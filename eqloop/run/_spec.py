@@ -284,9 +284,12 @@ class SolverSpec:
     max_steps: int = 64
     """A solver that has not converged gives up after this many steps, and says so."""
     damping: float = 0.0
-    """`fixed-point` and `anderson` have this d in `z <- (1 - d) f(z) + d z`."""
+    """`fixed-point`, `anderson` and `adaptive-damping` have this d in `z <- (1 - d) f(z) + d z`."""
     patience: int = 0
-    """`fixed-point` begins `damping` after this many steps without a smaller residual."""
+    """`fixed-point` begins `damping` after this many steps without a smaller residual;
+    `adaptive-damping` shrinks 1 - d after as many, where 0 takes 5."""
+    damping_decay: float = 0.9
+    """`adaptive-damping` shrinks 1 - d by this factor each time."""
     memory: int = 5
     """`anderson` stores this many differences, and `broyden` stores this many rank-one terms."""
     gradient_steps: int = 6
@@ -368,6 +371,7 @@ class SolverSpec:
         for name in ("damping", "gradient_damping"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"solver.{name}", value, "in [0, 1)")
+        _check(0 < self.damping_decay <= 1, "solver.damping_decay", self.damping_decay, "in (0, 1]")
         # Above, not even one step in float32 can be computed backwards.
         _check(0 < self.mix <= 0.98, "solver.mix", self.mix, "above 0 and at most 0.98")
         share = self.start_share
