@@ -164,7 +164,10 @@ def test_the_gradient_and_the_loss_follow_the_solver():
         (["model.channels=3"], "model.channels is given by the task"),
         (["task.name=chess"], "name the task with --task"),
         (["model.norm=pots"], "must be one of pre, peri, post, sandwich, got 'pots'; did you mean"),
-        (["solver.name=picard"], "solver.name must be one of unroll, fixed-point, adaptive-damping"),
+        (
+            ["solver.name=picard"],
+            "solver.name must be one of unroll, fixed-point, adaptive-damping",
+        ),
         (["solver.gradient=1"], "solver.gradient must be one of"),
         (["solver.rtol=2"], "solver.rtol must be between 0 and 1, got 2.0"),
         (["solver.rtol=nan"], "solver.rtol must be between 0 and 1, got nan"),

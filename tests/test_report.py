@@ -619,6 +619,17 @@ def test_a_line_is_the_mean_of_its_seeds(sweep):
     np.testing.assert_allclose(np.asarray(post.get_ydata())[-2:], [0.7, 0.6])
 
 
+def test_the_known_depth_is_drawn_where_there_is_a_law(tmp_path):
+    evaluation = an_evaluation(rising(0.5))
+    evaluation["overall"]["known_depth"] = 12.5
+    write_run(tmp_path / "a", test=an_evaluation(rising(0.5)), hard=evaluation)
+    test, hard, *_ = curves_figure(read_results([tmp_path / "a"])).axes
+    assert [line.get_label() for line in test.get_lines()] == ["prefix-sums"]
+    (depth, _) = hard.get_lines()
+    assert depth.get_label() == "known depth"
+    np.testing.assert_array_equal(depth.get_xdata(), 12.5)
+
+
 def test_lines_differ_in_more_than_colour():
     styles = [line_style(number) for number in range(49)]
     assert len({(style["marker"], str(style["linestyle"])) for style in styles}) == 49

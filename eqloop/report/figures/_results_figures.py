@@ -1,5 +1,6 @@
 """The figures of a report on runs. Their panels are narrow, so that a phone can show their text."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -129,7 +130,8 @@ def solved_lines(
     iterations: Sequence[int] = (),
 ) -> None:
     """Draw the share solved against iterations: for each group the mean over its seeds, and a band
-    from the worst seed to the best.
+    from the worst seed to the best; and a dotted line at the known depth of the examples, if there
+    is a law.
 
     **Arguments:**
 
@@ -158,6 +160,11 @@ def solved_lines(
         iterations or _iterations(list(members.values()), split),
         trained=(min(t[0] for t in trained), max(t[1] for t in trained)) if trained else None,
     )
+    depths = {data.overall.known_depth for data in itertools.chain(*drawn.values())}
+    for number, depth in enumerate(sorted(depth for depth in depths if not math.isnan(depth))):
+        # An underscore keeps further lines out of the legend.
+        label = "_" if number else "known depth"
+        axes.axvline(depth, color="0.25", linestyle=":", linewidth=1.4, label=label, zorder=2)
     for name, evaluations in drawn.items():
         common, shares = _on_common_grid(evaluations)
         style = line_style(names.index(name))
