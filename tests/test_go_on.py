@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import equinox as eqx
@@ -128,6 +129,18 @@ def test_weights_alone_have_no_moments():
     release = Path(__file__).parents[1] / "benchmarks/release/prefix-sums-paper"
     with pytest.raises(InputError, match="weights alone: begin from it without the moments"):
         start_from(Start(release, moments=True), open_run(release).spec)
+
+
+def test_weights_alone_are_not_resumed(tmp_path, cli):
+    shutil.copytree(
+        Path(__file__).parents[1] / "benchmarks/release/prefix-sums-paper", tmp_path / "run"
+    )
+    code, _, err = cli("train", "--resume", tmp_path / "run")
+    assert code == 2
+    assert (
+        "holds weights alone, without the state of an optimiser: begin a new run from them " in err
+    )
+    assert err.endswith(f"with --from {tmp_path / 'run'}\n")
 
 
 def _arrays(tree):

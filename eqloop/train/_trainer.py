@@ -5,6 +5,7 @@ import dataclasses
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
@@ -31,6 +32,7 @@ from ..run import (
     ValidationLine,
     best_of_notes,
     notes_of_best,
+    parts_of,
     trained_iterations,
     understood,
 )
@@ -146,6 +148,12 @@ class Trainer:
                     "it again with --from"
                 )
             if run.steps():
+                last = run.checkpoint(run.steps()[-1])
+                if _is_weights_alone(last):
+                    raise InputError(
+                        f"{last} holds weights alone, without the state of an optimiser: begin a "
+                        f"new run from them with --from {run.path}"
+                    )
                 state, header = run.load("last", skeleton(run.spec))
                 done, notes = header.step, header.notes
                 again = "delete the file to go on from the one before it"
@@ -423,3 +431,10 @@ def _sentence(step: int, measured: Evaluation, better: bool) -> str:
         f"step {step}: validation after {measured.iterations[-1]} iterations: {scores}  "
         f"residual {measured.overall.residual_mean[-1]:.1e}{star}"
     )
+
+
+def _is_weights_alone(checkpoint: Path) -> bool:
+    try:
+        return "optimiser" not in parts_of(checkpoint)
+    except InputError:  # `Run.load` says what is wrong with the file, and names the one before it
+        return False
