@@ -242,6 +242,15 @@ def test_differences_name_both_values():
     assert tiny_spec().differences(tiny_spec("model.width=32")) == ["model.width: 16 -> 32"]
 
 
+def test_the_fields_with_an_effect():
+    looped, trm = ModelSpec().effective, ModelSpec(family="trm", attention="full").effective
+    assert "norm" in looped
+    assert "cycles" not in looped
+    assert "norm" not in trm
+    assert "cycles" in trm
+    assert not {"conv", "mix", "high_blocks"} & trm.keys()
+
+
 def test_a_spec_makes_adaptive_damping():
     spec = SolverSpec(name="adaptive-damping", gradient="implicit", damping=0.25, damping_decay=0.5)
     solver = make_solver(spec)

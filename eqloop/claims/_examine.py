@@ -135,7 +135,7 @@ def examine(
             **report.settings,
             "split": split,
             "census": census,
-            "model": dataclasses.asdict(spec.model),
+            "model": spec.model.effective,
             "seconds": time.perf_counter() - began,
         },
         computes=four_tests(measured.followed, split, measured.stays, report.reachability.starts),

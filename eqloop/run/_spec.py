@@ -182,17 +182,12 @@ class ModelSpec:
     def _check_family(self) -> None:
         """**Raises** `InputError` for a field that has no effect on this family."""
         fields = {field.name: field.default for field in dataclasses.fields(self)}
-        unused = ("recall", "norm", "residual")
-        if self.family == "looped":
-            unused = NESTED
-        elif isinstance(self.attention, int):
+        if self.family != "looped" and isinstance(self.attention, int):
             raise InputError(
                 f'model.attention = {self.attention} is for model.family = "looped": '
                 f'{self.family} attends to all cells, set model.attention = "full"'
             )
-        unused += () if self.family in ("hrm", "looped") else ("high_blocks",)
-        unused += () if self.family in ("fprm", "looped") else ("conv", "conv_width", "end_norm")
-        for name in unused:
+        for name in self._unused:
             if (value := getattr(self, name)) != fields[name]:
                 raise InputError(
                     f"model.{name} = {quoted(value)} has no effect on model.family = "
@@ -215,6 +210,26 @@ class ModelSpec:
         is_std = len(self.begin_std) in levels and all(map(_positive, self.begin_std))
         wanted = f"{' or '.join(map(str, levels))} numbers above 0"
         _check(is_std, "model.begin_std", list(self.begin_std), wanted)
+
+    @property
+    def _unused(self) -> tuple[str, ...]:
+        """The fields that have no effect on this family."""
+        if self.family == "looped":
+            return NESTED
+        own = {
+            "trm": ("cycles",),
+            "hrm": ("cycles", "high_blocks"),
+            "eqr": ("cycles", "mix"),
+            "fprm": ("conv", "conv_width", "end_norm"),
+        }
+        others = {name for names in own.values() for name in names} - set(own[self.family])
+        return ("recall", "norm", "residual", *sorted(others))
+
+    @property
+    def effective(self) -> dict[str, Any]:
+        """The fields that have an effect on this family, by name."""
+        table = dataclasses.asdict(self)
+        return {name: value for name, value in table.items() if name not in self._unused}
 
     @property
     def state_shape(self) -> tuple[int, ...]:
