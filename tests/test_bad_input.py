@@ -170,8 +170,8 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "train --solver jacobi",
-        "solver.name must be one of unroll, fixed-point, anderson, broyden, newton, chord, "
-        "reversible, steady-state, got 'jacobi'",
+        "solver.name must be one of unroll, fixed-point, adaptive-damping, anderson, broyden, "
+        "newton, chord, reversible, steady-state, got 'jacobi'",
     ),
     (
         "train --solver newton --gradient backprop",
