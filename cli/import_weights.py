@@ -171,17 +171,18 @@ def _fields(
     beside = checkpoint.with_name(_CONFIG)
     if config is None and beside.is_file():
         config = beside
-    fields = {} if config is None else read_config(config)
+    fields, of_task = {} if config is None else read_config(config), []
     for setting in settings:
         group, field, value = parse_setting(setting)
-        if group == "task":
-            continue
-        if group != "arch":
+        if group == "arch":
+            fields[field] = value
+        elif group == "task":
+            of_task.append(setting)
+        else:
             raise InputError(
                 f"--set {setting}: write arch.FIELD=VALUE, as arch.num_heads=8, or task.FIELD=VALUE"
             )
-        fields[field] = value
-    return fields, [setting for setting in settings if setting.startswith("task.")]
+    return fields, of_task
 
 
 def _print(read: "SiblingCheckpoint", arrays: Mapping[str, Any]) -> None:

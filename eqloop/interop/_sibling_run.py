@@ -79,18 +79,14 @@ def to_nested(model: RecursiveModel, like: NestedTransformer) -> NestedTransform
     ```
     """
     embed, cells = model.embed, like.prelude.weight.shape[1]
-    extra, width = embed.extra, len(like.prelude.weight)
-    tokens = None
-    if extra:
-        vector = jnp.zeros(0) if embed.puzzles is None else embed.puzzles[0]
-        tokens = jnp.pad(vector, (0, extra * width - len(vector))).reshape(extra, width)
+    vector = None if embed.puzzles is None else embed.puzzles[0]
     laws = tuple(
         law if isinstance(law, Vector) else own
         for law, own in zip(model.begin, like.begin.laws, strict=True)
     )
     arrays = (
         embed.tokens[1 : cells + 1].T,
-        tokens,
+        embed.extra_tokens(vector) if embed.extra else None,
         embed.positions,
         [law.vector for law in laws if isinstance(law, Vector)],
         jax.tree.leaves(model.loop),

@@ -161,7 +161,7 @@ class NestedTransformer(AbstractLoopedModel):
     - `extra`: number of positions before the cells, whose input is learned.
     - `causal`: whether a cell attends only to itself and those before it, on a grid of one axis.
     - `begin`: the initial state is the embedding ("embed"), one random vector of each part in all
-        positions ("vectors"), or a truncated normal draw of standard deviation 1 ("normal").
+        positions ("vectors"), or a draw from a truncated normal distribution ("normal").
     - `begin_std`: standard deviation of the "normal" draw of each part, or of all.
     - `outputs`: see `FirstPart`.
     - `conv`: FPRM's convolution has `conv_width` cells along each axis of the "grid", or along

@@ -53,12 +53,20 @@ class TokenEmbedding(eqx.Module):
 
         An array of shape `(extra + cells, width)`.
         """
-        width = self.tokens.shape[-1]
         e = self.tokens[inputs]
         if self.extra:
-            vector = jnp.zeros(0, e.dtype) if puzzle is None else puzzle
-            padded = jnp.pad(vector, (0, self.extra * width - len(vector)))
-            e = jnp.concatenate([padded.reshape(self.extra, width), e])
+            e = jnp.concatenate([self.extra_tokens(puzzle), e])
         if self.positions is not None:
             e = HALF_ROOT * (e + self.positions)
-        return math.sqrt(width) * e
+        return math.sqrt(self.tokens.shape[-1]) * e
+
+    def extra_tokens(self, puzzle: Float[Array, " numbers"] | None) -> Float[Array, "extra width"]:
+        """Return the tokens of the extra positions: the vector of a puzzle, padded with zeros.
+
+        **Arguments:**
+
+        - `puzzle`: the vector of the puzzle, or None where there are none.
+        """
+        width = self.tokens.shape[-1]
+        vector = jnp.zeros(0, self.tokens.dtype) if puzzle is None else puzzle
+        return jnp.pad(vector, (0, self.extra * width - len(vector))).reshape(self.extra, width)
