@@ -345,6 +345,18 @@ def test_operations_are_those_of_the_formula():
     assert count(shape).parameters == 992_074  # the number of the paper's code, for sudoku
 
 
+def test_every_cycle_of_a_nested_model_is_counted():
+    """Its cycles are a scan, whose body XLA counts once."""
+    sizes = {"width": 64, "heads": 4, "blocks": 2, "attention": "full"}
+    shape = ModelSpec(**sizes, grid=(9, 9), channels=10, classes=9)
+    one, two, six = (
+        count(dataclasses.replace(shape, family="trm", cycles=cycles)).iteration
+        for cycles in (1, 2, 6)
+    )
+    assert six - one == pytest.approx(5 * (two - one))
+    assert two - one == pytest.approx(count(shape).iteration, rel=0.2)
+
+
 def test_a_training_example_is_counted_as_the_loss_draws():
     spec = resolve("sudoku", "paper", make_task=make_task)
     n, k = jax.vmap(lambda key: draw(30, key))(jr.split(jr.key(0), 20_000))

@@ -3,11 +3,14 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun, jaxprs_in_params
+from jax.extend.core.primitives import scan_p
 
 from .._build import make_model
 from .._errors import InputError
@@ -147,11 +150,34 @@ def count(model: ModelSpec) -> Cost:
 
 def _flops(function, *arguments) -> float:
     dynamic, static = eqx.partition(arguments, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    program = jax.make_jaxpr(lambda dynamic: function(*eqx.combine(dynamic, static)))(dynamic)
+    return _program_flops(program)
+
+
+def _program_flops(program: ClosedJaxpr) -> float:
+    # XLA counts the body of a scan once, whatever the number of its steps.
+    total = _counted(program)
+    for scan in _scans(program.jaxpr):
+        body = scan.params["jaxpr"]
+        total += scan.params["length"] * _program_flops(body) - _counted(body)
+    return total
+
+
+def _scans(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """The scans of a program that are not inside of another scan."""
+    for equation in jaxpr.eqns:
+        if equation.primitive is scan_p:
+            yield equation
+        else:
+            for inner in jaxprs_in_params(equation.params):
+                yield from _scans(inner)
+
+
+def _counted(program: ClosedJaxpr) -> float:
     # JAX counts the operations of a program that is not compiled on a CPU only: on a GPU, whose
     # backend is a plugin, `cost_analysis` returns None.
     with jax.default_device(_cpu()):
-        lowered = jax.jit(lambda dynamic: function(*eqx.combine(dynamic, static))).lower(dynamic)
-    analysis = lowered.cost_analysis()
+        analysis = jax.jit(jaxpr_as_fun(program)).lower(*program.in_avals).cost_analysis()
     assert analysis is not None
     return float(analysis["flops"])
 
