@@ -51,29 +51,27 @@ def probes(size: int = 8) -> eqloop.BackwardReport:
 # --- the loss
 
 
-@pytest.mark.parametrize("loss", ["last", "mean"])
-@pytest.mark.parametrize("rule", ["halt", "compare"])
+@pytest.mark.parametrize(("loss", "rule"), [("last", "compare"), ("mean", "halt")])
 def test_the_loss_is_its_formula_and_has_its_gradient(loss, rule, x64):
     """By finite differences in float64, through all iterations. The answer of the first row is
     right: its target is 1."""
     settings = ["solver.gradient=backprop", f"train.loss={loss}", f"train.carry_q={rule}"]
     spec = tiny_spec(*MODEL, *LOOP[:1], *TRAIN, *settings, "train.carry_steps=3")
     method, model, (inputs, targets) = make_method(spec), float64_model(jr.key(1)), batch()
-    ends = jax.vmap(lambda x: model(x, solver=eqloop.Unroll(2)))(inputs)
+    ends = eqx.filter_jit(jax.vmap(lambda x: model(x, solver=eqloop.Unroll(2))))(inputs)
     targets = targets.at[0].set(jnp.argmax(ends.logits[0], -1).astype(jnp.uint8))
     is_last = jnp.arange(8) % 2 == 0
 
     def value(model):
-        return batch_loss(
-            model, probes(), inputs, targets, jr.key(0), method, None, is_last
-        )  # fmt: skip
+        return batch_loss(model, probes(), inputs, targets, jr.key(0), method, None, is_last)
 
     def by_hand(model, frozen):
         def one(x, target, is_last):
             way = [model(x, solver=eqloop.Unroll(steps)) for steps in (1, 2)]
             losses = [cross_entropy(out.logits, target) for out in way]
             q_halt, q_continue = model.q_values(way[-1].state)
-            right = jnp.all(jnp.argmax(way[-1].logits, -1) == target.astype(jnp.int32))
+            likeliest = jnp.argmax(way[-1].logits, -1).astype(jnp.uint8)
+            right = jnp.all(likeliest == target)
             total = jnp.mean(jnp.stack(losses)) if loss == "mean" else losses[-1]
             total += 0.5 * jnp.where(right, jnp.log1p(jnp.exp(-q_halt)), jnp.log1p(jnp.exp(q_halt)))
             if rule == "compare":
@@ -84,18 +82,20 @@ def test_the_loss_is_its_formula_and_has_its_gradient(loss, rule, x64):
 
         return jnp.mean(jax.vmap(one)(inputs, targets, is_last))
 
-    (total, examples), slope = eqx.filter_value_and_grad(value, has_aux=True)(model)
+    value_and_grad = eqx.filter_jit(eqx.filter_value_and_grad(value, has_aux=True))
+    (total, examples), slope = value_and_grad(model)
     assert examples.right.tolist()[0]
     assert not examples.right.all()
-    np.testing.assert_allclose(total, by_hand(model, model), rtol=1e-10)
     direction = jax.tree.map(
         lambda leaf: jr.normal(jr.key(leaf.size), leaf.shape), eqx.filter(model, eqx.is_array)
     )
 
+    @jax.jit
     def at(step):
         moved = jax.tree.map(lambda a, b: a + step * b, eqx.filter(model, eqx.is_array), direction)
         return by_hand(eqx.combine(moved, model), model)  # what is a target stands still
 
+    np.testing.assert_allclose(total, at(0.0), rtol=1e-10)
     h = 1e-6
     wanted = (at(h) - at(-h)) / (2 * h)
     mine = sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), slope, direction)))
@@ -109,24 +109,25 @@ def test_a_q_head_learns_what_is_right():
     data, step, state = put(task.load().splits["train"]), make_step(spec, task), init_state(spec)
     assert np.all(np.asarray(state.model.q_values(jnp.ones(spec.model.state_shape))) == -5)
     logs = []
-    for _ in range(60):
+    for _ in range(200):
         state, metrics = step(data, state, np.arange(8))
         logs.append({name: metrics[name].item() for name in ("right", "q_right", "q_loss")})
-    assert logs[0]["right"] == 0
-    assert logs[0]["q_loss"] == pytest.approx(np.log1p(np.exp(-5)), rel=1e-5)
-    assert [log["right"] for log in logs[-3:]] == [1, 1, 1]
-    assert logs[-1]["q_right"] == 1
-    assert "q_loss" not in make_step(
-        tiny_spec(*SETTINGS, "train.q_weight=0"), task
-    )(data, init_state(spec), np.arange(8))[1]  # fmt: skip
+    right, q_loss = logs[0]["right"], logs[0]["q_loss"]
+    assert q_loss == pytest.approx(np.log1p(np.exp(-5)) + 5 * right, rel=1e-5)
+    assert logs[0]["q_right"] == 1 - right
+    late = {name: np.mean([log[name] for log in logs[-20:]]) for name in logs[0]}
+    assert late["right"] > 0.9
+    assert late["q_right"] > 0.9
+    assert late["q_loss"] < 0.3
 
 
 # --- the rows
 
 
 @pytest.mark.parametrize(
-    ("rule", "ended"), [("none", [0, 0, 0, 0, 1]), ("halt", [1, 0, 0, 0, 1]), ("compare", [1, 0, 1, 0, 1])]
-)  # fmt: skip
+    ("rule", "ended"),
+    [("none", [0, 0, 0, 0, 1]), ("halt", [1, 0, 0, 0, 1]), ("compare", [1, 0, 1, 0, 1])],
+)
 def test_rows_end_by_the_q_head_but_not_before_their_time(rule, ended):
     """The second must stay for longer, a value that is no number ends none, the last ends by
     age."""
@@ -146,30 +147,29 @@ def test_rows_end_by_the_q_head_but_not_before_their_time(rule, ended):
 
 
 def test_killed_it_resumes_bit_for_bit(tmp_path, monkeypatch):
-    """Rows end by the q head on both sides of the kill."""
+    """By age alone a quarter of the rows would end at every step: on both sides of the kill the q
+    head ends others."""
     spec = tiny_spec(
-        *(*SETTINGS, *CARRY, "train.lr=1e-2", "train.ema=0.9", "train.steps=40"),
+        *(*SETTINGS, *CARRY, "train.lr=1e-2", "train.ema=0.9", "train.steps=20"),
         *("task.augment=true", "train.checkpoint_every=100", "train.validate_every=100"),
     )
     task = Tiny()
     whole = train(spec, task, tmp_path / "whole").run
     rows = [row for row in read_metrics(whole.metrics) if row["kind"] == "train"]
-    by_age = {row["replaced"] for row in rows[:4]}
-    assert by_age == {0.25}, "no q head ends a row at first"
-    assert max(row["replaced"] for row in rows[20:30]) > 0.25
-    assert max(row["replaced"] for row in rows[30:]) > 0.25
+    assert max(row["replaced"] for row in rows[:12]) > 0.25
+    assert max(row["replaced"] for row in rows[12:]) > 0.25
     stopped, order = tmp_path / "stopped", Order.__call__
 
     def signalled(self, step):
-        if step == 29:
+        if step == 11:
             signal.raise_signal(signal.SIGINT)
         return order(self, step)
 
     monkeypatch.setattr(Order, "__call__", signalled)
-    assert train(spec, task, stopped).step == 30
+    assert train(spec, task, stopped).step == 12
     monkeypatch.undo()
     train(None, task, stopped, resume=True)
-    path = whole.checkpoint(40).relative_to(whole.path)
+    path = whole.checkpoint(20).relative_to(whole.path)
     assert (stopped / path).read_bytes() == (whole.path / path).read_bytes()
 
 
