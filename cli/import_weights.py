@@ -62,8 +62,8 @@ def import_weights(
 
     Without --out and --weights it prints what is in the file and writes nothing. The run OUT is of
     sudoku or maze, and has one checkpoint, of step 0. The commands eval, solve, stability and
-    gradients take it; it iterates the map of the authors' evaluation, and has no q head. Mazes of
-    an even size come from files only: name them with --set task.data=PATH.
+    gradients take it; it iterates the map of the authors' evaluation, and keeps the q head. Mazes
+    of an even size come from files only: name them with --set task.data=PATH.
 
     Into the folder WEIGHTS it writes weights.safetensors, with the authors' names without prefix,
     and all_config.yaml, with the whole configuration; other programs can read both without PyTorch,

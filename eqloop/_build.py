@@ -67,6 +67,7 @@ def make_model(spec: ModelSpec, key: PRNGKeyArray) -> AbstractLoopedModel:
             conv_width=spec.conv_width,
             end_norm=spec.end_norm,
             outputs=spec.outputs,
+            q_head=spec.q_head,
             dtype=jnp.dtype(spec.precision),
             key=key,
         )
@@ -154,6 +155,7 @@ def _nested_spec(model: NestedTransformer, precision: Any) -> ModelSpec:
         channels=model.prelude.weight.shape[1],
         classes=len(model.coda.outputs) or len(model.coda.head.weight),
         outputs=model.coda.outputs,
+        q_head=model.q_head is not None,
         **fields,
     )
 

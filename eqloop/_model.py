@@ -114,6 +114,12 @@ class AbstractLoopedModel(eqx.Module):
         """The map from an embedding to the default initial state z_0; by default z_0 = e."""
         return own_start
 
+    def q_values(self, z: Float[Array, "*grid width"]) -> Float[Array, "2"] | None:
+        """Return what a q head says of a state: `q_halt`, the logit of "all cells are right", and
+        `q_continue`; None for a model without one, as by default."""
+        del z
+        return None
+
     @abc.abstractmethod
     def loop(self, *, fold: bool = False) -> Any:
         """Return the map that is iterated: `r = loop.inject(e)`, then `z = loop(z, r)`."""

@@ -49,11 +49,11 @@ def test_presets_of_other_families(family):
 
 @pytest.mark.parametrize(("family", "published"), [("trm", 5_028_866), ("fprm", 6_833_666)])
 def test_presets_as_published_have_the_published_number_of_weights(family, published):
-    """Less the q head, the padding of embedding and head, and, of TRM, the vectors that are no
-    weights there; with the vectors of the extra positions, which are a table of their own there."""
+    """Less the padding of embedding and head and, of TRM, the vectors that are no weights there;
+    with the vectors of the extra positions, which are a table of their own there."""
     spec = resolve("sudoku", family, make_task=make_task)
-    q_head, padding, vectors, extra = 2 * 512 + 2, 2 * 512, 2 * 512, 16 * 512
-    expected = published - q_head - padding + extra + (vectors if family == "trm" else 0)
+    padding, vectors, extra = 2 * 512, 2 * 512, 16 * 512
+    expected = published - padding + extra + (vectors if family == "trm" else 0)
     assert count(spec.model).parameters == expected
 
 

@@ -49,7 +49,7 @@ def test_a_model_is_made_again_from_its_spec():
         ("hrm", {"rotary_base": 10.0, "high_layers": 2, "positions": "line", "extra": 2}),
         ("eqr", {"mixer": "mlp", "mix": 0.5, "begin": "normal", "begin_std": (1.0, 0.125)}),
         ("fprm", {"positions": "none", "conv": "line", "conv_width": 2, "end_norm": "output"}),
-        ("trm", {"positions": "learned", "extra": 1, "begin": "vectors"}),
+        ("trm", {"positions": "learned", "extra": 1, "begin": "vectors", "q_head": True}),
         ("fprm", {"grid": (6,), "causal": True, "begin": "normal", "begin_std": (6.0,)}),
     ]
     for family, options in cases:

@@ -1,6 +1,7 @@
 """Checkpoints of TRM, HRM, EqR and FPRM as runs: the same answers, taken by every command."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -14,10 +15,18 @@ from torch_layout import trained
 
 import eqloop
 from eqloop._build import make_model as make_task_model
-from eqloop.interop import sibling_task, spec_tables, to_nested, to_sibling_state_dict
-from eqloop.recursive import make_model
-from eqloop.run import overlay
+from eqloop.interop import (
+    from_sibling_state_dict,
+    sibling_task,
+    spec_tables,
+    to_nested,
+    to_sibling_state_dict,
+)
+from eqloop.recursive import NestedTransformer, make_model
+from eqloop.run import ModelSpec, TrainSpec, overlay
 from eqloop.tasks import make_task
+from eqloop.train._carry import Carry
+from eqloop.train._q import continue_target, q_losses
 
 SIZES: dict[str, Any] = {"seq_len": 16, "vocab_size": 6, "hidden_size": 16, "num_heads": 2}
 SIZES |= {"expansion": 4, "L_layers": 1, "H_cycles": 2, "L_cycles": 2, "halt_max_steps": 3}
@@ -44,6 +53,8 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def varied(model: Any) -> Any:
     """`model` with random arrays where the authors begin with zeros."""
+    weight = jr.normal(jr.key(8), model.q_head.weight.shape)
+    model = eqx.tree_at(lambda m: m.q_head.weight, model, weight)
     if model.embed.puzzles is None:
         return model
     vectors = jr.normal(jr.key(7), model.embed.puzzles.shape)
@@ -79,12 +90,149 @@ def test_a_model_of_a_run_gives_the_answers_of_the_authors_model(case):
     carry, out = theirs.segment(carry, *offered, starts=starts, inference=True)
     # In evaluation FPRM takes one step per segment.
     steps = 2 * (1 if kind == "fprm" else tables["solver"]["steps"])
-    mine = nested(x, solver=eqloop.Unroll(steps)).logits.reshape(16, -1)
+    ran = nested(x, solver=eqloop.Unroll(steps))
+    mine, q = ran.logits.reshape(16, -1), nested.q_values(ran.state)
+    np.testing.assert_allclose(q, jnp.stack([out.q_halt[0], out.q_continue[0]]), rtol=1e-3)
     if task == "maze":  # off the path: wall or free; on it: start, goal or path
         wanted = jnp.stack([out.logits[0, :, 1:3].max(-1), out.logits[0, :, 3:].max(-1)], -1)
     else:
         wanted = out.logits[0, :, 1:]
     np.testing.assert_allclose(mine, wanted, atol=2e-4 * float(jnp.abs(wanted).max()))
+
+
+# --- the q head, against numbers of the authors' code
+
+FILES = Path(__file__).resolve().parents[2] / "shared" / "data" / "siblings"
+needs_files = pytest.mark.skipif(not FILES.is_dir(), reason=f"{FILES} is absent: it is not shipped")
+Q_CASES = ("trm_attention", "trm_mlp", "hrm_learned", "hrm_rope", "eqr_rope2d", "fprm_conv2d")
+
+
+def error(a: Any, b: Any) -> float:
+    """The largest difference, in units of the largest entry of b."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    assert a.shape == b.shape
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+def at(data: Any, name: str, segment: int) -> Any:
+    return data[key] if (key := f"{name}_{segment}") in data else data[name]
+
+
+def read(name: str) -> tuple[Any, dict[str, Any], Any, NestedTransformer]:
+    """The numbers of a file, its configuration, the authors' model, and that of a run, in
+    float64: the weights are exact in float32."""
+    data, kind = np.load(FILES / f"{name}.npz"), name.split("_")[0]
+    config = json.loads(str(data["config"]))
+    params, buffers = (
+        {key.removeprefix(prefix): data[key].astype(float) for key in data if prefix in key}
+        for prefix in ("param.", "buffer.")
+    )
+    theirs: Any = from_sibling_state_dict(kind, params, buffers=buffers, config=config)  # pyright: ignore[reportArgumentType]
+    tables = spec_tables(kind, config, "sudoku")  # pyright: ignore[reportArgumentType]
+    grid = (config.get("board_height", 4), config.get("board_width", 4))
+    tokens = config["vocab_size"] - 1
+    sizes = {"grid": grid, "channels": tokens, "classes": tokens}
+    precision: Any = "float64"
+    spec = ModelSpec(**tables["model"] | {"precision": precision}, **sizes)
+    nested: Any = to_nested(theirs, eqx.filter_eval_shape(make_task_model, spec, jr.key(0)))
+    nested = jax.tree.map(lambda a: a.astype(float) if eqx.is_array(a) else a, nested)
+    return data, config | {"steps": tables["solver"]["steps"]}, theirs, nested
+
+
+@needs_files
+@pytest.mark.parametrize("name", Q_CASES)
+def test_the_q_head_of_a_run_is_that_of_the_authors(name, x64):
+    """Its values after each segment, the target of q_continue, the loss, and the gradient of that
+    loss by the head."""
+    data, config, theirs, nested = read(name)
+    levels = ("z",) if name.startswith("fprm") else ("z_H", "z_L")
+    solve = {"solver": eqloop.Unroll(config["steps"]), "gradient": eqloop.Truncated(1)}
+    most = config["halt_max_steps"]
+
+    @jax.jit
+    def run(inputs, tokens, z, steps):
+        def one(inputs, tokens, z, steps):
+            model = nested
+            if tokens is not None:
+                model = eqx.tree_at(lambda m: m.tokens, nested, tokens)
+            x = jax.nn.one_hot(inputs - 1, model.prelude.weight.shape[1]).reshape(*model.grid, -1)
+            z = z.reshape(model.first_state(model.embed(x)).shape)
+            state = model(x, start=z, **solve, max_steps=1).state
+            last = steps >= most
+            target = continue_target(model, x[None], state[None], last[None], **solve, max_steps=1)
+            return state, target[0]
+
+        return jax.vmap(one)(inputs, tokens, z, steps)
+
+    def loss(nested, states, right, target):
+        return 0.5 * jnp.sum(q_losses(jax.vmap(nested.q_values)(states), right, target))
+
+    identifiers, halted = at(data, "puzzle_identifiers", 1), None
+    for segment in range(1, 4):
+        offered = at(data, "puzzle_identifiers", segment)
+        new = np.ones(len(offered), bool) if halted is None else halted
+        identifiers = np.where(new, offered, identifiers)
+        inputs, labels = (
+            data.get(f"current.{key}_{segment}", data.get(key)) for key in ("inputs", "labels")
+        )
+        parts = []
+        for law, level in zip(nested.begin.laws, levels, strict=True):
+            old = data[f"{level}_{segment - 1}"] if segment > 1 else data[f"{level}_1"]
+            fresh = data.get(f"start_{level}_{segment}", getattr(law, "vector", None))
+            fresh = old if fresh is None else np.broadcast_to(fresh, old.shape)
+            parts.append(np.where(new[:, None, None], fresh, old))
+        vectors = theirs.puzzle_vectors(identifiers)
+        tokens = None if vectors is None else jax.vmap(theirs.embed.extra_tokens)(vectors)
+        states, target = run(inputs, tokens, np.concatenate(parts, -1), data[f"steps_{segment}"])
+        q, halted = jax.vmap(nested.q_values)(states), data[f"halted_{segment}"]
+        # Of a head whose second output is not trained only the first is there.
+        names = [name for name in ("q_halt", "q_continue") if f"{name}_{segment}" in data]
+        wanted = np.stack([data[f"{name}_{segment}"] for name in names], -1)
+        q = q[:, : len(names)]
+        # Rows of FPRM whose steps are damped are not those of a run.
+        plain = np.ones(len(q), bool)
+        if "step_size" in data:
+            plain = (data["step_size"][:segment] == 1).all((0, 1))
+        assert plain.any()
+        assert error(q[plain], wanted[plain]) < 1e-9, segment
+        likeliest = np.argmax(data[f"logits_{segment}"], -1)
+        right = jnp.asarray(((likeliest == labels) | (labels < 0)).all(-1))
+        is_hrm = f"target_q_continue_{segment}" in data
+        if is_hrm:
+            assert error(target, data[f"target_q_continue_{segment}"]) < 1e-9, segment
+        target = target if is_hrm else None
+        if plain.all():
+            total = data[f"q_halt_loss_{segment}"] + data.get(f"q_continue_loss_{segment}", 0)
+            assert error(2 * loss(nested, states, right, target), total) < 1e-9
+            slope = eqx.filter_grad(loss)(nested, states, right, target).q_head
+            if segment == data["grad_segment"]:
+                assert error(slope.weight, data["grad.q_head.weight"]) < 1e-6
+                assert error(slope.bias, data["grad.q_head.bias"]) < 1e-6
+
+
+@needs_files
+@pytest.mark.parametrize("name", ["trm_halting", "hrm_learned"])
+def test_rows_end_where_they_end_in_the_code_of_the_authors(name):
+    """For its outputs of the q head: by age, and by `q_halt > 0` or `q_halt > q_continue`."""
+    data = np.load(FILES / f"{name}.npz")
+    rule: Any = "compare" if name.startswith("hrm") else "halt"
+    most = json.loads(str(data["config"]))["halt_max_steps"]
+    spec = TrainSpec(carry_steps=most, carry_q=rule, q_weight=0.5)
+    segment, ended = 1, []
+    while f"halted_{segment}" in data:
+        steps = jnp.asarray(data[f"steps_{segment}"], jnp.int32)
+        counts = {"age": steps - 1, "least": jnp.ones_like(steps), "most": steps * 0 + most}
+        words = jnp.zeros((len(steps), 2), jnp.uint32)
+        state = jnp.zeros((len(steps), 1, 1))
+        carry = Carry(state=state, example=steps, key=words, **counts)
+        names = ["q_halt"] if rule == "halt" else ["q_halt", "q_continue"]
+        q = jnp.stack([jnp.asarray(data[f"{name}_{segment}"]) for name in names], -1)
+        q = jnp.pad(q, ((0, 0), (0, 2 - len(names))))
+        new = carry.ended(state, jnp.ones(len(steps)), spec, q)
+        np.testing.assert_array_equal(new.is_new, data[f"halted_{segment}"])
+        ended += new.is_new.tolist()
+        segment += 1
+    assert any(ended)
 
 
 def test_a_task_is_told_by_the_sizes():

@@ -52,8 +52,8 @@ def to_nested(model: RecursiveModel, like: NestedTransformer) -> NestedTransform
     """A model of TRM, HRM, EqR or FPRM as a model on a task, called like a `LoopedTransformer`.
 
     It computes what the authors' model computes, for the puzzle vector of number 0. Tokens of the
-    task are the authors' tokens less 1, since theirs begin with padding, and the q head is left
-    out.
+    task are the authors' tokens less 1, since theirs begin with padding. The q head is left out if
+    `like` has none.
 
     **Arguments:**
 
@@ -91,6 +91,7 @@ def to_nested(model: RecursiveModel, like: NestedTransformer) -> NestedTransform
         [law.vector for law in laws if isinstance(law, Vector)],
         jax.tree.leaves(model.loop),
         model.lm_head.weight[1 : len(like.coda.head.weight) + 1],
+        [] if like.q_head is None else jax.tree.leaves(model.q_head),
     )
 
     def places(m: NestedTransformer) -> Any:
@@ -102,6 +103,7 @@ def to_nested(model: RecursiveModel, like: NestedTransformer) -> NestedTransform
             vectors,
             jax.tree.leaves(m.map),
             m.coda.head.weight,
+            jax.tree.leaves(m.q_head),
         )
 
     mine, theirs = (jax.tree.map(jnp.shape, tree) for tree in (places(like), arrays))

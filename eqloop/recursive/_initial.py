@@ -23,6 +23,13 @@ def logits_of(share: float, width: int) -> Array:
     return jnp.full(width, math.log(share / (1 - share)))
 
 
+def new_q_head(width: int) -> Linear:
+    """A q head as its authors begin: `q_halt` and `q_continue` are -5 whatever the state."""
+    head = Linear(width, 2, key=jr.key(0))
+    first = jnp.zeros((2, width)), jnp.full(2, -5.0)
+    return eqx.tree_at(lambda m: (m.weight, m.bias), head, first)
+
+
 def initialised(tree: Any, key: PRNGKeyArray) -> Any:
     """`tree` with the weights of its linear layers drawn with std `1 / sqrt(inputs)`."""
 

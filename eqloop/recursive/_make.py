@@ -17,7 +17,7 @@ from ..nn import ROTARY_BASE, Attention, CellMLP, DepthwiseConv, Linear, MixerBl
 from ..starts import TruncatedNormal, Vector
 from ._family import Family
 from ._halting import AbstractHalting, ByAge, ByQ, ByResidual
-from ._initial import initialised, logits_of, normal
+from ._initial import initialised, logits_of, new_q_head, normal
 from ._model import RecursiveModel
 from ._recursion import Recursion, SingleRecursion, Stack
 from ._scaled_residual import ScaledResidual
@@ -203,19 +203,13 @@ def make_model(
     if q_weight is None:  # the authors' state tracking, which is causal, trains no q head
         q_weight = 0.0 if sizes.causal else 0.5
     loop = _make_loop(kind, sizes, extra, levels, loop_key)
-    lm_key, q_key = jr.split(head_key)
-    lm_head = Linear(width, sizes.vocab_size, use_bias=False, key=lm_key)
+    lm_head = Linear(width, sizes.vocab_size, use_bias=False, key=head_key)
     loop, lm_head = initialised((loop, lm_head), weight_key)
-    q_head = eqx.tree_at(
-        lambda m: (m.weight, m.bias),
-        Linear(width, 2, key=q_key),
-        (jnp.zeros((2, width)), jnp.full(2, -5.0)),
-    )
     return RecursiveModel(
         embed=_make_embedding(sizes, extra, embed_key),
         loop=loop,
         lm_head=lm_head,
-        q_head=q_head,
+        q_head=new_q_head(width),
         begin=_make_begin(kind, sizes, levels, begin_key),
         schedule=_make_schedule(kind, sizes),
         halting=_make_halting(kind, sizes),

@@ -26,7 +26,7 @@ from ..nn import (
 )
 from ..starts import AbstractStart, Embed, TruncatedNormal, Vector
 from ._family import Family
-from ._initial import initialised, logits_of, normal
+from ._initial import initialised, logits_of, new_q_head, normal
 from ._recursion import Recursion, Stack
 from ._scaled_residual import ScaledResidual
 from ._states import OneState, TwoLevels
@@ -137,12 +137,13 @@ class NestedTransformer(AbstractLoopedModel):
     z_0 = (e, e), or e for FPRM                         (or as `begin` says)
     z_{t+1} = f(z_t, e)                                 (a cycle F of `Recursion`, or FPRM's map)
     logits = W_out z_H                                  (coda)
+    q_halt, q_continue = W_q z_H[first position] + b_q  (q head, if there is one)
     ```
 
     One iteration is a whole cycle F; TRM is `Unroll(3)` with the gradient `Truncated(1)` and
     carried states. It differs from `RecursiveModel`, which is the authors' model to the last digit,
-    in that it has no q head and one vector for all puzzles; `eqloop.interop.to_nested` makes it
-    from one. The state has the shape `(*grid, levels x width)`; with extra positions,
+    in that it has one vector for all puzzles; `eqloop.interop.to_nested` makes it from one. The
+    state has the shape `(*grid, levels x width)`; with extra positions,
     `(extra + cells, levels x width)`.
 
     **Arguments:**
@@ -164,6 +165,7 @@ class NestedTransformer(AbstractLoopedModel):
         positions ("vectors"), or a draw from a truncated normal distribution ("normal").
     - `begin_std`: standard deviation of the "normal" draw of each part, or of all.
     - `outputs`: see `FirstPart`.
+    - `q_head`: whether there is a q head, which begins with the weights 0 and the biases -5.
     - `conv`: FPRM's convolution has `conv_width` cells along each axis of the "grid", or along
         the "line" of the cells, causal; or there is "none".
     - `conv_width`: 0 for 3 on a grid of two axes and 4 on a line.
@@ -193,6 +195,7 @@ class NestedTransformer(AbstractLoopedModel):
     begin: FirstState
     map: Recursion | ScaledResidual
     coda: FirstPart
+    q_head: Linear | None
     family: Family = eqx.field(static=True)
     heads: int = eqx.field(static=True)
     rotary_base: float = eqx.field(static=True)
@@ -228,6 +231,7 @@ class NestedTransformer(AbstractLoopedModel):
         conv_width: int = 0,
         end_norm: EndNorm = "none",
         outputs: tuple[int, ...] = (),
+        q_head: bool = False,
         dtype: DTypeLike = jnp.float32,
         key: PRNGKeyArray,
     ):
@@ -296,6 +300,7 @@ class NestedTransformer(AbstractLoopedModel):
         head = Linear(width, sum(outputs) or classes, use_bias=False, key=head_key)
         coda = FirstPart(head, extra, grid if extra else (), tuple(outputs))
         self.map, self.coda = initialised((made, coda), draw_key)
+        self.q_head = new_q_head(width) if q_head else None
         # Of one-hot tokens this is the authors' embedding, of std 1 / sqrt(width).
         std = 1 / math.sqrt(width)
         self.prelude = eqx.tree_at(
@@ -327,6 +332,14 @@ class NestedTransformer(AbstractLoopedModel):
         if self.places is not None:
             e = HALF_ROOT * (e + self.places.reshape(e.shape))
         return math.sqrt(len(self.prelude.weight)) * e
+
+    def q_values(self, z: Float[Array, "*grid features"]) -> Float[Array, "2"] | None:
+        """Return `q_halt` and `q_continue`, which the q head reads in the first position of the
+        high level, for a state `z`; None without a q head. The first position is an extra one, or
+        the first cell."""
+        if self.q_head is None:
+            return None
+        return self.q_head(z.reshape(-1, z.shape[-1])[0, : self.q_head.weight.shape[1]])
 
     @property
     def first_state(self) -> FirstState:

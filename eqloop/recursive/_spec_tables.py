@@ -15,7 +15,7 @@ def spec_tables(kind: Family, config: Mapping[str, Any], task: str) -> dict[str,
 
     The loop is iterated without noise and without damping by step size, as many times as the
     authors' evaluation does at most: `H_cycles x halt_max_steps` cycles, or FPRM's `max_iter_eval`
-    steps. What the authors' optimiser and q head need is not in the spec.
+    steps. What the authors' training needs is not in the spec.
 
     **Arguments:**
 
@@ -57,6 +57,7 @@ def spec_tables(kind: Family, config: Mapping[str, Any], task: str) -> dict[str,
         "extra": sizes.extra(kind),
         "causal": sizes.causal,
         "begin": "vectors",
+        "q_head": True,
     }
     if task == "maze":
         model["outputs"] = (2, 3)

@@ -54,7 +54,7 @@ def _positive(value: float) -> bool:
 
 NESTED = (
     *("cycles", "mix", "mixer", "high_blocks", "positions", "extra", "begin", "begin_std"),
-    *("conv", "conv_width", "end_norm", "outputs"),
+    *("conv", "conv_width", "end_norm", "outputs", "q_head"),
 )
 """Fields of `[model]` for a family other than `looped`."""
 
@@ -136,6 +136,9 @@ class ModelSpec:
     outputs: tuple[int, ...] = ()
     """The head of a `family` other than `looped` has this many outputs for each class, of which the
     largest is the score of the class; an empty list gives one to each."""
+    q_head: bool = False
+    """If true, a `family` other than `looped` has a q head, a linear map of the first position of
+    its high level to `q_halt` and `q_continue`, which `train.q_weight` trains."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Matrix products in the loop have this precision. Weights are float32 in any case."""
     grid: tuple[int, ...] = ()
@@ -506,11 +509,22 @@ class TrainSpec:
     carry_steps: int = 1
     """An example is trained for at most this many optimiser steps, each from the state where the
     one before ended (carried state); 1 takes new examples at every step."""
+    q_weight: float = 0.0
+    """The losses of the package add the binary cross-entropy of `q_halt` with whether all cells are
+    right, with this weight. It needs `model.q_head`; the authors of TRM, HRM, EqR and FPRM take
+    0.5."""
     carry_least: int = 1
-    """An example is trained for at least this many optimiser steps, whatever its residual."""
+    """An example is trained for at least this many optimiser steps, whatever its residual and its q
+    head."""
     carry_residual: float = 0.0
     """A new example replaces one that has been trained for `carry_least` steps where the relative
     residual, as the solver measures it, is below this; 0 replaces by `carry_steps` alone."""
+    carry_q: Literal["none", "halt", "compare"] = "none"
+    """A new example also replaces one that has been trained for `carry_least` steps where the q
+    head says that it is right: where `q_halt` is above 0 (`halt`, as in TRM and EqR), or above
+    `q_continue` (`compare`, as in HRM). `compare` adds the loss of `q_continue`, whose target is
+    what the q head says after one more solve; its steps take the longer. `none` replaces without a
+    q head."""
     carry_random: float = 0.0
     """This share of the examples draws a number from `carry_least + 1` to `carry_steps` in place of
     `carry_least`."""
@@ -575,7 +589,7 @@ class TrainSpec:
         _check(self.seed < 2**32, "train.seed", self.seed, "below 2**32")
         _check(_positive(self.lr), "train.lr", self.lr, "above 0")
         _check(_positive(self.eps), "train.eps", self.eps, "above 0")
-        for name in ("weight_decay", "clip", "carry_residual", *LAST_TERMS):
+        for name in ("weight_decay", "clip", "carry_residual", "q_weight", *LAST_TERMS):
             value = getattr(self, name)
             _check(math.isfinite(value) and value >= 0, f"train.{name}", value, "at least 0")
         _check(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "in [0, 1)")
@@ -603,24 +617,32 @@ class TrainSpec:
 
     def _check_carry(self) -> None:
         """**Raises** `InputError` for settings of the carried state that have no effect."""
-        most, least, residual = self.carry_steps, self.carry_least, self.carry_residual
+        most, least = self.carry_steps, self.carry_least
         limit = _MOST_CARRY_STEPS
         _check(most <= limit, "train.carry_steps", most, f"at most {limit}")
         _check(0 <= self.carry_random <= 1, "train.carry_random", self.carry_random, "in [0, 1]")
-        if residual and least >= most:
+        early = {"carry_residual": 0, "carry_q": "none"}
+        used = [name for name, off in early.items() if getattr(self, name) != off]
+        if used and least >= most:
             raise InputError(
-                f"train.carry_residual = {residual} has no effect with train.carry_steps = {most} "
-                f"and train.carry_least = {least}: raise train.carry_steps above train.carry_least,"
-                " or set train.carry_residual = 0, in a phase too"
+                f"train.{used[0]} = {getattr(self, used[0])!r} has no effect with "
+                f"train.carry_steps = {most} and train.carry_least = {least}: raise "
+                "train.carry_steps above train.carry_least, or set "
+                f"train.{used[0]} = {early[used[0]]!r}, in a phase too"
+            )
+        if "carry_q" in used and not self.q_weight:
+            raise InputError(
+                f"train.carry_q = {self.carry_q!r} needs a q head that is trained: set "
+                "train.q_weight = 0.5, or train.carry_q = 'none', in a phase too"
             )
         for name, value, default in (
             ("carry_least", least, 1),
             ("carry_random", self.carry_random, 0),
         ):
-            if value != default and not residual:
+            if value != default and not used:
                 raise InputError(
-                    f"train.{name} = {value} has no effect without train.carry_residual: set "
-                    f"train.{name} = {default}, in a phase too"
+                    f"train.{name} = {value} has no effect without train.carry_residual or "
+                    f"train.carry_q: set train.{name} = {default}, in a phase too"
                 )
 
 
@@ -713,6 +735,8 @@ class Spec:
                 f"solver.path_noise = {solver.path_noise} is for the losses of the package: "
                 f"train.loss = {loss!r} adds noise by itself, see eqloop.PathNoise"
             )
+        if self.train.q_weight:
+            self._check_q()
         places = RECALLS[self.model.recall]
         if solver.start in ("zeros", "normal", "fixed") and not (places.before or places.inside):
             raise InputError(
@@ -792,6 +816,20 @@ class Spec:
             raise InputError(
                 f"{where} {facts.clash}: with solver.gradient = {solver.gradient!r} use "
                 f"train.loss = {others}"
+            )
+
+    def _check_q(self) -> None:
+        """**Raises** `InputError` where there is no q head to train."""
+        train = self.train
+        if is_outside(train.loss):
+            raise InputError(
+                f"train.q_weight = {train.q_weight} is for the losses of the package: train.loss = "
+                f"{train.loss!r} adds terms by itself, see eqloop.train.AbstractLoss"
+            )
+        if not self.model.q_head:
+            raise InputError(
+                f"train.q_weight = {train.q_weight} trains a q head, which the model does not have:"
+                " set model.q_head = true, or set it to 0, in a phase too"
             )
 
     def _check_correction(self) -> None:

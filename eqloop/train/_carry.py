@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from ..run import Spec, TrainSpec
+from ._q import is_thought_right
 
 
 class Carry(eqx.Module):
@@ -19,8 +20,9 @@ class Carry(eqx.Module):
     hands on the state z_n where the solve ended, detached. A row then has age a + 1, and a new
     example takes its place in step n + 1 if
 
-        a + 1 >= most   or   (residual < carry_residual and a + 1 >= least).
+        a + 1 >= most   or   ((residual < carry_residual or the q head ends it) and a + 1 >= least),
 
+    where the q head ends it by `q_halt > 0` or `q_halt > q_continue` (see `TrainSpec.carry_q`).
     Whether the example is solved does not count: a loop that is trained until it is right, and no
     longer, never learns to stay there. Between two steps with weights theta and theta', the
     distance to a fixed point of a loop that contracts by rho follows
@@ -36,8 +38,8 @@ class Carry(eqx.Module):
     - `most`: the maximum age, drawn likewise.
 
     **Source:** deep supervision of HRM (arXiv 2506.21734) and TRM (arXiv 2510.04871), which replace
-    a row by age and by a learned halting score; FPRM (github.com/nilskiKonjIzDunava/fprm) replaces
-    it by residual and age.
+    a row by age and by a q head, with code that draws `least` anew at every step; FPRM
+    (github.com/nilskiKonjIzDunava/fprm) replaces it by residual and age.
     """
 
     state: Float[Array, "batch *grid width"]
@@ -97,16 +99,23 @@ class Carry(eqx.Module):
         """The initial states: those of `first` for new rows, the carried ones for the others."""
         return jax.vmap(jnp.where)(self.is_new, first, self.state)
 
+    @property
+    def is_last(self) -> Bool[Array, " batch"]:
+        """The rows that end by age after this step."""
+        return self.age + 1 >= self.most
+
     def ended(
         self,
         state: Float[Array, "batch *grid width"],
         residual: Float[Array, " batch"],
         spec: TrainSpec,
+        q: Float[Array, "batch 2"] | None = None,
     ) -> "Carry":
-        """The rows after a step that ended in `state` with relative `residual`."""
+        """The rows after a step that ended in `state` with relative `residual`, and with the
+        outputs `q` of the q head."""
         age = self.age + 1
-        has_settled = (residual < spec.carry_residual) & (age >= self.least)
-        is_done = (age >= self.most) | has_settled
+        ends_early = (residual < spec.carry_residual) | is_thought_right(q, spec)
+        is_done = self.is_last | (ends_early & (age >= self.least))
         return dataclasses.replace(self, state=state, age=jnp.where(is_done, 0, age))
 
 

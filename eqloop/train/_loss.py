@@ -33,6 +33,9 @@ class Examples(eqx.Module):
     - `residual`: the last relative residual.
     - `converged`: whether it reached the tolerance of the solver.
     - `state`: the last state, detached, of shape (batch, *grid, width).
+    - `q`: `q_halt` and `q_continue` in the last state, not detached, of shape (batch, 2); None for
+      a model without a q head.
+    - `right`: whether all cells are right after the last iteration; None without a q head.
     """
 
     loss: Float[Array, "*batch"]
@@ -42,6 +45,8 @@ class Examples(eqx.Module):
     residual: Float[Array, "*batch"]
     converged: Bool[Array, "*batch"]
     state: Float[Array, "*batch_grid width"]
+    q: Float[Array, "*batch 2"] | None = None
+    right: Bool[Array, "*batch"] | None = None
 
 
 def cells_right(
@@ -50,6 +55,20 @@ def cells_right(
     """Share of cells whose likeliest class is the target."""
     likeliest = jnp.argmax(logits, -1).astype(jnp.int32)
     return jnp.mean(likeliest == targets.astype(jnp.int32), dtype=jnp.float32)
+
+
+def judged(
+    model: AbstractLoopedModel,
+    state: Float[Array, "*grid width"],
+    logits: Float[Array, "*grid classes"],
+    targets: UInt8[Array, "*grid"],
+) -> dict[str, Array]:
+    """What a q head says of the last state, and whether it should: the fields `q` and `right` of
+    `Examples`, for a model that has one."""
+    if (q := model.q_values(state)) is None:
+        return {}
+    likeliest = jnp.argmax(logits, -1).astype(jnp.int32)
+    return {"q": q, "right": jnp.all(likeliest == targets.astype(jnp.int32))}
 
 
 def draw(most: int, key: PRNGKeyArray) -> tuple[Int[Array, ""], Int[Array, ""]]:
@@ -196,6 +215,7 @@ class Last(AbstractLoss):
                 residual=out.residual,
                 converged=out.result == RESULTS.successful,
                 state=jax.lax.stop_gradient(out.state),
+                **judged(model, out.state, out.logits, wanted),
             )
 
         keys = jr.split(penalty_key, len(inputs))
@@ -335,14 +355,16 @@ class Mean(AbstractLoss):
             losses = jax.lax.map(at, states)
             last, before = states[-1], states[-2] if steps > 1 else start
             residual = relative_residual(*jax.lax.stop_gradient((last, before)))
+            logits = model.coda(jax.lax.stop_gradient(last))
             return Examples(
                 loss=jnp.mean(losses),
-                cells=cells_right(model.coda(jax.lax.stop_gradient(last)), wanted),
+                cells=cells_right(logits, wanted),
                 iterations=skipped + steps,
                 evaluations=skipped + steps,
                 residual=residual,
                 converged=residual <= solver.rtol,
                 state=jax.lax.stop_gradient(last),
+                **judged(model, last, logits, wanted),
             )
 
         noise_keys = _noise_keys(self.path_noise, key, len(inputs))

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from .. import starts
 from .._adjoint import AbstractGradient, Backprop, OneStep, Truncated
@@ -32,6 +32,7 @@ from ..run import LOSSES, OBJECTS, SolverSpec, Spec, is_outside
 from ._budget import Budget
 from ._dependence import depends_on_first
 from ._loss import AbstractLoss, Examples
+from ._q import continue_target, q_losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +156,8 @@ class Method:
     - `max_steps`: the most steps of a solver that converges.
     - `start`: the law of the initial state.
     - `budget`: the law of `max_steps`, and of the steps of an `Unroll`; None if they are not drawn.
+    - `q_weight`: weight of the loss of the q head; 0 for none.
+    - `bootstrap`: whether `q_continue` is trained too.
     """
 
     solver: Solver
@@ -163,6 +166,8 @@ class Method:
     max_steps: Count
     start: starts.AbstractStart
     budget: Budget | None
+    q_weight: float
+    bootstrap: bool
 
     def with_drawn_steps(self, key: PRNGKeyArray) -> "Method":
         """The method of one step, whose number of steps is drawn."""
@@ -250,7 +255,16 @@ def make_method(spec: Spec, objects: Objects | None = None) -> Method:
                 f"solver.budget = {spec.solver.budget!r} does not go with {clash}, which needs a "
                 'number of steps that is known when it is compiled: use "fixed"'
             )
-    return Method(solver, gradient, loss, spec.solver.max_steps, _start(spec.solver), budget)
+    return Method(
+        solver,
+        gradient,
+        loss,
+        spec.solver.max_steps,
+        _start(spec.solver),
+        budget,
+        spec.train.q_weight,
+        spec.train.carry_q == "compare",
+    )
 
 
 def _budget(spec: SolverSpec) -> Budget | None:
@@ -283,18 +297,22 @@ def batch_loss(
     key: PRNGKeyArray,
     method: Method,
     starts: Float[Array, "batch *grid width"] | None = None,
+    is_last: Bool[Array, " batch"] | None = None,
 ) -> tuple[Float[Array, ""], Examples]:
-    """The mean loss of a batch, and what happened in each example. See `AbstractLoss` for the
-    arguments."""
-    examples = method.loss(
-        model,
-        probes,
-        inputs,
-        targets,
-        key,
-        starts=starts,
-        solver=method.solver,
-        gradient=method.gradient,
-        max_steps=method.max_steps,
-    )
-    return jnp.mean(examples.loss), examples
+    """The mean loss of a batch with that of the q head, and what happened in each example. See
+    `AbstractLoss` for the arguments; `is_last` are the carried rows that end by age, None for
+    none."""
+    solve = {
+        "solver": method.solver,
+        "gradient": method.gradient,
+        "max_steps": method.max_steps,
+    }
+    examples = method.loss(model, probes, inputs, targets, key, starts=starts, **solve)
+    loss = jnp.mean(examples.loss)
+    if method.q_weight and examples.q is not None and examples.right is not None:
+        target = None
+        if method.bootstrap:
+            is_last = jnp.zeros(len(inputs), bool) if is_last is None else is_last
+            target = continue_target(model, inputs, examples.state, is_last, **solve)
+        loss += method.q_weight * jnp.mean(q_losses(examples.q, examples.right, target))
+    return loss, examples

@@ -21,6 +21,7 @@ from .._task import Split, Task
 from ..run import Spec, TrainSpec
 from ._devices import Devices, along_batch
 from ._method import Method, batch_loss, make_method
+from ._q import q_losses
 from ._state import TrainState, make_optimiser, make_schedule, training_key
 
 
@@ -60,6 +61,11 @@ CARRY_METRICS = ("age", "replaced", "fallback_new", "fallback_carried")
 """Further metrics of a step with carried states: the mean number of optimiser steps that the rows
 have been trained for; the share of rows that new examples replace in the next step; and `fallback`
 among the rows that began in this step and among the others, 0 for no rows."""
+
+Q_METRICS = ("right", "q_right", "q_loss")
+"""Further metrics of a step that trains a q head: the share of examples whose cells are all right;
+the share for which `q_halt > 0` says rightly whether they are; and the binary cross-entropy of
+`q_halt`, without its weight."""
 
 AGES, BUDGET, STARTS = 2, 3, 4
 """Numbers that are folded into the key of a step, one per kind of draw. `jr.fold_in(key, i)` may
@@ -342,7 +348,8 @@ def _step(
             if starts is None:
                 starts = jax.vmap(lambda x: model.first_state(model.embed(x)))(inputs)
             starts = carry.starts(starts)
-        return batch_loss(model, probes, inputs, targets, keys[1], drawn, starts)
+        is_last = None if carry is None else carry.is_last
+        return batch_loss(model, probes, inputs, targets, keys[1], drawn, starts, is_last)
 
     (loss, examples), (gradient, reports) = eqx.filter_value_and_grad(objective, has_aux=True)(
         (state.model, probes)
@@ -369,12 +376,17 @@ def _step(
         "gain_largest": jnp.max(reports.gain),
         "cosine": jnp.mean(reports.cosine),
     }
+    if spec.train.q_weight and examples.q is not None and examples.right is not None:
+        says = (examples.q[:, 0] > 0) == examples.right
+        metrics["right"] = jnp.mean(examples.right, dtype=jnp.float32)
+        metrics["q_right"] = jnp.mean(says, dtype=jnp.float32)
+        metrics["q_loss"] = jnp.mean(q_losses(examples.q, examples.right))
     if carry is not None:
         metrics["age"] = jnp.mean(carry.age + 1, dtype=jnp.float32)
         for name, rows in (("new", carry.is_new), ("carried", ~carry.is_new)):
             count = jnp.maximum(jnp.sum(rows, dtype=jnp.float32), 1.0)
             metrics[f"fallback_{name}"] = jnp.sum(jnp.where(rows, reports.fallback, 0.0)) / count
-        carry = carry.ended(examples.state, examples.residual, spec.train)
+        carry = carry.ended(examples.state, examples.residual, spec.train, examples.q)
         metrics["replaced"] = jnp.mean(carry.is_new, dtype=jnp.float32)
     ema = state.ema
     if ema is not None:

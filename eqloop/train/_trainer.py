@@ -43,7 +43,7 @@ from ._processes import broadcast_arrays, broadcast_json, is_main_process, is_mu
 from ._signals import Received
 from ._start import lengthened_line
 from ._state import TrainState, init_state, place, skeleton
-from ._step import CARRY_METRICS, METRICS, Metrics, make_order, make_step, put
+from ._step import CARRY_METRICS, METRICS, Q_METRICS, Metrics, make_order, make_step, put
 from ._tracker import AbstractTracker, NoTracker, make_tracker
 
 AHEAD = 2
@@ -285,7 +285,7 @@ class Trainer:
             self.heard = self.heard or int(heard) or None
             if step > self.saved:  # the first process has come here past its checkpoint
                 self.surely_saved = self.saved
-            names = (*METRICS, *CARRY_METRICS)
+            names = (*METRICS, *CARRY_METRICS, *Q_METRICS)
             values = {name: float(read[name]) for name in names if name in read}
             if warning := self.recent.add(values):
                 self.console.print(warning, markup=False, soft_wrap=True)

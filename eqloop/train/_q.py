@@ -1,0 +1,70 @@
+"""The q head in training: its loss, and the rows that it ends."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from .._adjoint import AbstractGradient
+from .._iteration import Count, stop_gradient
+from .._model import AbstractLoopedModel
+from .._solver import Solver
+from ..run import TrainSpec
+
+
+def q_losses(
+    q: Float[Array, "batch 2"],
+    right: Bool[Array, " batch"],
+    target: Float[Array, " batch"] | None = None,
+) -> Float[Array, " batch"]:
+    """The binary cross-entropy of `q_halt` with "all cells are right", and that of `q_continue`
+    with its target, if there is one.
+
+    **Source:** TRM, arXiv 2510.04871; HRM, arXiv 2506.21734.
+    """
+    binary = optax.sigmoid_binary_cross_entropy
+    losses = binary(q[:, 0], right.astype(q.dtype))
+    return losses if target is None else losses + binary(q[:, 1], target)
+
+
+def continue_target(
+    model: AbstractLoopedModel,
+    inputs: Float[Array, "batch *grid channels"],
+    states: Float[Array, "batch *grid width"],
+    is_last: Bool[Array, " batch"],
+    *,
+    solver: Solver,
+    gradient: AbstractGradient,
+    max_steps: Count,
+) -> Float[Array, " batch"]:
+    """The target of `q_continue`, without derivatives: with q' after one more solve from `states`,
+    `sigmoid(q_halt')` where the row ends by age, else `sigmoid(max(q_halt', q_continue'))`.
+
+    **Arguments:**
+
+    - `model`: a model with a q head.
+    - `inputs`: the encoded inputs, of shape (batch, *grid, channels).
+    - `states`: where the solve of this step ended, of shape (batch, *grid, width).
+    - `is_last`: the rows that end by age.
+    - `solver`, `gradient`, `max_steps`: those of the step. Nothing is differentiated: the gradient
+      only counts its iterations.
+
+    **Source:** HRM, arXiv 2506.21734.
+    """
+    frozen = stop_gradient(model)
+
+    def one(x, z):
+        out = frozen(x, start=z, solver=solver, gradient=gradient, max_steps=max_steps)
+        return frozen.q_values(out.state)
+
+    q = jax.vmap(one)(inputs, jax.lax.stop_gradient(states))
+    return jax.nn.sigmoid(jnp.where(is_last, q[:, 0], jnp.max(q, axis=-1)))
+
+
+def is_thought_right(
+    q: Float[Array, "batch 2"] | None, spec: TrainSpec
+) -> Bool[Array, " batch"] | bool:
+    """The rows that the q head ends by the rule `train.carry_q`."""
+    if q is None or spec.carry_q == "none":
+        return False
+    return q[:, 0] > (q[:, 1] if spec.carry_q == "compare" else 0)
