@@ -28,10 +28,7 @@ VERBS = {
     *("stores", "solves", "differentiate", "gives", "damps", "records", "decay", "follows"),
     *("minimises", "replaces", "chooses", "stay", "rises", "use", "pass", "converges", "sets"),
     *("counts", "fills", "requires", "mix", "serves", "excludes", "opens", "sees"),
-    *(
-        "normalises",
-        "shrinks",
-    ),
+    *("normalises", "shrinks", "ignores"),
 }
 """Finite verbs: a sentence has a subject and one of these."""
 
