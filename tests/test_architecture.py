@@ -88,7 +88,8 @@ ARROWS: dict[str, set[str]] = {
     "report": WORDS | {"_files", "_stability_report", "run"},
     "tasks": WORDS | {"_fields", "_files", "_plugins", "_task"},
     "cli": WORDS
-    | {"__init__", "_build", "_fields", "_load", "_task", "_weight_files", "audit", "claims"}
+    | {"__init__", "_build", "_fields", "_files", "_load", "_task", "_weight_files", "audit"}
+    | {"claims"}
     | {"evaluate", "interop", "report"}
     | {"_stability_report", "run", "stability", "sweep", "tasks", "train"},
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks
