@@ -252,6 +252,4 @@ def cache_folder() -> Path | None:
 
 @functools.cache
 def _warn_no_home() -> None:
-    _LOG.warning(
-        "there is no home folder, so nothing is cached; set EQLOOP_CACHE to a folder"
-    )
+    _LOG.warning("there is no home folder, so nothing is cached; set EQLOOP_CACHE to a folder")
