@@ -31,6 +31,7 @@ from . import stability as _stability
 from . import sweep as _sweep
 from . import train as _train
 from ._encoding import tolerate_any_text
+from ._programs import keep_programs
 
 app = typer.Typer(
     name="eqloop",
@@ -75,6 +76,8 @@ def _root(
     del version
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
+    else:
+        keep_programs()
 
 
 def main(args: Sequence[str] | None = None) -> int:

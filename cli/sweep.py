@@ -97,7 +97,7 @@ def sweep(
         raise InputError(f"--executor must be local or slurm, got {executor!r}")
     if task_class is not None:
         named(task_class)
-    from .._build import outside_classes
+    from .._outside import outside_classes
     from ..run import GRID
     from ..sweep import create_sweep, open_sweep, plan_sweep, read_grid
     from ..tasks import make_task
@@ -291,20 +291,15 @@ def _state(cell: "Cell", end: "CellResult | None") -> str:
 
 def _dry_run(planned: "Sweep", jobs: int, as_json: bool) -> None:
     from ..sweep import flops, measure_rate
-    from ..tasks import make_task
 
     grid = planned.grid
     costs = {cell.name: flops(cell) for cell in grid.cells}
     states = {cell.name: _state(cell, planned.ended(cell)) for cell in grid.cells}
     left = [cell for cell in grid.cells if states[cell.name] != "finished"]
-    shapes = len({cell.spec.model for cell in left})
-    total, rate = sum(sum(costs[cell.name]) for cell in left), None
-    seconds = 0.0
-    if left:
-        first = left[0].spec
-        rate = measure_rate(left[0], make_task(first.task_name, first.task_fields))
-        # The rate is that of all cores together, however many processes share them.
-        seconds = total / rate.flops + min(jobs, shapes) * shapes * rate.compiling / jobs
+    total = sum(sum(costs[cell.name]) for cell in left)
+    # All cores work on a cell, however many processes share them.
+    rate = measure_rate(left[0].spec) if left else None
+    seconds = 0.0 if rate is None else total / rate
     cells = [
         {
             "cell": cell.name,
@@ -317,7 +312,7 @@ def _dry_run(planned: "Sweep", jobs: int, as_json: bool) -> None:
     if as_json:
         emit(
             {"grid": grid.name, "sweep": planned.path, "cells": cells, "flops": total}
-            | {"seconds": seconds, "flops_per_s": rate and rate.flops}
+            | {"seconds": seconds, "flops_per_s": rate}
         )
         return
     out = console()
@@ -333,8 +328,10 @@ def _dry_run(planned: "Sweep", jobs: int, as_json: bool) -> None:
     out.print(table(("cell", "state", "FLOPs to train", "to evaluate, at most"), rows))
     line = f"{grid.name}: {len(left)} of {len(cells)} cells to do, {total:.1e} FLOPs"
     if rate is not None:
+        shapes = len({cell.spec.model for cell in left})
         line += (
-            f", {format_duration(seconds)} at the {rate.flops / 1e9:.1f} GFLOP/s of a few steps "
+            f", about {format_duration(seconds)} at the {rate / 1e9:.1f} GFLOP/s that the first "
+            f"one is estimated to reach here; compiling {shapes} shape{'s' * (shapes > 1)} of "
+            "models comes on top"
         )
-        line += "of the first one here"
     out.print(f"\n{line}; nothing was written", markup=False, soft_wrap=True)

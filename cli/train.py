@@ -138,7 +138,7 @@ def train(
 
     Example: eqloop train --task sudoku --set model.width=128
     """
-    from .._build import make_outside, outside_class, reference_of
+    from .._outside import outside_class, reference_of
 
     fields = {
         "data": data,
@@ -173,6 +173,15 @@ def train(
 
     from ..run import open_run
     from ..tasks import named, task_of_run
+
+    name = named(task or ("prefix-sums" if start is None else open_run(start).spec.task_name))
+    new_spec = None
+    if resume is None:
+        # A mistake in the options is told before JAX is imported, and before any process waits.
+        all_settings = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
+        new_spec = _new_spec(name, preset, start, all_settings, fields)
+
+    from .._build import make_outside
     from ..train import (
         Diverged,
         LostProcess,
@@ -188,18 +197,16 @@ def train(
     from ..train import train as run_training
 
     def spec_of_run() -> "Spec | None":
-        if resume is not None:
-            spec = open_run(resume).spec if is_main_process() else None
-            if spec is not None and task is not None:
-                check_task(task, {spec.task_name}, resume)
-            return spec
-        all_settings = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
-        return _new_spec(name, preset, start, all_settings, fields)
+        if resume is None or not is_main_process():
+            return new_spec
+        spec = open_run(resume).spec
+        if task is not None:
+            check_task(task, {spec.task_name}, resume)
+        return spec
 
     def manifest() -> Mapping[str, Any]:
         return {} if resume is None else open_run(resume).manifest
 
-    name = named(task or ("prefix-sums" if start is None else open_run(start).spec.task_name))
     say = partial(notes().print, markup=False, soft_wrap=True)
     join_processes(coordinator, num_processes, process_id, timeout=join_timeout, say=say)
     try:

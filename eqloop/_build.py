@@ -2,8 +2,7 @@
 
 import dataclasses
 import pkgutil
-from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -17,21 +16,19 @@ from ._errors import InputError
 from ._fields import field_types, typed
 from ._model import AbstractLoopedModel, LoopedTransformer
 from ._norms import largest_cell_norm, two_norm
-from ._plugins import entry_point_classes, import_class, is_reference, load_class, origin
+from ._outside import outside_class, reference_of, same_name
+from ._plugins import origin
 from ._solver import AbstractSolver, Solver
 from ._text import one_line
 from .nn import GRU, Attention
 from .recursive import NestedTransformer, Recursion
 from .run import (
-    GRADIENTS,
-    SOLVERS,
     Call,
     ModelSpec,
     Run,
     SolverSpec,
     Which,
     gradient_facts,
-    is_outside,
     solver_facts,
 )
 from .starts import TruncatedNormal, Vector
@@ -192,53 +189,6 @@ def make_gradient(spec: SolverSpec) -> AbstractGradient:
     return construct(gradient_facts(spec.gradient).make(spec))
 
 
-def outside_class(option: Literal["solver", "gradient"], text: str | None) -> type | None:
-    """The class from outside the package that the value of an option names, its file run or its
-    distribution imported; None where it names none.
-
-    **Arguments:**
-
-    - `option`: what the class is for.
-    - `text`: `path/to/file.py:Class`, a name of the entry-point group `eqloop.solvers` or
-      `eqloop.gradients`, or `module:Class`, as the spec of a run has it for a class that was
-      imported. The package's own names come first.
-
-    **Raises** `InputError` where the class cannot be loaded, or is none for that option.
-    """
-    if text is None or text in (SOLVERS if option == "solver" else GRADIENTS):
-        return None
-    if is_reference(text):
-        cls = load_class(text, option)
-    elif text in (offered := entry_point_classes(f"eqloop.{option}s")):
-        cls = offered[text]()
-    elif is_outside(text):
-        cls = import_class(text, option)
-    else:
-        return None
-    base = AbstractSolver if option == "solver" else AbstractGradient
-    if not issubclass(cls, base):
-        raise InputError(f"{option} {text}: the class must be an eqloop.{base.__name__}")
-    return cls
-
-
-def outside_classes(option: Literal["solver", "gradient"], texts: Iterable[str]) -> dict[str, type]:
-    """Value of an option that can be repeated -> its class. **Raises** `InputError` as
-    `outside_class` does, and for the name of a class of the package."""
-    classes = {}
-    for text in texts:
-        if (cls := outside_class(option, text)) is None:
-            raise InputError(f"--{option} {text}: is not a FILE.py:CLASS from outside eqloop")
-        classes[text] = cls
-    return classes
-
-
-def reference_of(cls: type) -> str:
-    """The text of a class from outside the package in a spec: `/path/to/file.py:Class`, or
-    `module:Class` if it was imported."""
-    placed = origin(cls)
-    return placed[0] if placed else f"{cls.__module__}:{cls.__qualname__}"
-
-
 def described(item: object) -> str:
     """An object as text: its fields, and the SHA-256 of its file if it was loaded from one."""
     placed = origin(type(item))
@@ -315,11 +265,6 @@ def check_file(option: str, reference: str, recorded: str, item: object) -> None
             f"{option} {placed[0]}: the file has changed since the run began (its SHA-256 was "
             f"{recorded_hash[:12]}..., now {placed[1][:12]}...): restore it, or rename the new one"
         )
-
-
-def same_name(a: str, b: str) -> bool:
-    """Whether two references name the same class, in any folder."""
-    return a.replace("\\", "/").rpartition("/")[2] == b.replace("\\", "/").rpartition("/")[2]
 
 
 def restore(

@@ -90,6 +90,12 @@ def build(cls: type[T], group: str, table: Mapping[str, Any]) -> T:
     **Raises** `InputError` for an unknown field (naming the nearest one) and for a value of the
     wrong type (naming the field, the value and the type); `cls.__post_init__` checks the ranges.
     """
+    return cls(**typed_table(cls, group, table))
+
+
+def typed_table(cls: type, group: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a table as the types of the fields of `cls`. **Raises** `InputError` as `build`
+    does, but for what `cls` itself checks."""
     known = field_types(cls)
     values = {}
     for name, value in table.items():
@@ -97,7 +103,7 @@ def build(cls: type[T], group: str, table: Mapping[str, Any]) -> T:
             hint = nearest_field(group, name, {group: known})
             raise InputError(f"unknown field {group}.{name}{hint}")
         values[name] = typed(f"{group}.{name}", value, known[name])
-    return cls(**values)
+    return values
 
 
 def typed(field: str, value: Any, expected: Any) -> Any:

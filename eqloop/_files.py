@@ -1,5 +1,5 @@
 """Files that are there whole or not at all, that one process at a time may hold, and that are read
-without waiting."""
+without waiting; and the folder of the cache."""
 
 import contextlib
 import errno
@@ -231,3 +231,25 @@ def _special(status: os.stat_result) -> OSError | None:
     kind = kind_of(status.st_mode)
     code = errno.EISDIR if kind == "a folder" else errno.EINVAL
     return OSError(code, f"it is {kind}, and only regular files will do") if kind else None
+
+
+# --- the cache
+
+
+def cache_folder() -> Path | None:
+    """`$EQLOOP_CACHE`, else `$XDG_CACHE_HOME/eqloop`, else `~/.cache/eqloop`; it is not created.
+    **Returns** None, and logs one warning, for a user without a home folder."""
+    if folder := os.environ.get("EQLOOP_CACHE"):
+        return Path(folder)
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg) / "eqloop"
+    try:
+        return Path.home() / ".cache" / "eqloop"
+    except RuntimeError:
+        _warn_no_home()
+        return None
+
+
+@functools.cache
+def _warn_no_home() -> None:
+    _LOG.warning("there is no home folder, so nothing is cached; set EQLOOP_CACHE to a folder")

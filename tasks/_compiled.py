@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numba.core.config
 
-from .._task import cache_folder
+from .._files import cache_folder
 
 _CONFIG: Any = numba.core.config
 _LOG = logging.getLogger(__name__)

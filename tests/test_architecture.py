@@ -51,6 +51,8 @@ ARROWS: dict[str, set[str]] = {
     "_stability_report": WORDS | {"_schema", "_tables", "report"},
     # Classes from files and installed distributions.
     "_plugins": WORDS | {"_fields", "_files"},
+    # The names of such classes on the command line and in specs.
+    "_outside": WORDS | {"_adjoint", "_plugins", "_solver", "run"},
     # What a task is, and what tasks share: splits, their cache, files of puzzles, pictures.
     "_task": WORDS | {"_files", "_plugins"},
     "nn": WORDS | {"_places"},
@@ -68,14 +70,26 @@ ARROWS: dict[str, set[str]] = {
     | FILING
     | {"_arrays", "_fields", "_places", "_schema", "_stability_report", "_task"},
     # This part makes the objects that a spec names.
-    "_build": WORDS | LOOP | {"_arrays", "_fields", "_model", "_plugins", "nn", "recursive", "run"},
+    "_build": WORDS
+    | LOOP
+    | {"_arrays", "_fields", "_model", "_outside", "_plugins", "nn", "recursive", "run"},
     "evaluate": WORDS | MODEL | {"_task", "_build", "run"},
     "audit": WORDS | MODEL | {"_task", "_build", "run"},
     # Of `recursive` it takes the optimiser AdamATan2.
     "train": WORDS
     | MODEL
     | FILING
-    | {"_arrays", "_fields", "_task", "_build", "run", "evaluate", "audit", "recursive"},
+    | {
+        "_arrays",
+        "_fields",
+        "_outside",
+        "_task",
+        "_build",
+        "run",
+        "evaluate",
+        "audit",
+        "recursive",
+    },
     # This part presents a model on its task as the map that stability measures.
     "claims": WORDS
     | MODEL
@@ -83,12 +97,13 @@ ARROWS: dict[str, set[str]] = {
     # A sweep is the runs of a grid, each in its own folder.
     "sweep": WORDS
     | FILING
-    | {"_fields", "_plugins", "_task", "_build", "run", "evaluate", "train", "claims"},
+    | {"_fields", "_outside", "_plugins", "_task", "_build", "run", "evaluate", "train", "claims"},
     # `report` reads folders through `run` only; `_files` writes its pages.
     "report": WORDS | {"_files", "_stability_report", "run"},
     "tasks": WORDS | {"_fields", "_files", "_plugins", "_task"},
     "cli": WORDS
-    | {"__init__", "_build", "_fields", "_load", "_task", "_weight_files", "audit", "claims"}
+    | {"__init__", "_build", "_fields", "_files", "_load", "_task", "_weight_files", "audit"}
+    | {"_outside", "claims"}
     | {"evaluate", "interop", "report"}
     | {"_stability_report", "run", "stability", "sweep", "tasks", "train"},
     # `eqloop.load` gives a run with its task: the one place where the library reaches for the tasks

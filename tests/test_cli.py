@@ -74,6 +74,22 @@ def test_help_does_not_import_jax():
     assert completed.stdout.splitlines()[-1] == "0 []"
 
 
+def test_a_mistyped_field_is_told_of_before_jax_is_imported(tmp_path):
+    grid = tmp_path / "grid.toml"
+    grid.write_text('set = { "train.stepz" = 4 }\n[axes]\nseed = [0, 1]\n')
+    program = (
+        "import sys; from eqloop.cli import main\n"
+        "codes = [main(['train', '--set', f]) for f in ('model.widht=3', 'train.lr=x')]\n"
+        f"codes += [main(['train', '--set', 'phases.1.x=3']), main(['sweep', {str(grid)!r}])]\n"
+        "assert codes == [2] * 4, codes\n"
+        "assert 'jax' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "did you mean model.width?" in done.stderr
+    assert "did you mean train.steps?" in done.stderr
+
+
 # --- data
 
 

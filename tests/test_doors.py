@@ -19,7 +19,7 @@ import pytest
 from tiny_task import make_task, tiny_spec
 
 import eqloop
-from eqloop import InputError, _build, run, tasks
+from eqloop import InputError, _build, _outside, run, tasks
 from eqloop._plugins import load_class
 from eqloop.audit import default_gradients
 from eqloop.claims import predict
@@ -315,7 +315,7 @@ def test_a_run_by_the_files_of_the_examples(cli, tmp_path, monkeypatch):
     assert f"go on with --solver {solver}:Damped" in err
     assert cli("train", "--resume", out, *objects)[0] == 0
     # `eval` needs no file for a trained run, and does not run the solver's file unasked.
-    monkeypatch.setattr(_build, "load_class", None)
+    monkeypatch.setattr(_outside, "load_class", None)
     rows = ("--split", "test", "--rows", 4)
     assert cli("eval", out, *rows, "--iterations", 4)[0] == 0
     code, _, err = cli("eval", out, *rows, "--budget", 4)
@@ -423,10 +423,10 @@ def test_a_file_without_such_a_solver(text, message, tmp_path, cli):
 def test_an_entry_point_is_a_name_of_its_option(monkeypatch):
     damped = load_class(DAMPED, "solver")
     offered = {"eqloop.solvers": {"damped": lambda: damped}}
-    monkeypatch.setattr(_build, "entry_point_classes", lambda group: offered.get(group, {}))
-    assert _build.outside_class("solver", "damped") is damped
-    assert _build.outside_class("solver", "anderson") is None
-    assert _build.outside_class("gradient", "damped") is None
+    monkeypatch.setattr(_outside, "entry_point_classes", lambda group: offered.get(group, {}))
+    assert _outside.outside_class("solver", "damped") is damped
+    assert _outside.outside_class("solver", "anderson") is None
+    assert _outside.outside_class("gradient", "damped") is None
     name, solver = _build.named_solver(run.SolverSpec(rtol=1e-2), "damped")
     assert name == DAMPED
     assert solver.rtol == 1e-2

@@ -1,3 +1,8 @@
+"""Ways to run the loop. `SteadyState` is imported on first use, and Diffrax with it."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ._adaptive_damping import AdaptiveDamping as AdaptiveDamping
 from ._adaptive_damping import Damping as Damping
 from ._anderson import Anderson as Anderson
@@ -18,7 +23,15 @@ from ._iterative import iterate_watched as iterate_watched
 from ._newton import AbstractNewton as AbstractNewton
 from ._newton import NewtonKrylov as NewtonKrylov
 from ._reversible import Reversible as Reversible
-from ._steady_state import SteadyState as SteadyState
 from ._traced import check_not_negative as check_not_negative
 from ._traced import traced_float as traced_float
 from ._unroll import Unroll as Unroll
+
+if TYPE_CHECKING:
+    from ._steady_state import SteadyState as SteadyState
+
+
+def __getattr__(name: str) -> Any:
+    if name != "SteadyState":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("._steady_state", __name__).SteadyState

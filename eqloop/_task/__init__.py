@@ -3,7 +3,6 @@
 from ._base import Task as Task
 from ._cells import joined as joined
 from ._cells import shortened as shortened
-from ._dataset import cache_folder as cache_folder
 from ._dataset import dataset as dataset
 from ._dataset import describe as describe
 from ._dataset import partition as partition

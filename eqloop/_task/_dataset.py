@@ -1,7 +1,6 @@
 """Named splits of a task: the cache on disk, the manifest, the 80/20 partition."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._errors import InputError
-from .._files import open_regular, remove_leftovers, replacing
+from .._files import cache_folder, open_regular, remove_leftovers, replacing
 from .._plugins import origin, source_digest
 from ._files import write_atomic
 from ._open import explained, regular
@@ -29,27 +28,6 @@ READER = 2
 """Part of the cache key of files. Raise it when the same bytes give other rows or splits."""
 
 Arrays = Mapping[str, np.ndarray]
-
-
-def cache_folder() -> Path | None:
-    """`$EQLOOP_CACHE`, else `$XDG_CACHE_HOME/eqloop`, else `~/.cache/eqloop`; it is not created.
-    **Returns** None, and logs one warning, for a user without a home folder."""
-    if folder := os.environ.get("EQLOOP_CACHE"):
-        return Path(folder)
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "eqloop"
-    try:
-        return Path.home() / ".cache" / "eqloop"
-    except RuntimeError:
-        _warn_no_home()
-        return None
-
-
-@functools.cache
-def _warn_no_home() -> None:
-    _LOG.warning(
-        "there is no home folder, so encoded data are not cached; set EQLOOP_CACHE to a folder"
-    )
 
 
 def cached(key: Mapping[str, object], build: Callable[[], Arrays]) -> dict[str, np.ndarray]:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._errors import InputError
-from .._fields import check_storable, field_types, nearest, nearest_field, typed
+from .._fields import check_storable, field_types, nearest, nearest_field, typed, typed_table
 from .._tables import parse_toml, within_limits
 from ._names import LOSSES, gradient_facts, solver_facts
+from ._phases import phases_from_tables
 from ._spec import DERIVED, GROUPS, Spec, from_tables
 
 if TYPE_CHECKING:
@@ -232,6 +233,10 @@ def overlay(
     _fill_in(tables, assigned)
     for phase in phases:
         _fill_in_phase(tables, phase)
+    # A mistyped field is told of before the task is imported, and JAX with it.
+    for name, cls in GROUPS.items():
+        typed_table(cls, name, tables[name])
+    phases_from_tables(phases)
     built = make_task(task, tables["task"])
     tables["task"] = {"name": task, **dataclasses.asdict(built)}
     tables["model"] |= {

@@ -1,10 +1,11 @@
-"""Sweeps: a grid of runs in one file, done by any number of processes and machines."""
+"""Sweeps: a grid of runs in one file, done by any number of processes and machines.
 
-from ._cost import Cost as Cost
-from ._cost import count as count
-from ._estimate import Rate as Rate
-from ._estimate import flops as flops
-from ._estimate import measure_rate as measure_rate
+Importing this package loads no JAX; only counting operations and working on cells does.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ._folder import Sweep as Sweep
 from ._folder import create_sweep as create_sweep
 from ._folder import is_up_to_date as is_up_to_date
@@ -19,4 +20,23 @@ from ._grid import read_grid as read_grid
 from ._local import run_local as run_local
 from ._local import stop_with_parent as stop_with_parent
 from ._slurm import submit as submit
-from ._worker import work as work
+
+if TYPE_CHECKING:
+    from ._cost import Cost as Cost
+    from ._cost import count as count
+    from ._estimate import flops as flops
+    from ._estimate import measure_rate as measure_rate
+    from ._worker import work as work
+
+_WITH_JAX = {
+    **dict.fromkeys(("Cost", "count"), "_cost"),
+    **dict.fromkeys(("flops", "measure_rate"), "_estimate"),
+    "work": "_worker",
+}
+"""Name -> its module."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_JAX:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_WITH_JAX[name]}", __name__), name)

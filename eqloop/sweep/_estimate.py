@@ -1,39 +1,26 @@
-"""Estimate the time of a sweep before it runs: counted operations, and the speed of this machine,
-measured on a few steps of one cell."""
+"""Estimate the time of a run before it begins: counted operations, and the speed of this machine,
+measured on a few iterations of its loop."""
 
-import dataclasses
+import statistics
 import time
 
+import equinox as eqx
 import jax
+import numpy as np
 
-from .._task import Task
-from ..train import Objects, check_memory, init_state, make_order, make_step, put
-from ._cost import count, iterations
+from .._build import make_model
+from ..run import Spec
+from ..train import check_memory
+from ._cost import count
 from ._grid import Cell
 
-STEPS = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Rate:
-    """The speed of a machine.
-
-    **Attributes:**
-
-    - `flops`: floating-point operations per second in training steps, as `Cost` counts them.
-    - `compiling`: seconds until the first step of a shape is finished.
-
-    ```python
-    >>> import eqloop
-    >>> rate = eqloop.sweep.Rate(flops=1e9, compiling=5.0)
-    >>> rate.compiling + 6e10 / rate.flops  # seconds of a run of 6e10 FLOPs
-    65.0
-
-    ```
-    """
-
-    flops: float
-    compiling: float
+TRAINING = 0.77
+"""Speed of training steps relative to that of iterations without gradient, in operations as `Cost`
+counts them: from 0.55 to 0.96 for the quick presets and at twice their width, on two cores."""
+EXAMPLES = 64
+SECONDS = 0.2
+LEAST = 5
+"""Repetitions of the iteration, also where they take longer than `SECONDS`."""
 
 
 def flops(cell: Cell) -> tuple[float, float]:
@@ -67,47 +54,59 @@ def flops(cell: Cell) -> tuple[float, float]:
     return cost.training(cell.spec), cost.evaluation(examples, options.iterations, reads)
 
 
-def measure_rate(cell: Cell, task: Task) -> Rate:
-    """Measure the speed of this machine: compile and run one step of a cell, then time a few.
+def measure_rate(spec: Spec) -> float:
+    """Estimate the speed of this machine in training steps of a run.
+
+    One iteration of its loop is compiled, without gradient, and timed for a fifth of a second on up
+    to 64 examples. Training is slower by a factor that was measured once, so that the estimate may
+    be wrong by a factor of 1.5. A training step itself would take ten times as long to compile.
 
     **Arguments:**
 
-    - `cell`: the cell.
-    - `task`: its task.
+    - `spec`: the spec of the run.
 
-    **Returns** the speed.
+    **Returns** floating-point operations per second, as `Cost` counts them.
 
-    **Raises** `InputError` if the cell does not fit into memory, and if its data cannot be read.
+    **Raises** `InputError` if the run does not fit into memory.
 
     ```python
     >>> import eqloop
-    >>> make_task = eqloop.tasks.make_task
-    >>> settings = ["task.length=8", "task.rows=20", "task.test_rows=4", "model.width=8"]
-    >>> settings += ["model.heads=2", "solver.steps=2", "train.steps=2", "train.batch=4"]
-    >>> spec = eqloop.run.resolve("prefix-sums", "quick", settings, make_task=make_task)
-    >>> cell = eqloop.sweep.Cell("one", {}, spec, eqloop.sweep.EvaluateSpec())
-    >>> rate = eqloop.sweep.measure_rate(cell, make_task(spec.task_name, spec.task_fields))
-    >>> rate.flops > 0
+    >>> model = eqloop.run.ModelSpec(
+    ...     width=8, heads=2, attention="full", grid=(8,), channels=1, classes=2
+    ... )
+    >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
+    >>> eqloop.sweep.measure_rate(spec) > 0
     True
 
     ```
     """
-    check_memory(cell.spec)
-    spec, split = cell.spec, task.load().splits["train"]
-    data, order = put(split), make_order(spec.train, split)
-    method = Objects(**cell.objects).method(spec)
-    step, state = make_step(spec, task, method=method), init_state(spec)
-    start = time.perf_counter()
-    state, metrics = step(data, state, order(0))
-    jax.block_until_ready(metrics)
-    compiled = time.perf_counter()
-    evaluations = 0.0
-    for index in range(1, 1 + STEPS):
-        state, metrics = step(data, state, order(index))
-        evaluations += float(metrics["evaluations"])
-    seconds = time.perf_counter() - compiled
-    # The loss may draw its number of iterations: correct for the numbers that these steps drew.
-    forward, differentiated, _ = iterations(spec)
-    drawn_share = evaluations / STEPS / (forward + differentiated)
-    per_step = count(spec.model).training(spec) / spec.train.steps
-    return Rate(drawn_share * per_step * STEPS / seconds, compiled - start)
+    check_memory(spec)
+    examples = min(spec.train.batch, EXAMPLES)
+    shapes = eqx.filter_eval_shape(make_model, spec.model, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((*spec.model.grid, spec.model.channels), np.float32)
+
+    def begin(model, x):
+        e = model.embed(x)
+        return model.first_state(e), model.loop().inject(e)
+
+    one = eqx.filter_eval_shape(begin, shapes, x)
+    # The values do not matter for the time.
+    model = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype) if _is_shape(a) else a, shapes)
+    z, r = jax.tree.map(lambda a: np.zeros((examples, *a.shape), a.dtype), one)
+
+    @eqx.filter_jit
+    def iterate(model, z, r):
+        return jax.vmap(model.loop())(z, r)
+
+    model, z, r = jax.block_until_ready(eqx.filter_jit(lambda *trees: trees)(model, z, r))
+    jax.block_until_ready(iterate(model, z, r))
+    laps, began = [], time.perf_counter()
+    while len(laps) < LEAST or time.perf_counter() - began < SECONDS:
+        start = time.perf_counter()
+        jax.block_until_ready(iterate(model, z, r))
+        laps.append(time.perf_counter() - start)
+    return TRAINING * examples * count(spec.model).iteration / statistics.median(laps)
+
+
+def _is_shape(leaf: object) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .._build import check_file
 from .._errors import InputError
 from .._files import TEMPORARY, Held, exclusive, read_bytes, write_atomic
 from .._plugins import origin
@@ -30,7 +29,6 @@ from ..run import (
     save_sweep,
     state_path,
 )
-from ..train import Objects
 from ._grid import Cell, Classes, Grid, parse_grid
 
 _LOG = logging.getLogger(__name__)
@@ -207,6 +205,8 @@ def plan_sweep(path: Path, grid: Grid) -> Sweep:
         except InputError:
             continue  # of this cell alone: it fails once a worker takes it
         if run is not None and cell.objects:
+            from ..train import Objects  # imports JAX, as the objects did
+
             Objects(**cell.objects).check(run.spec, run.path)
         if run is not None and (changed := run.spec.differences(cell.spec)):
             raise InputError(
@@ -298,8 +298,9 @@ def open_sweep(path: Path, *, make_task: MakeTask, classes: Classes | None = Non
     where = str(path / GRID)
     grid = parse_grid(text, record.name, where, make_task=make_task, classes=classes)
     for option, made in _objects(grid):
-        for reference, sha256 in record.code.items():
-            check_file(option, reference, f"sha256:{sha256}", made)
+        from ._objects import check_code  # imports JAX, as the object did
+
+        check_code(option, made, record.code)
     if record.grid not in (None, _digest(text)):
         _LOG.warning("%s has been changed since the sweep was last begun", path / GRID)
     return Sweep(path, grid)

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .._build import make_outside, reference_of, same_name
 from .._errors import InputError
 from .._fields import build, nearest
+from .._outside import reference_of, same_name
 from .._tables import parse_toml, read_text
 from ..run import SHORTCUTS, MakeTask, Spec, is_outside, presets, resolve
-from ..train import Objects
 
 Scalar = str | int | float | bool
 Classes = Mapping[str, Mapping[str, type]]
@@ -442,11 +441,11 @@ def _specs(
             chosen[option], fields[field] = cls, reference_of(cls)
     assignments = [f"{name}={_toml(name, value)}" for name, value in fields.items()]
     spec = resolve(task, preset, assignments, make_task=make_task)
-    objects = {option: make_outside(cls, spec.solver) for option, cls in chosen.items()}
+    objects: dict[str, Any] = {}
     if is_outside(spec.solver.name) or is_outside(spec.solver.gradient):
-        custom = Objects(**objects)
-        custom.method(spec)  # refuses a class that no option names
-        spec = custom.recorded(spec)
+        from ._objects import make_objects  # imports JAX, which other grids do without
+
+        spec, objects = make_objects(spec, chosen)
     return spec, build(EvaluateSpec, "evaluate", evaluate), objects
 
 

@@ -20,12 +20,11 @@ from .._build import (
     make_gradient,
     make_model,
     make_solver,
-    reference_of,
-    same_name,
 )
 from .._errors import InputError
 from .._iteration import Count, stop_gradient
 from .._model import AbstractLoopedModel
+from .._outside import reference_of, same_name
 from .._solution import BackwardReport
 from .._solver import AbstractSolver, Solver, Unroll
 from ..run import LOSSES, OBJECTS, SolverSpec, Spec, is_outside
