@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from html import escape
 
 WRONG = "var(--wrong,#b3261e)"
+"""The colour of a wrong cell in a picture; a page may set it."""
 PREDICTED = "var(--predicted,currentColor)"
+"""The colour of an answer in a picture; a page may set it."""
 
 
 def picture(title: str, width: float, height: float, body: Iterable[str]) -> str:

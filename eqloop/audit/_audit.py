@@ -22,7 +22,8 @@ from .._solution import RESULTS, BackwardReport, Equilibrium
 from .._solver import FixedPoint, Solver, Unroll
 from ..run import GRADIENTS, AuditedGradient, Comparison, GradientAudit, Likeness
 
-REFERENCES = BACKPROP, CONVERGED = "backprop", "implicit-converged"
+BACKPROP, CONVERGED = "backprop", "implicit-converged"
+REFERENCES = BACKPROP, CONVERGED
 """The names of the two references."""
 
 Model = Callable[..., Output]

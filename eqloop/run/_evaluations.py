@@ -15,7 +15,9 @@ from ._record import read_record, write_record
 from ._values import share
 
 EVAL = "eval"
+"""The folder of the evaluations in the folder of a run."""
 SPLITS = ("test", "hard")
+"""The splits that an evaluation measures by default."""
 
 Select = Literal["residual", "vote"]
 """How the answer is chosen among several starts."""

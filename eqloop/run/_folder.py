@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 LOCK = "lock"
 Which = Literal["best", "last"] | int
+"""A checkpoint: the best one on validation, the last one, or the one after this step."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,13 +18,16 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
-SPEC, MANIFEST, METRICS, CHECKPOINTS, BEST = (
-    "spec.toml",
-    "data.json",
-    "metrics.jsonl",
-    "checkpoints",
-    "best.json",
-)
+SPEC = "spec.toml"
+"""The file of the spec in the folder of a run."""
+MANIFEST = "data.json"
+"""The file that says what the examples of a run were, in its folder."""
+METRICS = "metrics.jsonl"
+"""The log, in the folder of a run."""
+CHECKPOINTS = "checkpoints"
+"""The folder of the checkpoints, in the folder of a run."""
+BEST = "best.json"
+"""The file in `CHECKPOINTS` that names the best checkpoint on validation."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,6 +98,7 @@ class GradientsLine:
 
 
 Line = TrainingLine | ValidationLine | GradientsLine
+"""One line of the log."""
 LINES: Mapping[str, Any] = {
     "train": TrainingLine,
     "validation": ValidationLine,

@@ -180,6 +180,7 @@ SOLVERS: dict[str, SolverFacts] = {
         lambda spec: Call("eqloop._solver._steady_state:SteadyState"),
     ),
 }
+"""Name of a solver in a spec -> the facts that the rest of the program needs of it."""
 
 
 _EPS = 2.0**-23
@@ -315,6 +316,7 @@ GRADIENTS: dict[str, GradientFacts] = {
         },
     ),
 }
+"""Name of a gradient in a spec -> the facts that the rest of the program needs of it."""
 
 PENALTIES = {
     "residual_penalty": "eqloop.train._penalty:TerminalResidual",
@@ -358,6 +360,7 @@ LOSSES: dict[str, LossFacts] = {
     ),
     "last": LossFacts("after the last iteration", _last, counts=False),
 }
+"""Name of a loss in a spec -> the facts that the rest of the program needs of it."""
 
 
 def refuse_outside(option: str, reference: str) -> NoReturn:

@@ -32,9 +32,13 @@ from ._values import check_format, finite, share
 _LOG = logging.getLogger(__name__)
 
 STABILITY = "stability"
-REPORT, PLAYER = "report.json", "player.json"
-"""In the folder `STABILITY`."""
+"""The folder of the stability report in the folder of a run."""
+REPORT = "report.json"
+"""The file of the report in the folder `STABILITY`."""
+PLAYER = "player.json"
+"""The file of the boards that the player shows, in the folder `STABILITY`."""
 STABILITY_AGAIN = "measure it again: eqloop stability RUN"
+"""The end of the message about a report that cannot be read."""
 
 SPEC_AXES = {
     "task": "task.name",

@@ -30,6 +30,7 @@ SHORTCUTS = {
 """Option of `eqloop train` -> the field that it sets."""
 
 MakeTask = Callable[[str, Mapping[str, Any]], "Task"]
+"""Makes a task from its name and its fields, as `eqloop.tasks.make_task` does."""
 
 
 def presets() -> dict[str, list[str]]:

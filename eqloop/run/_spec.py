@@ -645,6 +645,7 @@ class TrainSpec:
 
 
 GROUPS = {"model": ModelSpec, "solver": SolverSpec, "train": TrainSpec}
+"""Table of a spec -> the class of its fields."""
 
 OBJECTS = {
     ("solver", "name"): ("solver", "object"),

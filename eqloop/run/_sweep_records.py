@@ -14,11 +14,19 @@ from ._values import finite
 
 SWEEP_FORMAT = 1
 """Version of `cells.json` and of `state/CELL.json`."""
-GRID, CELLS, STATE, RUNS = "sweep.toml", "cells.json", "state", "runs"
+GRID = "sweep.toml"
+"""The file of the grid in the folder of a sweep."""
+CELLS = "cells.json"
+"""The file of the cells in the folder of a sweep."""
+STATE = "state"
+"""The folder of the results of the cells, one file each, in the folder of a sweep."""
+RUNS = "runs"
+"""The folder of the runs in the folder of a sweep."""
 
 Scalar = str | int | float | bool | None
 """The value of a cell on an axis; None: the cell has no value on it."""
 Status = Literal["finished", "failed"]
+"""How the run of a cell ended."""
 
 
 @dataclasses.dataclass(frozen=True)
