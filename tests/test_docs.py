@@ -60,9 +60,7 @@ def documented() -> Iterator[tuple[str, Public]]:
 def test_every_public_name_is_on_one_page(room):
     entries = Counter(item for _, item in documented())
     module = importlib.import_module(room)
-    counts = {
-        name: entries[key(name, getattr(module, name))] for name in public_names(room)
-    }
+    counts = {name: entries[key(name, getattr(module, name))] for name in public_names(room)}
     assert counts
     assert {name: count for name, count in counts.items() if count != 1} == {}
 

@@ -57,7 +57,8 @@ def commands() -> str:
         text, found, example = command.help.partition("Example: ")
         page += [f"## {path}", f"```text\n{usage}\n```", escaped(text)]
         page += [f"```sh\n{' '.join(example.split())}\n```"] if found else []
-        page.append("\n".join(f"- `{name}`: {escaped(help)}" for name, help in filter(None, records)))
+        options = (f"- `{name}`: {escaped(help)}" for name, help in filter(None, records))
+        page.append("\n".join(options))
     return "\n\n".join(page)
 
 

@@ -117,10 +117,12 @@ print(f"implicit gradient {by_gradient:.4f}, finite difference {by_difference:.4
 # what the report says where a loop does not settle.
 
 # %%
-reports = {
-    f"strength {strength}": report_on(lambda z, x, w=rotations(strength): jnp.tanh(w @ z + 0.3 * x))
-    for strength in (0.8, 1.2)
-}
+def report_on_rotations(strength):
+    w = rotations(strength)
+    return report_on(lambda z, x: jnp.tanh(w @ z + 0.3 * x))
+
+
+reports = {f"strength {strength}": report_on_rotations(strength) for strength in (0.8, 1.2)}
 for name, report in reports.items():
     print(f"=== {name}\n{report}\n")
 
