@@ -116,6 +116,7 @@ print(f"implicit gradient {by_gradient:.4f}, finite difference {by_difference:.4
 # the input*, and what does the *geometry* there mean for gradients. There is no overall score. The second map shows
 # what the report says where a loop does not settle.
 
+
 # %%
 def report_on_rotations(strength):
     w = rotations(strength)
