@@ -511,8 +511,8 @@ class TrainSpec:
     one before ended (carried state); 1 takes new examples at every step."""
     q_weight: float = 0.0
     """The losses of the package add the binary cross-entropy of `q_halt` with whether all cells are
-    right, with this weight. It needs `model.q_head`; the authors of TRM, HRM, EqR and FPRM take
-    0.5."""
+    right, with this weight. It requires `model.q_head`. TRM, HRM, EqR and FPRM have 0.5 on
+    sudokus."""
     carry_least: int = 1
     """An example is trained for at least this many optimiser steps, whatever its residual and its q
     head."""
@@ -523,7 +523,7 @@ class TrainSpec:
     """A new example also replaces one that has been trained for `carry_least` steps where the q
     head says that it is right: where `q_halt` is above 0 (`halt`, as in TRM and EqR), or above
     `q_continue` (`compare`, as in HRM). `compare` adds the loss of `q_continue`, whose target is
-    what the q head says after one more solve; its steps take the longer. `none` replaces without a
+    what the q head says after one more solve; its steps take longer. `none` replaces without a
     q head."""
     carry_random: float = 0.0
     """This share of the examples draws a number from `carry_least + 1` to `carry_steps` in place of
