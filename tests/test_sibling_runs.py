@@ -92,6 +92,7 @@ def test_a_model_of_a_run_gives_the_answers_of_the_authors_model(case):
     steps = 2 * (1 if kind == "fprm" else tables["solver"]["steps"])
     ran = nested(x, solver=eqloop.Unroll(steps))
     mine, q = ran.logits.reshape(16, -1), nested.q_values(ran.state)
+    assert q is not None
     np.testing.assert_allclose(q, jnp.stack([out.q_halt[0], out.q_continue[0]]), rtol=1e-3)
     if task == "maze":  # off the path: wall or free; on it: start, goal or path
         wanted = jnp.stack([out.logits[0, :, 1:3].max(-1), out.logits[0, :, 3:].max(-1)], -1)
@@ -184,7 +185,8 @@ def test_the_q_head_of_a_run_is_that_of_the_authors(name, x64):
         vectors = theirs.puzzle_vectors(identifiers)
         tokens = None if vectors is None else jax.vmap(theirs.embed.extra_tokens)(vectors)
         states, target = run(inputs, tokens, np.concatenate(parts, -1), data[f"steps_{segment}"])
-        q, halted = jax.vmap(nested.q_values)(states), data[f"halted_{segment}"]
+        q: Any = jax.vmap(nested.q_values)(states)
+        halted = data[f"halted_{segment}"]
         # Of a head whose second output is not trained only the first is there.
         names = [name for name in ("q_halt", "q_continue") if f"{name}_{segment}" in data]
         wanted = np.stack([data[f"{name}_{segment}"] for name in names], -1)

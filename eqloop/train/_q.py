@@ -55,7 +55,9 @@ def continue_target(
 
     def one(x, z):
         out = frozen(x, start=z, solver=solver, gradient=gradient, max_steps=max_steps)
-        return frozen.q_values(out.state)
+        q = frozen.q_values(out.state)
+        assert q is not None
+        return q
 
     q = jax.vmap(one)(inputs, jax.lax.stop_gradient(states))
     return jax.nn.sigmoid(jnp.where(is_last, q[:, 0], jnp.max(q, axis=-1)))
