@@ -31,9 +31,7 @@ def fill(text: str, address: str) -> str:
     }
     for name, line in lines.items():
         block = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text = re.sub(
-            block, rf"\1\n{line}\n\n\2" if address else r"\1\2", text, flags=re.DOTALL
-        )
+        text = re.sub(block, rf"\1\n{line}\n\n\2" if address else r"\1\2", text, flags=re.DOTALL)
     return text
 
 
