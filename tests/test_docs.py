@@ -1,8 +1,9 @@
-"""The site: every public name is on one page of the API, and its pages are in its navigation."""
+"""The site: every public name is on one page of the API; pages that repeat facts of the code."""
 
 import ast
 import importlib
 import re
+import runpy
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from test_architecture import ARROWS
 from test_docstrings import ROOMS
 
 import eqloop
@@ -78,3 +80,41 @@ def test_the_pages_have_nothing_else():
 
 def test_the_rooms_are_all_rooms():
     assert set(ROOMS) == {"eqloop", *(f"eqloop.{room}" for room in eqloop._ROOMS)}
+
+
+def test_the_rooms_of_the_page_on_design_are_in_the_order_of_the_arrows():
+    rows = (DOCS / "design.md").read_text("utf-8").partition("## Rooms")[2].partition("\n## ")[0]
+    rooms = re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE)
+    assert len(rooms) == len(set(rooms)) > 10
+    for number, room in enumerate(rooms):
+        assert not ARROWS[room] & set(rooms[:number]), room
+
+
+README = (DOCS.parent / "README.md").read_text("utf-8")
+CITATION = (DOCS.parent / "CITATION.cff").read_text("utf-8")
+repository = runpy.run_path(str(DOCS / "_site/repository.py"))
+fill, fill_citation = repository["fill"], repository["fill_citation"]
+
+
+def test_the_address_of_the_repository_has_one_place():
+    """README.md and CITATION.cff have what follows from it, and no other file has an address."""
+    address = repository["urls"]().get("Repository", "")
+    assert fill(README, address) == README
+    assert fill_citation(CITATION, address) == CITATION
+
+
+def test_lines_with_the_address_come_and_go():
+    page = "# eqloop\n\n<!-- badges -->\n<!-- /badges -->\n\n<!-- clone -->\n<!-- /clone -->\n"
+    filled = fill(page, "https://forge.example/us/eqloop")
+    assert "git clone https://forge.example/us/eqloop && cd eqloop\n" in filled
+    assert filled.count("https://forge.example/us/eqloop") == 3
+    assert fill(filled, "https://forge.example/us/eqloop") == filled
+    assert fill(filled, "") == page
+    cited = fill_citation(CITATION, "https://forge.example/us/eqloop")
+    assert 'repository-code: "https://forge.example/us/eqloop"' in cited
+    assert fill_citation(cited, "") == CITATION
+
+
+def test_the_citation_has_the_version():
+    assert f"\nversion: {eqloop.__version__}\n" in CITATION
+    assert f"{{{eqloop.__version__}}}" in (DOCS / "citation.md").read_text("utf-8")

@@ -57,8 +57,8 @@ def commands() -> str:
         text, found, example = command.help.partition("Example: ")
         page += [f"## {path}", f"```text\n{usage}\n```", escaped(text)]
         page += [f"```sh\n{' '.join(example.split())}\n```"] if found else []
-        options = (f"- `{name}`: {escaped(help)}" for name, help in filter(None, records))
-        page.append("\n".join(options))
+        options = filter(None, records)
+        page.append("\n".join(f"- `{name}`: {escaped(meaning)}" for name, meaning in options))
     return "\n\n".join(page)
 
 
@@ -84,8 +84,8 @@ def fields() -> str:
 
 
 def escaped(text: str) -> str:
-    """Plain text as Markdown; what is between backticks stays code."""
-    parts = re.split(r"(`[^`]*`)", text)
+    """Plain text as Markdown; what is between backticks stays code, and options become code."""
+    parts = re.split(r"(`[^`]*`)", re.sub(r"(?<![\w`=-])(--[a-z][\w-]*)(?![^`]*`)", r"`\1`", text))
     return "".join(
         part if part.startswith("`") else re.sub(r"([\\*_<\[\]])", r"\\\1", part) for part in parts
     )
@@ -98,6 +98,7 @@ def notebook(name: str, source: str) -> dict[str, str | bytes]:
     `EQLOOP_NOTEBOOKS=off` leaves the results out, which takes minutes off a build.
     """
     book = jupytext.reads(source, fmt="py:percent")
+    book.metadata["language_info"] = {"name": "python"}
     if os.environ.get("EQLOOP_NOTEBOOKS") != "off":
         with tempfile.TemporaryDirectory() as folder:
             where = {"metadata": {"path": folder}}
