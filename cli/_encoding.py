@@ -19,6 +19,7 @@ _SUBSTITUTES = {
     "’": "'",
     "·": "'",  # precedes a predicted digit; a dot is a blank cell
     "…": "...",
+    **dict(zip("▁▂▃▄▅▆▇█", "_.,-~=+#", strict=True)),  # the levels of a curve
     "\N{NO-BREAK SPACE}": " ",
 }
 

@@ -25,11 +25,13 @@ from . import eval as _eval
 from . import fields as _fields
 from . import gradients as _gradients
 from . import import_weights as _import_weights
+from . import plot as _plot
 from . import report as _report
 from . import solve as _solve
 from . import stability as _stability
 from . import sweep as _sweep
 from . import train as _train
+from . import watch as _watch
 from ._encoding import tolerate_any_text
 from ._programs import keep_programs
 
@@ -46,6 +48,8 @@ app.command("gradients")(_gradients.gradients)
 app.command("solve")(_solve.solve)
 app.command("stability")(_stability.stability)
 app.command("sweep")(_sweep.sweep)
+app.command("plot")(_plot.plot)
+app.command("watch")(_watch.watch)
 app.command("report")(_report.report)
 app.command("import")(_import_weights.import_weights)
 app.command("fields")(_fields.fields)

@@ -1,27 +1,31 @@
 """`--plot FILE`: check the file before the work, write it after."""
 
+import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import InputError
+from .._files import write_atomic
 from ._output import notes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FORMATS = (".png", ".svg", ".pdf")
+PICTURES = (".png", ".svg", ".pdf")
 
 
-def check_plot(path: Path) -> None:
-    """**Raises** `InputError` if the figure could not be drawn or written to `path` later."""
+def check_plot(path: Path, option: str = "--plot", formats: Collection[str] = PICTURES) -> None:
+    """**Raises** `InputError` if the figure could not be drawn or written to `path` later. `option`
+    is the one that names it."""
     import importlib.util
 
-    if path.suffix not in _FORMATS:
-        raise InputError(f"--plot {path}: the name must end in {', '.join(_FORMATS)}")
+    if path.suffix not in formats:
+        raise InputError(f"{option} {path}: the name must end in {', '.join(formats)}")
     if not path.parent.is_dir():
-        raise InputError(f"--plot {path}: there is no folder {path.parent}; make it first")
+        raise InputError(f"{option} {path}: there is no folder {path.parent}; make it first")
     if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("--plot needs matplotlib: pip install 'eqloop[plot]'")
+        raise InputError(f"{option} needs matplotlib: pip install 'eqloop[plot]'")
 
 
 def warn_no_matplotlib() -> None:
@@ -33,7 +37,6 @@ def warn_no_matplotlib() -> None:
 
 def save_plot(figure: "Figure", path: Path) -> None:
     """Write a figure in the format of the suffix of `path`."""
-    from .._task import write_atomic
-
-    with write_atomic(path) as file:
-        figure.savefig(file, format=path.suffix[1:])
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:])
+    write_atomic(path, [content.getbuffer()])

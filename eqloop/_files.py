@@ -141,6 +141,18 @@ def exclusive(path: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file `path` (`exclusive`). Nothing is written or removed."""
+    try:
+        with open_regular(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no such file, or the file system has no locks
+        return False
+    return False
+
+
 def _lock(descriptor: int, folder: Path) -> bool:
     """Whether the file is now ours, or cannot be locked at all."""
     try:

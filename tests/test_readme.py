@@ -46,7 +46,7 @@ def test_two_commands():
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     assert [c for c in commands if "pip install uv" in c] == [
         "pip install uv && uv run eqloop train",
-        "pip install uv && uv run pytest",
+        "pip install uv && uv run --group dev pytest",
     ]
 
 

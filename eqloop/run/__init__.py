@@ -58,6 +58,7 @@ from ._lines import TrainingLine as TrainingLine
 from ._lines import ValidationLine as ValidationLine
 from ._log import AbstractLog as AbstractLog
 from ._log import MetricsLog as MetricsLog
+from ._log import MetricsReader as MetricsReader
 from ._log import NoLog as NoLog
 from ._log import last_training_line as last_training_line
 from ._log import read_metrics as read_metrics

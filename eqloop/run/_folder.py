@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .._errors import InputError
-from .._files import TEMPORARY, Held, exclusive, remove_leftovers, write_atomic
+from .._files import TEMPORARY, Held, exclusive, is_held, remove_leftovers, write_atomic
 from .._schema import to_table
 from .._tables import format_json, read_json, write_json
 from ._history import OWN_KEYS, History
@@ -84,6 +84,11 @@ class Run:
     def metrics(self) -> Path:
         """The path of `metrics.jsonl`."""
         return self.path / METRICS
+
+    @property
+    def in_training(self) -> bool:
+        """Whether a process is training it, on any machine that sees the folder."""
+        return is_held(self.path / LOCK)
 
     def checkpoint(self, step: int) -> Path:
         """The path of the checkpoint of a step.

@@ -4,12 +4,12 @@ import abc
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
-from .._files import read_bytes, write_atomic
+from .._files import open_regular, read_bytes, write_atomic
 from .._schema import from_table, to_table
 from .._tables import format_json, parse_json
 from ._lines import Line, TrainingLine
@@ -183,6 +183,63 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [row for _, row in read_log(path)]
 
 
+class MetricsReader:
+    """Reads a `metrics.jsonl` while another process writes it: each line once.
+
+    **Arguments:**
+
+    - `path`: the path of the log.
+
+    **Attributes:**
+
+    - `rows`: one table per complete line so far, in order.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "metrics.jsonl")
+    ...     reader, log = eqloop.run.MetricsReader(path), eqloop.run.MetricsLog(path, start=0)
+    ...     for step in (1, 2):
+    ...         log.write(eqloop.run.TrainingLine(step, 0, {"loss": 1 / step}, 64.0, 0.5))
+    ...         print(reader.update(), reader.update(), len(reader.rows))
+    ...     log.close()
+    True False 1
+    True False 2
+
+    ```
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self._file = self._end = 0
+
+    def update(self) -> bool:
+        """Read what was written since the last call. A log that was shortened, as a run does that
+        is resumed, is read from its beginning.
+
+        **Returns** whether `rows` has changed; False if there is no log yet.
+
+        **Raises** `InputError` if the log cannot be read or a line is damaged.
+        """
+        try:
+            with open_regular(self.path) as file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._file or status.st_size < self._end:
+                    self.rows, self._file, self._end = [], status.st_ino, 0
+                file.seek(self._end)
+                lines, newline, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise InputError(f"cannot read {self.path}: {error.strerror}") from None
+        self._end += len(lines + newline)
+        if newline:
+            first = 1 + len(self.rows)
+            self.rows += [row for _, row in _parsed(self.path, lines.split(b"\n"), first)]
+        return bool(newline)
+
+
 def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and content of the complete lines of a `metrics.jsonl`.
 
@@ -192,7 +249,14 @@ def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         lines = _whole_lines(read_bytes(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    for number, line in enumerate(lines, 1):
+    yield from _parsed(path, lines)
+
+
+def _parsed(
+    path: Path, lines: Iterable[bytes], first: int = 1
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and content of lines of the log `path`, of which the first has the number `first`."""
+    for number, line in enumerate(lines, first):
         try:
             yield number, parse_json(line)
         except ValueError as error:
