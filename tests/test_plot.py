@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eqloop import InputError, run
@@ -80,7 +81,7 @@ def test_phases_are_drawn(trained):
     training = read_training(opened, run.read_metrics(opened.metrics))
     assert training.phases == (2,)
     lines = training_figure(training).axes[0].lines
-    assert [list(line.get_xdata()) for line in lines[1:]] == [[2, 2]]
+    assert [np.asarray(line.get_xdata()).tolist() for line in lines[1:]] == [[2, 2]]
 
 
 def test_watch_ends_with_the_training(trained, cli, monkeypatch):

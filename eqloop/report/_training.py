@@ -183,5 +183,6 @@ def _last_number(value: Any) -> float | None:
     """A number, or the last one of a list, which is that after the most iterations."""
     if isinstance(value, list) and value:
         value = value[-1]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
