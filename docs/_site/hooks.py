@@ -27,9 +27,10 @@ from repository import fill, urls
 
 
 def on_config(config: MkDocsConfig) -> None:
-    addresses = urls()
-    config.repo_url = addresses.get("Repository", "")
-    config.site_url = addresses.get("Documentation", "")
+    if repository := urls().get("Repository"):
+        config.repo_url, config.repo_name = repository, config.site_name
+    if (site := urls().get("Documentation")) and not config.site_url:  # `mkdocs serve` has its own
+        config.site_url = site
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> None:
