@@ -33,13 +33,11 @@ numbers from an idle machine yet.
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from _timing import answer, in_turn, start, stop
+from _timing import Run, drive, serve
 from rich.console import Console
 from rich.table import Table
 
@@ -47,9 +45,6 @@ GRID, CHANNELS, CLASSES, WIDTH, BATCH, STEPS = (9, 9), 10, 10, 256, 32, 8
 EVALUATED = 16
 """Iterations of one evaluation."""
 LR, WEIGHT_DECAY, CLIP = 1e-3, 0.01, 1.0
-
-Run = Callable[[], Any]
-"""One unit of work, to the end; what it returns is compared between the contenders."""
 
 
 def problem(folder: Path) -> dict[str, np.ndarray]:
@@ -316,54 +311,10 @@ QUICK = {name: partial(quick, task_name=name) for name in ("prefix-sums", "sudok
 SETS = {"train": TRAIN, "evaluate": EVALUATE, "progressive": PROGRESSIVE, "quick": QUICK}
 
 
-# ------------------------------------------------------------------------- driver and workers
-
-
-def work(kind: str, name: str, folder: Path) -> None:
-    """Serve as a worker: check, warm up, then make one timed run for each line of input."""
-    check, run = SETS[kind][name](folder)
-    out = sys.stdout
-    sys.stdout = sys.stderr  # only the answers below may reach the driver
-    np.savez(folder / f"{name}.npz", **{k: np.asarray(v) for k, v in check().items()})
-    for _ in range(3):
-        run()
-    print("ready", file=out, flush=True)
-    answer(run, out)
-
-
-def compare(folder: Path, names: list[str]) -> None:
-    """Compare logits and gradients of the same function of the same weights, relative, in the
-    2-norm."""
-    expected = dict(np.load(folder / f"{names[0]}.npz"))
-    for name in names[1:]:
-        for key, array in np.load(folder / f"{name}.npz").items():
-            # Gradients that vanish are noise (a softmax ignores key biases).
-            size = max(np.linalg.norm(expected[key]), 1e-5)
-            error = np.linalg.norm(array - expected[key]) / size
-            if not error < 2e-3:
-                raise SystemExit(f"{name}: {key} differs from that of {names[0]} by {error:.1e}")
-
-
-def drive(kind: str, names: list[str], rounds: int, console: Console) -> dict[str, np.ndarray]:
-    """Return wall and CPU seconds, (rounds, 2), per contender."""
-    with tempfile.TemporaryDirectory() as folder:
-        make_problem(Path(folder))
-        workers = {}
-        try:
-            for name in names:
-                console.print(f"[dim]starting {name}")
-                workers[name] = start(__file__, kind, name, folder)
-                if workers[name].stdout.readline() != "ready\n":
-                    raise SystemExit(f"{name} did not start")
-            compare(Path(folder), names)
-            return in_turn(workers, rounds)
-        finally:
-            stop(workers)
-
-
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
-        work(sys.argv[2], sys.argv[3], Path(sys.argv[4]))
+        kind, name, folder = *sys.argv[2:4], Path(sys.argv[4])
+        serve(*SETS[kind][name](folder), folder / f"{name}.npz")
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore
     for kind in ("evaluate", "progressive", "quick"):
@@ -374,7 +325,10 @@ def main() -> None:
     kind = arguments.kind or "train"
     names = arguments.only or list(SETS[kind])
     console = Console()
-    times = drive(kind, names, arguments.rounds, console)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_problem(folder)
+        times = drive(__file__, kind, names, folder, arguments.rounds, console.print)
     per, unit = (EVALUATED, "iteration") if kind == "evaluate" else (1, "step")
     table = Table(title=f"milliseconds per {unit}, {arguments.rounds} rounds in turn")
     for heading in ("", "median", "least", "cpu median", "times the first"):

@@ -113,10 +113,11 @@ def unroll(
 ) -> tuple[Z, Z]:
     """Make `steps` differentiable iterations and return the last two iterates, `(z', f(z'))`.
 
-    Each iteration is rematerialised: the forward pass stores the state and the values that f
-    marks (see `rematerialised`), and the backward pass recomputes the rest of f. This costs about
-    4 evaluations per iteration instead of 3, but is barely slower on CPU because it moves less
-    memory.
+    Each of several iterations is rematerialised: the forward pass stores the state and the values
+    that f marks (see `rematerialised`), and the backward pass recomputes the rest of f. This costs
+    about 4 evaluations per iteration instead of 3, but is barely slower on CPU because it moves
+    less memory. A single iteration is not: the backward pass begins with it, so that what is
+    recomputed would lie in memory at the same time as what is stored.
 
     A traced `steps` needs a static `bound`. The loop then has `bound` slots, and slots past
     `steps` are skipped at run time in both passes, instead of being computed and masked: an empty
@@ -141,7 +142,11 @@ def unroll(
     """
 
     def body(carry, slot):
-        evaluate = rematerialised(lambda z: f(z, later(x, slot)), keep)
+        def evaluate(z):
+            return f(z, later(x, slot))
+
+        if bound != 1:
+            evaluate = rematerialised(evaluate, keep)
         _, z = carry
         previous = jax.lax.stop_gradient(z)
         if isinstance(steps, int):

@@ -69,7 +69,13 @@ class SwiGLU(eqx.Module):
     @jax.named_scope("swiglu")
     def __call__(self, x: Float[Array, "*grid width"]) -> Float[Array, "*grid width"]:
         """Apply the perceptron to each cell of `x`, shape `(*grid, width)`."""
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+        # For the backward pass JAX would store six arrays of the hidden width; all follow from the
+        # two products without another product. `down` is inside because its input is one of them.
+        def gated(gate, up):
+            return self.down(jax.nn.silu(gate) * up)
+
+        return jax.checkpoint(gated, prevent_cse=False)(self.gate(x), self.up(x))
 
 
 class CellMLP(eqx.Module):
