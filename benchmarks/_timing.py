@@ -32,7 +32,8 @@ def serve(check: Run, run: Run, file: Path) -> None:
     """Serve as a worker: write the arrays of `check` to a file, warm up, then `answer`."""
     out = sys.stdout
     sys.stdout = sys.stderr  # only the answers may reach the driver
-    np.savez(file, **{k: np.asarray(v) for k, v in check().items()})
+    arrays = {k: np.asarray(v) for k, v in check().items()}
+    np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
     for _ in range(3):
         run()
     print("ready", file=out, flush=True)
