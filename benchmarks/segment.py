@@ -14,21 +14,21 @@ no side has the optimiser step. Inference is the forward part and the loss. Stat
 loss and gradients of all are compared before they are timed.
 
 The contenders are processes of their own and run in turn, as in `step.py`. On a busy machine a
-process waits for its core, so CPU seconds count, and of these the least. The products of the net
+process waits for its core: there CPU seconds count, and of these the least. The products of the net
 are 35 of its calls in training and 21 in inference; `GFLOP per cpu s` is their number over the
 least CPU time, and the rate of a product alone, 88 to 94, is the ceiling.
 
-**Machine:** one core of an AMD EPYC (Zen 4), jax 0.10.2, torch 2.13.0, 2026-11-28, load 6 to 10.
+**Machine:** 2 cores of an AMD EPYC (Zen 4), nearly idle, jax 0.10.2, torch 2.13.0, 2026-11-28.
 
-**Last numbers:** seconds of CPU, least of 7 rounds (median).
+**Last numbers:** least of 7 rounds (median), seconds: of CPU on one core, of wall time on two.
 
-                      training         inference
-    eqloop            2.41 (2.45)      1.13 (1.18)
-    torch eager       2.47 (2.67)      1.82 (1.99)
-    torch.compile     2.34 (2.46)      1.41 (1.46)
+                     training            inference           training, 2 cores   inference, 2 cores
+    eqloop           2.22 (2.23)         1.09 (1.15)         1.34 (1.38)         0.59 (0.61)
+    torch eager      2.11 (2.16)         1.70 (1.80)         1.16 (1.31)         0.94 (1.10)
+    torch.compile    2.09 (2.11)         1.27 (1.41)         1.09 (1.30)         0.66 (0.75)
 
-So training takes as long as the faster PyTorch (1.03 times by the least, 1.00 by the median), and
-inference 0.80 of its time. Both cores have not been timed, for the other core was never free.
+So training takes 1.06 times as long as the fastest PyTorch on one core and 1.23 times on two (1.06
+by the medians), inference 0.86 and 0.89 times. Where the time goes: LOG.md.
 """
 
 # pyright: reportMissingImports=false, reportCallIssue=false, reportArgumentType=false
