@@ -26,7 +26,7 @@ from eqloop.recursive import NestedTransformer, make_model
 from eqloop.run import ModelSpec, TrainSpec, overlay
 from eqloop.tasks import make_task
 from eqloop.train._carry import Carry
-from eqloop.train._q import continue_target, q_losses
+from eqloop.train._q import bootstrapped, q_losses
 
 SIZES: dict[str, Any] = {"seq_len": 16, "vocab_size": 6, "hidden_size": 16, "num_heads": 2}
 SIZES |= {"expansion": 4, "L_layers": 1, "H_cycles": 2, "L_cycles": 2, "halt_max_steps": 3}
@@ -160,7 +160,7 @@ def test_the_q_head_of_a_run_is_that_of_the_authors(name, x64):
             z = z.reshape(model.first_state(model.embed(x)).shape)
             state = model(x, start=z, **solve, max_steps=1).state
             last = steps >= most
-            target = continue_target(model, x[None], state[None], last[None], **solve, max_steps=1)
+            target = bootstrapped(model, x[None], state[None], last[None], **solve, max_steps=1)
             return state, target[0]
 
         return jax.vmap(one)(inputs, tokens, z, steps)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from .._q_head import says_right
 from .._solver import Damping
 
 
@@ -113,7 +114,7 @@ class ByQ(AbstractHalting):
         is_last = rows.steps >= self.most
         if inference or self.most == 1:
             return is_last
-        halted = is_last | (rows.q_halt > (rows.q_continue if self.compare else 0))
+        halted = is_last | says_right(rows.q_halt, rows.q_continue, compare=self.compare)
         if self.exploration:
             share_key, least_key = jr.split(key)
             explores = jr.uniform(share_key, halted.shape) < self.exploration

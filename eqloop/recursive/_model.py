@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._cross_entropy import IGNORED, stablemax_cross_entropy
 from .._iteration import stop_gradient
+from .._q_head import continue_target
 from .._solver import Damping
 from ..nn import Linear
 from ..starts import AbstractStart
@@ -280,9 +281,7 @@ class RecursiveModel(eqx.Module):
             later = jax.vmap(functools.partial(frozen._run, inference))(
                 state, damping, puzzles.inputs, stop_gradient(vectors), None, keys
             )
-            next_halt, next_continue = later[-1][:, 0], later[-1][:, 1]
-            best = jnp.maximum(next_halt, next_continue)
-            target = jax.nn.sigmoid(jnp.where(steps >= most, next_halt, best))
+            target = continue_target(later[-1][:, 0], later[-1][:, 1], steps >= most)
         carry = Carry(
             state=state,
             damping=damping,

@@ -53,8 +53,14 @@ def cells_right(
     logits: Float[Array, "*grid classes"], targets: UInt8[Array, "*grid"]
 ) -> Float[Array, ""]:
     """Share of cells whose likeliest class is the target."""
+    return jnp.mean(_is_right(logits, targets), dtype=jnp.float32)
+
+
+def _is_right(
+    logits: Float[Array, "*grid classes"], targets: UInt8[Array, "*grid"]
+) -> Bool[Array, "*grid"]:
     likeliest = jnp.argmax(logits, -1).astype(jnp.int32)
-    return jnp.mean(likeliest == targets.astype(jnp.int32), dtype=jnp.float32)
+    return likeliest == targets.astype(jnp.int32)
 
 
 def judged(
@@ -67,8 +73,7 @@ def judged(
     `Examples`, for a model that has one."""
     if (q := model.q_values(state)) is None:
         return {}
-    likeliest = jnp.argmax(logits, -1).astype(jnp.int32)
-    return {"q": q, "right": jnp.all(likeliest == targets.astype(jnp.int32))}
+    return {"q": q, "right": jnp.all(_is_right(logits, targets))}
 
 
 def draw(most: int, key: PRNGKeyArray) -> tuple[Int[Array, ""], Int[Array, ""]]:

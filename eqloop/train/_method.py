@@ -31,7 +31,7 @@ from ..run import LOSSES, OBJECTS, SolverSpec, Spec, is_outside
 from ._budget import Budget
 from ._dependence import depends_on_first
 from ._loss import AbstractLoss, Examples
-from ._q import continue_target, q_losses
+from ._q import bootstrapped, q_losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,6 +312,6 @@ def batch_loss(
         target = None
         if method.bootstrap:
             is_last = jnp.zeros(len(inputs), bool) if is_last is None else is_last
-            target = continue_target(model, inputs, examples.state, is_last, **solve)
+            target = bootstrapped(model, inputs, examples.state, is_last, **solve)
         loss += method.q_weight * jnp.mean(q_losses(examples.q, examples.right, target))
     return loss, examples

@@ -1,13 +1,13 @@
 """The q head in training: its loss, and the rows that it ends."""
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
 from .._adjoint import AbstractGradient
 from .._iteration import Count, stop_gradient
 from .._model import AbstractLoopedModel
+from .._q_head import continue_target, says_right
 from .._solver import Solver
 from ..run import TrainSpec
 
@@ -27,7 +27,7 @@ def q_losses(
     return losses if target is None else losses + binary(q[:, 1], target)
 
 
-def continue_target(
+def bootstrapped(
     model: AbstractLoopedModel,
     inputs: Float[Array, "batch *grid channels"],
     states: Float[Array, "batch *grid width"],
@@ -37,8 +37,8 @@ def continue_target(
     gradient: AbstractGradient,
     max_steps: Count,
 ) -> Float[Array, " batch"]:
-    """The target of `q_continue`, without derivatives: with q' after one more solve from `states`,
-    `sigmoid(q_halt')` where the row ends by age, else `sigmoid(max(q_halt', q_continue'))`.
+    """The target of `q_continue` (see `continue_target`), by one more solve from `states`, without
+    derivatives.
 
     **Arguments:**
 
@@ -48,8 +48,6 @@ def continue_target(
     - `is_last`: the rows that end by age.
     - `solver`, `gradient`, `max_steps`: those of the step. Nothing is differentiated: the gradient
       only counts its iterations.
-
-    **Source:** HRM, arXiv 2506.21734.
     """
     frozen = stop_gradient(model)
 
@@ -60,7 +58,7 @@ def continue_target(
         return q
 
     q = jax.vmap(one)(inputs, jax.lax.stop_gradient(states))
-    return jax.nn.sigmoid(jnp.where(is_last, q[:, 0], jnp.max(q, axis=-1)))
+    return continue_target(q[:, 0], q[:, 1], is_last)
 
 
 def is_thought_right(
@@ -69,4 +67,4 @@ def is_thought_right(
     """The rows that the q head ends by the rule `train.carry_q`."""
     if q is None or spec.carry_q == "none":
         return False
-    return q[:, 0] > (q[:, 1] if spec.carry_q == "compare" else 0)
+    return says_right(q[:, 0], q[:, 1], compare=spec.carry_q == "compare")
