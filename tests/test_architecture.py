@@ -14,8 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # Every part may use these: the exception for users, how text from outside is shown, how numbers
-# are written, the names of scores, which checkpoints to keep, how far a run can be lengthened.
-WORDS = {"_errors", "_text", "_numbers", "_scores", "_remat", "_precision", "_evenly"}
+# are written, the names of scores, which checkpoints to keep, how far a run can be lengthened, and
+# imports on first use.
+WORDS = {"_errors", "_text", "_numbers", "_scores", "_remat", "_precision", "_evenly", "_lazy"}
 # The loop: its pieces, each of which may use those before it.
 PIECES = (
     *("_norms", "_solution", "_iteration", "_linear"),
@@ -24,7 +25,7 @@ PIECES = (
 LOOP = set(PIECES)
 # Atomic writes of files, and tables in them.
 FILING = {"_files", "_tables"}
-MODEL = LOOP | {"nn", "_model", "_cross_entropy"}
+MODEL = LOOP | {"nn", "_model", "_cross_entropy", "_q_head"}
 
 ARROWS: dict[str, set[str]] = {
     "_errors": set(),
@@ -49,6 +50,8 @@ ARROWS: dict[str, set[str]] = {
     # The schema of a stability report: `stability` and `claims` make one, `run` writes and reads
     # it. A report saves itself; `report` draws it and gets its folder.
     "_stability_report": WORDS | {"_schema", "_tables", "report"},
+    # Names of a package that are imported on first use.
+    "_lazy": set(),
     # Classes from files and installed distributions.
     "_plugins": WORDS | {"_fields", "_files"},
     # The names of such classes on the command line and in specs.
@@ -61,8 +64,9 @@ ARROWS: dict[str, set[str]] = {
     "stability": WORDS | LOOP | {"_stability_report"},
     "_model": WORDS | LOOP | {"nn"},
     "_cross_entropy": WORDS | {"nn"},
+    "_q_head": set(),
     # Models with nested loops, carried state and halting.
-    "recursive": WORDS | LOOP | {"nn", "_cross_entropy", "_model"},
+    "recursive": WORDS | LOOP | {"nn", "_cross_entropy", "_model", "_q_head"},
     # `interop` has rules for names and shapes; `_weight_files` reads files for it.
     "interop": WORDS | {"nn", "_model", "_weight_files", "recursive", "_solver", "starts"},
     # The files of a run; this part knows no model. It uses `_task` only for types of arguments.

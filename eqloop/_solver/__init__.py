@@ -1,8 +1,8 @@
 """Ways to run the loop. `SteadyState` is imported on first use, and Diffrax with it."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .. import _lazy
 from ._adaptive_damping import AdaptiveDamping as AdaptiveDamping
 from ._adaptive_damping import Damping as Damping
 from ._anderson import Anderson as Anderson
@@ -30,8 +30,4 @@ from ._unroll import Unroll as Unroll
 if TYPE_CHECKING:
     from ._steady_state import SteadyState as SteadyState
 
-
-def __getattr__(name: str) -> Any:
-    if name != "SteadyState":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module("._steady_state", __name__).SteadyState
+__getattr__ = _lazy.imported_on_use(__name__, {"SteadyState": "._steady_state:SteadyState"})

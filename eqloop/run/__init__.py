@@ -3,9 +3,9 @@
 Importing this package loads no JAX; only reading and writing checkpoints does.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .. import _lazy
 from .._places import NORMS as NORMS
 from .._places import RECALLS as RECALLS
 from ._evaluations import EVAL as EVAL
@@ -129,16 +129,12 @@ if TYPE_CHECKING:
     from ._checkpoint import load_header as load_header
     from ._checkpoint import save as save_arrays  # noqa: F401
 
-_OF_CHECKPOINTS = {
-    "Header": "Header",
-    "load_arrays": "load",
-    "load_header": "load_header",
-    "save_arrays": "save",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _OF_CHECKPOINTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    checkpoint = importlib.import_module("._checkpoint", __name__)
-    return getattr(checkpoint, _OF_CHECKPOINTS[name])
+__getattr__ = _lazy.imported_on_use(
+    __name__,
+    {
+        "Header": "._checkpoint:Header",
+        "load_arrays": "._checkpoint:load",
+        "load_header": "._checkpoint:load_header",
+        "save_arrays": "._checkpoint:save",
+    },
+)

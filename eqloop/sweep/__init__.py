@@ -3,9 +3,9 @@
 Importing this package loads no JAX; only counting operations and working on cells does.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .. import _lazy
 from ._folder import Sweep as Sweep
 from ._folder import create_sweep as create_sweep
 from ._folder import is_up_to_date as is_up_to_date
@@ -28,15 +28,13 @@ if TYPE_CHECKING:
     from ._estimate import measure_rate as measure_rate
     from ._worker import work as work
 
-_WITH_JAX = {
-    **dict.fromkeys(("Cost", "count"), "_cost"),
-    **dict.fromkeys(("flops", "measure_rate"), "_estimate"),
-    "work": "_worker",
-}
-"""Name -> its module."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WITH_JAX:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_WITH_JAX[name]}", __name__), name)
+__getattr__ = _lazy.imported_on_use(
+    __name__,
+    {
+        "Cost": "._cost:Cost",
+        "count": "._cost:count",
+        "flops": "._estimate:flops",
+        "measure_rate": "._estimate:measure_rate",
+        "work": "._worker:work",
+    },
+)
