@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ..run import Run
 
 _LEVELS = "▁▂▃▄▅▆▇█"
-_WIDE = 30
-"""A curve of positive values is drawn by their logarithms if the ratio of its ends exceeds this."""
 _REST = 56
 """Columns of the terminal beside the curves."""
 
@@ -100,7 +98,7 @@ def _levels(curve: "TrainingCurve", count: int, last: int) -> Iterator[str]:
     means = [None if part is None else part.mean for part in curve.bins(count, last)]
     known = [mean for mean in means if mean is not None]
     low, high = (0.0, 1.0) if curve.is_share else (min(known, default=0), max(known, default=0))
-    scale = math.log if 0 < low * _WIDE < high else float
+    scale = math.log if curve.is_wide(low, high) else float
     letter = " "
     for mean in means:
         if mean is not None:

@@ -56,6 +56,11 @@ class TrainingCurve:
         """Whether its values are shares."""
         return self.panel != LOSS
 
+    def is_wide(self, low: float, high: float) -> bool:
+        """Whether values from `low` to `high` are drawn by their logarithms: those of a loss above
+        0, if the ratio of its ends exceeds 30."""
+        return not self.is_share and 0 < low * 30 < high
+
     def bins(self, count: int, last: int) -> list[Bin | None]:
         """Divide the steps from 1 to `last` into ranges of equal length.
 

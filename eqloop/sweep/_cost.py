@@ -151,15 +151,15 @@ def count(model: ModelSpec) -> Cost:
 def _flops(function, *arguments) -> float:
     dynamic, static = eqx.partition(arguments, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     program = jax.make_jaxpr(lambda dynamic: function(*eqx.combine(dynamic, static)))(dynamic)
-    return _program_flops(program)
+    return _counted(program) + _uncounted(program.jaxpr)
 
 
-def _program_flops(program: ClosedJaxpr) -> float:
-    # XLA counts the body of a scan once, whatever the number of its steps.
-    total = _counted(program)
-    for scan in _scans(program.jaxpr):
-        body = scan.params["jaxpr"]
-        total += scan.params["length"] * _program_flops(body) - _counted(body)
+def _uncounted(jaxpr: Jaxpr) -> float:
+    """The operations of the steps of scans but their first: XLA counts the body of a scan once."""
+    total = 0.0
+    for scan in _scans(jaxpr):
+        length, body = scan.params["length"], scan.params["jaxpr"]
+        total += (length - 1) * _counted(body) + length * _uncounted(body.jaxpr)
     return total
 
 

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BINS = 300
-_WIDE = 30
-"""The axis of a positive loss is logarithmic if the ratio of its ends exceeds this."""
 
 
 def training_figure(training: Training, *, title: str = "") -> "Figure":
@@ -81,5 +79,5 @@ def _draw(axes: "Axes", curve: TrainingCurve, number: int, last: int) -> None:
 
         axes.set_ylim(-0.02, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    elif lows and 0 < min(lows) * _WIDE < max(highs):
+    elif lows and curve.is_wide(min(lows), max(highs)):
         axes.set_yscale("log")
