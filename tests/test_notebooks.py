@@ -39,21 +39,20 @@ def test_it_begins_with_a_title_and_an_installation(name):
     text = (FOLDER / f"{name}.py").read_text("utf-8")
     assert re.match(r"# %% \[markdown\]\n# # \w", text)
     code = re.findall(r"^# %%\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
-    assert re.fullmatch(r'# %pip install "eqloop\[plot\]"( flax)?', code[0])
+    assert re.fullmatch(r'# %pip install "eqloop\[plot\]"( "flax>=0\.12")?', code[0])
 
 
 @pytest.mark.slow
 def test_train_and_watch(run_notebook):
-    """A loop trained on 12 bits solves 48 if it runs for longer than in training."""
+    """A loop trained on 10 bits solves 40 if it runs for longer than in training."""
     names = run_notebook("train_and_watch")
     test, hard = names["curves"].values()
-    assert (names["outcome"].status, names["steps"][-1]["step"]) == ("finished", 300)
-    assert names["steps"][-1]["loss"] < 0.2 * names["steps"][0]["loss"]
-    assert test[-1] >= 0.95
-    assert hard[-1] >= 0.7
-    assert hard[names["result"].iterations.index(12)] < 0.2  # 48 bits need 24 iterations
-    assert names["is_right"][-1].mean() > 0.9
-    assert len(names["figure"].axes) == 1
+    assert (names["outcome"].status, names["steps"][-1]["step"]) == ("finished", 240)
+    assert names["steps"][-1]["loss"] < 0.5 * names["steps"][0]["loss"]
+    assert test[-1] >= 0.8
+    assert hard[-1] >= 0.2
+    assert hard[names["result"].iterations.index(8)] < 0.1  # 40 bits need 20 iterations
+    assert names["is_right"][-1].mean() > 0.7
 
 
 @pytest.mark.slow
@@ -97,7 +96,7 @@ def test_own_task(run_notebook):
     names = run_notebook("own_task")
     results = names["results"]
     assert results["test"].overall.last >= 0.9
-    assert results["hard"].overall.last >= 0.6
+    assert results["hard"].overall.last >= 0.7
     assert set(results["hard"].bands) == {"chains below 8", "chains from 8"}
     written = {path.name for path in names["files"]}
     assert {"report.html", "results.md", "accuracy.png"} <= written
