@@ -35,24 +35,27 @@ def test_these_are_all():
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_it_begins_with_a_title_and_an_installation(name):
-    """The first cell of code is a magic of pip, which a script has as a comment."""
+    """The first cell of code is a magic of pip, which a script has as a comment, and which the site
+    shows and does not execute."""
     text = (FOLDER / f"{name}.py").read_text("utf-8")
     assert re.match(r"# %% \[markdown\]\n# # \w", text)
-    code = re.findall(r"^# %%\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
-    assert re.fullmatch(r'# %pip install "eqloop\[plot\]"( flax)?', code[0])
+    first = re.findall(r"^# %%(?! \[markdown\])(.*?)\n\n", text, re.DOTALL | re.MULTILINE)[0]
+    tags, install = first.splitlines()
+    assert tags.strip() == 'tags=["skip-execution"]'
+    assert re.fullmatch(r'# %pip install "eqloop\[plot\]"( "flax>=0\.12")?', install)
 
 
 @pytest.mark.slow
 def test_train_and_watch(run_notebook):
-    """Training lowers the loss and solves strings of its length, and no string of 48 bits is solved
+    """Training lowers the loss and solves strings of its length, and no string of 40 bits is solved
     before its information can have crossed it. How many are solved in the end differs by processor.
     """
     names = run_notebook("train_and_watch")
     test, hard = names["curves"].values()
-    assert (names["outcome"].status, names["steps"][-1]["step"]) == ("finished", 300)
+    assert (names["outcome"].status, names["steps"][-1]["step"]) == ("finished", 240)
     assert names["steps"][-1]["loss"] < 0.5 * names["steps"][0]["loss"]
     assert test[-1] >= 0.5
-    assert hard[names["result"].iterations.index(12)] < 0.2  # 48 bits need 24 iterations
+    assert hard[names["result"].iterations.index(8)] < 0.1  # 40 bits need 20 iterations
 
 
 @pytest.mark.slow
@@ -96,7 +99,7 @@ def test_own_task(run_notebook):
     names = run_notebook("own_task")
     results = names["results"]
     assert results["test"].overall.last >= 0.7
-    assert results["hard"].overall.last >= 0.3
+    assert results["hard"].overall.last >= 0.5
     assert set(results["hard"].bands) == {"chains below 8", "chains from 8"}
     written = {path.name for path in names["files"]}
     assert {"report.html", "results.md", "accuracy.png"} <= written

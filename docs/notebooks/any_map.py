@@ -1,20 +1,20 @@
 # %% [markdown]
 # # Any map: solve it, differentiate it, see whether it is stable
 #
-# The solvers, the gradients and the stability measurements of eqloop see only a function `f(z, x)`, the
-# map that a loop iterates: z is the state, x an input that stays the same. It does not matter where f
-# comes from. This notebook does the same three things with
+# The solvers, the gradients and the stability measurements of eqloop see only a function
+# `f(z, x)`, the map that a loop iterates: z is the state, x an input that stays the same. It does
+# not matter where f comes from. This notebook does the same three things with
 #
 # 1. a plain function of JAX,
 # 2. a module of Equinox, a GRU cell,
 # 3. a module of Flax NNX, a residual block with an outer norm.
 #
-# You would do this with a model of your own to find out whether more iterations help it, which gradient
-# you can train it with, and what its loops end at. From a checkout of the repository the line to install is
-# `%pip install ".[plot]" flax`.
+# You would do this with a model of your own to find out whether more iterations help it, which
+# gradient you can train it with, and what its loops end at. From a checkout of the repository the
+# line to install is `%pip install ".[plot]" "flax>=0.12"`.
 
-# %%
-# %pip install "eqloop[plot]" flax
+# %% tags=["skip-execution"]
+# %pip install "eqloop[plot]" "flax>=0.12"
 
 # %%
 # %matplotlib inline
@@ -40,8 +40,9 @@ def report_on(f):
 # %% [markdown]
 # ## A plain function
 #
-# Four pairs of units that turn and shrink the state, with a tanh around: `z <- tanh(W z + x)`. The
-# eigenvalues of W have the modulus `strength`. Below 1 the loop contracts; well above 1 it may turn for ever.
+# Four pairs of units that turn and shrink the state, with a tanh around:
+# `z <- tanh(W z + 0.3 x)`. The eigenvalues of W have the modulus `strength`. Below 1 the loop
+# contracts; well above 1 it may turn for ever.
 
 
 # %%
@@ -54,24 +55,28 @@ def rotations(strength):
     )
 
 
-def end_of_loop(weights, x, solver):
+def turning(weights):
     def f(z, x):
-        return jnp.tanh(weights @ z + x)
+        return jnp.tanh(weights @ z + 0.3 * x)
 
-    return eqloop.equilibrium(f, jnp.zeros(size), x, solver=solver)
+    return f
+
+
+def end_of_loop(weights, x, solver):
+    return eqloop.equilibrium(turning(weights), jnp.zeros(size), x, solver=solver)
 
 
 # %% [markdown]
 # ### Solve
 #
-# A solver never raises when it fails: `result` says how it ended, `residual` how far the state still was
-# from a fixed point, `evaluations` what it cost. Always look at them. Plain iteration is enough for the first
-# map. Of the second it follows the rotation and never arrives. Yet there is a fixed point: damped
-# iteration ends there, and so does Newton's method. That a fixed point exists and that iteration reaches it are
-# two different statements.
+# A solver never raises when it fails: `result` says how it ended, `residual` how far the state
+# still was from a fixed point, `evaluations` what it cost. Always look at them. For the first map
+# plain iteration is enough. On the second it follows the rotation and never arrives. Yet there is
+# a fixed point: damped iteration ends there, and so does Newton's method. That a fixed point
+# exists and that iteration reaches it are two different statements.
 
 # %%
-x = 0.3 * xs[0]
+x = xs[0]
 solvers = {
     "plain iteration": eqloop.FixedPoint(rtol=1e-5),
     "half steps": eqloop.FixedPoint(rtol=1e-5, damping=0.5),
@@ -90,9 +95,10 @@ for strength in (0.8, 1.2):
 # %% [markdown]
 # ### Differentiate
 #
-# The end of a loop is a function of its weights, so `jax.grad` works. The default gradient of a solver that
-# converges is `Implicit`, the derivative of the fixed point itself, which needs no memory of the way there. It
-# is only right at a fixed point. So check a gradient once, against a finite difference in a random direction.
+# The end of a loop is a function of its weights, so `jax.grad` works. The default gradient of a
+# solver that converges is `Implicit`, the derivative of the fixed point itself, which needs no
+# memory of the way there. It is only right at a fixed point. So check a gradient once, against a
+# finite difference in a random direction.
 
 
 # %%
@@ -111,28 +117,26 @@ print(f"implicit gradient {by_gradient:.4f}, finite difference {by_difference:.4
 # %% [markdown]
 # ### Is it stable?
 #
-# `analyse` follows the loops of all inputs, starts them from other states as well, and differentiates them. It
-# makes three statements, each with its reasons: does iteration *reach* a fixed point, does that *depend on
-# the input*, and what does the *geometry* there mean for gradients. There is no overall score. The second map shows
-# what the report says where a loop does not settle.
-
+# `analyse` follows the loops of all inputs, starts them from other states as well, and
+# differentiates them. It makes three statements, each with its reasons: does iteration *reach* a
+# fixed point, does that *depend on the input*, and what does the *geometry* there mean for
+# gradients. There is no overall score. The second map shows what the report says where a loop
+# does not settle: not reached, and so nothing to measure on the input. Its exponent of zero is
+# that of a loop that turns for ever, and neither contracts nor explodes.
 
 # %%
-def report_on_rotations(strength):
-    w = rotations(strength)
-    return report_on(lambda z, x: jnp.tanh(w @ z + 0.3 * x))
-
-
-reports = {f"strength {strength}": report_on_rotations(strength) for strength in (0.8, 1.2)}
+reports = {
+    f"strength {strength}": report_on(turning(rotations(strength))) for strength in (0.8, 1.2)
+}
 for name, report in reports.items():
     print(f"=== {name}\n{report}\n")
 
 # %% [markdown]
 # ## A module of Equinox
 #
-# An Equinox module is a pytree whose leaves are its weights. `eqx.nn.GRUCell` takes the input first, so a
-# lambda swaps the arguments; everything else is as before. `eqx.filter_grad` returns a gradient with the
-# structure of the cell.
+# An Equinox module is a pytree whose leaves are its weights. `eqx.nn.GRUCell` takes the input
+# first, so a lambda swaps the arguments; everything else is as before. `eqx.filter_grad` returns
+# a gradient with the structure of the cell.
 
 # %%
 cell = eqx.nn.GRUCell(size, size, key=jr.key(2))
@@ -157,9 +161,9 @@ print(reports["Equinox GRU"])
 # %% [markdown]
 # ## A module of Flax NNX
 #
-# An NNX module is an object with state, so `nnx.split` takes it apart into its structure and its weights, a
-# pytree; `nnx.merge` puts it together inside the map. The block is residual with a norm around the sum, which
-# keeps the state bounded whatever the weights are.
+# An NNX module is an object with state, so `nnx.split` takes it apart into its structure and its
+# weights, a pytree; `nnx.merge` puts it together inside the map. The block is residual with a
+# norm around the sum, which keeps the state bounded whatever the weights are.
 
 
 # %%
@@ -197,11 +201,12 @@ print(reports["Flax NNX block"])
 # %% [markdown]
 # ## All of them in one picture
 #
-# Left: the relative residual over iterations, the median of the six inputs. A straight line downwards is a
-# contraction, and its slope is the rate; the curve ends on a floor, the rounding of float32. Right: the
-# leading eigenvalues of the Jacobian df/dz at the end of the loop. All inside the unit circle: small
-# disturbances die out there. The closer to it, the slower the loop, and the worse the one-step and truncated
-# gradients.
+# Left: the relative residual over iterations, the median of the six inputs. A straight line
+# downwards is a contraction, and its slope is the rate; the curve ends on a floor, the rounding
+# of float32. Right: the leading eigenvalues of the Jacobian df/dz at the end of the loop. If all
+# are inside the unit circle, small disturbances die out there; the closer to it, the slower the
+# loop, and the worse the one-step and truncated gradients. For strength 1.2 they say little: its
+# loops did not end at a fixed point, so these are eigenvalues at some place on the way.
 
 # %%
 figure, (left, right) = plt.subplots(
@@ -214,6 +219,7 @@ for number, (name, report) in enumerate(reports.items()):
     real, imaginary, _ = zip(*values, strict=True)
     right.scatter(real, imaginary, s=22, color=f"C{number}", alpha=0.7, linewidths=0)
 left.set(xlabel="iteration", ylabel="relative residual", title="does the state settle?")
+left.set_ylim(3e-8, 4)
 left.legend(frameon=False)
 right.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.5", linestyle="--"))
 right.set(xlabel="real part", ylabel="imaginary part", title="eigenvalues of the Jacobian")

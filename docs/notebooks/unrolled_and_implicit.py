@@ -1,10 +1,10 @@
 # %% [markdown]
 # # One loop, two gradients: unrolled and implicit
 #
-# A loop can be differentiated in two ways. *Unrolled*: back-propagate through all n iterations, which is exact
-# for the finite loop and keeps something of every iteration in memory. *Implicit*: solve one linear
-# system at the fixed point, which is exact for the limit and needs no memory of the way. This
-# notebook computes both on the same weights and the same batch, and asks
+# A loop can be differentiated in two ways. *Unrolled*: back-propagate through all n iterations,
+# which is exact for the finite loop and keeps something of every iteration in memory. *Implicit*:
+# solve one linear system at the fixed point, which is exact for the limit and needs no memory of
+# the way. This notebook computes both on the same weights and the same batch, and asks
 #
 # - how many iterations it takes until they agree (cosine),
 # - what they cost in memory and time,
@@ -12,7 +12,7 @@
 #
 # From a checkout of the repository the line to install is `%pip install ".[plot]"`.
 
-# %%
+# %% tags=["skip-execution"]
 # %pip install "eqloop[plot]"
 
 # %%
@@ -30,9 +30,9 @@ import eqloop
 # %% [markdown]
 # ## A model and a batch
 #
-# A small looped transformer with random weights, and four strings of 16 bits with their prefix sums.
-# Untrained is enough: the two gradients are properties of the map, not of the training. The norm outside of the
-# residual sum (`norm="post"`) keeps the state bounded, and this loop settles.
+# A small looped transformer with random weights, and four strings of 16 bits with their prefix
+# sums. Untrained is enough: the two gradients are properties of the map, not of the training. The
+# norm outside of the residual sum (`norm="post"`) keeps the state bounded, and this loop settles.
 
 # %%
 model = eqloop.LoopedTransformer(
@@ -66,8 +66,8 @@ def gradients(model, steps, solver, gradient):
 # %% [markdown]
 # ## Does the loop settle?
 #
-# Ask this first: without a fixed point there is nothing for an implicit gradient to differentiate. The
-# reference is solved to a tolerance of 1e-6, both forward and backward.
+# Ask this first: without a fixed point there is nothing for an implicit gradient to
+# differentiate. The reference is solved to a tolerance of 1e-6 forward and 1e-5 backward.
 
 # %%
 many = jnp.asarray(400)
@@ -80,13 +80,14 @@ print(f"largest relative residual: {residual.max():.1e}")
 # %% [markdown]
 # ## Cosine, memory and time over iterations
 #
-# For n from 2 to 128 two gradients are computed: back-propagation through n iterations, and the implicit
-# gradient at the state after n iterations. Each is compared with the reference. Memory is what the compiler
-# plans for intermediate values. Times are the best of three, on whatever else your machine does now.
+# For n from 2 to 128 two gradients are computed: back-propagation through n iterations, and the
+# implicit gradient at the state after n iterations. Each is compared with the reference. Memory
+# is what the compiler plans for intermediate values. Times are the best of three, on whatever
+# else your machine does now.
 #
-# Unrolling is compiled for each n. The solver of the implicit gradient has its number of steps as an argument,
-# so that one program serves all n. Its tolerance of zero is never met: it makes n - 1 steps, and the gradient
-# one more.
+# Unrolling is compiled for each n. The solver of the implicit gradient has its number of steps as
+# an argument, so that one program serves all n. Its tolerance of zero is never met: it makes all
+# steps but one, and the gradient makes the last.
 
 
 # %%
@@ -122,11 +123,11 @@ for n, a, b in zip(counts, unrolled, implicit, strict=True):
     print(f"{n:3}" + "".join(f" {c:8.4f} {m:8.2f} {s:8.1f}   " for c, m, s in (a, b)))
 
 # %% [markdown]
-# The cosine of both goes to 1 as the loop settles: they are two ways to the same vector. The memory of
-# back-propagation grows with n, since it keeps a state for each iteration; that of the implicit gradient
-# is flat. At few iterations it is the larger one, because the linear solve has its own vectors. So implicit
-# gradients are for loops that are long and settle. For a short loop that does not settle, unrolling is right and
-# the implicit gradient is not.
+# The cosine of both goes to 1 as the loop settles: they are two ways to the same vector. The
+# memory of back-propagation grows with n, since it keeps a state for each iteration; that of the
+# implicit gradient is flat. At few iterations it is the larger one, because the linear solve has
+# its own vectors. So implicit gradients are for loops that are long and settle. For a short loop
+# that does not settle, unrolling is right and the implicit gradient is not.
 
 # %%
 names = ("cosine to the converged gradient", "memory, MiB", "time, ms")
@@ -137,15 +138,16 @@ for number, (axes, name) in enumerate(zip(panels, names, strict=True)):
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, map(str, counts))
     axes.set(title=name, xlabel="iterations", ylim=(0, None))
-    axes.spines[["top", "right"]].set_visible(False)
-panels[0].set_ylim(min(0, panels[0].dataLim.y0), 1.05)
+panels[0].set_ylim(-0.5, 1.05)
 panels[0].legend(frameon=False)
+for axes in panels:
+    axes.spines[["top", "right"]].set_visible(False)
 
 # %% [markdown]
 # ## What the backward report says
 #
-# The backward pass has no outputs, so it reports by a trick: `probe` is an argument whose *gradient* is
-# the report. For each example it has
+# The backward pass has no outputs, so it reports by a trick: `probe` is an argument whose
+# *gradient* is the report. For each example it has
 #
 # - `products`: how many vector-Jacobian products the linear solve made (its cost),
 # - `residual`: how well the linear system is solved,
@@ -165,9 +167,10 @@ def show(name, report):
 show("converged", report)
 
 # %% [markdown]
-# Now two ways to fail, which training meets early. In the first the loop is stopped after three steps; with
-# `trust=1e-3` the gradient refuses to solve a system at a state that is no fixed point, and uses a few terms of
-# the series instead. In the second GMRES may make two products only and misses its tolerance.
+# Now two ways to fail, which training meets early. In the first the loop is stopped after three
+# steps; with `trust=1e-3` the gradient refuses to solve a system at a state that is no fixed
+# point, and uses a few terms of the series instead. In the second GMRES may make two products
+# only and misses its tolerance.
 
 # %%
 cases = {
@@ -181,6 +184,7 @@ for name, arguments in cases.items():
     print(f"{'':28} cosine to the converged gradient {cosine(gradient):.3f}")
 
 # %% [markdown]
-# In training the same numbers stand in `metrics.jsonl` for every step: watch `converged` and `fallback`. Where
-# `fallback` is above zero for long, allow the loop more steps (`untrusted`), or the linear solve a longer
-# `restart` (`missed`). `eqloop gradients RUN` compares many gradients of a trained model in this way.
+# In training the same numbers stand in `metrics.jsonl` for every step: watch `converged` and
+# `fallback`. Where `fallback` is above zero for long, allow the loop more steps (`untrusted`), or
+# the linear solve a longer `restart` (`missed`). `eqloop gradients RUN` compares many gradients
+# of a trained model in this way.
