@@ -1,6 +1,7 @@
 """`eqloop train`: begin a run, or continue one."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -259,6 +260,25 @@ def _new_spec(
     return overlay(tables, name, settings, make_task=make_task, **fields)
 
 
+_LONGEST = 200
+"""Letters of a puzzle that is suggested to be solved."""
+
+
+def suggestions(path: Path, puzzle: str, task_option: str) -> list[str]:
+    """What to do with a new run: lines for a shell, with a puzzle of its test split. Each command
+    takes at most about a minute."""
+    commands = [("plot", "", "a second: loss, right answers and convergence over the steps")]
+    if 0 < len(puzzle) <= _LONGEST and puzzle.isprintable():
+        solve = f" {shlex.quote(puzzle)}{task_option}"
+        commands += [("solve", solve, "seconds: one test puzzle, as the loop solves it")]
+    meaning = "about a minute: residual, convergence and difficulty, up to 512 iterations"
+    commands += [("eval", task_option, meaning)]
+    run = shlex.quote(str(path))
+    return ["next, with the time on two cores:"] + [
+        f"  eqloop {name} {run}{rest}  # {meaning}" for name, rest, meaning in commands
+    ]
+
+
 def _evaluate(outcome: "Outcome", as_json: bool, task_option: str) -> None:
     """Evaluate a finished run and print the result. The next command needs `task_option`."""
     from ..run import trained_iterations
@@ -283,5 +303,7 @@ def _evaluate(outcome: "Outcome", as_json: bool, task_option: str) -> None:
     else:
         out = console()
         out.print(accuracy_table(measured))
-        out.print(f"\nrun: {path}   next: {again}", markup=False, soft_wrap=True)
+        puzzle = splits["test"].puzzles[0].decode(errors="replace")
+        lines = suggestions(path, puzzle, task_option)
+        out.print("\n".join(["", f"run: {path}", *lines]), markup=False, soft_wrap=True)
     stop_if_missing(splits, measured, f"{again} measures")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from eqloop._schema import to_table
 from eqloop.cli.solve import sample_changes
+from eqloop.cli.train import suggestions
 from eqloop.run import make_next_folder, read_cost
 from eqloop.tasks import TASKS
 
@@ -59,6 +61,15 @@ def test_version(cli):
     code, out, _ = cli("--version")
     assert code == 0
     assert out.startswith("eqloop 0.")
+
+
+def test_what_training_suggests_can_be_pasted(tiny_run, cli):
+    lines = suggestions(tiny_run, "01101001", "")
+    commands = [shlex.split(line, comments=True) for line in lines[1:]]
+    assert [command[1] for command in commands] == ["plot", "solve", "eval"]
+    for command in commands[:2]:
+        assert cli(*command[1:])[0] in (0, 1)  # 1: the puzzle is not solved
+    assert len(suggestions(tiny_run, "0" * 1000, "")) == len(lines) - 1
 
 
 def test_help_does_not_import_jax():
