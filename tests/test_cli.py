@@ -72,6 +72,25 @@ def test_what_training_suggests_can_be_pasted(tiny_run, cli):
     assert len(suggestions(tiny_run, "0" * 1000, "")) == len(lines) - 1
 
 
+def test_a_dry_run_of_training_writes_nothing(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ("--set", "model.width=16", "--set", "model.heads=2", "--steps", "3")
+    code, out, err = cli("train", "--dry-run", *small)
+    assert (code, err) == (0, "")
+    assert "width = 16\n" in out
+    assert out.endswith("nothing was written\n")
+    code, out, _ = cli("train", "--dry-run", "--json", *small)
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["spec"]["train"]["steps"] == 3
+    assert plan["seconds"] == pytest.approx(plan["flops"] / plan["flops_per_s"])
+    assert list(tmp_path.iterdir()) == []
+    code, _, err = cli("train", "--dry-run", "--set", "train.batch=2147483647")
+    assert code == 2
+    assert "training needs at least" in err
+    assert "leave out --dry-run" in cli("train", "--resume", tmp_path, "--dry-run")[2]
+
+
 def test_help_does_not_import_jax():
     """Importing JAX takes a second; the imports that help needs take a fifth of one."""
     program = (

@@ -49,7 +49,7 @@ class TensorBoard(AbstractTracker):
 
 
 class Trackio(AbstractTracker):
-    """A run in the project `eqloop` on this machine, without an account; see it with `trackio show`.
+    """A run in the project `eqloop` on this machine, without an account; `trackio show` shows it.
 
     A run that is resumed goes on there, too; what a killed run logged after its last checkpoint is
     there twice.
