@@ -1,6 +1,7 @@
 """`eqloop train`: begin a run, or continue one."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import InputError
+from .._numbers import format_duration
 from ..run import GRADIENTS, NORMS, RECALLS, SOLVERS
 from ._output import Json, console, emit, notes
 from ._run import (
@@ -115,6 +117,14 @@ def train(
         typer.Option(min=1, max=10**6, help="Wait this number of seconds for the other processes."),
     ] = 120,
     skip_bad: SkipBad = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only print the spec of the run, the memory that it needs, its FLOPs, and about "
+            "how long it takes.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a looped transformer, then evaluate it.
@@ -165,6 +175,7 @@ def train(
     if resume is not None:
         others = {"preset": preset, **fields, "out": out, "from": start}
         others |= {"set": settings or None, "skip-bad": skip_bad or None, "steps": None}
+        others |= {"dry-run": dry_run or None}
         conflicts = [name for name, value in others.items() if value is not None]
         if conflicts:
             raise InputError(
@@ -180,6 +191,9 @@ def train(
         # A mistake in the options is told before JAX is imported, and before any process waits.
         all_settings = [*(settings or ()), *(["task.skip_bad=true"] if skip_bad else ())]
         new_spec = _new_spec(name, preset, start, all_settings, fields)
+    if new_spec is not None and dry_run:
+        _dry_run(new_spec, as_json)
+        return
 
     from .._build import make_outside
     from ..train import (
@@ -259,6 +273,50 @@ def _new_spec(
     return overlay(tables, name, settings, make_task=make_task, **fields)
 
 
+def _dry_run(spec: "Spec", as_json: bool) -> None:
+    """Print what a new run would be."""
+    from ..sweep import count, measure_rate
+    from ..train import memory_needed
+
+    rate = measure_rate(spec)
+    cost, memory = count(spec.model), memory_needed(spec)
+    flops = cost.training(spec)
+    if as_json:
+        emit(
+            {"spec": spec.tables(), "parameters": cost.parameters, "memory_bytes": memory}
+            | {"flops": flops, "seconds": flops / rate, "flops_per_s": rate}
+        )
+        return
+    total = sum(memory.values()) / 2**20
+    console().print(
+        f"{spec.to_toml()}\n{cost.parameters:,} parameters, at least {total:,.0f} MiB of memory\n"
+        f"training: {flops:.1e} FLOPs, about {format_duration(flops / rate)} at the "
+        f"{rate / 1e9:.1f} GFLOP/s that it is estimated to reach here; compilation, validation and "
+        "the table at the end come on top\nnothing was written",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+_LONGEST = 200
+"""Letters of a puzzle that is suggested to be solved."""
+
+
+def suggestions(path: Path, puzzle: str, task_option: str) -> list[str]:
+    """What to do with a new run: lines for a shell, with a puzzle of its test split. Each command
+    takes at most about a minute."""
+    commands = [("plot", "", "a second: loss, right answers and convergence over the steps")]
+    if 0 < len(puzzle) <= _LONGEST and puzzle.isprintable():
+        solve = f" {shlex.quote(puzzle)}{task_option}"
+        commands += [("solve", solve, "seconds: one test puzzle, as the loop solves it")]
+    meaning = "about a minute: residual, convergence and difficulty, up to 512 iterations"
+    commands += [("eval", task_option, meaning)]
+    run = shlex.quote(str(path))
+    return ["next, with the time on two cores:"] + [
+        f"  eqloop {name} {run}{rest}  # {meaning}" for name, rest, meaning in commands
+    ]
+
+
 def _evaluate(outcome: "Outcome", as_json: bool, task_option: str) -> None:
     """Evaluate a finished run and print the result. The next command needs `task_option`."""
     from ..run import trained_iterations
@@ -283,5 +341,7 @@ def _evaluate(outcome: "Outcome", as_json: bool, task_option: str) -> None:
     else:
         out = console()
         out.print(accuracy_table(measured))
-        out.print(f"\nrun: {path}   next: {again}", markup=False, soft_wrap=True)
+        puzzle = splits["test"].puzzles[0].decode(errors="replace")
+        lines = suggestions(path, puzzle, task_option)
+        out.print("\n".join(["", f"run: {path}", *lines]), markup=False, soft_wrap=True)
     stop_if_missing(splits, measured, f"{again} measures")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from eqloop._schema import to_table
 from eqloop.cli.solve import sample_changes
+from eqloop.cli.train import suggestions
 from eqloop.run import make_next_folder, read_cost
 from eqloop.tasks import TASKS
 
@@ -59,6 +61,34 @@ def test_version(cli):
     code, out, _ = cli("--version")
     assert code == 0
     assert out.startswith("eqloop 0.")
+
+
+def test_what_training_suggests_can_be_pasted(tiny_run, cli):
+    lines = suggestions(tiny_run, "01101001", "")
+    commands = [shlex.split(line, comments=True) for line in lines[1:]]
+    assert [command[1] for command in commands] == ["plot", "solve", "eval"]
+    for command in commands[:2]:
+        assert cli(*command[1:])[0] in (0, 1)  # 1: the puzzle is not solved
+    assert len(suggestions(tiny_run, "0" * 1000, "")) == len(lines) - 1
+
+
+def test_a_dry_run_of_training_writes_nothing(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ("--set", "model.width=16", "--set", "model.heads=2", "--steps", "3")
+    code, out, err = cli("train", "--dry-run", *small)
+    assert (code, err) == (0, "")
+    assert "width = 16\n" in out
+    assert out.endswith("nothing was written\n")
+    code, out, _ = cli("train", "--dry-run", "--json", *small)
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["spec"]["train"]["steps"] == 3
+    assert plan["seconds"] == pytest.approx(plan["flops"] / plan["flops_per_s"])
+    assert list(tmp_path.iterdir()) == []
+    code, _, err = cli("train", "--dry-run", "--set", "train.batch=2147483647")
+    assert code == 2
+    assert "training needs at least" in err
+    assert "leave out --dry-run" in cli("train", "--resume", tmp_path, "--dry-run")[2]
 
 
 def test_help_does_not_import_jax():

@@ -542,7 +542,8 @@ def test_a_batch_that_does_not_fit_leaves_no_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tracker", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")]
+    ("tracker", "package"),
+    [("tensorboard", "tensorboardX"), ("trackio", "trackio"), ("wandb", "wandb")],
 )
 def test_a_missing_tracker_says_how_to_get_it(tracker, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)

@@ -552,9 +552,9 @@ class TrainSpec:
     """Comparisons of gradients on 16 validation examples, which go to the log (see
     `eqloop.gradient_audit`), are this many optimiser steps apart; 0 makes none. Training is the
     same without them."""
-    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """The log goes to this tracker besides `metrics.jsonl`; the extra `eqloop[track]` has the
-    trackers."""
+    trackers. `tensorboard` and `trackio` keep it on this machine and need no account."""
     loss_object: str = ""
     """The run records the loss from outside eqloop here as text, as in `solver.object`."""
     curriculum_steps: int = 0

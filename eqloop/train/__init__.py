@@ -10,6 +10,7 @@ from ._loss import Mean as Mean
 from ._loss import Progressive as Progressive
 from ._memory import check_examples as check_examples
 from ._memory import check_memory as check_memory
+from ._memory import memory_needed as memory_needed
 from ._method import Objects as Objects
 from ._penalty import AbstractPenalty as AbstractPenalty
 from ._penalty import JacobianNorm as JacobianNorm

@@ -124,6 +124,24 @@ def memory_needed(spec: Spec, devices: int = 1) -> dict[str, int]:
 
     XLA reserved 1.2 to 3 times as much for twelve specs of two tasks, including those of the
     paper.
+
+    **Arguments:**
+
+    - `spec`: the spec of the run.
+    - `devices`: number of devices that share the batch.
+
+    **Returns** purpose -> number of bytes.
+
+    ```python
+    >>> import eqloop
+    >>> model = eqloop.run.ModelSpec(
+    ...     width=8, heads=2, attention="full", grid=(8,), channels=1, classes=2
+    ... )
+    >>> spec = eqloop.run.Spec({"name": "prefix-sums"}, model)
+    >>> list(eqloop.train.memory_needed(spec))
+    ['weights and optimiser', 'one step', 'the data']
+
+    ```
     """
     state = math.prod(spec.model.state_shape)
     rows, numbers = -(-spec.train.batch // devices), _states(spec) * state + _numbers(spec)

@@ -1,7 +1,9 @@
-"""Trackers of metrics besides `metrics.jsonl`: none, TensorBoard, or Weights & Biases."""
+"""Trackers of metrics besides `metrics.jsonl`: none, TensorBoard, Trackio or Weights & Biases."""
 
 import abc
+import contextlib
 import importlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,6 +48,34 @@ class TensorBoard(AbstractTracker):
         self.writer.close()
 
 
+class Trackio(AbstractTracker):
+    """A run in the project `eqloop` on this machine, without an account; `trackio show` shows it.
+
+    A run that is resumed goes on there, too; what a killed run logged after its last checkpoint is
+    there twice.
+    """
+
+    def __init__(self, path: Path, spec: Spec, start: int):
+        import trackio  # pyright: ignore[reportMissingImports] (an extra)
+
+        self.trackio = trackio
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer of a command
+            trackio.init(
+                project="eqloop",
+                name=path.name,
+                config=spec.tables(),
+                resume="allow" if start else "never",
+                embed=False,
+            )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.trackio.log(dict(values), step=step)
+
+    def close(self) -> None:
+        with contextlib.redirect_stdout(sys.stderr):
+            self.trackio.finish()
+
+
 class WeightsAndBiases(AbstractTracker):
     """A run in the project `eqloop`; without an account set `WANDB_MODE=offline`."""
 
@@ -67,7 +97,7 @@ class WeightsAndBiases(AbstractTracker):
         self.run.finish()
 
 
-PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+PACKAGES = {"tensorboard": "tensorboardX", "trackio": "trackio", "wandb": "wandb"}
 
 
 def require_tracker(spec: Spec) -> None:
@@ -89,6 +119,8 @@ def make_tracker(spec: Spec, path: Path, start: int) -> AbstractTracker:
     """The tracker that the spec names, for a run that starts at step `start`."""
     if spec.train.tracker == "tensorboard":
         return TensorBoard(path, start)
+    if spec.train.tracker == "trackio":
+        return Trackio(path, spec, start)
     if spec.train.tracker == "wandb":
         return WeightsAndBiases(path, spec)
     return NoTracker()
