@@ -33,6 +33,7 @@ from . import sweep as _sweep
 from . import train as _train
 from . import watch as _watch
 from ._encoding import tolerate_any_text
+from ._malloc import keep_freed_memory
 from ._programs import keep_programs
 
 app = typer.Typer(
@@ -81,6 +82,7 @@ def _root(
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
     else:
+        keep_freed_memory()
         keep_programs()
 
 

@@ -554,7 +554,7 @@ class TrainSpec:
     same without them."""
     tracker: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """The log goes to this tracker besides `metrics.jsonl`; the extra `eqloop[track]` has the
-    trackers. `tensorboard` and `trackio` keep it on this machine and need no account."""
+    trackers. The logs of `tensorboard` and `trackio` are on this machine and need no account."""
     loss_object: str = ""
     """The run records the loss from outside eqloop here as text, as in `solver.object`."""
     curriculum_steps: int = 0
