@@ -16,11 +16,18 @@ Every contender is a process of its own, and they run in turn, one at a time (A 
 two thread pools compete, and a change of the machine's speed hits all alike. Medians of wall
 time; `cpu` is the user and system time of all threads, which a busy machine disturbs less.
 
-**Machine:** 2 cores of an AMD EPYC (Zen 4), jax 0.10.2, torch 2.13.0+cpu, 2026-11-22.
+Commands set malloc so that freed memory stays with the process (`eqloop/cli/_malloc.py`); to time
+all contenders with these settings, put them into the environment:
+`MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=2147483647 MALLOC_TRIM_THRESHOLD_=2147483647`.
 
-**Last numbers:** training step, medians of 11 rounds in milliseconds, machine else idle: eqloop
-1123, folded 1459; PyTorch eager 947, with explicit attention 938, compiled 928, compiled with
-explicit attention 854. So eqloop takes 1.32 times as long as the fastest: the aim is missed.
+**Machine:** 2 cores of an AMD EPYC (Zen 4), jax 0.10.2, torch 2.13.0+cpu, 2026-11-28.
+
+**Last numbers:** training step, medians of 9 rounds in milliseconds, nothing else running, first
+without and then with these settings: eqloop 1120, 1092; products kept 1021, 902; PyTorch eager with
+explicit attention 1032, 918; compiled with explicit attention, the fastest, 928, 849. So a training
+by `eqloop train` with `solver.gradient_keep = "products"` takes 0.97 times as long as PyTorch as it
+is installed, and 1.06 times as long as PyTorch with the same malloc; with the default, 1.18 and
+1.29 times. The aim of 1.3 times as fast is missed. Folded, on 2026-11-22: 1459, in place of 1123.
 `--evaluate`, medians of 11 rounds, machine nearly idle, 2026-11-24, milliseconds per iteration:
 eqloop 12.8, folded 12.6; PyTorch eager 34.9, with explicit attention 41.1, compiled 25.1, compiled
 with explicit attention 24.7: eqloop is 1.9 times as fast. `--progressive` and `--quick` have no

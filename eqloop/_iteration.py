@@ -171,11 +171,11 @@ def unroll(
     return jax.lax.scan(body, carry, slots)[0]
 
 
-def trajectory(f: Map, z0: Z, x: PyTree, steps: int) -> Z:
+def trajectory(f: Map, z0: Z, x: PyTree, steps: int, keep: Keep = "marked") -> Z:
     """Return all iterates `z_1 ... z_steps`, stacked along a new first axis.
 
-    Differentiable; each iteration is rematerialised: the states and the values that f marks are
-    stored.
+    Differentiable; each iteration is rematerialised: with `keep="marked"` the states and the values
+    that f marks are stored.
 
     **Arguments:**
 
@@ -183,6 +183,7 @@ def trajectory(f: Map, z0: Z, x: PyTree, steps: int) -> Z:
     - `z0`: the initial state, a pytree of arrays; it is not among the iterates returned.
     - `x`: the input, a pytree.
     - `steps`: number of iterations, a Python integer; with 0 the axis of iterates is empty.
+    - `keep`: what is stored for the backward pass, see `Backprop`.
 
     **Returns:**
 
@@ -197,7 +198,7 @@ def trajectory(f: Map, z0: Z, x: PyTree, steps: int) -> Z:
     """
 
     def body(z, i):
-        z = rematerialised(lambda z: f(z, later(x, i)))(z)
+        z = rematerialised(lambda z: f(z, later(x, i)), keep)(z)
         return z, z
 
     return jax.lax.scan(body, z0, jnp.arange(steps))[1]

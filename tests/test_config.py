@@ -157,6 +157,11 @@ def test_the_gradient_and_the_loss_follow_the_solver():
         (["model.width=true"], "model.width must be a whole number, got True"),
         (["model.width=63"], "model.width must be a multiple of 2 x model.heads = 4, got 63"),
         (["solver.gradient_checkpoints=4"], "solver.gradient_checkpoints = 4 has no effect here"),
+        (
+            ["solver.gradient_keep=products", "solver.gradient=one-step", "train.loss=last"],
+            'solver.gradient_keep = "products" has no effect here: it is for solver.gradient = one '
+            'of "backprop", "truncated", "last-steps"',
+        ),
         (["model.heads=0"], "model.heads must be at least 1, got 0"),
         (["model.attention=4"], 'model.attention must be "full" or an odd window, got 4'),
         (["model.attention=none"], "must be a whole number or one of task, full, got 'none'"),

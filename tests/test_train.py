@@ -234,6 +234,37 @@ def test_checkpoints_take_less_memory_where_the_loss_is_progressive():
     assert bytes_of("solver.gradient_checkpoints=8") < 0.5 * bytes_of()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("train.loss=progressive",),
+        ("train.loss=mean",),
+        ("train.loss=last",),
+        ("train.loss=last", "solver.gradient=truncated", "solver.gradient_steps=8"),
+        ("train.loss=last", "solver.name=anderson", "solver.gradient=backprop"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.usefixtures("compiled_anew")
+def test_products_that_are_kept_are_not_computed_again(settings):
+    def compiled(keep):
+        spec = tiny_spec("solver.steps=16", *settings, f"solver.gradient_keep={keep}")
+        inputs, targets = batch(spec)
+
+        def loss(weights):
+            model = eqx.combine(weights, static)
+            return batch_loss(model, probes(), inputs, targets, jr.key(0), make_method(spec))[0]
+
+        weights, static = eqx.partition(init_state(spec).model, eqx.is_array)
+        program = jax.jit(jax.grad(loss)).lower(weights).compile()
+        return program(weights), program.cost_analysis()["flops"]  # pyright: ignore
+
+    (marked, more), (products, fewer) = compiled("marked"), compiled("products")
+    assert fewer < 0.95 * more
+    for a, b in zip(jax.tree.leaves(marked), jax.tree.leaves(products), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-6)
+
+
 # --- the step
 
 WAYS = {

@@ -82,6 +82,7 @@ class GradientFacts:
     - `inside`: whether its differentiated iterations count as iterations of the loop.
     - `whole`: whether it differentiates through every step of the loop.
     - `follows`: whether it differentiates the solver's own steps, not plain iterations after them.
+    - `keeps`: whether it takes `solver.gradient_keep`.
     - `cuts`: whether it takes `solver.gradient_steps` from the iterations of `unroll`.
     - `solves`: whether it solves a linear system, and may fall back if the solve fails.
     - `family`, `terms`: number of terms -> the `Call` of the gradient of that number, and the
@@ -97,6 +98,7 @@ class GradientFacts:
     inside: bool = False
     whole: bool = False
     follows: bool = False
+    keeps: bool = False
     cuts: bool = False
     solves: bool = False
     family: Callable[[int], Call] | None = None
@@ -247,7 +249,9 @@ GRADIENTS: dict[str, GradientFacts] = {
     "backprop": GradientFacts(
         "back-propagation through every step",
         lambda spec: Call(
-            "eqloop._adjoint._backprop:Backprop", checkpoints=spec.gradient_checkpoints or None
+            "eqloop._adjoint._backprop:Backprop",
+            keep=spec.gradient_keep,
+            checkpoints=spec.gradient_checkpoints or None,
         ),
         differentiated=lambda spec, total: total,
         states=_states_of_backprop,
@@ -255,26 +259,29 @@ GRADIENTS: dict[str, GradientFacts] = {
         inside=True,
         whole=True,
         follows=True,
+        keeps=True,
     ),
     "truncated": GradientFacts(
         "back-propagation through the last iterations",
-        lambda spec: _truncated(spec.gradient_steps),
+        lambda spec: _truncated(spec.gradient_steps, keep=spec.gradient_keep),
         differentiated=lambda spec, total: spec.gradient_steps,
         states=_states_of_steps,
         inside=True,
+        keeps=True,
         cuts=True,
         family=_truncated,
         terms=(2, 4, 8),
     ),
     "last-steps": GradientFacts(
         "back-propagation through the last steps of the solver itself",
-        lambda spec: _truncated(spec.gradient_steps, follow=True),
+        lambda spec: _truncated(spec.gradient_steps, keep=spec.gradient_keep, follow=True),
         differentiated=lambda spec, total: (
             spec.gradient_steps * solver_facts(spec.name).evaluations
         ),
         states=_states_of_last_steps,
         inside=True,
         follows=True,
+        keeps=True,
         cuts=True,
     ),
     "one-step": GradientFacts(

@@ -319,6 +319,10 @@ class SolverSpec:
     gradient_checkpoints: int = 0
     """`backprop` through `unroll` stores this many states with the losses `last` and `progressive`;
     0 stores one state per iteration."""
+    gradient_keep: Literal["marked", "products"] = "marked"
+    """This is stored by `backprop`, `truncated` and `last-steps`: the outputs of the branches of
+    each block, or with `products` the results of all products with weights, which takes four times
+    the memory and, at width 256, a sixth less time on a CPU."""
     gradient_solver: Literal["gmres", "anderson"] = "gmres"
     """`implicit` solves its linear system by `gmres` or `anderson`."""
     gradient_rtol: float = 1e-3
@@ -748,6 +752,12 @@ class Spec:
                 f"solver.gradient_checkpoints = {solver.gradient_checkpoints} has no effect here: "
                 'it is for solver.name = "unroll" with solver.gradient = "backprop" and '
                 'train.loss = "last" or "progressive"'
+            )
+        if solver.gradient_keep != "marked" and not gradient.keeps:
+            names = ", ".join(f'"{name}"' for name, facts in GRADIENTS.items() if facts.keeps)
+            raise InputError(
+                f'solver.gradient_keep = "{solver.gradient_keep}" has no effect here: it is for '
+                f"solver.gradient = one of {names}"
             )
         if not solver.converges and gradient.cuts and solver.gradient_steps > solver.steps:
             raise InputError(

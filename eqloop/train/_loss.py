@@ -291,10 +291,14 @@ class Progressive(AbstractLoss):
         most = _steps(self, solver)
         n, k = draw(most, key)
         if isinstance(gradient, Backprop):
-            gradient = Truncated(k, max_steps=most, checkpoints=gradient.checkpoints)
+            gradient = Truncated(
+                k, max_steps=most, keep=gradient.keep, checkpoints=gradient.checkpoints
+            )
         elif isinstance(gradient, Truncated):
             steps = gradient.steps
-            gradient = Truncated(jnp.minimum(k, steps), max_steps=gradient.max_steps or steps)
+            gradient = Truncated(
+                jnp.minimum(k, steps), max_steps=gradient.max_steps or steps, keep=gradient.keep
+            )
         drawn = Unroll(n + k, max_steps=most, rtol=solver.rtol)
         return Last(path_noise=self.path_noise, scores=self.scores)(
             model,
@@ -341,6 +345,7 @@ class Mean(AbstractLoss):
         self, model, probes, inputs, targets, key, *, starts=None, solver, gradient, max_steps
     ) -> Examples:
         steps = _steps(self, solver)
+        keep = gradient.keep if isinstance(gradient, Backprop) else "marked"
         skipped = jr.randint(key, (), 0, self.burn_in + 1)
         loop = model.loop()
         f = PathNoise(loop, self.path_noise) if self.path_noise else loop
@@ -352,7 +357,7 @@ class Mean(AbstractLoss):
                 r = f.inject(r, noise_key)
             start = model.first_state(e) if start is None else start
             start = advance(f, start, r, skipped) if self.burn_in else start
-            states = trajectory(f, start, later(r, skipped), steps)
+            states = trajectory(f, start, later(r, skipped), steps, keep)
             # One iteration after another, rematerialised: the hidden layer of the coda for all of
             # them at once would be the largest array of the whole step.
             cell_loss = CROSS_ENTROPIES[self.scores]

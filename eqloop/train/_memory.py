@@ -190,8 +190,11 @@ def _states(spec: Spec) -> int:
     backward pass, whichever is more, since they do not exist at the same time."""
     solver = spec.solver
     history = solver_facts(solver.name).history(solver)
-    # A differentiated iteration stores its state and the two branches of each block.
-    per_iteration = 1 + 2 * spec.model.blocks
+    # A differentiated iteration stores its state and the two branches of each block, and where
+    # products are kept the hidden layer, and query, key and value.
+    products = spec.model.mlp_ratio + 3 * (spec.model.mixer == "attention")
+    in_a_block = 2 + products * (solver.gradient_keep == "products")
+    per_iteration = 1 + in_a_block * spec.model.blocks
     # Those that are kept beside the others: the starts, whose embeddings are mixed in, and those of
     # corrections.
     beside = solver.start != "embed"
