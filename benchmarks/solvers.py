@@ -31,8 +31,16 @@ milliseconds (cpu): eqloop Anderson and `Implicit(solver=Anderson())` 948 (1751)
 (1594), with GMRES 1285 (2306), Broyden 1055 (1911); torchdeq anderson with backward broyden 1696
 (3333), compiled 1639 (3227), with backward anderson 1686 (3348); broyden 2245 (4419) and more.
 Final residuals 8.5e-4 (eqloop) and 6.2e-4 (torchdeq), cosines 0.99994 and 0.99990. So 1.73 times
-as fast as the fastest torchdeq with Anderson backwards, but 1.28 times with GMRES: the default
-`Implicit` misses the aim of 1.5. Broyden against Broyden: 2.13 times.
+as fast as the fastest torchdeq with Anderson backwards, but 1.28 times with GMRES. Broyden against
+Broyden: 2.13 times.
+
+Again on 2026-11-28, since GMRES ends inside its cycle (14 products in place of 26), on another AMD
+EPYC (Zen 4) on which an iteration without gradient takes 31.5 ms in place of 12.8, and PyTorch 34.5
+in place of 24.7; other jobs stopped, 4 rounds: Anderson and GMRES, the default, 1950 (3585),
+Anderson and Anderson 1987 (3722), Broyden and Anderson 2098 (3864); torchdeq anderson with backward
+broyden compiled 2528 (4966), with backward anderson m = 4 2441 (4780). So the default costs what
+Anderson backwards costs, and is 1.25 times as fast as the fastest torchdeq: the aim of 1.5 is
+missed there. eqloop makes 29 evaluations and 14 products, this torchdeq 24 and 23.
 
 On a busy machine, pinned to one core, one contender after the other (not in turn), 3 runs, cpu:
 Anderson 1525, with `memory=3` 1389, both solves with `memory=3` 1468; torchdeq compiled 3131 and,

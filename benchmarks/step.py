@@ -30,8 +30,9 @@ is installed, and 1.06 times as long as PyTorch with the same malloc; with the d
 1.29 times. The aim of 1.3 times as fast is missed. Folded, on 2026-11-22: 1459, in place of 1123.
 `--evaluate`, medians of 11 rounds, machine nearly idle, 2026-11-24, milliseconds per iteration:
 eqloop 12.8, folded 12.6; PyTorch eager 34.9, with explicit attention 41.1, compiled 25.1, compiled
-with explicit attention 24.7: eqloop is 1.9 times as fast. `--progressive` and `--quick` have no
-numbers from an idle machine yet.
+with explicit attention 24.7: eqloop is 1.9 times as fast; on the machine of 2026-11-28 31.5 and
+34.5, 1.1 times (the version of 2026-11-24 takes as long there). `--progressive` and `--quick` have
+no numbers from an idle machine yet.
 """
 
 # pyright: reportMissingImports=false, reportCallIssue=false, reportArgumentType=false
