@@ -156,6 +156,6 @@ def share(hits: Bool[np.ndarray, " examples"]) -> Share:
     z = NORMAL_95
     centre = (k + z**2 / 2) / (n + z**2)
     half = z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
-    # Rounding would leave 3e-16 in place of 0.
-    low, high = (centre - half) * (k > 0), 1.0 if k == n else centre + half
+    # Rounding would leave 3e-16 or -0.0 in place of 0.
+    low, high = centre - half if k else 0.0, 1.0 if k == n else centre + half
     return Share(k, n, k / n, low, high)
