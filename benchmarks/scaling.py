@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -50,7 +51,7 @@ RANGES: dict[str, Sequence[int]] = {
     "examples": (4, 8, 16, 32, 64),
 }
 SMALL: dict[str, Sequence[int]] = {name: sizes[:2] for name, sizes in RANGES.items()}
-ATTENTIONS = {"full": "full", "5x5": 5}
+ATTENTIONS: dict[str, int | Literal["full"]] = {"full": "full", "5x5": 5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ def least(call: Callable[[], object]) -> float:
     return min(times)
 
 
-def measure(size: Size, attention: str | int) -> Cost:
+def measure(size: Size, attention: int | Literal["full"]) -> Cost:
     side = math.isqrt(size.cells)
     model = eqloop.LoopedTransformer(
         (side, side), CLASSES, CLASSES, size.width, attention=attention, key=jr.key(0)
@@ -92,13 +93,14 @@ def measure(size: Size, attention: str | int) -> Cost:
         logits = jax.vmap(lambda x: model(x, solver=solver, gradient=eqloop.Backprop()).logits)(x)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, tokens))
 
-    def step(model, state):
+    def step(model: Any, state: optax.OptState) -> tuple[Any, optax.OptState]:
         updates, state = optimiser.update(eqx.filter_grad(loss)(model), state, model)
         return eqx.apply_updates(model, updates), state
 
     state = optimiser.init(model)
     trained = jax.jit(step).lower(model, state).compile()
     memory = trained.memory_analysis()
+    assert memory is not None
     evaluated = jax.jit(loss).lower(model).compile()
     return Cost(
         step=least(lambda: trained(model, state)),
