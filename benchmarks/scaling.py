@@ -82,7 +82,7 @@ def least(call: Callable[[], object]) -> float:
 
 def measure(size: Size, attention: int | Literal["full"]) -> Cost:
     side = math.isqrt(size.cells)
-    model = eqloop.LoopedTransformer(
+    model: Any = eqloop.LoopedTransformer(
         (side, side), CLASSES, CLASSES, size.width, attention=attention, key=jr.key(0)
     )
     tokens = jr.randint(jr.key(1), (size.examples, side, side), 0, CLASSES)
