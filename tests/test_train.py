@@ -216,18 +216,23 @@ def test_progressive_is_n_iterations_without_and_k_with_gradient():
         np.testing.assert_allclose(c, b, rtol=1e-5, atol=1e-7)
 
 
+def compiled_gradient(spec):
+    """The compiled gradient of the loss of one batch, and the weights that it takes."""
+    inputs, targets = batch(spec)
+
+    def loss(weights):
+        model = eqx.combine(weights, static)
+        return batch_loss(model, probes(), inputs, targets, jr.key(0), make_method(spec))[0]
+
+    weights, static = eqx.partition(init_state(spec).model, eqx.is_array)
+    return jax.jit(jax.grad(loss)).lower(weights).compile(), weights
+
+
 @pytest.mark.usefixtures("compiled_anew")
 def test_checkpoints_take_less_memory_where_the_loss_is_progressive():
     def bytes_of(*settings):
         spec = tiny_spec("train.loss=progressive", "solver.steps=64", *settings)
-        inputs, targets = batch(spec)
-
-        def loss(weights):
-            model = eqx.combine(weights, static)
-            return batch_loss(model, probes(), inputs, targets, jr.key(0), make_method(spec))[0]
-
-        weights, static = eqx.partition(init_state(spec).model, eqx.is_array)
-        memory = jax.jit(jax.grad(loss)).lower(weights).compile().memory_analysis()
+        memory = compiled_gradient(spec)[0].memory_analysis()
         assert memory is not None
         return memory.temp_size_in_bytes
 
@@ -249,14 +254,7 @@ def test_checkpoints_take_less_memory_where_the_loss_is_progressive():
 def test_products_that_are_kept_are_not_computed_again(settings):
     def compiled(keep):
         spec = tiny_spec("solver.steps=16", *settings, f"solver.gradient_keep={keep}")
-        inputs, targets = batch(spec)
-
-        def loss(weights):
-            model = eqx.combine(weights, static)
-            return batch_loss(model, probes(), inputs, targets, jr.key(0), make_method(spec))[0]
-
-        weights, static = eqx.partition(init_state(spec).model, eqx.is_array)
-        program = jax.jit(jax.grad(loss)).lower(weights).compile()
+        program, weights = compiled_gradient(spec)
         return program(weights), program.cost_analysis()["flops"]  # pyright: ignore
 
     (marked, more), (products, fewer) = compiled("marked"), compiled("products")
