@@ -375,6 +375,10 @@ SOLVE = {
         eqloop_contender, solver=anderson, gradient=by_anderson, fold=True
     ),
     "eqloop Anderson, GMRES": partial(eqloop_contender, solver=anderson, gradient=by_gmres),
+    "eqloop Anderson, GMRES, folded": partial(
+        eqloop_contender, solver=anderson, gradient=by_gmres, fold=True
+    ),
+    "eqloop Broyden, GMRES": partial(eqloop_contender, solver=broyden, gradient=by_gmres),
     "eqloop Broyden, Anderson": partial(eqloop_contender, solver=broyden, gradient=by_anderson),
     **{
         f"torchdeq {forward}, {backward}": partial(

@@ -78,7 +78,7 @@ def equilibrium(
     ```
     """
     if gradient is None:
-        gradient = Backprop() if isinstance(solver, Unroll) else Implicit()
+        gradient = default_gradient(solver)
     if not isinstance(solver, Solver):
         raise ValueError(f"solver = {solver!r} is not a solver: make one, as in eqloop.Anderson()")
     if not isinstance(gradient, AbstractGradient):
@@ -97,6 +97,11 @@ def equilibrium(
     if isinstance(jnp.zeros(()), Tracer):  # inside of `jax.jit`, which compiles the whole
         return _run(gradient, closed, z0, x, solver, max_steps, probe)
     return _compiled_run(gradient, closed, z0, x, solver, max_steps, probe)
+
+
+def default_gradient(solver: Solver) -> AbstractGradient:
+    """The gradient of a loop that names none: exact for its iterations, or for its fixed point."""
+    return Backprop() if isinstance(solver, Unroll) else Implicit()
 
 
 def _run(

@@ -13,8 +13,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ._adjoint import AbstractGradient
-from ._equilibrium import equilibrium
+from ._adjoint import AbstractCotangentSolve, AbstractGradient
+from ._equilibrium import default_gradient, equilibrium
 from ._errors import InputError
 from ._iteration import Count
 from ._noise import PathNoise
@@ -157,7 +157,7 @@ class AbstractLoopedModel(eqx.Module):
         solver: Solver | None = None,
         gradient: AbstractGradient | None = None,
         max_steps: Count = 256,
-        fold: bool = False,
+        fold: bool | None = None,
         probe: BackwardReport | None = None,
         path_noise: float = 0.0,
         key: PRNGKeyArray | None = None,
@@ -172,7 +172,9 @@ class AbstractLoopedModel(eqx.Module):
         - `solver`, `gradient`, `max_steps`, `probe`: see `eqloop.equilibrium`. Without a solver
             the loop is iterated `ITERATIONS` = 30 times, as the paper trains it.
         - `fold`: multiply internal recall into the layers that follow it: the same function, with
-            fewer operations per iteration and larger constants (see `nn.FoldedBlock`).
+            fewer operations per iteration and larger constants (see `nn.FoldedBlock`). By default
+            with `Implicit` and `Neumann`, which differentiate one iteration alone; if all are
+            differentiated, the gradients of the constants cost more than the folding saves.
         - `path_noise`, `key`: standard deviation and random key of noise that every iteration adds
             to the state (see `PathNoise`).
 
@@ -183,6 +185,10 @@ class AbstractLoopedModel(eqx.Module):
         **Raises** `ValueError` for an input of another rank or number of channels, and for noise
         without a key.
         """
+        solver = Unroll(ITERATIONS) if solver is None else solver
+        gradient = default_gradient(solver) if gradient is None else gradient
+        if fold is None:
+            fold = isinstance(gradient, AbstractCotangentSolve)
         f = self.loop(fold=fold)
         e = self.embed(x)
         r: Any = f.inject(e)
@@ -197,7 +203,7 @@ class AbstractLoopedModel(eqx.Module):
             f,
             self.first_state(e) if start is None else start,
             r,
-            solver=Unroll(ITERATIONS) if solver is None else solver,
+            solver=solver,
             gradient=gradient,
             max_steps=max_steps,
             probe=probe,

@@ -146,6 +146,15 @@ def test_what_converges_stops_and_what_does_not_goes_on():
     assert drift.iterations_run > 0.5 * drift.iterations_asked
 
 
+def test_iterating_compiles_one_program(caplog):
+    split = TASK.generate(7, 1)  # a size that no other test compiles
+    with jax.log_compiles():
+        evaluate(make_model(scale=2.5), TASK, split, grid=[8, 32])
+    compiled = [line for line in caplog.messages if line.startswith("Compiling jit(")]
+    for name in ("_advance", "_check", "_read"):
+        assert sum(f"jit({name})" in line for line in compiled) == 1, name
+
+
 def test_settling_is_the_first_residual_below_the_tolerance():
     model = make_model(scale=0.3, recall="external")
     states, _ = by_hand(model, 60)

@@ -62,6 +62,31 @@ def test_folded_recall_is_the_same_function(norm, residual, x64):
     np.testing.assert_allclose(run(model, True), run(model, False), rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("solver", "gradient", "folded"),
+    [
+        (eqloop.FixedPoint(rtol=1e-12), None, True),
+        (eqloop.Unroll(5), eqloop.Neumann(4), True),
+        (eqloop.Unroll(5), None, False),
+        (eqloop.FixedPoint(rtol=1e-3), eqloop.Truncated(2), False),
+    ],
+)
+def test_recall_is_folded_where_one_iteration_is_differentiated(solver, gradient, folded, x64):
+    model = double(make(norm="post", blocks=2))
+    x = jr.normal(jr.key(1), (4, 5, 3))
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def weights(model, fold):
+        return jnp.sum(model(x, solver=solver, gradient=gradient, fold=fold).logits ** 2)
+
+    default, same, other = (weights(model, fold) for fold in (None, folded, not folded))
+    assert eqx.tree_equal(default, same)
+    assert not eqx.tree_equal(default, other)
+    for a, b in zip(jax.tree.leaves(default), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
 @pytest.mark.parametrize("recall", ["none", "external"])
 def test_only_internal_recall_can_be_folded(recall):
     block = eqloop.nn.Block(8, 2, recall=recall, norm="post", key=jr.key(0))

@@ -80,15 +80,17 @@ def _start(
 
     z, r, logits = jax.vmap(one)(tokens)
     size = (len(tokens),)
+    # With the dtypes of what replaces them: a weakly typed start compiles `_advance` once more.
+    residual = jax.eval_shape(jax.vmap(relative_residual), z, z)
     return _Active(
         z=z,
         r=r,
         tokens=tokens,
         targets=targets,
-        residual=jnp.full(size, jnp.inf),
+        residual=jnp.full(size, jnp.inf, residual.dtype),
         settled=jnp.zeros(size, jnp.int32),
         logits=logits,
-        moved=jnp.full(size, jnp.inf),
+        moved=jnp.full(size, jnp.inf, logits.dtype),
     )
 
 
