@@ -1,6 +1,7 @@
 """`eqloop train`: begin a run, or continue one."""
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Mapping
 from functools import partial
@@ -311,9 +312,11 @@ def suggestions(path: Path, puzzle: str, task_option: str) -> list[str]:
         commands += [("solve", solve, "seconds: one test puzzle, as the loop solves it")]
     meaning = "about a minute: residual, convergence and difficulty, up to 512 iterations"
     commands += [("eval", task_option, meaning)]
+    # Where uv has started this command, a shell has no `eqloop` of its own.
+    eqloop = "uv run eqloop" if "UV_RUN_RECURSION_DEPTH" in os.environ else "eqloop"
     run = shlex.quote(str(path))
     return ["next, with the time on two cores:"] + [
-        f"  eqloop {name} {run}{rest}  # {meaning}" for name, rest, meaning in commands
+        f"  {eqloop} {name} {run}{rest}  # {meaning}" for name, rest, meaning in commands
     ]
 
 

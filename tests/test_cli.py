@@ -63,7 +63,10 @@ def test_version(cli):
     assert out.startswith("eqloop 0.")
 
 
-def test_what_training_suggests_can_be_pasted(tiny_run, cli):
+def test_what_training_suggests_can_be_pasted(tiny_run, cli, monkeypatch):
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")  # as `uv run` sets it
+    assert suggestions(tiny_run, "", "")[1].startswith("  uv run eqloop plot ")
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH")
     lines = suggestions(tiny_run, "01101001", "")
     commands = [shlex.split(line, comments=True) for line in lines[1:]]
     assert [command[1] for command in commands] == ["plot", "solve", "eval"]
