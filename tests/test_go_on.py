@@ -1,7 +1,9 @@
 """Runs that continue: a lengthened run, and a run that begins from the weights of another."""
 
 import hashlib
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 from tiny_task import make_task, tiny_spec
 
 from eqloop import InputError
@@ -58,6 +61,28 @@ def test_a_lengthened_run_follows_the_schedule_over_all_steps_and_resumes_bit_fo
     with pytest.raises(InputError, match="cannot become fewer"):
         gone_on(run.path, steps=11)
     gone_on(run.path, steps=12)  # the same command again has nothing left to do
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        ("phases.1.until=4", "train.schedule_per_phase=true"),
+        ("phases.1.until=8", "phases.1.train.lr=1e-2"),
+    ],
+)
+def test_the_rates_that_are_told_of_a_lengthened_run_are_those_of_training(phase, tmp_path):
+    path = tmp_path / "run"
+    trained(path, 6, *phase)
+    told = io.StringIO()
+    gone_on(path, steps=12, console=Console(file=told))
+    rates = [row["lr"] for row in read_metrics(path / "metrics.jsonl") if row["kind"] == "train"]
+    line = next(line for line in told.getvalue().splitlines() if line.startswith("lengthened"))
+    said = re.search(r"\((\S+) before, (\S+) now\)", line)
+    assert said is not None
+    np.testing.assert_allclose([float(rate) for rate in said.groups()], rates[5:7], rtol=6e-3)
+    assert abs(rates[6] / rates[5] - 1) > 0.05  # the two can be told apart
+    if "train.schedule_per_phase=true" in phase:
+        assert "over 8 steps from step 5 on (" in line
 
 
 def test_a_number_of_steps_that_the_run_never_had_is_refused(tmp_path):

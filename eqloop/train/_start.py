@@ -12,8 +12,8 @@ import optax
 
 from .._build import restore
 from .._errors import InputError
-from ..run import Origin, Run, Spec, TrainSpec, open_run, parts_of
-from ._state import TrainState, init_state, make_schedule, skeleton
+from ..run import Origin, Run, Spec, Stage, open_run, parts_of
+from ._state import TrainState, init_state, skeleton, stage_schedule
 
 T = TypeVar("T")
 
@@ -110,12 +110,20 @@ def _with_moments(optimiser: Any, source: Run, step: int) -> Any:
     )
 
 
-def lengthened_line(spec: TrainSpec, before: int, done: int) -> str:
+def lengthened_line(spec: Spec, before: int, done: int) -> str:
     """One line on the learning rate after `done` steps of a run that had `before` steps."""
-    was = jnp.asarray(make_schedule(dataclasses.replace(spec, steps=before))(max(done - 1, 0)))
-    now = jnp.asarray(make_schedule(spec)(done))
+    _, was = _stage_and_rate(spec.with_steps(before), max(done - 1, 0))
+    stage, now = _stage_and_rate(spec, done)
+    own, begin = stage.spec.train, stage.schedule_begin
     return (
-        f"lengthened from {before:,} to {spec.steps:,} steps: from step {done + 1:,} on the "
-        f"learning rate is that of the schedule {spec.schedule!r} over {spec.steps:,} steps "
-        f"({float(was):.3g} before, {float(now):.3g} now)"
+        f"lengthened from {before:,} to {spec.train.steps:,} steps: from step {done + 1:,} on the "
+        f"learning rate is that of the schedule {own.schedule!r} over {own.steps:,} steps"
+        + (f" from step {begin + 1:,} on" if begin else "")
+        + f" ({was:.3g} before, {now:.3g} now)"
     )
+
+
+def _stage_and_rate(spec: Spec, done: int) -> tuple[Stage, float]:
+    """The stage of the step that follows `done` steps, and its learning rate."""
+    stage = next(stage for stage in spec.stages if stage.end > done)
+    return stage, stage_schedule(stage.spec.train, stage.schedule_begin)(done).item()
