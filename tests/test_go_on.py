@@ -18,7 +18,7 @@ from tiny_task import make_task, tiny_spec
 
 from eqloop import InputError
 from eqloop._build import restore
-from eqloop.run import open_run, read_metrics, read_run
+from eqloop.run import create_run, open_run, read_metrics, read_run
 from eqloop.train import Start, init_state, train
 from eqloop.train._start import start_from
 from eqloop.train._state import make_schedule, skeleton
@@ -125,6 +125,22 @@ def test_a_run_begins_from_the_weights_of_another(tmp_path):
         trained(tmp_path / "wide", 4, "model.width=32", start=source.path)
     assert not (tmp_path / "wide").exists()
     assert json.loads((again / "data.json").read_text())["started_from"]["step"] == step
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [("model.mixer=mlp", "layers.0.mixer"), ("model.positions=learned", "places")],
+)
+def test_weights_that_depend_on_the_grid_are_for_that_grid_alone(setting, name, tmp_path):
+    settings = ("model.family=trm", "model.attention=full", "model.recall=internal", setting)
+    spec = tiny_spec("task.length=4", "train.steps=1", *settings)
+    source = create_run(tmp_path / "source", spec, {})
+    source.save(init_state(spec), 1, None)
+    message = rf"{name}\S* of the new model has the shape .*6.*, but .*4.* in {source.path}, "
+    with pytest.raises(InputError, match=message + r".* a task with the grid of that run"):
+        trained(tmp_path / "run", 1, *settings, start=source.path)
+    assert not (tmp_path / "run").exists()
+    start_from(Start(source.path), spec)  # the same grid
 
 
 def test_a_run_begins_from_raw_weights_and_moments_and_its_schedule_from_zero(tmp_path):
