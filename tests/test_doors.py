@@ -25,7 +25,7 @@ from eqloop.audit import default_gradients
 from eqloop.claims import predict
 from eqloop.cli import main
 from eqloop.nn import NormPlaces, RecallPlaces
-from eqloop.run import Spec, open_run
+from eqloop.run import Spec, open_run, read_metrics
 from eqloop.sweep._cost import iterations
 from eqloop.tasks import TASKS
 from eqloop.train import JacobianNorm, Last, Mean, Objects, Progressive, TerminalResidual, train
@@ -247,8 +247,9 @@ class Scaled(Last):
 
 
 def test_objects_like_those_of_the_spec_train_alike(tmp_path):
-    """The spec records an `Unroll` object in the fields that it has for it."""
-    spec = tiny_spec(*SHORT, "solver.steps=3")
+    """The spec records an `Unroll` object in the fields that it has for it, and a phase changes
+    them."""
+    spec = tiny_spec(*SHORT, "solver.steps=3", "phases.1.until=1", "phases.1.solver.steps=2")
     task = make_task("tiny", spec.task_fields)
     train(spec, task, tmp_path / "names")
     longer = dataclasses.replace(spec, solver=dataclasses.replace(spec.solver, steps=9))
@@ -262,6 +263,8 @@ def test_objects_like_those_of_the_spec_train_alike(tmp_path):
         (opened.path / "checkpoints/step-00000002.safetensors").read_bytes() for opened in runs
     )
     assert by_names == by_objects
+    metrics = read_metrics(runs[1].metrics)
+    assert [row["iterations"] for row in metrics if row["kind"] == "train"] == [2, 3]
 
 
 @pytest.mark.parametrize(

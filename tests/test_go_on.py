@@ -1,7 +1,9 @@
 """Runs that continue: a lengthened run, and a run that begins from the weights of another."""
 
 import hashlib
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 from tiny_task import make_task, tiny_spec
 
 from eqloop import InputError
 from eqloop._build import restore
-from eqloop.run import open_run, read_metrics, read_run
+from eqloop.run import create_run, open_run, read_metrics, read_run
 from eqloop.train import Start, init_state, train
 from eqloop.train._start import start_from
 from eqloop.train._state import make_schedule, skeleton
@@ -60,6 +63,28 @@ def test_a_lengthened_run_follows_the_schedule_over_all_steps_and_resumes_bit_fo
     gone_on(run.path, steps=12)  # the same command again has nothing left to do
 
 
+@pytest.mark.parametrize(
+    "phase",
+    [
+        ("phases.1.until=4", "train.schedule_per_phase=true"),
+        ("phases.1.until=8", "phases.1.train.lr=1e-2"),
+    ],
+)
+def test_the_rates_that_are_told_of_a_lengthened_run_are_those_of_training(phase, tmp_path):
+    path = tmp_path / "run"
+    trained(path, 6, *phase)
+    told = io.StringIO()
+    gone_on(path, steps=12, console=Console(file=told))
+    rates = [row["lr"] for row in read_metrics(path / "metrics.jsonl") if row["kind"] == "train"]
+    line = next(line for line in told.getvalue().splitlines() if line.startswith("lengthened"))
+    said = re.search(r"\((\S+) before, (\S+) now\)", line)
+    assert said is not None
+    np.testing.assert_allclose([float(rate) for rate in said.groups()], rates[5:7], rtol=6e-3)
+    assert abs(rates[6] / rates[5] - 1) > 0.05  # the two can be told apart
+    if "train.schedule_per_phase=true" in phase:
+        assert "over 8 steps from step 5 on (" in line
+
+
 def test_a_number_of_steps_that_the_run_never_had_is_refused(tmp_path):
     run = trained(tmp_path / "run", 4)
     text = (run.path / "spec.toml").read_text()
@@ -100,6 +125,22 @@ def test_a_run_begins_from_the_weights_of_another(tmp_path):
         trained(tmp_path / "wide", 4, "model.width=32", start=source.path)
     assert not (tmp_path / "wide").exists()
     assert json.loads((again / "data.json").read_text())["started_from"]["step"] == step
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [("model.mixer=mlp", "layers.0.mixer"), ("model.positions=learned", "places")],
+)
+def test_weights_that_depend_on_the_grid_are_for_that_grid_alone(setting, name, tmp_path):
+    settings = ("model.family=trm", "model.attention=full", "model.recall=internal", setting)
+    spec = tiny_spec("task.length=4", "train.steps=1", *settings)
+    source = create_run(tmp_path / "source", spec, {})
+    source.save(init_state(spec), 1, None)
+    message = rf"{name}\S* of the new model has the shape .*6.*, but .*4.* in {source.path}, "
+    with pytest.raises(InputError, match=message + r".* a task with the grid of that run"):
+        trained(tmp_path / "run", 1, *settings, start=source.path)
+    assert not (tmp_path / "run").exists()
+    start_from(Start(source.path), spec)  # the same grid
 
 
 def test_a_run_begins_from_raw_weights_and_moments_and_its_schedule_from_zero(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from tiny_task import Tiny, tiny_spec
 
 from eqloop import InputError
-from eqloop.run import Spec, read_metrics
+from eqloop.run import Spec, read_metrics, trained_iterations
 from eqloop.run._spec import from_tables
 from eqloop.sweep import count
 from eqloop.train import train
@@ -83,6 +83,22 @@ def test_each_mistake_gets_one_line(setting, message):
 def test_a_table_of_phases_that_is_none_is_refused(phases):
     with pytest.raises(InputError, match=r"phases.* must be a"):
         from_tables({"task": {"name": "tiny"}, "phases": phases})
+
+
+def test_the_iterations_of_training_are_those_of_all_phases_at_any_number_of_steps():
+    """In this way a lengthened run is validated as before."""
+    spec = tiny_spec(
+        "train.steps=4",
+        "train.loss=last",
+        "solver.steps=2",
+        "phases.1.until=2",
+        "phases.1.solver.steps=30",
+        "phases.2.until=6",
+        "phases.2.solver.steps=5",
+        "phases.2.train.carry_steps=8",
+    )
+    assert trained_iterations(spec) == trained_iterations(spec.with_steps(9)) == (2, 40)
+    assert trained_iterations(dataclasses.replace(spec, phases=())) == (2, 2)
 
 
 def test_the_cost_is_that_of_the_stages():

@@ -405,6 +405,8 @@ def test_validation_iterates_as_often_as_training_may(tmp_path):
         (["solver.name=anderson", "solver.max_steps=7"], 7),
         (["train.loss=progressive"], 4),
         (["train.burn_in=5"], 9),
+        (["train.loss=last", "phases.1.until=3", "phases.1.solver.steps=2"], 4),
+        (["train.loss=last", "phases.1.until=1", "phases.1.solver.steps=6"], 6),
     ):
         spec = tiny_spec("train.steps=1", "train.validation_iterations=0", *settings)
         assert trained_iterations(spec)[1] == most

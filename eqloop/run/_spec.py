@@ -547,7 +547,7 @@ class TrainSpec:
     """A validation takes this many examples of that split; 0 takes all."""
     validation_iterations: int = 0
     """A validation makes this many iterations, which are plain ones whatever the solver; 0 makes
-    the most that training takes."""
+    the most that training takes in any phase."""
     checkpoint_every: int = 500
     """Checkpoints of the whole state are this many optimiser steps apart."""
     keep: int = 3
@@ -778,12 +778,19 @@ class Spec:
         return dataclasses.replace(self, solver=solver, train=train, phases=())
 
     @property
+    def _parts(self) -> tuple["Spec", ...]:
+        """What holds in each phase and after the last one, as far as `train.steps` reaches or not:
+        what follows from all of them stays the same when the run is lengthened."""
+        phases = (self._in_phase(phase) for phase in self.phases)
+        return (*phases, dataclasses.replace(self, phases=()))
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """The parts of the run that are trained alike: its phases, as far as `train.steps` reaches,
         and then what the tables say."""
-        specs = [(phase.until, self._in_phase(phase)) for phase in self.phases]
         stages, begin, last = [], 0, self.train.steps
-        for until, spec in [*specs, (last, dataclasses.replace(self, phases=()))]:
+        untils = (*(phase.until for phase in self.phases), last)
+        for until, spec in zip(untils, self._parts, strict=True):
             end = min(until, last)
             if end <= begin:
                 continue
@@ -795,8 +802,7 @@ class Spec:
     @property
     def carries(self) -> bool:
         """Whether any part of the run carries states from one optimiser step to the next."""
-        phases = [self._in_phase(phase) for phase in self.phases]
-        return any(spec.train.carry_steps > 1 for spec in (self, *phases))
+        return any(part.train.carry_steps > 1 for part in self._parts)
 
     def _check_loss(self) -> None:
         """**Raises** `InputError` where the loss does not go with the solver or the gradient."""
@@ -998,7 +1004,8 @@ def trained_iterations(spec: Spec) -> tuple[int, int]:
 
     **Arguments:**
 
-    - `spec`: the spec of the run; its phases do not count.
+    - `spec`: the spec of the run. All of its phases count, and so does what comes after them, even
+      where `train.steps` ends before: both numbers stay the same when the run is lengthened.
 
     **Returns** both numbers of iterations.
 
@@ -1010,6 +1017,12 @@ def trained_iterations(spec: Spec) -> tuple[int, int]:
 
     ```
     """
+    fewest, most = zip(*map(_iterations_of, spec._parts), strict=True)
+    return min(fewest), max(most)
+
+
+def _iterations_of(spec: Spec) -> tuple[int, int]:
+    """`trained_iterations` without phases."""
     solver, loss = spec.solver, spec.train.loss
     whole = solver.max_steps if solver.converges else solver.steps
     # A loop that starts at a solution has made these iterations before.

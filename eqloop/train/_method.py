@@ -107,10 +107,13 @@ class Objects:
                 )
 
     def in_stage(self, spec: Spec, stage: Spec) -> "Objects":
-        """The objects for a stage of the run: those whose names its phase does not change."""
+        """The objects for a stage of the run: those whose names its phase does not change. An
+        `Unroll` is none of them: it is fields of the spec, which a phase may change."""
         tables, stage_tables = spec.tables(), stage.tables()
         objects = [
-            item if tables[group][field] == stage_tables[group][field] else None
+            item
+            if tables[group][field] == stage_tables[group][field] and not isinstance(item, Unroll)
+            else None
             for (group, field), _, item in self._places()
         ]
         return Objects(*objects)

@@ -1,6 +1,7 @@
 """From a spec to the model, the solver, the optimiser and the state that training carries."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -87,6 +88,15 @@ def make_schedule(spec: TrainSpec, lr: ArrayLike | None = None) -> optax.Schedul
         return rate * factor * jnp.where(10 * epoch >= 6 * spec.epochs, 0.1, 1.0)
 
     return paper
+
+
+def stage_schedule(
+    spec: TrainSpec, begin: ArrayLike, lr: ArrayLike | None = None
+) -> Callable[[ArrayLike], Array]:
+    """The learning rate after 0, 1, ... steps of the run in a stage whose schedule begins after
+    `begin` of them. `lr` is that of `make_schedule`."""
+    rates = make_schedule(spec, lr)
+    return lambda step: jnp.asarray(rates(jnp.asarray(step, jnp.int32) - begin), jnp.float32)
 
 
 def make_optimiser(

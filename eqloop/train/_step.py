@@ -12,7 +12,6 @@ import jax.random as jr
 import numpy as np
 import optax
 from jax.sharding import NamedSharding
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from .._errors import InputError
@@ -22,7 +21,7 @@ from ..run import Spec, TrainSpec
 from ._devices import Devices, along_batch
 from ._method import Method, batch_loss, make_method
 from ._q import q_losses
-from ._state import TrainState, make_optimiser, make_schedule, training_key
+from ._state import TrainState, make_optimiser, stage_schedule, training_key
 
 
 class Data(NamedTuple):
@@ -319,11 +318,7 @@ def _step(
     spec: Spec, task: Task, method: Method, fixed: _Fixed, state: TrainState
 ) -> tuple[TrainState, Metrics]:
     batch = spec.train.batch
-    rates = make_schedule(spec.train, fixed.lr)
-
-    def schedule(step: ArrayLike) -> Array:
-        return jnp.asarray(rates(jnp.asarray(step, jnp.int32) - fixed.schedule_begin), jnp.float32)
-
+    schedule = stage_schedule(spec.train, fixed.schedule_begin, fixed.lr)
     step_key, rows, carry = jr.fold_in(fixed.key, state.step), fixed.rows, state.carry
     keys = jr.split(step_key)
     if carry is not None:

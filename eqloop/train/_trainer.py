@@ -210,7 +210,7 @@ class Trainer:
         before = self.run.history.longest_before
         if before is not None and self.done <= before:
             self.console.print(
-                lengthened_line(self.spec.train, before, self.done), markup=False, soft_wrap=True
+                lengthened_line(self.spec, before, self.done), markup=False, soft_wrap=True
             )
         try:
             with training_bar(self.console, spec.steps, self.done, self._progress) as show:
