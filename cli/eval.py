@@ -172,14 +172,15 @@ def _splits(
 
 
 def _read_all(task: "Task", data: Path) -> "Split":
-    """Read all good rows of a file."""
-    from .._task import Tally, refuse
+    """Read all good rows of a file. **Raises** `InputError` for a row that cannot be scored."""
+    from .._task import Tally, refuse, refuse_unanswered
 
     tally = Tally()
     with progress("reading") as report:
         split = task.read(data, on_bad=tally if task.skip_bad else refuse, progress=report)
     if tally.count:
         notes().print(f"note: {tally.count:,} bad rows of {data} are skipped", markup=False)
+    refuse_unanswered(split, f"{data}: ", "they cannot be scored")
     return split
 
 

@@ -1,5 +1,6 @@
 """Evaluation: the grid, the numbers in it, and an early exit that changes no prediction."""
 
+import dataclasses
 import json
 
 import equinox as eqx
@@ -210,6 +211,14 @@ def test_a_grid_is_measured_in_ascending_order():
     assert given.iterations == [1, 4]
     assert given.overall.exact == evaluate(make_model(), TASK, SPLIT, grid=[1, 4]).overall.exact
     assert json.loads(json.dumps(given.tables()))["iterations"] == [1, 4]
+
+
+def test_what_has_no_answer_is_not_scored():
+    answered = np.arange(len(SPLIT)) % 7 > 0
+    split = dataclasses.replace(SPLIT, columns={"answered": answered})
+    with pytest.raises(InputError, match=r"^10 rows have no answer, so they cannot be scored"):
+        evaluate(make_model(), TASK, split, iterations=4)
+    assert evaluate(make_model(), TASK, split.take(answered), iterations=4).overall.examples == 60
 
 
 @pytest.mark.parametrize("early_exit", [True, False])

@@ -22,6 +22,7 @@ from ._split import Bad as Bad
 from ._split import Dataset as Dataset
 from ._split import Progress as Progress
 from ._split import Split as Split
+from ._split import refuse_unanswered as refuse_unanswered
 from ._svg import PREDICTED as PREDICTED
 from ._svg import WRONG as WRONG
 from ._svg import glyphs as glyphs

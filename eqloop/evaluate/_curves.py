@@ -16,7 +16,7 @@ from .._errors import InputError
 from .._model import AbstractLoopedModel
 from .._norms import relative_residual
 from .._scores import EXACT
-from .._task import Progress, Split, Task
+from .._task import Progress, Split, Task, refuse_unanswered
 from ..run import Curve, Evaluation
 
 CHECK = 8
@@ -201,7 +201,8 @@ def evaluate(
 
     An `Evaluation`.
 
-    **Raises** `InputError` for an empty split, `iterations`, `batch_size` or a point of `grid` that is not at least 1, an empty `grid`, and puzzles that are
+    **Raises** `InputError` for an empty split, an example without an answer, `iterations`,
+    `batch_size` or a point of `grid` that is not at least 1, an empty `grid`, and puzzles that are
     too small for the model.
 
     ```python
@@ -224,6 +225,7 @@ def evaluate(
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
     points = geometric(iterations) if grid is None else _checked(grid)
+    refuse_unanswered(split, "", "they cannot be scored")
     model.check_grid(split.inputs.shape[1:])
     loop = eqx.filter_jit(make_loop)(model, fold)
     batch_size = min(batch_size, len(split))
