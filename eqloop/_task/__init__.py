@@ -6,6 +6,7 @@ from ._cells import shortened as shortened
 from ._dataset import dataset as dataset
 from ._dataset import describe as describe
 from ._dataset import partition as partition
+from ._dataset import rows_hash as rows_hash
 from ._files import OnBad as OnBad
 from ._files import Tally as Tally
 from ._files import refuse as refuse
