@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .._task import Split, Task
     from ..evaluate import Curve, Evaluation, Solved
-    from ..run import Run
+    from ..run import DataSource, Run
 
 
 def choice(meaning: str, names: Mapping[str, Any], group: str | None = None) -> str:
@@ -190,9 +190,11 @@ def measure(
     *,
     iterations: int,
     rows: int | None,
+    source: "DataSource | None" = None,
 ) -> "dict[str, Evaluation]":
-    """Evaluate on each split, on at most `rows` examples of it (0: all), and save the results. If
-    `rows` is None, the splits share `WORK` equally; what a split does not need goes to the next.
+    """Evaluate on each split, on at most `rows` examples of it (0: all), and save the results, with
+    `source` if the examples are not of the data of the run. If `rows` is None, the splits share
+    `WORK` equally; what a split does not need goes to the next.
 
     After Ctrl-C, returns the finished splits: see `stop_if_missing`."""
     from .. import parameter_count
@@ -227,7 +229,7 @@ def measure(
                 work = remaining_work / (len(splits) - number) / per_iteration[name]
             measured[name] = measure_split(
                 run, step, model, task, name, split,
-                iterations=iterations, rows=rows or 0, work=work, progress=show,
+                iterations=iterations, rows=rows or 0, work=work, source=source, progress=show,
             )  # fmt: skip
             finished_work += bound[name]
             remaining_work -= iterations_run * per_iteration[name]
@@ -262,10 +264,11 @@ def solve_splits(
     *,
     rows: int,
     solver: str | None,
+    source: "DataSource | None",
     **options: Any,
 ) -> "dict[str, Solved]":
     """Solve the examples of each split and save the results; `options` are passed to
-    `eqloop.evaluate.solve`. Ctrl-C stops it as it stops `measure`."""
+    `eqloop.evaluate.solve`. `source` and Ctrl-C are as in `measure`."""
     from .._build import named_solver
     from ..evaluate import at_most, solve
     from ..run import CostRecord, Sample, save_cost
@@ -280,14 +283,19 @@ def solve_splits(
                 solution = solve(
                     model, task, sample, solver=chosen_solver, progress=report, **options
                 )
-            source = Sample(
-                task=task.name, split=name, step=step, rows=len(sample), rows_of_split=len(split)
+            measured = Sample(
+                task=task.name,
+                split=name,
+                source=source,
+                step=step,
+                rows=len(sample),
+                rows_of_split=len(split),
             )
             rtol = float(chosen_solver.rtol)
             record = CostRecord(
-                sample=source, solver=name_of_solver, rtol=rtol, **recorded, solved=solution
+                sample=measured, solver=name_of_solver, rtol=rtol, **recorded, solved=solution
             )
-            save_cost(run.path, name, record)
+            save_cost(run.path, measured.name, record)
             solved[name] = solution
     return solved
 

@@ -36,7 +36,7 @@ from ._run import (
 if TYPE_CHECKING:
     from .._task import Split, Task
     from ..evaluate import Evaluation
-    from ..run import Run
+    from ..run import DataSource, Run
 
 
 def evaluate(
@@ -91,9 +91,11 @@ def evaluate(
     and are divided among the puzzles by their evaluations; those of unsolved puzzles count too.
 
     It reads RUN and its data, or the file that --data names. It writes RUN/eval/SPLIT.json, and the
-    picture that --plot names; with --budget it writes RUN/eval/SPLIT-cost.json. An example stops
-    early once its answer can no longer change. After Ctrl-C the command prints the finished splits,
-    names the missing ones, and exits with 130.
+    picture that --plot names; with --budget it writes RUN/eval/SPLIT-cost.json. For a file whose
+    examples are not those of RUN, a hash of the examples follows SPLIT or the name of the file, and
+    `eqloop report` leaves the result out. An example stops early once its answer can no longer
+    change. After Ctrl-C the command prints the finished splits, names the missing ones, and exits
+    with 130.
 
     Example: eqloop eval runs/prefix-sums-001 --plot accuracy.png
     """
@@ -106,13 +108,13 @@ def evaluate(
     if budget is not None and plot is not None:
         raise InputError("--plot draws accuracy against iterations: leave out --budget")
     model, task, opened, step = open_model(run, checkpoint, task_class, **fields)
-    splits = _splits(opened, task, data, split)
+    splits, source = _splits(opened, task, data, split)
     out = console()
     if budget is not None:
         options = {"budget": budget, "restarts": restarts or 1, "select": select or "residual"}
         rows = 1000 if rows is None else rows
         solved = solve_splits(
-            opened, step, model, task, splits, rows=rows, solver=solver, **options
+            opened, step, model, task, splits, rows=rows, solver=solver, source=source, **options
         )
         if as_json:
             tables = {name: result.tables() for name, result in solved.items()}
@@ -129,7 +131,9 @@ def evaluate(
     iterations = iterations or ITERATIONS
     if not as_json:
         out.print(describe_plan(splits, iterations, rows), markup=False, soft_wrap=True)
-    measured = measure(opened, step, model, task, splits, iterations=iterations, rows=rows)
+    measured = measure(
+        opened, step, model, task, splits, iterations=iterations, rows=rows, source=source
+    )
     if plot is not None:
         _draw(plot, opened, measured)
     if as_json:
@@ -165,21 +169,35 @@ _AGAIN = "the same command with --split measures"
 
 def _splits(
     run: "Run", task: "Task", data: Path | None, split: str | None
-) -> "Mapping[str, Split]":
-    if data is not None and split is None:
-        return {data.name.split(".")[0]: _read_all(task, data)}
-    return load_splits(run, task, split, same=data is None)
+) -> "tuple[Mapping[str, Split], DataSource | None]":
+    """The splits to measure, and their source if their examples are not those of the run."""
+    from .._task import rows_hash
+    from ..run import DataSource
+
+    if data is None:
+        return load_splits(run, task, split), None
+    if split is None:
+        splits = {data.name.split(".")[0]: _read_all(task, data)}
+    else:
+        splits = load_splits(run, task, split, same=False)
+    [(name, part)] = splits.items()
+    source = DataSource(path=str(data.absolute()), sha256=rows_hash(part))
+    # The data of the run may have been moved, and then they are still its own.
+    recorded = run.manifest.get("splits", {}).get(name)
+    is_of_run = recorded == {"rows": len(part), "sha256": source.sha256}
+    return splits, None if is_of_run else source
 
 
 def _read_all(task: "Task", data: Path) -> "Split":
-    """Read all good rows of a file."""
-    from .._task import Tally, refuse
+    """Read all good rows of a file. **Raises** `InputError` for a row that cannot be scored."""
+    from .._task import Tally, refuse, refuse_unanswered
 
     tally = Tally()
     with progress("reading") as report:
         split = task.read(data, on_bad=tally if task.skip_bad else refuse, progress=report)
     if tally.count:
         notes().print(f"note: {tally.count:,} bad rows of {data} are skipped", markup=False)
+    refuse_unanswered(split, f"{data}: ", "they cannot be scored")
     return split
 
 

@@ -1,5 +1,6 @@
 """The commands, run as a user runs them: what they print, write and return."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -9,13 +10,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+import eqloop
 from eqloop._schema import to_table
 from eqloop.cli.solve import sample_changes
 from eqloop.cli.train import suggestions
-from eqloop.run import make_next_folder, read_cost
+from eqloop.run import make_next_folder, open_run, read_cost, read_evaluation, read_run
 from eqloop.tasks import TASKS
+from eqloop.tasks.prefix_sums import PrefixSums
 
 COMMANDS = (
     ["train"],
@@ -342,6 +346,93 @@ def test_eval_of_another_file(cli, tiny_run, tmp_path):
     code, out, err = cli("eval", run, "--data", path, "--iterations", 2, "--skip-bad")
     assert code == 0
     assert "1 bad rows" in err
+
+
+def files_of(run):
+    return {path.name: path.read_bytes() for path in (run / "eval").iterdir()}
+
+
+@pytest.mark.parametrize("cost", [False, True])
+@pytest.mark.parametrize("name", ["test", "hard", "test-cost"])
+def test_a_file_replaces_no_result_of_the_run(name, cost, cli, tiny_run, tmp_path):
+    """Whatever the name of the file, its examples are not those that `eqloop report` reads."""
+    run, path = tmp_path / "run", tmp_path / f"{name}.csv"
+    shutil.copytree(tiny_run, run)
+    path.write_text("question\n" + "01010101\n" * 5)
+    limit = ("--budget", 4) if cost else ("--iterations", 4)
+    assert cli("eval", run, *limit, "--split", "test")[0] == 0
+    before, results = files_of(run), to_table(read_run(run))
+    code, out, _ = cli("eval", run, "--data", path, *limit, "--json")
+    assert (code, list(json.loads(out)["splits"])) == (0, [name])
+    (new,) = files_of(run).keys() - before.keys()
+    assert files_of(run) | before == files_of(run), "nothing else has changed"
+    assert to_table(read_run(run)) == results
+    stem = new.removesuffix(".json").removesuffix("-cost" if cost else "")
+    record = read_cost(run, stem) if cost else read_evaluation(run, stem)
+    assert record is not None
+    assert (record.sample.name, record.sample.split, record.sample.rows) == (stem, name, 5)
+    assert record.sample.source is not None
+    assert record.sample.source.path == str(path)
+    assert record.sample.source.sha256.startswith(stem.removeprefix(f"{name}."))
+
+
+def test_a_split_of_a_file_is_of_the_run_only_if_it_has_the_same_examples(cli, tiny_run, tmp_path):
+    run, path = tmp_path / "run", tmp_path / "mine.csv"
+    shutil.copytree(tiny_run, run)
+    make = ("data", "make", "--task", "prefix-sums", "--set", "task.length=8", "--rows", 40)
+    assert cli(*make, "--out", path)[0] == 0
+    before = files_of(run)
+    args = ("eval", run, "--data", path, "--split", "test", "--iterations", 4)
+    assert cli(*args)[0] == 0
+    (new,) = files_of(run).keys() - before.keys()
+    assert files_of(run) == before | {new: (run / "eval" / new).read_bytes()}
+    # The file as the data of the run, at another place than when it was trained.
+    _, task, _ = eqloop.load(run)
+    moved = dataclasses.replace(task, data=str(path)).load().manifest
+    (run / "data.json").write_text(json.dumps({**open_run(run).manifest, **moved}))
+    assert cli(*args)[0] == 0
+    assert files_of(run).keys() == {*before, new}
+    record = read_evaluation(run, "test")
+    assert record is not None
+    assert (record.sample.source, record.evaluation.iterations[-1]) == (None, 4)
+
+
+def test_the_result_of_a_file_is_not_taken_for_that_of_a_split(cli, tiny_run, tmp_path):
+    run, path = tmp_path / "run", tmp_path / "test.csv"
+    shutil.copytree(tiny_run, run)
+    path.write_text("question\n" + "01010101\n" * 5)
+    for limit, end in (("--iterations", ""), ("--budget", "-cost")):
+        assert cli("eval", run, "--data", path, limit, 4)[0] == 0
+        (made,) = (run / "eval").glob(f"test.*{end}.json")
+        made.replace(run / "eval" / f"test{end}.json")
+    for read in (read_run, lambda run: read_cost(run, "test")):
+        with pytest.raises(eqloop.InputError, match=r"it is of 'test\.[0-9a-f]{8}'.*measure it"):
+            read(run)
+
+
+@pytest.mark.parametrize("limit", ["--iterations", "--budget"])
+def test_a_file_without_answers_is_solved_and_not_scored(
+    limit, cli, tiny_run, tmp_path, monkeypatch
+):
+    def unanswered(read):
+        def replaced(self, *args, **kwargs):
+            split = read(self, *args, **kwargs)
+            return dataclasses.replace(split, columns={"answered": np.arange(len(split)) > 0})
+
+        return replaced
+
+    for name in ("read", "parse"):
+        monkeypatch.setattr(PrefixSums, name, unanswered(getattr(PrefixSums, name)))
+    run, path = tmp_path / "run", tmp_path / "mine.csv"
+    shutil.copytree(tiny_run, run)
+    path.write_text("question\n" + "01010101\n" * 5)
+    before = files_of(run)
+    code, out, err = cli("eval", run, "--data", path, limit, 4)
+    assert (code, out) == (2, "")
+    why = f"{path}: 1 rows have no answer, so they cannot be scored; add a column answer\n"
+    assert err == f"error: {why}"
+    assert files_of(run) == before
+    assert cli("solve", run, "01010101", limit, 4)[0] in (0, 1)
 
 
 # --- solve

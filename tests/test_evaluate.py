@@ -1,5 +1,6 @@
 """Evaluation: the grid, the numbers in it, and an early exit that changes no prediction."""
 
+import dataclasses
 import json
 
 import equinox as eqx
@@ -205,6 +206,28 @@ def test_nothing_to_evaluate():
         evaluate(make_model(), TASK, SPLIT.take(slice(0)))
     with pytest.raises(InputError, match="iterations must be at least 1, got 0"):
         evaluate(make_model(), TASK, SPLIT, iterations=0)
+    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
+        evaluate(make_model(), TASK, SPLIT, batch_size=0)
+    with pytest.raises(InputError, match="grid must hold at least one number of iterations"):
+        evaluate(make_model(), TASK, SPLIT, grid=[])
+    for point in (0, -4, 2.5):
+        with pytest.raises(InputError, match=f"grid must hold integers of at least 1, got {point}"):
+            evaluate(make_model(), TASK, SPLIT, grid=[point, 4])  # pyright: ignore
+
+
+def test_a_grid_is_measured_in_ascending_order():
+    given = evaluate(make_model(), TASK, SPLIT, grid=np.array([4, 1, 4]))  # pyright: ignore
+    assert given.iterations == [1, 4]
+    assert given.overall.exact == evaluate(make_model(), TASK, SPLIT, grid=[1, 4]).overall.exact
+    assert json.loads(json.dumps(given.tables()))["iterations"] == [1, 4]
+
+
+def test_what_has_no_answer_is_not_scored():
+    answered = np.arange(len(SPLIT)) % 7 > 0
+    split = dataclasses.replace(SPLIT, columns={"answered": answered})
+    with pytest.raises(InputError, match=r"^10 rows have no answer, so they cannot be scored"):
+        evaluate(make_model(), TASK, split, iterations=4)
+    assert evaluate(make_model(), TASK, split.take(answered), iterations=4).overall.examples == 60
 
 
 @pytest.mark.parametrize("early_exit", [True, False])

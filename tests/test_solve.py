@@ -1,6 +1,7 @@
 """Test-time compute: the queue changes no answer, budgets hold, and starts are selected as
 requested."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -197,6 +198,23 @@ def test_it_is_json():
     back = json.loads(json.dumps(answers.tables(), allow_nan=False))
     assert len(back["evaluations"]) == len(SPLIT)
     assert back["bands"].keys() == {"few ones", "many ones"}
+
+
+def test_what_has_no_answer_is_solved_and_not_scored():
+    answered = SPLIT.difficulty <= 3
+    known = dataclasses.replace(SPLIT, targets=solve(MODEL, TASK, SPLIT, budget=50).predictions)
+    split = dataclasses.replace(known, columns={"answered": answered})
+    full, partly = solve(MODEL, TASK, known, budget=50), solve(MODEL, TASK, split, budget=50)
+    np.testing.assert_array_equal(partly.predictions, full.predictions)
+    np.testing.assert_array_equal(partly.evaluations, full.evaluations)
+    for name, score in partly.scores.items():
+        np.testing.assert_array_equal(np.isnan(score), ~answered)
+        np.testing.assert_array_equal(score[answered], full.scores[name][answered])
+    assert partly.bands["few ones"].solved == full.bands["few ones"].solved == 1
+    for cost in (partly.bands["many ones"], partly.overall):
+        assert np.isnan([cost.solved, cost.evaluations_per_solved, cost.seconds_per_solved]).all()
+    assert partly.overall.evaluations == full.overall.evaluations
+    json.dumps(partly.tables(), allow_nan=False)
 
 
 # --- compilation

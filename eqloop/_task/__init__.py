@@ -6,6 +6,7 @@ from ._cells import shortened as shortened
 from ._dataset import dataset as dataset
 from ._dataset import describe as describe
 from ._dataset import partition as partition
+from ._dataset import rows_hash as rows_hash
 from ._files import OnBad as OnBad
 from ._files import Tally as Tally
 from ._files import refuse as refuse
@@ -22,6 +23,7 @@ from ._split import Bad as Bad
 from ._split import Dataset as Dataset
 from ._split import Progress as Progress
 from ._split import Split as Split
+from ._split import refuse_unanswered as refuse_unanswered
 from ._svg import PREDICTED as PREDICTED
 from ._svg import WRONG as WRONG
 from ._svg import glyphs as glyphs

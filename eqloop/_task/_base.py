@@ -16,7 +16,7 @@ from .._scores import CELLS, EXACT
 from . import _cells
 from ._dataset import dataset, describe, partition
 from ._files import Tally, refuse
-from ._split import SYMBOLS, Bad, Dataset, Progress, Split, Symbols
+from ._split import SYMBOLS, Bad, Dataset, Progress, Split, Symbols, refuse_unanswered
 
 ROWS = 10_000
 """Number of training + validation rows to generate if neither the task nor the user sets it."""
@@ -252,11 +252,7 @@ class Task(abc.ABC):
         _refuse_other_shapes(
             self, split, self.data, "set the field of the task that determines the shape"
         )
-        if missing := int(np.sum(~split.answered)):
-            raise InputError(
-                f"{self.data}: {missing} rows have no answer, so a model cannot be trained on "
-                "them; add a column answer"
-            )
+        refuse_unanswered(split, f"{self.data}: ", "a model cannot be trained on them")
         return split.distinct()
 
     def bands(self, split: Split) -> dict[str, Bool[np.ndarray, " examples"]]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from .._errors import InputError
 from .._evenly import evenly
 
 Progress = Callable[[int, int | None], None]
@@ -167,6 +168,15 @@ class Split:
             rows = np.concatenate([without.inputs.reshape(before, -1), rows])
         _, indices = np.unique(rows, axis=0, return_index=True)
         return self.take(np.sort(indices[indices >= before]) - before)
+
+
+def refuse_unanswered(split: Split, where: str, consequence: str) -> None:
+    """**Raises** `InputError`, which begins with `where`, if the answer of an example is unknown:
+    its targets are 0, which are no answer."""
+    if missing := int(np.sum(~split.answered)):
+        raise InputError(
+            f"{where}{missing} rows have no answer, so {consequence}; add a column answer"
+        )
 
 
 def _bytes(name: str, values: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ from .._errors import InputError
 from .._model import AbstractLoopedModel
 from .._norms import relative_residual
 from .._scores import EXACT
-from .._task import Progress, Split, Task
+from .._task import Progress, Split, Task, refuse_unanswered
 from ..run import Curve, Evaluation
 
 CHECK = 8
@@ -203,8 +203,9 @@ def evaluate(
 
     An `Evaluation`.
 
-    **Raises** `InputError` for an empty split, `iterations` below 1, and puzzles that are too small
-    for the model.
+    **Raises** `InputError` for an empty split, an example without an answer, `iterations`,
+    `batch_size` or a point of `grid` that is not at least 1, an empty `grid`, and puzzles that are
+    too small for the model.
 
     ```python
     >>> import eqloop, jax.random as jr
@@ -222,10 +223,12 @@ def evaluate(
     began = time.perf_counter()
     if not len(split):
         raise InputError("there are no examples to evaluate: the split is empty")
-    if iterations < 1:
-        raise InputError(f"iterations must be at least 1, got {iterations}")
+    for name, value in (("iterations", iterations), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+    points = geometric(iterations) if grid is None else _checked(grid)
+    refuse_unanswered(split, "", "they cannot be scored")
     model.check_grid(split.inputs.shape[1:])
-    points = geometric(iterations) if grid is None else sorted(set(grid))
     loop = eqx.filter_jit(make_loop)(model, fold)
     batch_size = min(batch_size, len(split))
     order = np.arange(len(split))
@@ -283,6 +286,16 @@ def evaluate(
         iterations_asked=points[-1] * len(split),
         seconds=time.perf_counter() - began,
     )
+
+
+def _checked(grid: Sequence[int]) -> list[int]:
+    """The points of a grid, once each, in ascending order."""
+    if not len(grid):
+        raise InputError("grid must hold at least one number of iterations: it is empty")
+    for point in grid:
+        if not isinstance(point, int | np.integer) or point < 1:
+            raise InputError(f"grid must hold integers of at least 1, got {point!r}")
+    return sorted({int(point) for point in grid})
 
 
 def make_loop(model: AbstractLoopedModel, fold: bool) -> Any:

@@ -3,6 +3,7 @@
 from .._model import AbstractLoopedModel
 from .._task import Progress, Split, Task
 from ..run import (
+    DataSource,
     Evaluation,
     EvaluationRecord,
     Run,
@@ -45,17 +46,20 @@ def measure(
     iterations: int,
     rows: int = 0,
     work: float | None = None,
+    source: DataSource | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Call `evaluate` on a split of a run, and save the result in the run's folder.
 
     **Arguments:**
 
-    - `run`: the run, whose folder receives `eval/NAME.json`.
+    - `run`: the run, whose folder receives `eval/NAME.json`, or `eval/NAME.HASH.json` if there is a
+        `source`.
     - `step`: step of the checkpoint that `model` was read from.
     - `model`, `task`: the model of that checkpoint, and its task.
     - `name`, `split`: the name of the split and its examples.
     - `rows`: maximum number of examples, evenly spread; 0 for all.
+    - `source`: where the examples come from; None for the data of the run.
     - `iterations`, `work`, `progress`: see `evaluate`.
 
     **Returns** the `Evaluation`.
@@ -84,10 +88,13 @@ def measure(
     sample = at_most(split, rows)
     evaluation = evaluate(model, task, sample, iterations=iterations, work=work, progress=progress)
     rows = evaluation.overall.examples
+    measured = Sample(
+        task=task.name, split=name, source=source, step=step, rows=rows, rows_of_split=len(split)
+    )
     record = EvaluationRecord(
-        sample=Sample(task=task.name, split=name, step=step, rows=rows, rows_of_split=len(split)),
+        sample=measured,
         trained_iterations=trained_iterations(run.spec),
         evaluation=evaluation,
     )
-    save_evaluation(run.path, name, record)
+    save_evaluation(run.path, measured.name, record)
     return evaluation

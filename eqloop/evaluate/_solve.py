@@ -43,7 +43,7 @@ def solve(
     **Arguments:**
 
     - `model`, `task`: the model, and the task that encodes puzzles and scores predictions.
-    - `split`: the examples.
+    - `split`: the examples. Those without an answer are solved, too; their scores are NaN.
     - `budget`: maximum number of evaluations of f per start; a solver whose step takes several
         evaluations may exceed it by less than one step.
     - `solver`: any `AbstractSolver` with its own tolerance; `FixedPoint(rtol=1e-3)` by default.
@@ -113,13 +113,17 @@ def solve(
     votes = count_votes(answers)
     chosen = choose_start(residual, votes if select == "vote" else None)
     row = np.arange(count)
-    scores = {name: by_example(score)[row, chosen] for name, score in ends.scores.items()}
+    unknown = np.float32(np.nan)
+    scores = {
+        name: np.where(split.answered, by_example(score)[row, chosen], unknown)
+        for name, score in ends.scores.items()
+    }
     predictions = answers[row, chosen]
     evaluations, converged = by_example(ends.evaluations), by_example(ends.converged)
     seconds = time.perf_counter() - began
 
     def cost(mask: Bool[np.ndarray, " examples"]) -> Cost:
-        spent, solved = int(evaluations[mask].sum()), int(scores[EXACT][mask].sum())
+        spent, solved = int(evaluations[mask].sum()), float(scores[EXACT][mask].sum())
         per_solved = spent / solved if solved else float("nan")
         return Cost(
             examples=int(mask.sum()),

@@ -13,6 +13,7 @@ from ._evaluations import SPLITS as SPLITS
 from ._evaluations import Cost as Cost
 from ._evaluations import CostRecord as CostRecord
 from ._evaluations import Curve as Curve
+from ._evaluations import DataSource as DataSource
 from ._evaluations import Evaluation as Evaluation
 from ._evaluations import EvaluationRecord as EvaluationRecord
 from ._evaluations import Sample as Sample

@@ -1,4 +1,4 @@
-"""`eval/SPLIT.json` and `eval/SPLIT-cost.json`: what was measured on a split.
+"""`eval/NAME.json` and `eval/NAME-cost.json`: what was measured on examples.
 
 `eqloop.evaluate` makes these objects; their fields are the keys of the files.
 """
@@ -143,7 +143,7 @@ class Cost:
     **Attributes:**
 
     - `examples`: number of examples.
-    - `solved`: share of examples whose whole answer is right.
+    - `solved`: share of examples whose whole answer is right; NaN if an answer is unknown.
     - `converged`: share of examples whose chosen start reached the tolerance.
     - `evaluations`: mean number of evaluations of f per example, summed over its starts.
     - `evaluations_per_solved`: evaluations of the whole set per solved example; NaN if none is
@@ -181,7 +181,7 @@ class Solved:
 
     - `predictions`: the answer of the chosen start of each example, of shape (examples, *grid). The
         file does not hold it.
-    - `scores`: name -> score of each example.
+    - `scores`: name -> score of each example; NaN where its answer is unknown.
     - `judged`: name -> mean of a score that the task computes on the host.
     - `chosen`: number of the chosen start of each example.
     - `votes`: for each start the number of starts of its example that gave the same answer.
@@ -229,13 +229,36 @@ class Solved:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """Where examples come from that are no split of the data of the run.
+
+    **Attributes:**
+
+    - `path`: the file or folder.
+    - `sha256`: SHA-256 of the arrays of the examples, as `data.json` has it of each split.
+
+    ```python
+    >>> import eqloop
+    >>> source = eqloop.run.DataSource(path="/data/test.csv", sha256="1f" * 32)
+    >>> eqloop.run.Sample(task="sudoku", split="test", source=source, rows=10).name
+    'test.1f1f1f1f'
+
+    ```
+    """
+
+    path: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
     """The examples that something was measured on.
 
     **Attributes:**
 
     - `task`: name of the task.
-    - `split`: name of the split.
+    - `split`: name of the split; for all rows of a file, the name of the file without its suffix.
+    - `source`: where the examples come from; None for those of the run.
     - `step`: step of the checkpoint.
     - `rows`: number of measured examples.
     - `rows_of_split`: number of examples of the split.
@@ -253,9 +276,17 @@ class Sample:
 
     task: str
     split: str | None = None
+    source: DataSource | None = dataclasses.field(default=None, metadata=OPTIONAL)
     step: int | None = None
     rows: int
     rows_of_split: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its files: the split. For other data, `SPLIT.HASH`, which is the name of no
+        split and of no cost; "" in files of earlier versions that do not say the split."""
+        split = self.split or ""
+        return split if self.source is None else f"{split}.{self.source.sha256[:8]}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -327,7 +358,7 @@ def save_evaluation(run: Path, split: str, record: EvaluationRecord) -> None:
     **Arguments:**
 
     - `run`: the run folder, which must exist.
-    - `split`: name of the split.
+    - `split`: name of the split; for data that are not of the run, the `name` of the sample.
     - `record`: the content.
 
     **Raises** `InputError` if it cannot be written.
@@ -356,7 +387,7 @@ def save_cost(run: Path, split: str, record: CostRecord) -> None:
     **Arguments:**
 
     - `run`: the run folder, which must exist.
-    - `split`: name of the split.
+    - `split`: name of the split; for data that are not of the run, the `name` of the sample.
     - `record`: the content.
 
     **Raises** `InputError` if it cannot be written.
@@ -388,11 +419,11 @@ def read_evaluation(run: Path, split: str) -> EvaluationRecord | None:
     **Arguments:**
 
     - `run`: the run folder.
-    - `split`: name of the split.
+    - `split`: name of the split; for data that are not of the run, the `name` of the sample.
 
     **Returns** the record, without predictions; None if there is no such file.
 
-    **Raises** `InputError` if the file is damaged or of another split.
+    **Raises** `InputError` if the file is damaged, of another split or of other data.
 
     ```python
     >>> import eqloop, pathlib, tempfile
@@ -405,8 +436,7 @@ def read_evaluation(run: Path, split: str) -> EvaluationRecord | None:
 
     def checked(table: Mapping[str, Any]) -> EvaluationRecord:
         record = from_table(EvaluationRecord, table)
-        if record.sample.split not in (None, split):
-            raise ValueError(f"it is of the split {record.sample.split!r}")
+        _check_name(record.sample, split)
         _check(record.evaluation)
         return record
 
@@ -420,11 +450,11 @@ def read_cost(run: Path, split: str) -> CostRecord | None:
     **Arguments:**
 
     - `run`: the run folder.
-    - `split`: name of the split.
+    - `split`: name of the split; for data that are not of the run, the `name` of the sample.
 
     **Returns** the record, without predictions; None if there is no such file.
 
-    **Raises** `InputError` if the file is damaged.
+    **Raises** `InputError` if the file is damaged, of another split or of other data.
 
     ```python
     >>> import eqloop, pathlib, tempfile
@@ -434,10 +464,20 @@ def read_cost(run: Path, split: str) -> CostRecord | None:
 
     ```
     """
+
+    def checked(table: Mapping[str, Any]) -> CostRecord:
+        record = from_table(CostRecord, table)
+        _check_name(record.sample, split)
+        return record
+
     path = cost_path(run, split)
-    if not path.exists():
-        return None
-    return read_record(path, lambda table: from_table(CostRecord, table), _again(run))
+    return read_record(path, checked, _again(run)) if path.exists() else None
+
+
+def _check_name(sample: Sample, name: str) -> None:
+    """**Raises** `ValueError` if the file of this name is of other examples."""
+    if sample.name not in ("", name):
+        raise ValueError(f"it is of {sample.name!r}")
 
 
 def _check(evaluation: Evaluation) -> None:
