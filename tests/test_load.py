@@ -61,6 +61,15 @@ def test_a_model_comes_back_with_its_settings_and_weights(settings, tmp_path):
     assert same(model, eqloop.load(tmp_path / "m.safetensors"))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int32"])
+def test_weights_that_a_model_does_not_compute_with_are_not_written(dtype, tmp_path):
+    """`load` would refuse them, and no solver iterates a state of fewer than 32 bits."""
+    model = jax.tree.map(lambda leaf: leaf.astype(dtype), make())
+    with pytest.raises(InputError, match=rf"prelude\.weight is {dtype}: .*; cast them$"):
+        eqloop.save(model, tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_loaded_is_one_line(tmp_path):
     path = tmp_path / "m.safetensors"
     eqloop.save(make(), path)
