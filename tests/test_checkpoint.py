@@ -70,7 +70,7 @@ def test_the_same_state_gives_the_same_bytes(state, path, tmp_path):
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 
-DTYPES = "float32 float16 bfloat16 int32 int16 int8 uint32 uint16 uint8 bool".split()
+DTYPES = ("float32", "float16", "bfloat16", "int32", "int8", "uint32", "uint16", "bool")
 
 
 def test_arrays_of_every_dtype_come_back(tmp_path):
