@@ -58,13 +58,10 @@ DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 def jobs(reference: Path | None) -> list[str]:
     """List the files in `reference`, then every solver with every gradient that works with it."""
     from eqloop import InputError
-    from eqloop.run import SolverSpec
+    from eqloop.run import GRADIENTS, SOLVERS, SolverSpec
 
-    names, gradients = (
-        typing.get_args(typing.get_type_hints(SolverSpec)[field]) for field in ("name", "gradient")
-    )
     results = []
-    for name, gradient in itertools.product(names, gradients):
+    for name, gradient in itertools.product(SOLVERS, GRADIENTS):
         try:
             SolverSpec(name=name, gradient=gradient)
         except InputError:

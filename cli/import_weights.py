@@ -74,6 +74,7 @@ def import_weights(
     from .._weight_files import read_weights, write_weights
     from ..interop import sibling_checkpoint
 
+    _check_folders(out, weights)
     fields, task_fields = _fields(checkpoint, config, settings or [])
     if task_fields and out is None:
         raise InputError(f"--set {task_fields[0]}: is for the run, which --out makes")
@@ -87,10 +88,11 @@ def import_weights(
         raise InputError(text if str(checkpoint) in text else f"{checkpoint}: {text}") from None
     spec = None if out is None else _spec(read, task, task_fields)
     arrays = {**read.params, **read.buffers}
-    if weights is not None:
-        write_weights(weights, arrays, read.config)
+    # The run comes first: its spec, its model and its data may still be refused.
     if out is not None and spec is not None:
         _make_run(out, read, spec)
+    if weights is not None:
+        write_weights(weights, arrays, read.config)
     if as_json:
         rows = {name: {"shape": a.shape, "dtype": str(a.dtype)} for name, a in arrays.items()}
         facts = {"config": read.config, "averaged": read.averaged, "out": out, "weights": weights}
@@ -134,6 +136,23 @@ def _make_run(out: Path, read: "SiblingCheckpoint", spec: "Spec") -> None:
         data = make_task(spec.task_name, spec.task_fields).load(progress=report)
     run = create_run(out, spec, data.manifest)
     run.save({"model": model}, 0, None)
+
+
+def _check_folders(out: Path | None, weights: Path | None) -> None:
+    """**Raises** `InputError` before anything is written, if one of the folders cannot be new."""
+    from .._weight_files import check_new
+    from ..run import check_folder
+
+    if weights is not None:
+        check_new(weights)
+    if out is not None:
+        check_folder(out)
+    if out is not None and weights is not None:
+        one, other = out.resolve(), weights.resolve()
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            raise InputError(
+                f"--weights {weights} and --out {out}: choose two folders, none in the other"
+            )
 
 
 def _check(read: "SiblingCheckpoint") -> None:

@@ -90,9 +90,15 @@ def make_model(spec: ModelSpec, key: PRNGKeyArray) -> AbstractLoopedModel:
 def model_spec(model: AbstractLoopedModel) -> ModelSpec:
     """The settings of a model: `make_model(model_spec(model), key)` makes one of the same shapes.
 
-    **Raises** `InputError` for a model that computes in another precision than a spec can name, and
-    for one of a class that no spec describes.
+    **Raises** `InputError` for a model that computes in another precision than a spec can name or
+    has weights of fewer than 32 bits, and for one of a class that no spec describes.
     """
+    for name, weight in named_arrays(model).items():
+        if weight.dtype not in (jnp.float32, jnp.float64):
+            raise InputError(
+                f"{name} is {weight.dtype}: no spec describes a model whose weights are not "
+                "float32 or float64; cast them"
+            )
     precision = typed("model.precision", str(model.dtype), field_types(ModelSpec)["precision"])
     if isinstance(model, NestedTransformer):
         return _nested_spec(model, precision)

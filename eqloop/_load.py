@@ -60,8 +60,8 @@ def save(model: AbstractLoopedModel, path: str | Path) -> None:
     - `model`: any model; it need not have been trained here.
     - `path`: the file, which is replaced in one step if it exists.
 
-    **Raises** `InputError` if the file cannot be written, or the model computes in another
-    precision than float32 or bfloat16.
+    **Raises** `InputError` if the file cannot be written, if the model computes in another
+    precision than float32 or bfloat16, or if its weights are not of float32 or float64.
 
     ```python
     >>> import eqloop, jax.random as jr, pathlib, tempfile

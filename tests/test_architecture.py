@@ -43,8 +43,10 @@ ARROWS: dict[str, set[str]] = {
     "_files": set(),
     "_arrays": set(),
     "_tables": WORDS | {"_files"},
+    # The format of the files of weights, ours and those of other codes.
+    "_safetensors": {"_errors", "_text"},
     # Weights of other codes, from files that are not trusted: no JAX, no objects but arrays.
-    "_weight_files": WORDS | FILING,
+    "_weight_files": WORDS | FILING | {"_safetensors"},
     # Dataclasses as the schemas of such tables.
     "_schema": WORDS | {"_fields", "_tables"},
     # The schema of a stability report: `stability` and `claims` make one, `run` writes and reads
@@ -72,7 +74,7 @@ ARROWS: dict[str, set[str]] = {
     # The files of a run; this part knows no model. It uses `_task` only for types of arguments.
     "run": WORDS
     | FILING
-    | {"_arrays", "_fields", "_places", "_schema", "_stability_report", "_task"},
+    | {"_arrays", "_fields", "_places", "_safetensors", "_schema", "_stability_report", "_task"},
     # This part makes the objects that a spec names.
     "_build": WORDS
     | LOOP
@@ -127,7 +129,7 @@ MAY_SOLVE = LOOP | {"stability"}
 FILES = {"csv", "gzip", "io", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 FILES |= {"zipfile"}
 MAY_TOUCH_FILES = {*FILING, "_load", "_plugins", "_task", "run", "train", "sweep", "report"}
-MAY_TOUCH_FILES |= {"_hub", "_weight_files", "tasks", "cli"}
+MAY_TOUCH_FILES |= {"_hub", "_safetensors", "_weight_files", "tasks", "cli"}
 # The caller gives a stability report the folder to save itself in.
 MAY_NAME_FILES = MAY_TOUCH_FILES | {"_stability_report"}
 

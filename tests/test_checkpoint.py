@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import struct
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -15,11 +16,13 @@ from tiny_task import tiny_spec
 from eqloop import InputError
 from eqloop._arrays import named_arrays
 from eqloop._build import restore
+from eqloop._safetensors import serialise
 from eqloop.run import Best, create_run, open_run
 from eqloop.run._checkpoint import Header, load, load_header, save
 from eqloop.train import init_state
 from eqloop.train._state import skeleton
 
+RELEASE = Path(__file__).resolve().parents[1] / "benchmarks" / "release"
 SPEC = tiny_spec("train.ema=0.5")
 OTHER = tiny_spec("train.ema=0.5", "model.heads=1")
 
@@ -65,6 +68,32 @@ def test_the_same_state_gives_the_same_bytes(state, path, tmp_path):
     save(again, state, Header(5, SPEC.to_toml(), {"best": None}))
     assert again.read_bytes() == path.read_bytes()
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+
+
+DTYPES = ("float32", "float16", "bfloat16", "int32", "int8", "uint32", "uint16", "bool")
+
+
+def test_arrays_of_every_dtype_come_back(tmp_path):
+    state = {name: jnp.arange(3).astype(name) for name in DTYPES}
+    save(tmp_path / "state", state, Header(0, "", {}))
+    assert same(load(tmp_path / "state", state)[0], state)
+
+
+def test_an_array_that_the_format_does_not_have_is_one_line(tmp_path):
+    state = {"weight": jnp.ones(3, jnp.float8_e4m3fn)}
+    with pytest.raises(InputError, match="weight is float8_e4m3fn, which is not written: cast it"):
+        save(tmp_path / "state", state, Header(0, "", {}))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", sorted(RELEASE.glob("*/checkpoints/*.safetensors")), ids=str)
+def test_a_released_checkpoint_would_be_written_with_the_same_bytes(path):
+    whole = path.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    header = json.loads(whole[8 : 8 + length])
+    metadata = header.pop("__metadata__")
+    read = safetensors.numpy.load_file(path)
+    assert b"".join(serialise({name: read[name] for name in header}, metadata)) == whole
 
 
 def test_a_checkpoint_cut_off_anywhere_is_refused(path):

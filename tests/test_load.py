@@ -1,7 +1,6 @@
 """`eqloop.load` and `eqloop.save`: runs and models on disk, in one line."""
 
 import itertools
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import pytest
 
 import eqloop
 from eqloop import InputError
-from eqloop.nn import Recall
-from eqloop.run import ModelSpec
+from eqloop.nn import NORMS, RECALLS, Recall
 
 RELEASE = Path(__file__).resolve().parents[1] / "benchmarks" / "release"
 
@@ -41,13 +39,9 @@ def test_a_run_is_its_model_task_and_spec():
         np.testing.assert_array_equal(task.predict(out.logits, tokens), target)
 
 
-def choices(field: str) -> tuple:
-    return typing.get_args(typing.get_type_hints(ModelSpec)[field])
-
-
 SETTINGS: list[dict[str, Any]] = [
     {"recall": recall, "norm": norm, "residual": residual}
-    for recall, norm, residual in itertools.product(*map(choices, ("recall", "norm", "residual")))
+    for recall, norm, residual in itertools.product(RECALLS, NORMS, ("add", "gru"))
 ] + [
     {"grid": (5, 5), "width": 32, "attention": 3},
     {"blocks": 3, "mlp_ratio": 2, "rotary_base": 10.0, "dtype": jnp.bfloat16},
@@ -59,6 +53,15 @@ def test_a_model_comes_back_with_its_settings_and_weights(settings, tmp_path):
     model = make(**settings)
     eqloop.save(model, tmp_path / "m.safetensors")
     assert same(model, eqloop.load(tmp_path / "m.safetensors"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int32"])
+def test_weights_that_a_model_does_not_compute_with_are_not_written(dtype, tmp_path):
+    """`load` would refuse them, and no solver iterates a state of fewer than 32 bits."""
+    model = jax.tree.map(lambda leaf: leaf.astype(dtype), make())
+    with pytest.raises(InputError, match=rf"prelude\.weight is {dtype}: .*; cast them$"):
+        eqloop.save(model, tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path):

@@ -109,6 +109,35 @@ def test_state_dict_round_trip(recall, norm):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"causal": True}, "causal = True"),
+        ({"attention": 3}, "attention = 3"),
+        ({"rotary_base": 10.0}, "rotary_base = 10.0"),
+    ],
+)
+def test_a_model_that_the_paper_does_not_have_is_refused(fields, why):
+    model = eqloop.LoopedTransformer((7,), 1, 2, width=16, heads=4, key=jax.random.key(1), **fields)
+    with pytest.raises(eqloop.InputError, match=f"{why}: the paper's code has"):
+        eqloop.interop.to_paper_state_dict(model)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_weights_become_a_model_that_computes_and_can_be_saved(dtype, tmp_path):
+    model = eqloop.LoopedTransformer((3,), 1, 2, width=16, heads=4, key=jax.random.key(1))
+    params = eqloop.interop.to_paper_state_dict(model)
+    narrow = {name: array.astype(jax.numpy.dtype(dtype)) for name, array in params.items()}
+    made = eqloop.interop.from_paper_state_dict(
+        narrow, recall="internal", norm="post", spatial_dims=1, heads=4
+    )
+    assert made(jnp.ones((3, 1))).logits.dtype == jnp.float32
+    for name, array in eqloop.interop.to_paper_state_dict(made).items():
+        np.testing.assert_array_equal(array, narrow[name].astype(np.float32), strict=True)
+    eqloop.save(made, tmp_path / "made.safetensors")
+    assert eqx.tree_equal(made, eqloop.load(tmp_path / "made.safetensors"), typematch=True)
+
+
 def test_a_state_dict_that_does_not_fit_names_what_is_wrong():
     model = eqloop.LoopedTransformer((3,), 1, 2, width=16, heads=4, key=jax.random.key(1))
     params = eqloop.interop.to_paper_state_dict(model)

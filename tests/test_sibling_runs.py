@@ -246,14 +246,43 @@ def test_a_task_is_told_by_the_sizes():
         sibling_task({"seq_len": 81, "vocab_size": 11}, "maze")
 
 
-def test_every_command_takes_an_imported_run(tmp_path, cli):
-    config = SIZES | CASES["trm-mlp"][1]
-    params, buffers = to_sibling_state_dict(varied(make_model("trm", config, key=jr.key(3))))
+def saved(model: Any, config: dict[str, Any], path: Path) -> list[Any]:
+    """What `eqloop import` takes for a model of TRM that is written to `path`."""
+    params, buffers = to_sibling_state_dict(model)
     arrays = {name: np.asarray(array) for name, array in {**params, **buffers}.items()}
-    path, run = torch_layout.save(trained(arrays), tmp_path / "step_1"), tmp_path / "run"
     settings = [f"--set=arch.{name}={value}" for name, value in config.items() if name != "mlp_t"]
+    return [torch_layout.save(trained(arrays), path), "--as", "trm", *settings]
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_what_no_run_can_be_made_of_is_one_line_and_leaves_nothing(levels, tmp_path, cli):
+    """A model of TRM with one level, whose weights alone can be written; and folders in use."""
+    config = SIZES | ROPE
+    imported = saved(make_model("trm", config, levels=levels), config, tmp_path / "step_1")
+    weights, run, used = (tmp_path / name for name in ("weights", "run", "used"))
+    used.mkdir()
+    (used / "file").touch()
+    level = "the state of the model has 1 level, and that of a run of trm has 2, so that"
+    cases = [({"out": used}, "not empty and not a run"), ({"weights": used}, "is not empty")]
+    cases += [({"out": weights / "run"}, "two folders"), ({"weights": run / "w"}, "two folders")]
+    cases += [({}, level)] if levels == 1 else []
+    for other, why in cases:
+        folders = {"out": run, "weights": weights} | other
+        options = [word for name, path in folders.items() for word in (f"--{name}", path)]
+        code, text, err = cli("import", *imported, *options)
+        assert (code, text, err.count("\n")) == (2, "", 1), err
+        assert why in err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["step_1", "used"]
+        assert [path.name for path in used.iterdir()] == ["file"]
+    assert cli("import", *imported, "--weights", weights)[0] == 0
+
+
+def test_every_command_takes_an_imported_run(tmp_path, cli):
+    config, run = SIZES | CASES["trm-mlp"][1], tmp_path / "run"
+    model = varied(make_model("trm", config, key=jr.key(3)))
+    imported = saved(model, config, tmp_path / "step_1")
     small = ["--set=task.rows=100"]
-    code, text, err = cli("import", path, "--as", "trm", *settings, *small, "--out", run)
+    code, text, err = cli("import", *imported, *small, "--out", run)
     assert (code, err) == (0, ""), err
     assert f"next: eqloop eval {run}" in text
     code, text, err = cli("eval", run, "--rows", "2", "--iterations", "6", "--json")
@@ -276,6 +305,8 @@ def test_every_command_takes_an_imported_run(tmp_path, cli):
     report = json.loads((run / "stability" / "report.json").read_text())
     assert report["predicted"] is None
     # It is not written over.
-    code, _, err = cli("import", path, "--as", "trm", *settings, "--out", run)
+    weights = tmp_path / "weights"
+    code, _, err = cli("import", *imported, "--out", run, "--weights", weights)
     assert (code, err.count("\n")) == (2, 1)
     assert "is a run already" in err
+    assert not weights.exists()

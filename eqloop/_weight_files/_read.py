@@ -9,7 +9,7 @@ import numpy as np
 
 from .._errors import InputError
 from .._files import open_regular
-from ._safetensors import is_safetensors, read_safetensors
+from .._safetensors import is_safetensors, read_safetensors
 from ._torch_archive import SAVE_AGAIN, Archive
 from ._torch_pickle import read_pickle
 

@@ -1,7 +1,7 @@
 """A folder of weights that any program can read: safetensors, and the configuration beside it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,20 @@ import numpy as np
 
 from .._errors import InputError
 from .._files import write_atomic
+from .._safetensors import serialise
 from ._config import CONFIG
-from ._safetensors import NAMES
 
 WEIGHTS = "weights.safetensors"
+
+
+def check_new(folder: Path) -> None:
+    """**Raises** `InputError` if `write_weights` would refuse the folder: it exists and is not
+    empty, or is no folder."""
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"--weights {folder}: is not empty; choose another folder")
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror}") from None
 
 
 def write_weights(
@@ -21,28 +31,15 @@ def write_weights(
     """Write `arrays` and the `fields` of a model into a new folder, as `read_weights` and
     `read_config` read them. The configuration comes first: a folder with weights is whole.
 
-    **Raises** `InputError` if the folder exists and is not empty, or cannot be written.
+    **Raises** `InputError` as `check_new`, if it cannot be written, and for an array of a dtype
+    that safetensors does not have.
     """
+    chunks = serialise(arrays)
+    check_new(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise InputError(f"--weights {folder}: is not empty; choose another folder")
         # Text in JSON is text in YAML, too.
         write_atomic(folder / CONFIG, [json.dumps({"arch": fields}, indent=1).encode() + b"\n"])
-        write_atomic(folder / WEIGHTS, _serialise(arrays))
+        write_atomic(folder / WEIGHTS, chunks)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}") from None
-
-
-def _serialise(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
-    """The format of safetensors, whose own writer would make a copy of all arrays first."""
-    header, start = {}, 0
-    for name, array in arrays.items():
-        offsets = [start, start := start + array.nbytes]
-        shape = list(array.shape)
-        header[name] = {"dtype": NAMES[array.dtype], "shape": shape, "data_offsets": offsets}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for array in arrays.values():
-        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

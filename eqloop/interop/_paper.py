@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from .._errors import InputError
 from .._model import LoopedTransformer
-from ..nn import GRU, ROTARY_BASE, NormKind, RecallKind, ResidualKind
+from ..nn import GRU, ROTARY_BASE, NormKind, RecallKind, ResidualKind, at_least_float32
 
 NEIGHBOURHOOD = 5
 """Cells in the neighbourhood of the paper's code, along each axis."""
@@ -27,8 +28,9 @@ def from_paper_state_dict(
 ) -> LoopedTransformer:
     """Make a model with the weights of the paper's own code.
 
-    The names of the weights do not determine the architecture, so it is given besides. The dtype of
-    the arrays is kept.
+    The names of the weights do not determine the architecture, so it is given besides. Arrays of
+    float32 and float64 keep their dtype; narrower ones become float32, since no model computes its
+    state in less.
 
     **Arguments:**
 
@@ -42,7 +44,8 @@ def from_paper_state_dict(
 
     A `LoopedTransformer`, whose `grid` is one cell along each axis: call it on a grid of any size.
 
-    **Raises** `ValueError` naming each array that is missing, unknown or of another shape.
+    **Raises** `ValueError` naming each array that is missing, unknown or of another shape, and for
+    another name of `attention`.
 
     **Source:** repository ashlab11/generalization, which goes with arXiv 2604.15259.
 
@@ -58,6 +61,8 @@ def from_paper_state_dict(
 
     ```
     """
+    if attention not in ("full", "neighbourhood"):
+        raise InputError(f'attention = {attention!r} must be "full" or "neighbourhood"')
     blocks = len({name.split(".")[1] for name in params if name.startswith("recur_blocks.")})
     try:
         width, channels = np.shape(params["projection.weight"])
@@ -95,6 +100,7 @@ def from_paper_state_dict(
     leaves = []
     for pieces, name in _names(model):
         array = jnp.asarray(params[name])
+        array = array.astype(at_least_float32(array.dtype))
         leaves += jnp.split(array, 3) if len(pieces) == 3 else [array]
     where = lambda m: [leaf for pieces, _ in _names(m) for leaf in pieces]  # noqa: E731
     return eqx.tree_at(where, model, leaves)
@@ -104,6 +110,9 @@ def to_paper_state_dict(model: LoopedTransformer) -> dict[str, np.ndarray]:
     """Return the weights of a model in the naming of the paper's code, as NumPy arrays: the inverse
     of `from_paper_state_dict`.
 
+    The names do not say the size of the grid and the precision of the matrix products: a model that
+    is read back has one cell along each axis, and computes in float32.
+
     **Arguments:**
 
     - `model`: the model.
@@ -112,7 +121,8 @@ def to_paper_state_dict(model: LoopedTransformer) -> dict[str, np.ndarray]:
 
     A dictionary from names to arrays.
 
-    **Raises** `ValueError` for a model whose rotary positions have another base than the paper's.
+    **Raises** `InputError` for a model that the paper's code does not have: with causal attention,
+    with another base of the rotary positions, or with a neighbourhood of another size.
 
     ```python
     >>> import eqloop, jax.random as jr
@@ -123,9 +133,16 @@ def to_paper_state_dict(model: LoopedTransformer) -> dict[str, np.ndarray]:
 
     ```
     """
-    base = model.blocks[0].attention.rotary_base
-    if base != ROTARY_BASE:
-        raise ValueError(f"rotary_base = {base}: the paper's code has {ROTARY_BASE:g}")
+    for attention in (block.attention for block in model.blocks):
+        base, window = attention.rotary_base, attention.window
+        if base != ROTARY_BASE:
+            raise InputError(f"rotary_base = {base}: the paper's code has {ROTARY_BASE:g}")
+        if attention.causal:
+            raise InputError("causal = True: the paper's code has no causal attention")
+        if window not in ("full", NEIGHBOURHOOD):
+            raise InputError(
+                f'attention = {window}: the paper\'s code has "full" or {NEIGHBOURHOOD}'
+            )
     return {
         name: np.concatenate([np.asarray(piece) for piece in pieces])
         for pieces, name in _names(model)

@@ -63,7 +63,8 @@ def to_nested(model: RecursiveModel, like: NestedTransformer) -> NestedTransform
 
     **Returns** a `NestedTransformer` with the weights of `model`.
 
-    **Raises** `InputError` if an array of `like` has another shape than that of `model`.
+    **Raises** `InputError` if the state of `model` has other parts than that of `like`, as TRM with
+    one level does, and if an array of `like` has another shape than that of `model`.
 
     ```python
     >>> import eqloop, jax.random as jr
@@ -78,6 +79,13 @@ def to_nested(model: RecursiveModel, like: NestedTransformer) -> NestedTransform
 
     ```
     """
+    levels, wanted = len(model.begin), len(like.begin.laws)
+    if levels != wanted:
+        raise InputError(
+            f"the state of the model has {levels} level{'s' * (levels > 1)}, and that of a run of "
+            f"{like.family} has {wanted}, so that no run can be made of it: write the weights "
+            "alone with --weights"
+        )
     embed, cells = model.embed, like.prelude.weight.shape[1]
     vector = None if embed.puzzles is None else embed.puzzles[0]
     laws = tuple(

@@ -26,6 +26,7 @@ from ._evaluations import save_cost as save_cost
 from ._evaluations import save_evaluation as save_evaluation
 from ._folder import Run as Run
 from ._folder import Which as Which
+from ._folder import check_folder as check_folder
 from ._folder import create_run as create_run
 from ._folder import make_folder as make_folder
 from ._folder import make_next_folder as make_next_folder

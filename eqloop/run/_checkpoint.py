@@ -9,8 +9,7 @@ state is built from the spec, and the file fills in arrays of matching path, sha
 import dataclasses
 import hashlib
 import json
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,13 +23,13 @@ import safetensors.numpy
 from .._arrays import is_array, named_arrays
 from .._errors import InputError
 from .._files import write_atomic
+from .._safetensors import raw_bytes, serialise
 from .._tables import parse_json
 from ._layout import read_metadata
 
 T = TypeVar("T")
 
 FORMAT = "1"
-_DTYPES = {"float32": "F32", "float64": "F64", "int32": "I32", "uint32": "U32", "bool": "BOOL"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,28 +65,23 @@ def _digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> st
     for name in sorted(arrays):
         array = arrays[name]
         sha.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())
-        sha.update(_bytes(array))
+        sha.update(raw_bytes(array))
     return sha.hexdigest()
-
-
-def _bytes(array: np.ndarray) -> memoryview:
-    """The memory of a contiguous array."""
-    return array.reshape(-1).view(np.uint8).data
 
 
 def save(path: Path, state: Any, header: Header) -> None:
     """Write arrays and a header to a checkpoint, atomically.
 
-    Equal states give equal bytes. The writer of safetensors orders the metadata at random, so this
-    module writes the format itself.
+    Equal states give equal bytes.
 
     **Arguments:**
 
     - `path`: the file; it replaces an older one.
-    - `state`: a pytree of arrays of the types float32, float64, int32, uint32 or bool.
+    - `state`: a pytree of arrays: floats of 16 to 64 bits, bfloat16 included, integers or bool.
     - `header`: the metadata.
 
-    **Raises** `OSError` if the file cannot be written.
+    **Raises** `OSError` if the file cannot be written, and `InputError` for an array of another
+    dtype.
 
     ```python
     >>> import eqloop, jax.numpy as jnp, pathlib, tempfile
@@ -111,27 +105,7 @@ def save(path: Path, state: Any, header: Header) -> None:
         "spec": header.spec,
     }
     metadata["sha256"] = _digest(metadata, arrays)
-    write_atomic(path, _serialise(metadata, arrays))
-
-
-def _serialise(
-    metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]
-) -> Iterator[bytes | memoryview]:
-    """The safetensors format: length of the header, JSON header, then the arrays."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    start = 0
-    for name, array in arrays.items():
-        header[name] = {
-            "dtype": _DTYPES[str(array.dtype)],
-            "shape": list(array.shape),
-            "data_offsets": [start, start + array.nbytes],
-        }
-        start += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8 bytes
-    yield struct.pack("<Q", len(text)) + text
-    for array in arrays.values():
-        yield _bytes(array)
+    write_atomic(path, serialise(arrays, metadata))
 
 
 def load_header(path: Path) -> Header:

@@ -297,8 +297,7 @@ def make_folder(path: Path) -> None:
 
     - `path`: the folder; it may exist if it is empty. Missing parent folders are made.
 
-    **Raises** `InputError` if `path` is a run, a file, or a folder with other files, and if it
-    cannot be written.
+    **Raises** `InputError` as `check_folder`, and if it cannot be written.
 
     ```python
     >>> import eqloop, pathlib, tempfile
@@ -309,17 +308,45 @@ def make_folder(path: Path) -> None:
 
     ```
     """
-    if (path / SPEC).exists():
-        raise InputError(f"{path} is a run already: go on with --resume {path}, or choose --out")
+    check_folder(path)
     try:
-        if path.exists():
-            if not path.is_dir():
-                raise InputError(f"{path} is a file: choose another --out")
-            # A run that was killed at its beginning leaves only these files, which are overwritten.
-            own = {MANIFEST, CHECKPOINTS, LOCK}
-            if any(file.name not in own and file.suffix != TEMPORARY for file in path.iterdir()):
-                raise InputError(f"{path} is not empty and not a run: choose another --out")
         (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror}") from None
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that no new run can have; nothing is written.
+
+    **Arguments:**
+
+    - `path`: the folder.
+
+    **Raises** `InputError` if `path` is a run, a file, or a folder with other files, and if that
+    cannot be seen.
+
+    ```python
+    >>> import eqloop, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     eqloop.run.check_folder(pathlib.Path(folder, "mine"))
+    ...     pathlib.Path(folder, "mine").exists()
+    False
+
+    ```
+    """
+    try:
+        if (path / SPEC).exists():
+            raise InputError(
+                f"{path} is a run already: go on with --resume {path}, or choose --out"
+            )
+        if not path.exists():
+            return
+        if not path.is_dir():
+            raise InputError(f"{path} is a file: choose another --out")
+        # A run that was killed at its beginning leaves only these files, which are overwritten.
+        own = {MANIFEST, CHECKPOINTS, LOCK}
+        if any(file.name not in own and file.suffix != TEMPORARY for file in path.iterdir()):
+            raise InputError(f"{path} is not empty and not a run: choose another --out")
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}") from None
 
