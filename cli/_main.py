@@ -1,8 +1,9 @@
 """The entry point: the table of commands, and the conversion of errors to a line and an exit code.
 
-Exit codes: 0, success. 1, the answer is no (a puzzle is not solved, a file has bad rows). 2, bad
-input. 130, stopped by Ctrl-C. An exception that is neither an `InputError` nor an error of the file
-system is a defect of the program and keeps its traceback.
+Exit codes: 0, success. 1, the answer is no (a puzzle is not solved, a file has bad rows), or the
+work is not finished (a training that was stopped or diverged, a sweep with a failed cell). 2, bad
+input. 130, stopped by Ctrl-C (`train` and `sweep` exit with 1). An exception that is neither an
+`InputError` nor an error of the file system is a defect of the program and keeps its traceback.
 
 This module does not import JAX, so that `--help` answers at once.
 """

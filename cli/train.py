@@ -12,7 +12,7 @@ import typer
 
 from .. import InputError
 from .._numbers import format_duration
-from ..run import GRADIENTS, NORMS, RECALLS, SOLVERS
+from ..run import GRADIENTS, NORMS, RECALLS, SOLVERS, presets
 from ._output import Json, console, emit, notes
 from ._run import (
     SkipBad,
@@ -46,7 +46,8 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Begin from this preset: quick (the default; minutes on a laptop) or paper."
+            help=f"Begin from this preset: {', '.join(presets())}. The default is quick, which "
+            "takes minutes on a laptop; a preset that has nothing for the task is refused."
         ),
     ] = None,
     solver: Annotated[

@@ -1,9 +1,11 @@
 """The site: every public name is on one page of the API; pages that repeat facts of the code."""
 
 import ast
+import dataclasses
 import importlib
 import re
 import runpy
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,8 @@ from test_architecture import ARROWS
 from test_docstrings import ROOMS
 
 import eqloop
-from eqloop.tasks import TASKS
+from eqloop.run import GRADIENTS, SOLVERS, open_run, presets, resolve
+from eqloop.tasks import TASKS, make_task
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -88,6 +91,55 @@ def test_the_rooms_of_the_page_on_design_are_in_the_order_of_the_arrows():
     assert len(rooms) == len(set(rooms)) > 10
     for number, room in enumerate(rooms):
         assert not ARROWS[room] & set(rooms[:number]), room
+
+
+def table(page: str, column: str) -> list[list[str]]:
+    """The rows of the first table of a page that has this column, as cells of text."""
+    lines = iter((DOCS / page).read_text("utf-8").splitlines())
+    next(line for line in lines if f"| {column} |" in line)
+    next(lines)
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            return rows
+        rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("column", "names"), [("`--solver`", SOLVERS), ("`--gradient`", GRADIENTS)]
+)
+def test_the_tables_of_solvers_and_gradients_have_the_names_of_options(column, names):
+    options = [row[1].strip("`") for row in table("solvers-and-gradients.md", column)]
+    assert sorted(option for option in options if "--set" not in option) == sorted(names)
+
+
+def test_the_table_of_presets_is_that_of_the_code():
+    known = {}
+    for names, tasks, _ in table("running.md", "preset"):
+        where = sorted(TASKS) if tasks.startswith("all") else tasks.split(", ")
+        known |= dict.fromkeys(re.findall(r"`(\S+)`", names), where)
+    assert known == presets()
+
+
+@pytest.mark.parametrize("name", ["prefix-sums", "sudoku", "chess"])
+def test_the_command_of_a_trained_model_makes_its_spec(name):
+    """But for the name of the preset: what `quick` sets has changed since."""
+    card = (DOCS / "models.md").read_text("utf-8").partition(f"\n## {name}\n")[2]
+    made = re.search(r"^\| made by \| `eqloop train(.*)` \|$", card, re.MULTILINE)
+    assert made is not None
+    words, options = iter(shlex.split(made[1])), {"--task": "prefix-sums", "--preset": "quick"}
+    settings = []
+    for word in words:
+        if word == "--set":
+            settings.append(next(words))
+        else:
+            options[word] = next(words)
+    steps = {"steps": int(options["--steps"])} if "--steps" in options else {}
+    spec = resolve(options["--task"], options["--preset"], settings, make_task=make_task, **steps)
+    released = open_run(DOCS.parent / "benchmarks/release" / name).spec
+    assert make_task(spec.task_name, spec.task_fields) == make_task(name, released.task_fields)
+    assert dataclasses.replace(spec, preset=released.preset, task=released.task) == released
 
 
 README = (DOCS.parent / "README.md").read_text("utf-8")

@@ -40,9 +40,14 @@ def test_it_begins_with_a_title_and_an_installation(name):
     text = (FOLDER / f"{name}.py").read_text("utf-8")
     assert re.match(r"# %% \[markdown\]\n# # \w", text)
     first = re.findall(r"^# %%(?! \[markdown\])(.*?)\n\n", text, re.DOTALL | re.MULTILINE)[0]
-    tags, install = first.splitlines()
+    tags, install, published = first.splitlines()
     assert tags.strip() == 'tags=["skip-execution"]'
-    assert re.fullmatch(r'# %pip install "eqloop\[plot\]"( "flax>=0\.12")?', install)
+    assert re.fullmatch(r'# %pip install "\.\./\.\.\[plot\]"( "flax>=0\.12")?', install)
+    # A kernel runs in the folder of its notebook.
+    assert (FOLDER / "../../pyproject.toml").is_file()
+    assert published == "# Once the package is published: " + install.removeprefix("# ").replace(
+        "../..", "eqloop"
+    )
 
 
 @pytest.mark.slow

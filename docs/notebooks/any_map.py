@@ -10,11 +10,12 @@
 # 3. a module of Flax NNX, a residual block with an outer norm.
 #
 # You would do this with a model of your own to find out whether more iterations help it, which
-# gradient you can train it with, and what its loops end at. From a checkout of the repository the
-# line to install is `%pip install ".[plot]" "flax>=0.12"`.
+# gradient you can train it with, and what its loops end at. The first cell installs the checkout
+# that this notebook is in.
 
 # %% tags=["skip-execution"]
-# %pip install "eqloop[plot]" "flax>=0.12"
+# %pip install "../..[plot]" "flax>=0.12"
+# Once the package is published: %pip install "eqloop[plot]" "flax>=0.12"
 
 # %%
 # %matplotlib inline

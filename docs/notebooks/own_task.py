@@ -6,11 +6,12 @@
 # looks at its examples, trains a loop on it, tests whether the loop has learnt the rule or only
 # the length of its training examples, and writes a report.
 #
-# It takes about a minute on two cores, and needs no GPU and no data. From a checkout of the
-# repository the line to install is `%pip install ".[plot]"`.
+# It takes about a minute on two cores, and needs no GPU and no data. The first cell installs the
+# checkout that this notebook is in.
 
 # %% tags=["skip-execution"]
-# %pip install "eqloop[plot]"
+# %pip install "../..[plot]"
+# Once the package is published: %pip install "eqloop[plot]"
 
 # %%
 # %matplotlib inline

@@ -6,10 +6,11 @@
 # the state settle, and does the answer get better when the loop runs for longer than in training?
 #
 # Everything takes about a minute on two cores; no GPU is needed, and nothing is downloaded but
-# the package. From a checkout of the repository the line to install is `%pip install ".[plot]"`.
+# packages. The first cell installs the checkout that this notebook is in.
 
 # %% tags=["skip-execution"]
-# %pip install "eqloop[plot]"
+# %pip install "../..[plot]"
+# Once the package is published: %pip install "eqloop[plot]"
 
 # %%
 # %matplotlib inline

@@ -10,10 +10,11 @@
 # - what they cost in memory and time,
 # - how to see, from the backward report, when an implicit gradient cannot be trusted.
 #
-# From a checkout of the repository the line to install is `%pip install ".[plot]"`.
+# The first cell installs the checkout that this notebook is in.
 
 # %% tags=["skip-execution"]
-# %pip install "eqloop[plot]"
+# %pip install "../..[plot]"
+# Once the package is published: %pip install "eqloop[plot]"
 
 # %%
 # %matplotlib inline
