@@ -127,6 +127,10 @@ def test_a_log_that_is_resumed_is_read_from_its_beginning(tmp_path):
     assert reader.update()
     assert [row["step"] for row in reader.rows] == [1]
     with path.open("ab") as file:
-        file.write(b"{\n")
-    with pytest.raises(InputError, match=r"metrics\.jsonl:2: not a line of a log"):
-        reader.update()
+        file.write(train_lines(2) + b"{\n")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"metrics\.jsonl:3: not a line of a log"):
+            reader.update()
+    path.write_bytes(train_lines(1, 2, 3))
+    assert reader.update()
+    assert [row["step"] for row in reader.rows] == [1, 2, 3]

@@ -220,7 +220,8 @@ class MetricsReader:
 
         **Returns** whether `rows` has changed; False if there is no log yet.
 
-        **Raises** `InputError` if the log cannot be read or a line is damaged.
+        **Raises** `InputError` if the log cannot be read or a line is damaged, and again until that
+        line is mended; `rows` then lacks all lines since the last call that did not raise.
         """
         try:
             with open_regular(self.path) as file:
@@ -233,10 +234,11 @@ class MetricsReader:
             return False
         except OSError as error:
             raise InputError(f"cannot read {self.path}: {error.strerror}") from None
-        self._end += len(lines + newline)
         if newline:
             first = 1 + len(self.rows)
             self.rows += [row for _, row in _parsed(self.path, lines.split(b"\n"), first)]
+        # Only now: a call after one that raised must read the same lines again.
+        self._end += len(lines + newline)
         return bool(newline)
 
 
