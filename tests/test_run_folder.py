@@ -317,12 +317,18 @@ def test_the_checkpoint_counts_and_not_what_lies_beside_it(run, caplog):
     spec = run / "spec.toml"
     text = spec.read_text()
     spec.write_text(text.replace("lr = 0.002", "lr = 0.003"))
-    with pytest.raises(InputError, match=r"train\.lr = 0\.003, but the run was trained with 0\.00"):
+    with pytest.raises(InputError, match=r"trained with another.*\(train\.lr: 0\.002 -> 0\.003\)"):
+        read_spec(run)
+    spec.write_text(text + "\n[[phases]]\nuntil = 2\ntrain.lr = 0.1\n")
+    with pytest.raises(InputError, match=r"trained with another spec .* \(phases\)"):
+        read_spec(run)
+    spec.write_text(text.replace("lr = 0.002", "lr = -1.0"))
+    with pytest.raises(InputError, match=r"spec\.toml: train\.lr must be above 0"):
         read_spec(run)
     # An older version, which did not know this field, began the run; this version resumed it.
     spec.write_text(text.replace("carry_steps = 1\n", ""))
     assert spec.read_text() != text
-    read_spec(run)
+    assert read_spec(run)["train.carry_steps"] == 1
 
 
 def test_results_of_several_checkpoints_are_told_of(tmp_path, caplog):
