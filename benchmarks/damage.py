@@ -46,7 +46,7 @@ SETTINGS = {
     "train.validate_every": 2,
     "train.validation_iterations": 4,
 }
-TIMES = {"seconds", "examples_per_s", "evaluations_per_s"}
+TIMES = {"seconds", "examples_per_s", "evaluations_per_s", "began_at"}
 
 Reader = Callable[[Path], Any]
 

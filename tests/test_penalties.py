@@ -12,9 +12,11 @@ from tiny_task import Tiny, tiny_spec
 
 import eqloop
 from eqloop import BackwardReport, InputError
-from eqloop._build import make_model
+from eqloop._build import construct, make_model
 from eqloop._cross_entropy import cross_entropy
-from eqloop.run import read_metrics
+from eqloop.run import PENALTIES, Call, ModelSpec, read_metrics
+from eqloop.sweep import count
+from eqloop.sweep._cost import iterations
 from eqloop.train import JacobianNorm, Last, TerminalResidual, train
 
 MATRIX = np.array([[0.5, 0.2, 0.0], [-0.3, 0.1, 0.4], [0.0, 0.7, -0.2]])
@@ -124,6 +126,40 @@ def test_a_spec_trains_with_penalties(tmp_path):
     train(spec, Tiny(), tmp_path / "run")
     rows = read_metrics(tmp_path / "run/metrics.jsonl")
     assert all(np.isfinite(row["loss"]) for row in rows if row["kind"] == "train")
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_the_cost_of_a_penalty_is_that_of_its_gradient(name):
+    """As XLA counts the operations of the gradient with respect to the weights, of which
+    `Cost.training` takes three passes for a differentiated iteration."""
+    shape = ModelSpec(64, 4, grid=(6, 6), channels=10, classes=10, attention="full")
+    weights, static = eqx.partition(make_model(shape, jr.key(0)), eqx.is_inexact_array)
+    penalty = construct(Call(PENALTIES[name].place, weight=1.0))
+
+    def value(weights, z):
+        model = eqx.combine(weights, static)
+        loop = model.loop()
+        r = loop.inject(model.embed(jnp.ones((6, 6, 10))))
+        return penalty(lambda z: loop(z, r), z, jr.key(0))
+
+    gradient = jax.jit(jax.grad(value)).lower(weights, jnp.ones(shape.state_shape))
+    analysis = gradient.cost_analysis()
+    assert analysis is not None
+    passes = analysis["flops"] / count(shape).iteration
+    assert passes == pytest.approx(3 * PENALTIES[name].differentiated, rel=0.1)
+
+
+def test_penalties_and_corrections_cost_in_their_share_of_the_steps():
+    def of(*settings: str) -> tuple[float, float, float]:
+        return iterations(tiny_spec("train.penalty_share=0.25", *settings, solver="fixed-point"))
+
+    forward, differentiated, reads = of()
+    residual, jacobian = "train.residual_penalty=0.1", "train.jacobian_penalty=0.1"
+    assert of(residual) == (forward, differentiated + 0.25, reads)
+    assert of(residual, jacobian) == (forward, differentiated + 0.75, reads)
+    correction = of(residual, "train.correction=0.8", "train.correction_states=2")
+    # The solve ends on the way to both states at every step.
+    assert correction == (forward + 2, differentiated + 0.75, reads + 0.5)
 
 
 @pytest.mark.parametrize(

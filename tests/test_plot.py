@@ -50,6 +50,16 @@ def test_plot_reads_a_run_in_training(trained, cli):
     assert "nothing is logged yet" in cli("plot", trained)[1]
 
 
+def test_the_time_left_is_that_at_the_pace_within_processes(trained):
+    (trained / "metrics.jsonl").unlink()
+    log = run.MetricsLog(trained / "metrics.jsonl", 0)
+    for step, seconds, began_at in ((1, 3.0, 0), (2, 5.0, None), (3, 90.0, 2)):
+        log.write(run.TrainingLine(step, 0, {}, 9.0, seconds, began_at))
+    log.close()
+    opened = open_run(trained)
+    assert read_training(opened, run.read_metrics(opened.metrics)).seconds_per_step == 2
+
+
 @pytest.mark.parametrize(
     ("name", "begins"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.html", b"<!doctype html>")]
 )
@@ -127,6 +137,10 @@ def test_a_log_that_is_resumed_is_read_from_its_beginning(tmp_path):
     assert reader.update()
     assert [row["step"] for row in reader.rows] == [1]
     with path.open("ab") as file:
-        file.write(b"{\n")
-    with pytest.raises(InputError, match=r"metrics\.jsonl:2: not a line of a log"):
-        reader.update()
+        file.write(train_lines(2) + b"{\n")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"metrics\.jsonl:3: not a line of a log"):
+            reader.update()
+    path.write_bytes(train_lines(1, 2, 3))
+    assert reader.update()
+    assert [row["step"] for row in reader.rows] == [1, 2, 3]

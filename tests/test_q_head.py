@@ -17,6 +17,7 @@ from eqloop import InputError
 from eqloop._cross_entropy import cross_entropy
 from eqloop.recursive import NestedTransformer
 from eqloop.run import TrainSpec, read_metrics
+from eqloop.sweep._cost import iterations
 from eqloop.train import init_state, make_step, train
 from eqloop.train._carry import no_rows
 from eqloop.train._method import batch_loss, make_method
@@ -101,6 +102,52 @@ def test_the_loss_is_its_formula_and_has_its_gradient(loss, rule, x64):
     wanted = (at(h) - at(-h)) / (2 * h)
     mine = sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), slope, direction)))
     np.testing.assert_allclose(mine, wanted, rtol=1e-7)
+
+
+class Counted(eqx.Module):
+    """A loop that counts its evaluations."""
+
+    loop: eqx.Module
+    calls: list[None] = eqx.field(static=True)
+
+    def __call__(self, z, r):
+        jax.debug.callback(lambda: self.calls.append(None))
+        return self.loop(z, r)  # pyright: ignore[reportCallIssue]
+
+    def inject(self, e):
+        return self.loop.inject(e)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("solver.name=unroll", "train.loss=mean", "solver.gradient=backprop"),
+        ("solver.name=unroll", "train.loss=last", "solver.gradient=truncated"),
+        ("solver.name=fixed-point", "train.loss=last", "solver.gradient=implicit"),
+        ("solver.name=reversible", "train.loss=last", "solver.gradient=one-step"),
+    ],
+)
+def test_the_cost_has_the_solve_for_the_target_of_q_continue(settings, monkeypatch):
+    """It is what the evaluations of the loop in the loss have grown by."""
+    size = ("solver.steps=5", "solver.max_steps=5", "solver.gradient_steps=2", "solver.rtol=1e-12")
+    inputs, targets = batch(1)
+    loop = NestedTransformer.loop
+    counts, costs = [], []
+    for rule in ("halt", "compare"):
+        carry = f"train.carry_q={rule}", "train.carry_steps=4"
+        spec = tiny_spec(*MODEL, *TRAIN, *size, *settings, *carry)
+        calls = []
+        monkeypatch.setattr(
+            NestedTransformer, "loop", lambda self, calls=calls, **fold: Counted(loop(self), calls)
+        )
+        arguments = init_state(spec).model, probes(1), inputs, targets, jr.key(0)
+        jax.block_until_ready(eqx.filter_jit(batch_loss)(*arguments, make_method(spec)))
+        jax.effects_barrier()
+        counts.append(len(calls))
+        costs.append(iterations(spec))
+    (halt, *others), (compare, *same) = costs
+    assert compare - halt == counts[1] - counts[0] > 0
+    assert same == others
 
 
 def test_a_q_head_learns_what_is_right():

@@ -247,6 +247,27 @@ def test_runs_that_differ_elsewhere_are_no_seeds_of_one_another(tmp_path):
     assert [len(group.cells) for group in results.groups] == [1, 1]
 
 
+def test_runs_that_differ_in_their_phases_are_no_seeds_of_one_another(tmp_path):
+    for seed, name in enumerate(("plain", "phased")):
+        write_run(tmp_path / name, seed=seed, test=an_evaluation(rising(float(seed))))
+    spec = tmp_path / "phased" / "spec.toml"
+    spec.write_text(spec.read_text() + "\n[[phases]]\nuntil = 3\nsolver.steps = 2\n")
+    results = read_results([tmp_path / "plain", tmp_path / "phased"])
+    assert results.axes == ["phases"]
+    text = "[{'until': 3, 'solver': {'steps': 2}}]"
+    assert [group.axes["phases"] for group in results.groups] == [None, text]
+    assert [group.share("test", "last").mean for group in results.groups] == [0, 1]
+    write_results(results, tmp_path / "out")
+
+
+def test_a_run_from_before_a_field_existed_is_a_seed_of_those_with_its_default(tmp_path):
+    for seed, name in enumerate(("older", "newer")):
+        write_run(tmp_path / name, seed=seed, test=an_evaluation(rising(0.5)))
+    change(tmp_path / "newer/spec.toml", "[train]", "[train]\ncorrection = 0.0")
+    (group,) = read_results([tmp_path / "older", tmp_path / "newer"]).groups
+    assert len(group.cells) == 2
+
+
 def test_sweeps_that_differ_elsewhere_are_no_seeds_of_one_another(tmp_path):
     """Runs are no seeds of one group if only one sweep names what differs, or if neither does; the
     same holds of the meaning of a label."""

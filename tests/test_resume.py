@@ -15,7 +15,7 @@ from resume_child import STEPS
 from eqloop.run import open_run, read_metrics
 
 PAUSE = 0.004
-TIMING = ("examples_per_s", "seconds")
+TIMING = ("examples_per_s", "seconds", "began_at")
 
 
 @pytest.fixture(scope="module", autouse=True)

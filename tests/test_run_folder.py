@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tiny_task import Tiny, tiny_spec
 from eqloop import InputError, _files
 from eqloop._build import restore
 from eqloop._files import exclusive, remove_leftovers, replacing, write_atomic
-from eqloop._schema import from_table, to_table
+from eqloop._schema import FLAT, from_table, to_table
 from eqloop._tables import format_json, parse_json, parse_toml, read_json
 from eqloop.run import (
     LINES,
@@ -45,6 +46,7 @@ from eqloop.run import (
     read_spec,
     same_content,
     say_steps,
+    trained_seconds,
 )
 from eqloop.run._folder import LOCK
 from eqloop.tasks import make_task
@@ -317,12 +319,18 @@ def test_the_checkpoint_counts_and_not_what_lies_beside_it(run, caplog):
     spec = run / "spec.toml"
     text = spec.read_text()
     spec.write_text(text.replace("lr = 0.002", "lr = 0.003"))
-    with pytest.raises(InputError, match=r"train\.lr = 0\.003, but the run was trained with 0\.00"):
+    with pytest.raises(InputError, match=r"trained with another.*\(train\.lr: 0\.002 -> 0\.003\)"):
+        read_spec(run)
+    spec.write_text(text + "\n[[phases]]\nuntil = 2\ntrain.lr = 0.1\n")
+    with pytest.raises(InputError, match=r"trained with another spec .* \(phases\)"):
+        read_spec(run)
+    spec.write_text(text.replace("lr = 0.002", "lr = -1.0"))
+    with pytest.raises(InputError, match=r"spec\.toml: train\.lr must be above 0"):
         read_spec(run)
     # An older version, which did not know this field, began the run; this version resumed it.
     spec.write_text(text.replace("carry_steps = 1\n", ""))
     assert spec.read_text() != text
-    read_spec(run)
+    assert read_spec(run)["train.carry_steps"] == 1
 
 
 def test_results_of_several_checkpoints_are_told_of(tmp_path, caplog):
@@ -359,6 +367,40 @@ def test_the_lines_of_a_log_are_read_as_they_were_written(trained):
     assert [row["kind"] for row in rows] == ["train", "train", "validation"] * 2
     for row in rows:
         assert list(to_table(from_table(LINES[row["kind"]], row)).items()) == list(row.items())
+
+
+@pytest.mark.parametrize(
+    ("clock", "total"),
+    [
+        ([(0, 20), (None, 21), (2, 22), (None, 23)], 44),
+        ([(0, 20), (None, 21), (2, 2), (None, 3)], 24),
+        ([(None, 20), (None, 21), (2, 22), (None, 23)], 44),  # begun by a version without marks
+        ([(None, 20), (None, 21), (None, 2), (None, 3)], 24),
+        ([(None, 20), (None, 21), (None, 22), (None, 23)], 23),
+    ],
+)
+def test_the_time_of_training_is_that_of_all_processes(clock, total, tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    for step, (began_at, seconds) in enumerate(clock, 1):
+        log.write(TrainingLine(step, 0, {"loss": 0.5}, 9.0, seconds, began_at))
+    log.close()
+    assert trained_seconds(tmp_path / "metrics.jsonl") == total
+
+
+def test_the_first_line_of_a_process_says_where_it_began(run):
+    train(None, Tiny(), run, resume=True, steps=6)
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row.get("began_at") for row in rows] == [0, None, None, None, 4, None]
+    assert "began_at" not in rows[1]
+
+    @dataclasses.dataclass(frozen=True)
+    class Older:
+        kind: str
+        step: int
+        metrics: Mapping[str, float] = dataclasses.field(metadata=FLAT)
+        seconds: float
+
+    assert [from_table(Older, row).step for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_last_training_line_of_a_log_that_is_being_written(tmp_path):

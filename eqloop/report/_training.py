@@ -162,13 +162,17 @@ def read_training(run: Run, rows: Iterable[Mapping[str, Any]]) -> Training:
         if points:
             steps, values = map(list, zip(*points, strict=True))
             curves.append(TrainingCurve(label, panel, steps, values))
-    laps = [(row["step"], _last_number(row.get("seconds"))) for row in rows]
+    laps = [
+        (row["step"], seconds, "began_at" in row)
+        for row in rows
+        if (seconds := _last_number(row.get("seconds"))) is not None
+    ]
     spec = run.spec
     return Training(
         step=rows[-1]["step"] if rows else 0,
         steps=spec.train.steps,
         phases=tuple(phase.until for phase in spec.phases if phase.until < spec.train.steps),
-        seconds_per_step=_pace([(step, at) for step, at in laps if at is not None][-_LAPS:]),
+        seconds_per_step=_pace(laps[-_LAPS:]),
         curves=tuple(curves),
     )
 
@@ -176,9 +180,10 @@ def read_training(run: Run, rows: Iterable[Mapping[str, Any]]) -> Training:
 _LAPS = 20
 
 
-def _pace(laps: Sequence[tuple[int, float]]) -> float | None:
-    """Mean seconds per step. The clock starts again where a run is resumed."""
-    pairs = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(laps)]
+def _pace(laps: Sequence[tuple[int, float, bool]]) -> float | None:
+    """Mean seconds per step between lines of one process: step, seconds, and whether a process
+    begins. The clock starts again where a run is resumed."""
+    pairs = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(laps) if not b[2]]
     pairs = [(steps, seconds) for steps, seconds in pairs if seconds > 0]
     steps = sum(steps for steps, _ in pairs)
     return sum(seconds for _, seconds in pairs) / steps if steps else None

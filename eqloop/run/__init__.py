@@ -67,6 +67,7 @@ from ._log import read_metrics as read_metrics
 from ._log import trained_seconds as trained_seconds
 from ._names import GRADIENTS as GRADIENTS
 from ._names import LOSSES as LOSSES
+from ._names import PENALTIES as PENALTIES
 from ._names import SOLVERS as SOLVERS
 from ._names import Call as Call
 from ._names import gradient_facts as gradient_facts

@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from .._errors import InputError
 from .._files import TEMPORARY, Held, exclusive, is_held, remove_leftovers, write_atomic
@@ -171,10 +171,7 @@ class Run:
             if before and step == self.steps()[-1]:
                 offer += ": delete the file to go on from there"
             raise InputError(f"{error}{offer}") from None
-        raise InputError(
-            f"{path} was trained with another spec than {self.path / SPEC} now holds "
-            f"({'; '.join(changed[:3])}): restore that file"
-        )
+        self.refuse(path, changed)
 
     def differences(self, stored: Spec) -> list[str]:
         """Compare the spec of a checkpoint with that of the run.
@@ -192,6 +189,21 @@ class Run:
         if train.steps in self.history.lengthened:
             stored = stored.with_steps(self.spec.train.steps)
         return stored.differences(self.spec, place=False)
+
+    def refuse(self, checkpoint: Path, changed: Sequence[str]) -> NoReturn:
+        """Say that a checkpoint was trained with another spec.
+
+        **Arguments:**
+
+        - `checkpoint`: the path of the checkpoint.
+        - `changed`: what `differences` returned for its spec.
+
+        **Raises** `InputError` always.
+        """
+        raise InputError(
+            f"{checkpoint} was trained with another spec than {self.path / SPEC} now holds "
+            f"({'; '.join(changed[:3])}): restore that file"
+        )
 
     def lengthened(self, steps: int) -> "Run":
         """The run with more optimiser steps; `describe` writes it.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._errors import InputError
-from .._schema import FLAT
+from .._schema import FLAT, OPTIONAL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,8 @@ class TrainingLine:
     - `metrics`: name -> mean over the batch, such as `loss` and `residual`.
     - `examples_per_s`: examples per second since the line before.
     - `seconds`: wall time since the process began to train.
+    - `began_at`: the step from which the process trains, in its first line; None in the others,
+        whose tables lack the key.
     """
 
     kind: Literal["train"] = dataclasses.field(default="train", kw_only=True)
@@ -28,6 +30,7 @@ class TrainingLine:
     metrics: Mapping[str, float] = dataclasses.field(metadata=FLAT)
     examples_per_s: float
     seconds: float
+    began_at: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

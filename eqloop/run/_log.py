@@ -79,8 +79,8 @@ class MetricsLog(AbstractLog):
     """Appends lines to `metrics.jsonl`; only the process that owns the run folder may open it.
 
     Opening it deletes all lines after the step `start` and an incomplete last line, so that the log
-    of a resumed run equals that of a run that was never stopped. Damaged lines are deleted too, and
-    a warning is logged.
+    of a resumed run equals that of a run that was never stopped, but for what a `TrainingLine` says
+    of its process. Damaged lines are deleted too, and a warning is logged.
 
     **Arguments:**
 
@@ -220,7 +220,8 @@ class MetricsReader:
 
         **Returns** whether `rows` has changed; False if there is no log yet.
 
-        **Raises** `InputError` if the log cannot be read or a line is damaged.
+        **Raises** `InputError` if the log cannot be read or a line is damaged, and again until that
+        line is mended; `rows` then lacks all lines since the last call that did not raise.
         """
         try:
             with open_regular(self.path) as file:
@@ -233,10 +234,11 @@ class MetricsReader:
             return False
         except OSError as error:
             raise InputError(f"cannot read {self.path}: {error.strerror}") from None
-        self._end += len(lines + newline)
         if newline:
             first = 1 + len(self.rows)
             self.rows += [row for _, row in _parsed(self.path, lines.split(b"\n"), first)]
+        # Only now: a call after one that raised must read the same lines again.
+        self._end += len(lines + newline)
         return bool(newline)
 
 
@@ -313,7 +315,9 @@ def trained_seconds(log: Path) -> float | None:
     """The wall time of the training steps in a log.
 
     The time is summed over all processes that trained the run: the clock of a process starts at 0.
-    The steps after its last checkpoint are repeated by the next process and count once.
+    The steps after its last checkpoint are repeated by the next process and count once. A process
+    begins at a line with `began_at`, and, in logs of versions that did not write it, where the
+    clock goes back.
 
     **Arguments:**
 
@@ -328,11 +332,11 @@ def trained_seconds(log: Path) -> float | None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "metrics.jsonl")
     ...     log = eqloop.run.MetricsLog(path, start=0)
-    ...     for step, seconds in ((1, 2.0), (2, 3.0), (3, 1.5)):  # resumed after step 2
-    ...         log.write(eqloop.run.TrainingLine(step, 0, {}, 64.0, seconds))
+    ...     for step, seconds, began in ((1, 2.0, 0), (2, 3.0, None), (3, 4.5, 2)):
+    ...         log.write(eqloop.run.TrainingLine(step, 0, {}, 64.0, seconds, began))
     ...     log.close()
-    ...     eqloop.run.trained_seconds(path)
-    4.5
+    ...     eqloop.run.trained_seconds(path)  # 3 s, and 4.5 s of the process that resumed it
+    7.5
 
     ```
     """
@@ -343,6 +347,7 @@ def trained_seconds(log: Path) -> float | None:
             continue
         if isinstance(now, bool) or not isinstance(now, int | float) or not math.isfinite(now):
             raise InputError(f"{log}:{number}: seconds is {now!r}; mend the line, or delete it")
-        total += last if now < last else 0.0
+        if now < last or row.get("began_at") is not None:
+            total += last
         last = float(now)
     return total + last or None

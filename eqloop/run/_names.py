@@ -124,6 +124,21 @@ class LossFacts:
     clash: str = "does not go with every gradient"
 
 
+@dataclasses.dataclass(frozen=True)
+class PenaltyFacts:
+    """Facts about a penalty of the loss `last`.
+
+    **Attributes:**
+
+    - `place`: `"module:Class"`, which takes the weight.
+    - `differentiated`: number of iterations that it differentiates. A vector-Jacobian product of
+        the loop counts as one.
+    """
+
+    place: str
+    differentiated: int
+
+
 def _remembered(spec: "SolverSpec") -> int:
     return 2 * spec.memory
 
@@ -325,15 +340,15 @@ GRADIENTS: dict[str, GradientFacts] = {
 }
 """Name of a gradient in a spec -> the facts that the rest of the program needs of it."""
 
-PENALTIES = {
-    "residual_penalty": "eqloop.train._penalty:TerminalResidual",
-    "jacobian_penalty": "eqloop.train._penalty:JacobianNorm",
+PENALTIES: dict[str, PenaltyFacts] = {
+    "residual_penalty": PenaltyFacts("eqloop.train._penalty:TerminalResidual", differentiated=1),
+    "jacobian_penalty": PenaltyFacts("eqloop.train._penalty:JacobianNorm", differentiated=2),
 }
-"""The places of the penalties of the loss `last`, by the field of a spec that holds the weight."""
+"""The penalties of the loss `last`, by the field of `[train]` that holds the weight."""
 
 
 def _last(spec: "Spec") -> Call:
-    weights = {place: getattr(spec.train, field) for field, place in PENALTIES.items()}
+    weights = {facts.place: getattr(spec.train, field) for field, facts in PENALTIES.items()}
     return Call(
         "eqloop.train._loss:Last",
         penalties=tuple(Call(place, weight=weight) for place, weight in weights.items() if weight),

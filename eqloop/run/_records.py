@@ -12,6 +12,7 @@ from .._schema import from_table
 from .._stability_report import FORMAT, Census, StabilityReport, Verdict
 from .._tables import parse_toml, plain, read_json, read_text
 from ._evaluations import SPLITS, EvaluationRecord, read_evaluation
+from ._folder import Run
 from ._history import History
 from ._layout import (
     BEST,
@@ -26,7 +27,7 @@ from ._layout import (
 )
 from ._player import Player, read_player_file
 from ._record import understood, write_record
-from ._spec import GROUPS, SPEC_FORMAT
+from ._spec import GROUPS, SPEC_FORMAT, Spec
 from ._values import check_format, finite, share
 
 _LOG = logging.getLogger(__name__)
@@ -133,7 +134,8 @@ def read_spec(run: Path) -> dict[str, Any]:
 
     - `run`: the run folder.
 
-    **Returns** `TABLE.FIELD` -> value, lists as text.
+    **Returns** `TABLE.FIELD` -> value, lists as text, and `phases` -> the phases as text if there
+    are any. A field that the version of the run did not know has its default.
 
     **Raises** `InputError` if the file cannot be used, if it lacks one of `SPEC_AXES`, and if the
     last checkpoint was trained with another spec.
@@ -153,55 +155,42 @@ def read_spec(run: Path) -> dict[str, Any]:
     path = run / SPEC
     spec = parse_toml(read_text(path), str(path))
     check_format(path, spec.get("format"), SPEC_FORMAT)
-    _check_against_checkpoint(run, spec)
-    fields = {
-        f"{table}.{name}": value if isinstance(value, str | int | float) else str(value)
-        for table, group in spec.items()
-        if isinstance(group, Mapping)
-        for name, value in group.items()
-    }
+    _check_against_checkpoint(run)
+    # Not a `Spec`: what another version wrote, and this one cannot train, has results all the same.
+    tables = {name: table for name, table in spec.items() if isinstance(table, Mapping)}
     for field in SPEC_AXES.values():
-        if field not in fields:
+        table, _, name = field.partition(".")
+        if name not in tables.get(table, {}):
             raise InputError(f"{path} does not say {field}: it is not the spec of a run")
-    return fields
+    defaults = {name: plain(dataclasses.asdict(group())) for name, group in GROUPS.items()}
+    fields = {
+        f"{table}.{name}": value
+        for table, group in tables.items()
+        for name, value in (defaults.get(table, {}) | group).items()
+    }
+    fields |= {"phases": spec["phases"]} if spec.get("phases") else {}
+    return {
+        field: value if isinstance(value, str | int | float) else str(value)
+        for field, value in fields.items()
+    }
 
 
-def _check_against_checkpoint(run: Path, spec: Mapping[str, Any]) -> None:
+def _check_against_checkpoint(run: Path) -> None:
     """**Raises** `InputError` where the last checkpoint, if there is one, was trained with another
-    spec; where the data lies does not count."""
+    spec; see `Run.differences`."""
     steps = checkpoint_steps(run)
     if not steps:
         return
     path = checkpoint_path(run, steps[-1])
     try:
-        trained = parse_toml(read_metadata(path)["spec"], str(path))
+        trained = Spec.from_text(read_metadata(path)["spec"], str(path))
         manifest = read_json(run / MANIFEST, "restore it") if (run / MANIFEST).exists() else {}
-        lengthened = History.of(manifest).lengthened
+        History.of(manifest)  # the differences depend on it
     except (InputError, KeyError, ValueError):
         return  # whoever loads it hears of it
-    for table in sorted({*spec, *trained} - {"preset"}):
-        here, there = (
-            dict(tables.get(table) or {}) for tables in (_tables(spec), _tables(trained))
-        )
-        for name in sorted({*here, *there} - ({"data"} if table == "task" else set())):
-            counted = (table, name) == ("train", "steps")
-            if counted and there.get(name) in lengthened:
-                continue
-            if here.get(name) != there.get(name):
-                raise InputError(
-                    f"{run / SPEC} says {table}.{name} = {here.get(name)!r}, but the run was "
-                    f"trained with {there.get(name)!r}, as {path.name} says: restore that file"
-                )
-
-
-def _tables(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables, with the defaults of fields that an older version did not know."""
-    defaults = {name: plain(dataclasses.asdict(group())) for name, group in GROUPS.items()}
-    return {
-        name: {**defaults.get(name, {}), **table}
-        for name, table in spec.items()
-        if isinstance(table, Mapping)
-    }
+    opened = Run(run, Spec.from_toml(run / SPEC), manifest)
+    if changed := opened.differences(trained):
+        opened.refuse(path, changed)
 
 
 def say_steps(run: Path, results: RunResults) -> None:

@@ -14,7 +14,7 @@ from jax.extend.core.primitives import scan_p
 
 from .._build import make_model
 from .._errors import InputError
-from ..run import ModelSpec, Spec, gradient_facts, solver_facts
+from ..run import PENALTIES, ModelSpec, Spec, gradient_facts, solver_facts
 
 _BACKWARD = 2
 """Cost of a backward pass in forward passes. As usual, recomputation that saves memory does not
@@ -76,21 +76,24 @@ class Cost:
         return examples * (iterations * self.iteration + reads * self.ends)
 
 
-def iterations(spec: Spec) -> tuple[float, float, int]:
+def iterations(spec: Spec) -> tuple[float, float, float]:
     """Mean numbers for one training example: iterations without and with gradient, and readouts.
 
     The progressive loss draws `n ~ U{0 .. m-1}` iterations without gradient and then
     `k ~ U{1 .. m-n}` with it, m being `solver.steps`: means `(m - 1) / 2` and `(m + 3) / 4`. A
-    start at the solution needs a whole solve before that.
+    start at the solution needs a whole solve before that, and the target of `q_continue` one after
+    it. Penalties and corrections are those of a share of the steps.
     """
-    solver, loss = spec.solver, spec.train.loss
+    solver, train, loss = spec.solver, spec.train, spec.train.loss
     max_steps = solver.max_steps if solver.converges else solver.steps
     # All laws of a budget have this mean, up to clipping.
     mean_steps = max_steps if solver.budget == "fixed" else (solver.budget_least + max_steps) / 2
     mean_steps *= solver_facts(solver.name).evaluations
-    start_steps = mean_steps if solver.start == "solution" else 0
+    # A solve that converges makes one more iteration after its last step.
+    solves = (solver.start == "solution") + (train.carry_q == "compare")
+    without = solves * (mean_steps + solver.converges)
     if loss == "mean":
-        return start_steps + spec.train.burn_in / 2, solver.steps, solver.steps
+        return without + train.burn_in / 2, solver.steps, solver.steps
     total = (max_steps - 1) / 2 + (max_steps + 3) / 4 if loss == "progressive" else mean_steps
     gradient = gradient_facts(solver.gradient)
     with_gradient = gradient.differentiated(solver, total)
@@ -98,10 +101,13 @@ def iterations(spec: Spec) -> tuple[float, float, int]:
         with_gradient = (solver.steps + 3) / 4
     # A gradient outside the loop adds its iterations to those of the loop.
     forward = total - min(with_gradient, total) * gradient.inside
+    penalties = [facts for name, facts in PENALTIES.items() if getattr(train, name)]
     # A solve that ends on the way makes one more iteration. Its correction differentiates another
     # iteration, and decodes the state.
-    states = spec.train.correction_states if spec.train.correction else 0
-    return start_steps + forward + states, with_gradient + states, 1 + states
+    states = train.correction_states if train.correction else 0
+    terms = states + sum(facts.differentiated for facts in penalties)
+    share = train.penalty_share
+    return without + forward + states, with_gradient + share * terms, 1 + share * states
 
 
 @functools.lru_cache(maxsize=64)

@@ -204,7 +204,7 @@ class Trainer:
             with self._writing():
                 self.log = MetricsLog(self.run.metrics, self.done)
             self.tracker = make_tracker(self.spec, self.run.path, self.done)
-        self.clock = Clock(self.done)
+        self.clock, self.began_at = Clock(self.done), self.done
         if self.done:
             self.console.print(f"going on from step {self.done}", markup=False)
         before = self.run.history.longest_before
@@ -301,8 +301,10 @@ class Trainer:
                     metrics=values,
                     examples_per_s=timing["examples_per_s"],
                     seconds=timing["seconds"],
+                    began_at=self.began_at,
                 )
                 self._log(line)
+                self.began_at = None
                 self.tracker.log(step, _under("train", values | timing))
                 self.latest = values
             if bad:
