@@ -25,14 +25,12 @@ def check_plot(path: Path, option: str = "--plot", formats: Collection[str] = PI
     if not path.parent.is_dir():
         raise InputError(f"{option} {path}: there is no folder {path.parent}; make it first")
     if importlib.util.find_spec("matplotlib") is None:
-        raise InputError(f"{option} needs matplotlib: pip install 'eqloop[plot]'")
+        raise InputError(f"{option} needs matplotlib: pip install matplotlib")
 
 
 def warn_no_matplotlib() -> None:
     """Note that a report has no page because matplotlib is missing."""
-    notes().print(
-        "note: page and figures need matplotlib: pip install 'eqloop[plot]'", markup=False
-    )
+    notes().print("note: page and figures need matplotlib: pip install matplotlib", markup=False)
 
 
 def save_plot(figure: "Figure", path: Path) -> None:

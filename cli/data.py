@@ -102,7 +102,7 @@ def check(
     """Check every row of a file: whether it is well formed and legal, and its answer right.
 
     Reads FILE, whatever its name: CSV (separated by commas, semicolons or tabs), JSON lines or
-    parquet (pip install 'eqloop[parquet]'), plain or compressed by gzip, bzip2, Zstandard or zip.
+    parquet (pip install pyarrow), plain or compressed by gzip, bzip2, Zstandard or zip.
 
     Chess needs the columns FEN, Moves and Rating; PuzzleId and Themes are optional. FEN is the
     position before the opponent's move, which is the first of Moves. Sudoku needs the column

@@ -41,7 +41,7 @@ def download(address: str, *, pinned: bool) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise InputError(
-            f"{address}: reading from the Hub needs huggingface_hub: pip install 'eqloop[hub]'"
+            f"{address}: reading from the Hub needs huggingface_hub: pip install huggingface_hub"
         ) from None
     files = [""] if path.endswith(".safetensors") else [f"/{name}" for name in _RUN_FILES]
     patterns = [f"{glob.escape(path)}{name}".removeprefix("/") for name in files]

@@ -86,7 +86,7 @@ def load(path: str | Path, which: Which = "best", *, sha256: str | None = None) 
     `save` wrote, from disk or from the Hugging Face Hub.
 
     An address `hf://owner/repository/path@revision` is downloaded once and then read from the cache
-    of `huggingface_hub` (`pip install 'eqloop[hub]'`), without network too. What is verified: a
+    of `huggingface_hub` (`pip install huggingface_hub`), without network too. What is verified: a
     `revision` that is a whole commit hash always names the same files, as far as the Hub is to be
     trusted; `sha256` is compared with the bytes of the file, whoever delivered them. Without either
     a warning names the present commit. In any case the file is compared with the SHA-256 that it

@@ -528,7 +528,7 @@ def test_parquet_without_its_reader(tmp_path, monkeypatch):
     path.write_bytes(parquet([{"question": "0101010"}]))
     assert read(PrefixSums(), path)[0].puzzles.tolist() == [b"0101010"]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "pip install 'eqloop[parquet]'" in refusal(PrefixSums(), path)
+    assert "pip install pyarrow" in refusal(PrefixSums(), path)
 
 
 @pytest.mark.parametrize("name", list(TASKS))

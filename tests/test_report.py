@@ -453,7 +453,7 @@ def test_without_matplotlib_there_are_tables(report, sweep, tmp_path, monkeypatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = report(sweep, "--out", tmp_path / "out")
     assert code == 0
-    assert "note: page and figures need matplotlib: pip install 'eqloop[plot]'" in err
+    assert "note: page and figures need matplotlib: pip install matplotlib" in err
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["results.csv", "results.json", "results.md", "results.tex"]
 

@@ -508,7 +508,7 @@ def test_what_is_no_configuration(text, message, tmp_path, monkeypatch):
 
 def test_a_configuration_without_pyyaml(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "yaml", None)
-    with pytest.raises(InputError, match=r"pip install 'eqloop\[hub\]', or give its fields by"):
+    with pytest.raises(InputError, match=r"pip install pyyaml, or give its fields by"):
         read_config(tmp_path / "c.yaml")
 
 

@@ -23,7 +23,7 @@ from .._files import kind_of as special_kind
 
 PARQUET = b"PAR1"
 PARQUET_KIND = (
-    "a parquet file; pip install 'eqloop[parquet]', or convert it: python -c \"import pandas; "
+    'a parquet file; pip install pyarrow, or convert it: python -c "import pandas; '
     "pandas.read_parquet('FILE').to_csv('FILE.csv', index=False)\""
 )
 

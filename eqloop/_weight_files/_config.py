@@ -44,7 +44,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         import yaml
     except ImportError:
         raise InputError(
-            f"reading {path} needs PyYAML: pip install 'eqloop[hub]', or give its fields by --set"
+            f"reading {path} needs PyYAML: pip install pyyaml, or give its fields by --set"
         ) from None
     text = read_text(Path(path))
     if len(text) > _LONGEST:

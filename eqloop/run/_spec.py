@@ -557,8 +557,9 @@ class TrainSpec:
     `eqloop.gradient_audit`), are this many optimiser steps apart; 0 makes none. Training is the
     same without them."""
     tracker: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
-    """The log goes to this tracker besides `metrics.jsonl`; the extra `eqloop[track]` has the
-    trackers. The logs of `tensorboard` and `trackio` are on this machine and need no account."""
+    """The log goes to this tracker besides `metrics.jsonl`; the extra `track` of the package has
+    the trackers. The logs of `tensorboard` and `trackio` are on this machine and need no
+    account."""
     loss_object: str = ""
     """The run records the loss from outside eqloop here as text, as in `solver.object`."""
     curriculum_steps: int = 0

@@ -29,7 +29,7 @@ def submit(sweep: Sweep, command: Sequence[str], jobs: int) -> list[Any]:
     try:
         import submitit
     except ModuleNotFoundError:
-        raise InputError("--executor slurm needs submitit: pip install 'eqloop[slurm]'") from None
+        raise InputError("--executor slurm needs submitit: pip install submitit") from None
     parameters = dict(sweep.grid.slurm)
     cluster = parameters.pop("cluster", "slurm")
     function = submitit.helpers.CommandFunction(list(command))

@@ -110,8 +110,7 @@ def require_tracker(spec: Spec) -> None:
         importlib.import_module(package)
     except ImportError:
         raise InputError(
-            f"train.tracker = {spec.train.tracker!r} needs the package {package}: "
-            "pip install eqloop[track]"
+            f"train.tracker = {spec.train.tracker!r} needs a package: pip install {package}"
         ) from None
 
 

@@ -22,7 +22,7 @@ def new_figure(width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise InputError("drawing needs matplotlib: pip install 'eqloop[plot]'") from None
+        raise InputError("drawing needs matplotlib: pip install matplotlib") from None
 
     # pyplot would keep figures alive, and may need a display.
     return Figure(figsize=(width, height), dpi=160, layout="constrained")
