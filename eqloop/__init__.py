@@ -12,7 +12,7 @@ from ._errors import InputError as InputError
 if TYPE_CHECKING:
     from ._contents import *  # noqa: F403
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 _ROOMS = (
