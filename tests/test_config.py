@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,7 @@ from eqloop.run import (
     parse_setting,
     presets,
     resolve,
+    solver_facts,
 )
 from eqloop.sweep import count
 from eqloop.tasks import make_task
@@ -264,3 +266,15 @@ def test_a_spec_makes_adaptive_damping():
     f, x = lambda z, x: -1.5 * z + x, jnp.ones(1)  # diverges without
     out = eqloop.equilibrium(f, jnp.zeros(1), x, solver=solver)
     np.testing.assert_allclose(out.state, 0.4, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "solver"), [("anderson", eqloop.Anderson), ("broyden", eqloop.Broyden)]
+)
+def test_the_memory_of_a_spec_is_that_of_the_class(name, solver):
+    for memory, wanted in ((0, solver().memory), (7, 7)):
+        spec = SolverSpec(name=name, gradient="implicit", memory=memory)
+        made: Any = make_solver(spec)
+        assert isinstance(made, solver)
+        assert made.memory == wanted
+        assert solver_facts(name).history(spec) == 2 * wanted

@@ -25,7 +25,7 @@ def test_each_is_described():
     assert {folder.name for folder in RELEASE.iterdir() if folder.is_dir()} == set(PUZZLES)
     readme = (RELEASE / "README.md").read_text("utf-8")
     for name in PUZZLES:
-        assert f"| {name} |" in readme
+        assert f"`{name}`" in readme
 
 
 @pytest.mark.parametrize("name", PUZZLES)

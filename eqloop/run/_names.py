@@ -139,8 +139,12 @@ class PenaltyFacts:
     differentiated: int
 
 
+def _memory(spec: "SolverSpec") -> int:
+    return spec.memory or {"anderson": 3, "broyden": 16}[spec.name]
+
+
 def _remembered(spec: "SolverSpec") -> int:
-    return 2 * spec.memory
+    return 2 * _memory(spec)
 
 
 SOLVERS: dict[str, SolverFacts] = {
@@ -167,13 +171,13 @@ SOLVERS: dict[str, SolverFacts] = {
     "anderson": SolverFacts(
         "Anderson acceleration",
         lambda spec: Call(
-            "eqloop._solver._anderson:Anderson", memory=spec.memory, damping=spec.damping
+            "eqloop._solver._anderson:Anderson", memory=_memory(spec), damping=spec.damping
         ),
         history=_remembered,
     ),
     "broyden": SolverFacts(
         "Broyden's method",
-        lambda spec: Call("eqloop._solver._broyden:Broyden", memory=spec.memory),
+        lambda spec: Call("eqloop._solver._broyden:Broyden", memory=_memory(spec)),
         history=_remembered,
     ),
     "newton": SolverFacts(

@@ -308,8 +308,9 @@ class SolverSpec:
     `adaptive-damping` shrinks 1 - d after as many, where 0 takes 5."""
     damping_decay: float = 0.9
     """`adaptive-damping` shrinks 1 - d by this factor each time."""
-    memory: int = 5
-    """`anderson` stores this many differences, and `broyden` stores this many rank-one terms."""
+    memory: int = 0
+    """`anderson` stores this many differences, where 0 takes 3, and `broyden` stores this many
+    rank-one terms, where 0 takes 16."""
     gradient_steps: int = 6
     """`truncated` and `phantom` differentiate this many iterations, and `last-steps` this many
     steps; `neumann`, and the damped series that `implicit` falls back to, have this many terms."""
@@ -373,14 +374,13 @@ class SolverSpec:
             1: (
                 "steps",
                 "max_steps",
-                "memory",
                 "gradient_steps",
                 "gradient_restart",
                 "gradient_cycles",
                 "min_steps",
                 "budget_least",
             ),
-            0: ("patience", "gradient_checkpoints"),
+            0: ("patience", "memory", "gradient_checkpoints"),
         }
         _check_counts("solver", self, least)
         for name in ("rtol", "gradient_rtol"):
