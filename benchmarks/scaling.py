@@ -1,26 +1,30 @@
 """How does the cost of training and of evaluation grow with the size of a model and its input?
 
-    taskset -c 0 python benchmarks/scaling.py [--small] [--out benchmarks/results/scaling]
+    export MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=2147483647 MALLOC_TRIM_THRESHOLD_=2147483647
+    taskset -c 0 python benchmarks/scaling.py [--small] [--out scaling.md --picture scaling.svg]
 
 **Question:** time and memory of a training step (forward, backward, AdamW), and time of an
 iteration without gradient, over cells (9x9 to 40x40), width (64 to 1,024), iterations and examples
 of a batch, one at a time from 81 cells, width 64, 8 iterations, 4 examples; with full attention and
 with a neighbourhood of 5x5. Which power of each does the cost grow with?
 
-The exponent is that between the two largest sizes, which is what a larger one will cost. Time is
-the least CPU time of several calls; memory is what XLA reserves for the program besides its
-arguments. The table and a picture go to `--out`.
+The exponent is that of a least-squares line through the logarithms at the three largest sizes.
+Time is the least CPU time of several calls, with malloc set as the commands set it (the first
+line); memory is what XLA reserves for the program besides its arguments. The table goes to `--out`,
+the picture to `--picture`.
 
-**Last numbers:** one core of an AMD EPYC (Zen 4), 2026-11-28, stopped before its last row, so only
-CPU seconds of a step. Full attention, cells 0.028, 0.115, 0.424, 3.26, 9.59 (power 1.9), width
-0.028, 0.069, 0.226, 0.848, 3.17 (1.9), iterations 0.028 to 0.416 (0.9), examples 0.027 to 0.638
-(1.3). 5x5, cells 0.052, 0.161, 0.384, 0.904, 1.86 (1.2), width 0.051, 0.156, 0.514, 1.43, 4.22
-(1.6), iterations 0.073 to 1.02 (1.2). A neighbourhood is faster from 400 cells on at width 64.
+**Last numbers:** one core of an AMD EPYC (Zen 4), 2026-11-28, the other idle:
+`results/scaling.md`; other runs of the same day differ by up to a third. A step grows with power
+1.8 of the cells with full attention and 1.2 with 5x5, 1.8 and 1.5 of the width, 0.9 to 1.1 of
+iterations and examples. A neighbourhood is faster from about 400 cells on at width 64. Without
+the settings of malloc a step on 900 cells takes 3.5 CPU seconds, with them 1.8.
 """
 
 import argparse
 import dataclasses
 import math
+import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +34,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 
 import eqloop
@@ -116,8 +121,9 @@ def measure(size: Size, attention: int | Literal["full"]) -> Cost:
 
 
 def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
-    """p of `value ~ size^p`, between the two largest sizes."""
-    return math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2])
+    """p of `value ~ size^p`, by least squares of the logarithms at the three largest sizes."""
+    slope, _ = np.polyfit(np.log(sizes[-3:]), np.log(values[-3:]), 1)
+    return float(slope)
 
 
 def table(results: dict[tuple[str, str], list[Cost]], ranges: dict[str, Sequence[int]]) -> str:
@@ -165,7 +171,8 @@ def draw(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore
     parser.add_argument("--small", action="store_true", help="the two smallest sizes of each")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scaling"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scaling.md"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/images/scaling.svg"))
     arguments = parser.parse_args()
     ranges = SMALL if arguments.small else RANGES
     results = {}
@@ -176,9 +183,11 @@ def main() -> None:
             print(attention, axis, *(f"{cost.step:.3f} s" for cost in costs), flush=True)
     text = table(results, ranges)
     print(text)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.with_suffix(".md").write_text(text + "\n", "utf-8")
-    draw(results, ranges, arguments.out.with_suffix(".svg"))
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))
+    processor = cpu[1] if cpu else platform.machine()
+    heading = f"# How the cost grows\n\n`benchmarks/scaling.py`, {processor}, jax {jax.__version__}"
+    arguments.out.write_text(f"{heading}\n\n{text}\n", "utf-8")
+    draw(results, ranges, arguments.picture)
 
 
 if __name__ == "__main__":
