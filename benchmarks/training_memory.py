@@ -10,14 +10,16 @@ Memory is what XLA reserves for the compiled step besides its arguments (`temp_s
 Time is the CPU seconds (all threads) of the fastest of three steps, from random weights and at a
 tolerance that no loop reaches, so that every loop makes all of its steps.
 
-**Machine:** 2 cores of an AMD EPYC (Zen 4), jax 0.10.2, busy with other work, 2026-11-27.
+**Machine:** 2 cores of an AMD EPYC (Zen 4), jax 0.10.2, nothing else running, 2026-11-28.
 
 **Last numbers:** MiB and CPU seconds of a step after 16, 64 and 256 steps. Prefix sums (32 cells,
-batch 32): fixed-point + implicit 46.0, 46.0, 46.0 MiB and 0.14, 0.29, 0.84 s; unroll + backprop
-26.5, 62.5, 206.5 MiB and 0.21, 0.78, 2.96 s. Preset `equilibrium` 46.0 MiB and 0.25 s (59
-iterations), preset `quick` 50.2 MiB and 0.32 s (batch 64, 22 iterations). Sudoku (81 cells, batch
-32): fixed-point + implicit 102.6, 102.6, 102.6 MiB and 0.29, 0.65, 2.10 s; unroll + backprop 58.3,
-149.4, 513.9 MiB and 0.51, 1.94, 7.65 s (the presets were not measured).
+batch 32): fixed-point + implicit 49.1, 49.1, 49.1 MiB and 0.15, 0.29, 0.90 s; unroll + backprop
+26.5, 62.5, 206.5 MiB and 0.34, 0.80, 3.22 s. Preset `equilibrium` 49.1 MiB and 0.27 to 0.34 s (59
+iterations), preset `quick` 50.2 MiB and 0.31 to 0.38 s (batch 64, 22 iterations). Sudoku (81 cells,
+batch 16): fixed-point + implicit 52.9, 52.9, 52.9 MiB and 0.15, 0.34, 1.08 s; unroll + backprop
+29.3, 74.9, 257.1 MiB and 0.24, 0.88, 3.95 s. Preset `equilibrium` 52.9 MiB and 0.21 s (35
+iterations), preset `quick` 25.3 MiB and 0.15 s (12 iterations). Without folded recall fixed-point +
+implicit take 46.0 and 51.6 MiB, and 64 steps 1 % less and 2 % more time (9 rounds in turn).
 """
 
 import argparse

@@ -101,8 +101,8 @@ def stability(
     --compare it reads these and writes nothing; with --check it writes the picture that --plot
     names.
 
-    The defaults take about a minute for a small model on two cores. Larger numbers give narrower
-    intervals.
+    The defaults take about three minutes for a small model on two cores, and one minute once its
+    programs are kept. Larger numbers give narrower intervals.
 
     Example: eqloop stability runs/prefix-sums-001 --examples 64 --detail 16 --iterations 512
     """
