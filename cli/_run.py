@@ -138,6 +138,17 @@ def load_splits(
     return {name: loaded.splits[name] for name in names}
 
 
+def source_of(run: "Run", data: Path, name: str, split: "Split") -> "DataSource | None":
+    """Where a split of a file comes from; None if its examples are those of the run, whose data may
+    have been moved."""
+    from .._task import rows_hash
+    from ..run import DataSource
+
+    source = DataSource(path=str(data.absolute()), sha256=rows_hash(split))
+    recorded = run.manifest.get("splits", {}).get(name)
+    return None if recorded == {"rows": len(split), "sha256": source.sha256} else source
+
+
 def open_checkpoint(
     path: Path, checkpoint: str, split: str, task_data: Path | None, task_class: str | None
 ) -> "tuple[Any, Task, Run, int, dict[str, Split]]":

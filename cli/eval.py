@@ -30,6 +30,7 @@ from ._run import (
     refuse_idle_options,
     sample_line,
     solve_splits,
+    source_of,
     stop_if_missing,
 )
 
@@ -171,9 +172,6 @@ def _splits(
     run: "Run", task: "Task", data: Path | None, split: str | None
 ) -> "tuple[Mapping[str, Split], DataSource | None]":
     """The splits to measure, and their source if their examples are not those of the run."""
-    from .._task import rows_hash
-    from ..run import DataSource
-
     if data is None:
         return load_splits(run, task, split), None
     if split is None:
@@ -181,11 +179,7 @@ def _splits(
     else:
         splits = load_splits(run, task, split, same=False)
     [(name, part)] = splits.items()
-    source = DataSource(path=str(data.absolute()), sha256=rows_hash(part))
-    # The data of the run may have been moved, and then they are still its own.
-    recorded = run.manifest.get("splits", {}).get(name)
-    is_of_run = recorded == {"rows": len(part), "sha256": source.sha256}
-    return splits, None if is_of_run else source
+    return splits, source_of(run, data, name, part)
 
 
 def _read_all(task: "Task", data: Path) -> "Split":

@@ -12,7 +12,7 @@ from ._check import check_claim
 from ._compare import AXES, compare_runs, numbers_table, outcomes_table, tests_table
 from ._output import Json, console, emit, finishing, notes, progress_of_work
 from ._plot import check_plot, warn_no_matplotlib
-from ._run import Checkpoint, TaskOfRun, open_checkpoint
+from ._run import Checkpoint, TaskOfRun, open_checkpoint, source_of
 
 _PLAYED = 4
 _Census = Literal["off", "quick", "full"]
@@ -97,9 +97,10 @@ def stability(
     how the loops end against whether their answers are right.
 
     The command reads CKPT and its data. It writes RUN/stability/: report.json (all results, example
-    by example), report.html (one page, with a player of the boards), and its figures. With
-    --compare it reads these and writes nothing; with --check it writes the picture that --plot
-    names.
+    by example), report.html (one page, with a player of the boards), and its figures; with
+    --task-data it writes RUN/stability.HASH/, unless the examples are those of the run. With
+    --compare it reads the reports and writes nothing; with --check it writes the picture that
+    --plot names.
 
     The defaults take about three minutes for a small model on two cores, and one minute once its
     programs are kept. Larger numbers give narrower intervals.
@@ -231,7 +232,8 @@ def _report(
         )
     has_matplotlib = importlib.util.find_spec("matplotlib") is not None
     with finishing():
-        folder = save_stability(opened.path, report, played)
+        data = None if task_data is None else source_of(opened, task_data, split, splits[split])
+        folder = save_stability(opened.path, report, played, source=data)
         written = write_stability(folder) if has_matplotlib else []
     if as_json:
         emit({"run": opened.path, **report.tables()})

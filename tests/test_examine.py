@@ -137,11 +137,20 @@ def test_command(examined):
     assert len(list(folder.glob("*.png"))) >= 5
 
 
-def test_one_checkpoint_of_a_run(examined, capsys):
+def test_one_checkpoint_of_a_run_on_other_data(examined, capsys, tmp_path):
     path = next((examined / "checkpoints").glob("step-*2.safetensors"))
-    arguments = ["--split", "test", "--census", "full", "--json"]
+    _, task, _ = eqloop.load(examined)
+    tests = task.load().splits["test"].puzzles
+    # The test split of a file that has these has others.
+    (data := tmp_path / "bits.csv").write_bytes(b"\n".join([b"question", *tests]))
+    arguments = ["--split", "test", "--census", "full", "--json", "--task-data", str(data)]
+    own = (examined / "stability" / "report.json").read_bytes()
     assert main(["stability", str(path), *SMALL, *arguments]) == 0
+    assert (examined / "stability" / "report.json").read_bytes() == own
+    [other] = examined.glob("stability.*/report.json")
     output = capsys.readouterr()
+    assert json.loads(other.read_text())["settings"]["split"] == "test"
+    assert str(other) in output.err
     report = json.loads(output.out)
     begins = "measuring orbits, stability, accuracy, weight noise, gradients, four tests, census, "
     begins += "planes, points, exponents, basins, player: 4 of "

@@ -249,6 +249,11 @@ class DataSource:
     path: str
     sha256: str
 
+    @property
+    def suffix(self) -> str:
+        """What the names of its results in a run folder end in: no split and no cost ends so."""
+        return f".{self.sha256[:8]}"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -283,10 +288,9 @@ class Sample:
 
     @property
     def name(self) -> str:
-        """The name of its files: the split. For other data, `SPLIT.HASH`, which is the name of no
-        split and of no cost; "" in files of earlier versions that do not say the split."""
-        split = self.split or ""
-        return split if self.source is None else f"{split}.{self.source.sha256[:8]}"
+        """The name of its files: the split, or for other data `SPLIT.HASH`; "" in files of earlier
+        versions that do not say the split."""
+        return (self.split or "") + ("" if self.source is None else self.source.suffix)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from .._errors import InputError
 from .._schema import from_table
 from .._stability_report import FORMAT, Census, StabilityReport, Verdict
 from .._tables import parse_toml, plain, read_json, read_text
-from ._evaluations import SPLITS, EvaluationRecord, read_evaluation
+from ._evaluations import SPLITS, DataSource, EvaluationRecord, read_evaluation
 from ._folder import Run
 from ._history import History
 from ._layout import (
@@ -348,20 +348,24 @@ def read_player(folder: Path) -> Player:
     return read_player_file(folder / PLAYER, STABILITY_AGAIN)
 
 
-def save_stability(run: Path, report: StabilityReport, player: Player) -> Path:
-    """Write `stability/report.json` and `stability/player.json`, in place of older files.
+def save_stability(
+    run: Path, report: StabilityReport, player: Player, *, source: DataSource | None = None
+) -> Path:
+    """Write `report.json` and `player.json` of a run, in place of older files.
 
     **Arguments:**
 
     - `run`: the run folder, which must exist.
     - `report`: the report; see `eqloop.claims.examine`.
     - `player`: the examples to step through; see `eqloop.evaluate.player`.
+    - `source`: where the examples come from; None for the data of the run.
 
-    **Returns** the folder `stability`.
+    **Returns** the folder: `stability`, or `stability.HASH` if there is a `source`, which no other
+    command takes for the report of the run.
 
     **Raises** `InputError` if a file cannot be written.
     """
-    folder = run / STABILITY
+    folder = run / (STABILITY + ("" if source is None else source.suffix))
     write_record(folder / PLAYER, player)
     write_record(folder / REPORT, report)
     return folder
