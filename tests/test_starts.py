@@ -161,7 +161,7 @@ def test_the_gradient_passes_through_the_embeddings_alone():
 
 def test_anchor_rows_begin_where_the_solver_stops():
     settings = ("solver.start=solution", "solver.max_steps=400", "solver.rtol=1e-2")
-    method = method_of(*settings, solver="anderson")
+    method = method_of(*settings, "solver.memory=5", solver="anderson")
     model, (inputs, targets) = make_model(tiny_spec().model, jr.key(0)), batch(16)
     probes = jax.tree.map(lambda leaf: jnp.zeros(16), BackwardReport.zeros())
 

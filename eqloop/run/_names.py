@@ -139,14 +139,6 @@ class PenaltyFacts:
     differentiated: int
 
 
-def _memory(spec: "SolverSpec") -> int:
-    return spec.memory or {"anderson": 3, "broyden": 16}[spec.name]
-
-
-def _remembered(spec: "SolverSpec") -> int:
-    return 2 * _memory(spec)
-
-
 SOLVERS: dict[str, SolverFacts] = {
     "unroll": SolverFacts(
         "a fixed number of iterations",
@@ -171,14 +163,14 @@ SOLVERS: dict[str, SolverFacts] = {
     "anderson": SolverFacts(
         "Anderson acceleration",
         lambda spec: Call(
-            "eqloop._solver._anderson:Anderson", memory=_memory(spec), damping=spec.damping
+            "eqloop._solver._anderson:Anderson", memory=spec.memory or 3, damping=spec.damping
         ),
-        history=_remembered,
+        history=lambda spec: 2 * (spec.memory or 3),
     ),
     "broyden": SolverFacts(
         "Broyden's method",
-        lambda spec: Call("eqloop._solver._broyden:Broyden", memory=_memory(spec)),
-        history=_remembered,
+        lambda spec: Call("eqloop._solver._broyden:Broyden", memory=spec.memory or 16),
+        history=lambda spec: 2 * (spec.memory or 16),
     ),
     "newton": SolverFacts(
         "Newton's method with GMRES",
